@@ -1,0 +1,171 @@
+"""conf/lastgood.yaml + environment (LASTGOOD_*) -> typed settings. Nothing else reads the environment.
+
+Secrets are given by reference: a setting that ends in `_env` names the environment variable that holds the value.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lastgood.errors import ConfigError
+
+
+class Mode(StrEnum):
+    """What Lastgood may do by itself: say it, ask for it, or do it."""
+
+    OBSERVE = "observe"
+    APPROVE = "approve"
+    AUTO = "auto"
+
+
+class Capture(StrEnum):
+    """What is kept of request and response bodies. `features`: only figures derived from them."""
+
+    NONE = "none"
+    FEATURES = "features"
+    FULL = "full"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Policy(_Model):
+    """When the judge speaks. E-value thresholds: 100 means at most 1 healthy version in 100 is ever rolled back."""
+
+    watch_e: float = Field(5.0, gt=1)
+    page_e: float = Field(20.0, gt=1)
+    rollback_e: float = Field(100.0, gt=1)
+    error_tolerance: float = Field(1.25, ge=1, description="ratio of error rates a healthy version may have")
+    latency_tolerance: float = Field(0.10, ge=0, description="slower by this share is still healthy")
+    quality_tolerance: float = Field(1.25, ge=1, description="ratio of bad-answer rates a healthy version may have")
+    min_windows: int = Field(3, ge=1)
+    min_bad: int = Field(5, ge=1)
+    min_requesters: int = Field(3, ge=0, description="distinct requesters that must have seen the failure; 0: any")
+    error_slo: float = Field(0.02, gt=0, lt=1, description="share of requests that may fail")
+    feature_age_limit_ms: float = Field(3_600_000, gt=0)
+    drift_limit: float = Field(0.1, gt=0, description="Jensen-Shannon distance that matters in practice")
+    min_completeness: float = Field(0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged")
+    max_evidence_age_s: float = Field(7200, gt=0, description="newest window older than this: no verdict")
+    horizon_windows: int = Field(1440, ge=1, description="windows over which a late onset is searched")
+    cooldown_s: float = Field(1800, ge=0, description="after a rollback no further automatic one")
+    max_rollbacks_per_day: int = Field(3, ge=0)
+    ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
+    verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
+    proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
+
+
+class EndpointSettings(_Model):
+    """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
+
+    mode: Mode = Mode.APPROVE
+    capture: Capture = Capture.FULL
+    policy: Policy = Policy()
+    payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
+
+
+class Receiver(_Model):
+    """OTLP receiver. Loopback unless told otherwise."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = Field(4317, ge=0, le=65535)
+    http_port: int = Field(4318, ge=0, le=65535)
+    commit_interval_s: float = Field(0.5, gt=0, description="spans are acknowledged once their group commit is durable")
+    max_queued_spans: int = Field(200_000, ge=1)
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+
+
+class Web(_Model):
+    """Evidence pages and signed links."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8484, ge=0, le=65535)
+    base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
+    link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
+    link_ttl_s: int = Field(3600, ge=60)
+    person_token_env: str = Field("LASTGOOD_PERSON_TOKEN", description="variable that holds the local approver's token")
+    trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
+
+
+class PagerDuty(_Model):
+    """Events API v2. Without a routing key nothing is sent."""
+
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+    routing_key_env: str = "LASTGOOD_PAGERDUTY_KEY"
+    severity_page: str = "error"
+    severity_rollback: str = "critical"
+
+
+class WorkspaceSettings(_Model):
+    """Where the serving API is; unset host and token fall back to databricks-sdk's own authentication."""
+
+    host: str | None = None
+    token_env: str | None = None
+    retry_timeout_s: int = Field(20, ge=1)
+
+
+class SparkSettings(_Model):
+    """Spark session: `local` (in process), `connect` (a local Connect server), `databricks` (the active session)."""
+
+    mode: str = Field("local", pattern="^(local|connect|databricks)$")
+    cores: int = Field(2, ge=1)
+    driver_memory: str = Field("1g", pattern=r"^\d+[mg]$")
+    packages_mirror: str | None = None
+
+
+class Settings(BaseSettings):
+    """Everything. `LASTGOOD_STORAGE=...` or `LASTGOOD_WEB__PORT=...` override the file."""
+
+    model_config = SettingsConfigDict(env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    storage: str = Field("./lastgood-data", description="folder of the Delta tables, or catalog.schema")
+    state_url: str | None = Field(None, description="SQLAlchemy URL of the operational state; default: SQLite in storage")
+    window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
+    default: EndpointSettings = EndpointSettings()
+    endpoints: dict[str, EndpointSettings] = {}
+    receiver: Receiver = Receiver()
+    web: Web = Web()
+    pagerduty: PagerDuty = PagerDuty()
+    workspace: WorkspaceSettings = WorkspaceSettings()
+    spark: SparkSettings = SparkSettings()
+
+    def endpoint(self, name: str) -> EndpointSettings:
+        """Settings of one endpoint."""
+        return self.endpoints.get(name, self.default)
+
+    @property
+    def state(self) -> str:
+        """SQLAlchemy URL of the operational state (incidents, approvals, audit)."""
+        return self.state_url or f"sqlite:///{Path(self.storage).absolute()}/state.db"
+
+
+def secret(variable: str | None) -> str | None:
+    """The value of the environment variable a `*_env` setting names, or None when unset or empty."""
+    return (os.environ.get(variable) or None) if variable else None
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from a YAML file (default: conf/lastgood.yaml when there), the environment, then `overrides`.
+
+    Errors: ConfigError naming the file, the key and what was expected.
+    """
+    source = path or Path("conf/lastgood.yaml")
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        document = yaml.safe_load(source.read_text()) if source.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(document or {}, dict):
+        raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
+    try:
+        return Settings(**{**(document or {}), **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{source}: {key}: {first['msg']} (found {first.get('input')!r:.80})") from error

@@ -1,0 +1,59 @@
+"""Delta tables without Spark (delta-rs): exactly-once appends by the collectors, reads by service and dashboards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from lastgood.errors import CorruptError, TransientError
+
+
+def append(
+    path: str | Path,
+    table: pa.Table,
+    *,
+    partition_by: Sequence[str] = (),
+    app: tuple[str, int] | None = None,
+) -> bool:
+    """Append `table` in one commit, creating the Delta table when missing.
+
+    `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
+    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
+    Errors: TransientError (commit conflict, disk), CorruptError (the schema does not fit).
+    """
+    if app is not None and (last := app_version(path, app[0])) is not None and app[1] <= last:
+        return False
+    properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
+    try:
+        write_deltalake(
+            str(path),
+            table,
+            mode="append",
+            schema_mode="merge" if DeltaTable.is_deltatable(str(path)) else None,
+            partition_by=list(partition_by) or None,
+            commit_properties=properties,
+        )
+    except Exception as error:  # delta-rs raises a bare Exception for casts
+        if not isinstance(error, (DeltaError, OSError)) or "chema" in str(error):
+            raise CorruptError(f"{path}: the rows do not fit the table: {error}") from error
+        raise TransientError(f"{path}: commit failed: {error}", 1.0) from error
+    return True
+
+
+def app_version(path: str | Path, app_id: str) -> int | None:
+    """The newest version that application `app_id` has committed to the table, or None."""
+    try:
+        return DeltaTable(str(path)).transaction_version(app_id)
+    except TableNotFoundError:
+        return None
+
+
+def read(path: str | Path, columns: Sequence[str] | None = None, filters: list[tuple[str, str, object]] | None = None) -> pa.Table:
+    """The table's rows; an empty table without columns when there is no Delta table at `path` (yet)."""
+    try:
+        table = DeltaTable(str(path))
+    except TableNotFoundError:
+        return pa.table({})
+    return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters)

@@ -1,0 +1,187 @@
+"""Every Delta table Lastgood owns: columns, keys, partitioning, retention; where it is; how it is made and grows."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lastgood import telemetry
+from lastgood.errors import ConfigError
+from lastgood.telemetry import Field
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns, the key that makes a row unique, partition columns, days kept, whether changes are fed on."""
+
+    name: str
+    fields: tuple[Field, ...]
+    key: tuple[str, ...] = ()
+    partition_by: tuple[str, ...] = ()
+    days: int = 400
+    change_feed: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.fields)
+
+
+_WINDOW_KEY = (
+    Field("endpoint", "string", "serving endpoint"),
+    Field("model_version", "string", "model version, '?' when no source named it"),
+    Field("stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"),
+    Field("window_start", "timestamp", "start of the window, UTC"),
+)
+_KEY_NAMES = ("endpoint", "model_version", "stratum", "window_start")
+
+INBOX = Table("inbox", telemetry.INBOX, days=30, change_feed=True)
+REQUESTS = Table("requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True)
+QUARANTINE = Table(
+    "quarantine",
+    (
+        Field("quarantine_id", "string", "SHA-256 of source, reason and bytes"),
+        Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
+        Field("source", "string", "a key of telemetry.SOURCES"),
+        Field("reason", "string", "why it cannot be a record"),
+        Field("raw", "binary", "original bytes, or the row as JSON"),
+    ),
+    ("quarantine_id",),
+    days=30,
+)
+WINDOWS = Table(
+    "windows",
+    (
+        *_WINDOW_KEY,
+        Field("rows", "bigint", "rows seen"),
+        Field("requests", "double", "requests they stand for"),
+        Field("errors", "map<string,double>", "error code -> requests"),
+        Field("latency", "map<int,double>", "latency_ms bucket -> requests, see windows.bucket"),
+        Field("ttft", "map<int,double>", "ttft_ms bucket -> requests"),
+        Field("feature_age", "map<int,double>", "feature_age_ms bucket -> requests"),
+        Field("tokens_in", "double", "prompt tokens"),
+        Field("tokens_out", "double", "generated tokens"),
+        Field("error_requesters", "array<string>", "hashes of up to 8 requesters that saw a failure"),
+    ),
+    _KEY_NAMES,
+)
+QUALITY = Table(
+    "quality",
+    (*_WINDOW_KEY, Field("quality", "map<string,double>", "output flag -> answers; `answers` looked at, `bad` with any bad flag")),
+    _KEY_NAMES,
+)
+DRIFT = Table(
+    "drift",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "version whose requests are compared"),
+        Field("against", "string", "what with: reference or prior"),
+        Field("kind", "string", "input or output"),
+        Field("column", "string", "column compared"),
+        Field("computed_at", "timestamp", "when, UTC"),
+        Field("n_current", "bigint", "rows of the current sample"),
+        Field("n_reference", "bigint", "rows of the reference sample"),
+        Field("distance", "double", "Jensen-Shannon distance (base 2), 0-1, corrected for sample size"),
+        Field("low", "double", "lower 95 % limit of distance (block jackknife)"),
+        Field("drifted", "boolean", "low is above the policy's drift limit"),
+        Field("evidently_method", "string", "Evidently's own choice of method"),
+        Field("evidently_score", "double", "Evidently's score by that method"),
+        Field("evidently_drifted", "boolean", "Evidently's own verdict"),
+    ),
+    ("endpoint", "model_version", "against", "kind", "column", "computed_at"),
+)
+DEPLOYMENTS = Table(
+    "deployments",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("config_version", "bigint", "the endpoint's config version"),
+        Field("served_entity", "string", "served entity name"),
+        Field("model_version", "string", "its model version"),
+        Field("traffic", "bigint", "planned per cent of traffic"),
+        Field("observed_at", "timestamp", "when first seen, UTC"),
+    ),
+    ("endpoint", "config_version", "served_entity"),
+)
+VERDICTS = Table(
+    "verdicts",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("candidate", "string", "newest version taking traffic"),
+        Field("prior", "string", "version before it; null when none is known"),
+        Field("state", "string", "Healthy, Inconclusive, Watch, Page or RollBack"),
+        Field("reason", "string", "one sentence with figures"),
+        Field("e_value", "double", "evidence against the new version"),
+        Field("since", "timestamp", "estimated onset, UTC"),
+        Field("judged_at", "timestamp", "when, UTC"),
+        Field("document", "string", "the whole verdict as JSON"),
+    ),
+    ("endpoint", "candidate", "judged_at"),
+)
+RUNS = Table(
+    "runs",
+    (
+        Field("job", "string", "job name"),
+        Field("source", "string", "table the job took its input from"),
+        Field("version", "bigint", "newest version of that table the run has taken in: where the next run starts"),
+        Field("rows_in", "bigint", "rows taken"),
+        Field("rows_out", "bigint", "rows written or changed"),
+        Field("seconds", "double", "run time"),
+        Field("finished_at", "timestamp", "when, UTC"),
+    ),
+)
+
+ALL = (INBOX, REQUESTS, QUARANTINE, WINDOWS, QUALITY, DRIFT, DEPLOYMENTS, VERDICTS, RUNS)
+
+_UC_NAME = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the tables are: a folder (local path or /Volumes) or a Unity Catalog `catalog.schema`."""
+
+    location: str
+
+    @property
+    def in_catalog(self) -> bool:
+        return "/" not in self.location and bool(_UC_NAME.fullmatch(self.location))
+
+    def path(self, table: Table) -> str:
+        """The table's folder. Errors: ConfigError in a catalog, where tables have names instead."""
+        if self.in_catalog:
+            raise ConfigError(f"storage {self.location} is a catalog; this needs a folder")
+        return f"{self.location.rstrip('/')}/{table.name}"
+
+    def sql(self, table: Table) -> str:
+        """How SQL names the table."""
+        return f"{self.location}.{table.name}" if self.in_catalog else f"delta.`{self.path(table)}`"
+
+    def read(self, spark: "SparkSession", table: Table) -> "DataFrame":
+        return spark.read.table(self.sql(table))
+
+    def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
+        """Rows changed in versions (after, until], with _change_type, _commit_version."""
+        reader = spark.read.option("readChangeFeed", "true").option("startingVersion", after + 1).option("endingVersion", until)
+        return reader.table(self.sql(table)) if self.in_catalog else reader.format("delta").load(self.path(table))
+
+    def version(self, spark: "SparkSession", table: Table) -> int:
+        """The table's newest version."""
+        return int(spark.sql(f"DESCRIBE HISTORY {self.sql(table)} LIMIT 1").collect()[0]["version"])
+
+    def ensure(self, spark: "SparkSession", *tables: Table) -> None:
+        """Create missing tables; add columns that an existing one lacks (never drops or retypes one).
+
+        Errors: ConfigError when an existing column has another type.
+        """
+        for table in tables or ALL:
+            feed = "TBLPROPERTIES (delta.enableChangeDataFeed = true)" if table.change_feed else ""
+            parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+            name = self.sql(table)
+            spark.sql(f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}")
+            have = dict(self.read(spark, table).dtypes)
+            for one in table.fields:
+                if one.name in have and have[one.name] != one.type:
+                    raise ConfigError(f"{name}: column {one.name} is {have[one.name]}, expected {one.type}; move the table away")
+            missing = [one for one in table.fields if one.name not in have]
+            if missing:
+                spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")

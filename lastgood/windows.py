@@ -1,0 +1,122 @@
+"""Mergeable window counts (pure): bucket a value, merge counts, read quantiles.
+
+Buckets are logarithmic with a fixed growth, so a histogram is {bucket index: weight}; the sum of two histograms is the
+histogram of both. A value v > 0 falls into bucket floor(log(v) / log(GROWTH)); a bucket is reported as its
+geometric middle, so a quantile is off by at most sqrt(GROWTH) - 1 < 1 % (relative). 0 and below: bucket ZERO.
+Source of the method: Masson, Rim, Lee, "DDSketch", VLDB 2019.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+GROWTH = 1.02
+RELATIVE_ERROR = math.sqrt(GROWTH) - 1
+ZERO = -(2**31)
+KEPT_REQUESTERS = 8
+"""How many distinct requesters with a failure are remembered per window (the smallest hashes: mergeable)."""
+
+Histogram = Mapping[int, float]
+
+
+def bucket(value: float) -> int:
+    """Index of the bucket that holds `value` (any unit); ZERO for values <= 0."""
+    return math.floor(math.log(value) / math.log(GROWTH)) if value > 0 else ZERO
+
+
+def middle(index: int) -> float:
+    """The value that stands for a bucket, within RELATIVE_ERROR of all its values."""
+    return 0.0 if index == ZERO else GROWTH ** (index + 0.5)
+
+
+def add(*histograms: Mapping[int, float]) -> dict[int, float]:
+    """Bucket-wise sum."""
+    total: dict[int, float] = {}
+    for one in histograms:
+        for index, weight in one.items():
+            total[index] = total.get(index, 0.0) + weight
+    return total
+
+
+def quantile(histogram: Histogram, q: float) -> float | None:
+    """The q-quantile (0 <= q <= 1) in the histogram's unit, or None when it is empty."""
+    total = math.fsum(histogram.values())
+    if total <= 0:
+        return None
+    seen = 0.0
+    for index in sorted(histogram):
+        seen += histogram[index]
+        if seen >= q * total - 1e-9 * total:
+            return middle(index)
+    return middle(max(histogram))
+
+
+def above(histogram: Histogram, index: int) -> float:
+    """Weight in buckets above `index`."""
+    return math.fsum(weight for one, weight in histogram.items() if one > index)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of one (endpoint, model_version, stratum, window). Sums are weights (1 / sampling fraction); `rows` is not.
+
+    errors: error code -> requests. latency, ttft, feature_age: milliseconds. quality: flag -> answers
+    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
+    """
+
+    endpoint: str
+    model_version: str
+    stratum: str
+    start: datetime
+    rows: int = 0
+    requests: float = 0.0
+    errors: Mapping[str, float] = field(default_factory=dict)
+    latency: Histogram = field(default_factory=dict)
+    ttft: Histogram = field(default_factory=dict)
+    feature_age: Histogram = field(default_factory=dict)
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+    error_requesters: tuple[str, ...] = ()
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> float:
+        """Requests with an error code."""
+        return math.fsum(self.errors.values())
+
+
+def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in maps:
+        for key, weight in one.items():
+            total[key] = total.get(key, 0.0) + weight
+    return total
+
+
+def merge(counts: Iterable[Counts], *, stratum: str | None = None, start: datetime | None = None) -> Counts:
+    """One Counts for all of `counts` (at least one), labelled like the first unless told otherwise."""
+    group = list(counts)
+    first = group[0]
+    return Counts(
+        endpoint=first.endpoint,
+        model_version=first.model_version,
+        stratum=first.stratum if stratum is None else stratum,
+        start=start or min(one.start for one in group),
+        rows=sum(one.rows for one in group),
+        requests=math.fsum(one.requests for one in group),
+        errors=_sum(one.errors for one in group),
+        latency=add(*(one.latency for one in group)),
+        ttft=add(*(one.ttft for one in group)),
+        feature_age=add(*(one.feature_age for one in group)),
+        tokens_in=math.fsum(one.tokens_in for one in group),
+        tokens_out=math.fsum(one.tokens_out for one in group),
+        error_requesters=tuple(sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]),
+        quality=_sum(one.quality for one in group),
+    )
+
+
+def stratum(latency_scope: str | None, tokens_in: float | None) -> str:
+    """The stratum of a request: latency scope (scopes are never pooled) and prompt-length bucket (powers of four)."""
+    size = "?" if tokens_in is None else next((str(edge) for edge in (64, 256, 1024, 4096) if tokens_in < edge), "more")
+    return f"{latency_scope or '?'}/{size}"

@@ -1,0 +1,84 @@
+"""What Lastgood needs of a serving workspace: read endpoints, and (the rollback executor only) change one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Update(StrEnum):
+    """`state.config_update` of a serving endpoint. FAILED with `ready` is normal: the old config serves."""
+
+    NOT_UPDATING = "NOT_UPDATING"
+    IN_PROGRESS = "IN_PROGRESS"
+    FAILED = "UPDATE_FAILED"
+    CANCELED = "UPDATE_CANCELED"
+
+
+@dataclass(frozen=True)
+class ServedEntity:
+    """One model version behind an endpoint.
+
+    `settings` is the entity's whole input document (entity_name, entity_version, name, workload_size,
+    environment_vars, ...) so that it can be sent back unchanged.
+    """
+
+    name: str
+    entity_name: str
+    entity_version: str
+    deployment: str = "DEPLOYMENT_READY"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return self.deployment == "DEPLOYMENT_READY"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A serving endpoint as read at one moment.
+
+    `traffic` maps served entity name to per cent (0-100). `passthrough` holds config fields that an update
+    must send back unchanged (auto_capture_config). `pending_*` describe the update under way, if any.
+    """
+
+    name: str
+    config_version: int
+    entities: tuple[ServedEntity, ...]
+    traffic: Mapping[str, int]
+    ready: bool = True
+    update: Update = Update.NOT_UPDATING
+    pending_traffic: Mapping[str, int] | None = None
+    pending_entities: tuple[ServedEntity, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    passthrough: Mapping[str, Any] = field(default_factory=dict)
+
+    def entity(self, version: str) -> ServedEntity | None:
+        """The served entity that serves `version`, or None."""
+        return next((e for e in self.entities if e.entity_version == version), None)
+
+    def share(self, version: str) -> int:
+        """Per cent of traffic that `version` is planned to take."""
+        return sum(self.traffic.get(e.name, 0) for e in self.entities if e.entity_version == version)
+
+
+class Workspace(Protocol):
+    """Read side. Errors: ConfigError (no such endpoint, no permission, bad token), TransientError (retry)."""
+
+    def endpoint(self, name: str) -> Endpoint: ...
+
+    def endpoints(self) -> Sequence[Endpoint]: ...
+
+
+class WorkspaceControl(Workspace, Protocol):
+    """Read and change. Only alerts/rollback/executor.py (and the demo, which plays the deploying person) uses it."""
+
+    def update_config(
+        self, name: str, entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int], passthrough: Mapping[str, Any]
+    ) -> None:
+        """Start an update to exactly these entities and routes; returns once the workspace has accepted it.
+
+        Errors: RefusedError (an update is already in progress and it is not ours, or the request is invalid),
+        ConfigError, TransientError. A response lost after the server acted is recognised by reading back.
+        """
+        ...
