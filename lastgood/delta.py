@@ -10,6 +10,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lastgood.errors import CorruptError, TransientError
 
 
+CHANGE_FEED: dict[str, str | None] = {"delta.enableChangeDataFeed": "true"}
+"""Set when a table is made: readers take what is new by its change data feed."""
+
+
 def append(
     path: str | Path,
     table: pa.Table,
@@ -32,6 +36,7 @@ def append(
             table,
             mode="append",
             schema_mode="merge" if DeltaTable.is_deltatable(str(path)) else None,
+            configuration=CHANGE_FEED,
             partition_by=list(partition_by) or None,
             commit_properties=properties,
         )

@@ -76,7 +76,7 @@ VALUES = (
     Field("requester", "string", "who called", TABLE),
     Field("team", "string", "calling team"),
     Field("env", "string", "calling environment"),
-    Field("weight", "double", "requests this row stands for: 1 / sampling fraction", TABLE),
+    Field("weight", "double", "requests this row stands for: 1 / sampling fraction"),
     Field("trace_id", "string", "trace id, 32 hex digits"),
     Field("attributes", "map<string,string>", "whatever else the source said"),
 )

@@ -1,0 +1,187 @@
+"""State of a rollback + what happened -> next state and what to do about it (pure).
+
+    Proposed -> Approved -> Shifting -> Verifying -> Done
+    Proposed <-> Held;  Proposed, Held -> Rejected;  Proposed, Held, Approved -> Expired
+    Approved, Shifting, Verifying -> Failed
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from lastgood.alerts.rollback.verify import Recovery
+from lastgood.config import Policy
+from lastgood.errors import RefusedError
+
+
+class Status(StrEnum):
+    PROPOSED = "Proposed"
+    HELD = "Held"
+    APPROVED = "Approved"
+    SHIFTING = "Shifting"
+    VERIFYING = "Verifying"
+    DONE = "Done"
+    REJECTED = "Rejected"
+    EXPIRED = "Expired"
+    FAILED = "Failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.DONE, Status.REJECTED, Status.EXPIRED, Status.FAILED)
+
+    @property
+    def under_way(self) -> bool:
+        """Approved and not ended: such a rollback owns its endpoint."""
+        return self in (Status.APPROVED, Status.SHIFTING, Status.VERIFYING)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a rollback stands. `since`: when the state was entered; `until`: when a proposal or a hold ends."""
+
+    state: Status
+    since: datetime
+    until: datetime | None = None
+    reason: str = ""
+    who: str = ""
+
+
+class View(StrEnum):
+    """What the workspace shows of the endpoint, read against the plan."""
+
+    BASE = "base"  # as when the plan was made: nothing was sent, or it never arrived
+    SENT = "sent"  # our update is under way, or accepted and not visible yet
+    RESTORED = "restored"  # slow path: the prior version is back at 0 % and ready
+    SHIFTED = "shifted"  # the configuration the plan wants
+    BUSY = "busy"  # somebody else's update is under way, or the workspace cannot be read
+    CHANGED = "changed"  # somebody else changed the configuration
+    BROKEN = "broken"  # our update failed, or was refused for good
+
+
+@dataclass(frozen=True)
+class Approve:
+    who: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    who: str
+    minutes: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """The reason for the proposal is gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    view: View
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed; `detail` says what is being waited for."""
+
+    detail: str = ""
+
+
+Event = Approve | Hold | Reject | Withdraw | Seen | Recovery | Tick
+
+
+class Effect(StrEnum):
+    RESTORE = "restore"  # ask for the prior version back at 0 %
+    SHIFT = "shift"  # ask for the traffic to move
+    ASK = "ask"  # send a fresh link
+    TOLD = "told"  # a person took it on
+    PAGE = "page"  # it did not work: a person must look
+    RESOLVE = "resolve"  # it worked
+
+
+Step = tuple[Progress, tuple[Effect, ...]]
+MAX_HOLD_MINUTES = 24 * 60
+
+
+def step(progress: Progress, event: Event, now: datetime, policy: Policy, slow: bool) -> Step:
+    """The next state and its effects; the same state and no effects when there is nothing to do yet.
+
+    Errors: RefusedError when the event is not possible in this state.
+    """
+    match progress.state:
+        case Status.PROPOSED | Status.HELD:
+            return _decide(progress, event, now, policy)
+        case Status.APPROVED | Status.SHIFTING:
+            return _shift(progress, event, now, policy, slow)
+        case Status.VERIFYING:
+            return _verify(progress, event, now, policy)
+    raise RefusedError(f"this rollback has ended ({progress.state}): {progress.reason or 'nothing more to do'}")
+
+
+def _decide(progress: Progress, event: Event, now: datetime, policy: Policy) -> Step:
+    match event:
+        case Approve(who) if progress.state is Status.PROPOSED and progress.until and now >= progress.until:
+            raise RefusedError(f"the proposal expired before {who} approved it")
+        case Approve(who):
+            return Progress(Status.APPROVED, now, None, progress.reason, who), (Effect.TOLD,)
+        case Hold(who, minutes) if 1 <= minutes <= MAX_HOLD_MINUTES:
+            until = now + timedelta(minutes=minutes)
+            return Progress(Status.HELD, now, until, f"held for {minutes} minutes", who), (Effect.ASK,)
+        case Hold():
+            raise RefusedError(f"a hold lasts 1 to {MAX_HOLD_MINUTES} minutes")
+        case Reject(who, reason) if reason.strip():
+            return Progress(Status.REJECTED, now, None, reason.strip(), who), (Effect.TOLD,)
+        case Reject():
+            raise RefusedError("a rejection needs a reason")
+        case Withdraw(reason):
+            return Progress(Status.EXPIRED, now, None, reason), ()
+        case Tick() if progress.until and now >= progress.until:
+            if progress.state is Status.HELD:
+                until = now + timedelta(seconds=policy.proposal_ttl_s)
+                return Progress(Status.PROPOSED, now, until, "the hold ended", progress.who), (Effect.ASK,)
+            return Progress(Status.EXPIRED, now, None, "nobody approved it in time"), ()
+        case Tick():
+            return progress, ()
+    raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")
+
+
+def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow: bool) -> Step:
+    shifting = progress if progress.state is Status.SHIFTING else replace(progress, state=Status.SHIFTING, since=now)
+    late = now - progress.since >= timedelta(seconds=policy.ready_timeout_s)
+    match event:
+        case Seen(View.SHIFTED, detail):
+            return Progress(Status.VERIFYING, now, None, detail, progress.who), ()
+        case Seen(View.CHANGED, detail) if progress.state is Status.APPROVED:
+            return replace(progress, state=Status.EXPIRED, since=now, reason=detail), ()
+        case Seen(View.CHANGED | View.BROKEN, detail):
+            return replace(progress, state=Status.FAILED, since=now, reason=detail), (Effect.PAGE,)
+        case (Seen() | Tick()) if late:
+            reason = f"not shifted within {policy.ready_timeout_s:g} s: {event.detail or progress.reason}"
+            return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
+        case Seen(View.BASE, _):
+            return shifting, (Effect.RESTORE if slow else Effect.SHIFT,)
+        case Seen(View.RESTORED, _):
+            return shifting, (Effect.SHIFT,)
+        case Seen(View.SENT | View.BUSY, detail) | Tick(detail):
+            return replace(progress, reason=detail or progress.reason), ()
+    raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")
+
+
+def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> Step:
+    match event:
+        case Recovery(traffic_moved=True, recovered=True, sentence=sentence):
+            return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
+        case Recovery(sentence=said) | Tick(said):
+            if now - progress.since < timedelta(seconds=policy.verify_timeout_s):
+                return replace(progress, reason=said or progress.reason), ()
+            reason = f"no recovery within {policy.verify_timeout_s:g} s: {said or progress.reason}"
+            return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
+    raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")

@@ -1,0 +1,195 @@
+"""An endpoint as it is + the bad and the prior version -> the exact change a rollback makes (pure)."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from lastgood.errors import CorruptError, RefusedError
+from lastgood.workspace import Endpoint, ServedEntity, Update
+
+MAX_ENTITIES = 10  # a serving endpoint holds no more served entities
+
+
+class Route(StrEnum):
+    """`fast`: the prior version is deployed and ready. `slow`: it must be put back and become ready first."""
+
+    FAST = "fast"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A version's served entity as it was in a configuration in which it took traffic."""
+
+    endpoint: str
+    config_version: int
+    version: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One configuration the workspace is asked for: complete, so that asking twice changes nothing."""
+
+    entities: tuple[Mapping[str, Any], ...]
+    traffic: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rollback will do. Everything of the endpoint that is not named in `diff()` stays as it is.
+
+    `entities` are the served entities' whole input documents afterwards; `traffic_*` map served entity name to
+    per cent. The bad version stays deployed at 0 %. `made_at` is ISO 8601 UTC; `id` is the hash of all else.
+    """
+
+    endpoint: str
+    bad_version: str
+    prior_version: str
+    prior_entity: str
+    path: Route
+    config_version: int
+    traffic_before: Mapping[str, int]
+    traffic_after: Mapping[str, int]
+    entities: tuple[Mapping[str, Any], ...]
+    passthrough: Mapping[str, Any]
+    reasons: tuple[str, ...]
+    made_at: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:32]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The configurations to reach, in order: on the slow path the prior version first becomes ready at 0 %."""
+        shift = Target(self.entities, self.traffic_after)
+        if self.path is Route.FAST:
+            return (shift,)
+        return (Target(self.entities, {**self.traffic_before, self.prior_entity: 0}), shift)
+
+    def diff(self) -> list[str]:
+        """The change in lines a person reads. Settings are not shown: they may hold secrets."""
+        lines = []
+        if self.path is Route.SLOW:
+            lines.append(f"put version {self.prior_version} back as served entity {self.prior_entity} (takes minutes)")
+        for name in sorted({*self.traffic_before, *self.traffic_after}):
+            before, after = self.traffic_before.get(name, 0), self.traffic_after.get(name, 0)
+            if before != after:
+                lines.append(f"traffic of {name}: {before} % -> {after} %")
+        return [*lines, f"version {self.bad_version} stays deployed at 0 %", "nothing else changes"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Plan":
+        """The stored plan. Errors: CorruptError when it is not what was stored."""
+        try:
+            values = {f.name: document[f.name] for f in fields(cls)}
+            values |= {"path": Route(values["path"]), "entities": tuple(values["entities"])}
+            plan = cls(**(values | {"reasons": tuple(values["reasons"])}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"a stored plan cannot be read: {error!r}") from error
+        if plan.id != document.get("id"):
+            raise CorruptError(f"plan {document.get('id')} is not what was stored")
+        return plan
+
+
+def canonical(document: Any) -> str:
+    """JSON that is equal for equal documents."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def make_plan(
+    endpoint: Endpoint,
+    bad: str,
+    prior: str | None,
+    *,
+    refused: Collection[str],
+    snapshot: Snapshot | None,
+    reasons: Sequence[str],
+    now: datetime,
+) -> Plan:
+    """The plan that moves the traffic of `bad` to `prior`.
+
+    `refused`: versions rolled back before. `snapshot`: of the prior version, for the slow path.
+    Errors: RefusedError with the reason there is none.
+    """
+    bad_entities = _bad(endpoint, bad)
+    if prior is None:
+        raise RefusedError("no prior version is known to go back to")
+    if prior == bad:
+        raise RefusedError(f"version {bad} is both the bad and the prior version")
+    if prior in refused:
+        raise RefusedError(f"prior version {prior} was itself rolled back")
+    if endpoint.update is Update.IN_PROGRESS:
+        raise RefusedError("another update of the endpoint is in progress")
+    deployed = _prior(endpoint, prior, bad_entities[0].entity_name)
+    entities = [dict(e.settings) for e in endpoint.entities]
+    if deployed is None:
+        restored = _restore(endpoint, prior, snapshot)
+        entities.append(restored)
+    name = deployed.name if deployed else restored["name"]
+    after = dict(endpoint.traffic)
+    moved = sum(after.get(e.name, 0) for e in bad_entities)
+    after |= {e.name: 0 for e in bad_entities if e.name in after}
+    after[name] = after.get(name, 0) + moved
+    return Plan(
+        endpoint=endpoint.name,
+        bad_version=bad,
+        prior_version=prior,
+        prior_entity=name,
+        path=Route.FAST if deployed else Route.SLOW,
+        config_version=endpoint.config_version,
+        traffic_before=dict(endpoint.traffic),
+        traffic_after=after,
+        entities=tuple(entities),
+        passthrough=dict(endpoint.passthrough),
+        reasons=tuple(reasons),
+        made_at=now.isoformat(),
+    )
+
+
+def _bad(endpoint: Endpoint, version: str) -> list[ServedEntity]:
+    found = [e for e in endpoint.entities if e.entity_version == version]
+    if not found:
+        raise RefusedError(f"nothing to do: version {version} is not deployed")
+    if len({e.entity_name for e in found}) > 1:
+        raise RefusedError(f"version {version} is served of several models: which one is bad is not known")
+    if not endpoint.share(version):
+        raise RefusedError(f"nothing to do: version {version} takes no traffic")
+    return found
+
+
+def _prior(endpoint: Endpoint, version: str, model: str) -> ServedEntity | None:
+    """The deployed, ready entity of the prior version, or None when it is not deployed."""
+    found = [e for e in endpoint.entities if e.entity_version == version]
+    found = [e for e in found if e.entity_name == model] or found
+    if len({e.entity_name for e in found}) > 1:
+        raise RefusedError(f"prior version {version} is served of several models: which one to use is not known")
+    ready = [e for e in found if e.ready]
+    if found and not ready:
+        raise RefusedError(f"prior version {version} is deployed but not ready ({found[0].deployment})")
+    return max(ready, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+
+
+def _restore(endpoint: Endpoint, version: str, snapshot: Snapshot | None) -> dict[str, Any]:
+    """The prior version's stored document; renamed only when the name is taken by another version."""
+    if snapshot is None:
+        raise RefusedError(f"prior version {version} is not deployed and no snapshot of it is stored")
+    if (snapshot.endpoint, snapshot.version) != (endpoint.name, version):
+        raise RefusedError(f"the snapshot is of {snapshot.endpoint} version {snapshot.version}")
+    if len(endpoint.entities) >= MAX_ENTITIES:
+        raise RefusedError(f"the endpoint already holds {MAX_ENTITIES} served entities")
+    settings = dict(snapshot.settings)
+    taken = {e.name for e in endpoint.entities}
+    name = settings.get("name") or f"prior-{version}"
+    settings["name"] = f"{name}-{version}" if name in taken else name
+    if settings["name"] in taken:
+        raise RefusedError(f"the served entity names {name} and {settings['name']} are both taken")
+    return settings

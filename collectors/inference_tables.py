@@ -1,0 +1,263 @@
+"""Inference tables (three generations, detected) and canonical rows -> inbox candidates. Spark only, incremental.
+
+Schemas: Databricks documentation of inference tables (legacy `auto_capture_config`, AI Gateway `<prefix>_payload`,
+Unity AI Gateway). A column that is missing is null; types are read as they come.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lastgood import telemetry
+from lastgood.collectors import bodies
+from lastgood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How one generation names things: Spark SQL expressions over its columns. `marks` are columns that tell it."""
+
+    name: str
+    marks: tuple[str, ...]
+    request_id: str
+    requested_at: str
+    latency_ms: str
+    latency_scope: str
+    version: str = "cast(null as string)"
+    endpoint: str = "cast(null as string)"
+    served_entity: str = "cast(null as string)"
+    ttft_ms: str = "cast(null as double)"
+
+
+GENERATIONS = (
+    Generation(
+        "unity_gateway",
+        ("invocation_id", "event_time"),
+        request_id="concat_ws('/', request_id, invocation_id)",
+        requested_at="event_time",
+        latency_ms="latency_ms",
+        latency_scope="gateway",
+        version="destination_model",
+        endpoint="destination_name",
+        served_entity="destination_name",
+        ttft_ms="time_to_first_byte_ms",
+    ),
+    Generation(
+        "ai_gateway",
+        ("databricks_request_id", "request_time"),
+        request_id="databricks_request_id",
+        requested_at="request_time",
+        latency_ms="execution_duration_ms",
+        latency_scope="model",
+        served_entity="served_entity_id",
+    ),
+    Generation(
+        "legacy",
+        ("databricks_request_id", "timestamp_ms"),
+        request_id="databricks_request_id",
+        requested_at="timestamp_millis(timestamp_ms)",
+        latency_ms="execution_time_ms",
+        latency_scope="model",
+        version="request_metadata['model_version']",
+        endpoint="request_metadata['endpoint_name']",
+        served_entity="request_metadata['model_name']",
+    ),
+)
+
+_BODY = (
+    ("input", pa.string()),
+    ("output", pa.string()),
+    ("tokens_in", pa.int64()),
+    ("tokens_out", pa.int64()),
+    ("finish_reason", pa.string()),
+    ("error_code", pa.string()),
+    ("streaming", pa.bool_()),
+    ("client_request_id", pa.string()),
+    ("team", pa.string()),
+    ("env", pa.string()),
+    ("features", pa.map_(pa.string(), pa.string())),
+    ("problem", pa.string()),
+)
+_BODY_DDL = (
+    "struct<input:string,output:string,tokens_in:bigint,tokens_out:bigint,finish_reason:string,error_code:string,"
+    "streaming:boolean,client_request_id:string,team:string,env:string,features:map<string,string>,problem:string>"
+)
+
+
+def detect(columns: list[str]) -> str:
+    """`canonical` or the name of a generation. Errors: ConfigError saying what was expected and found."""
+    have = set(columns)
+    if {"endpoint", "model_version", "requested_at"} <= have:
+        return "canonical"
+    for one in GENERATIONS:
+        if set(one.marks) <= have:
+            return one.name
+    expected = "; ".join(f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS)
+    raise ConfigError(
+        "not a table of requests: expected canonical records (endpoint, model_version, requested_at, ...) or an inference "
+        f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}"
+    )
+
+
+def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Adds the column `body` to batches that have `request` and `response`."""
+    kind = pa.struct([pa.field(name, arrow) for name, arrow in _BODY])
+    for batch in batches:
+        pairs = zip(batch.column("request").to_pylist(), batch.column("response").to_pylist(), strict=True)
+        found = [bodies.extract(request, response) for request, response in pairs]
+        children = [
+            pa.array([list(one.features.items()) if name == "features" else getattr(one, name) for one in found], arrow)
+            for name, arrow in _BODY
+        ]
+        body = pa.StructArray.from_arrays(children, fields=list(kind))
+        yield pa.RecordBatch.from_arrays([*batch.columns, body], [*batch.schema.names, "body"])
+
+
+def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None) -> "DataFrame":
+    """Rows of an inference table or of canonical records -> inbox columns.
+
+    `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table.
+    """
+    from pyspark.sql import functions as f
+
+    name = detect(frame.columns)
+    if name == "canonical":
+        return _canonical(frame)
+    generation = next(one for one in GENERATIONS if one.name == name)
+    wanted = ("client_request_id", "status_code", "sampling_fraction", "requester", "request", "response", "logging_error_codes")
+    types = dict(frame.dtypes)
+    for column in (*wanted, "request_metadata", "served_entity_id", "destination_model", "time_to_first_byte_ms"):
+        if column not in types:
+            kind = {"request_metadata": "map<string,string>", "logging_error_codes": "array<string>"}.get(column, "string")
+            frame = frame.withColumn(column, f.lit(None).cast(kind))
+    flat = frame.select(
+        f.expr(generation.request_id).cast("string").alias("platform_id"),
+        f.expr(generation.requested_at).cast("timestamp").alias("at"),
+        f.expr(f"try_cast({generation.latency_ms} as double)").alias("ms"),
+        f.expr(f"try_cast({generation.ttft_ms} as double)").alias("first"),
+        f.expr(generation.version).cast("string").alias("version"),
+        f.expr(generation.endpoint).cast("string").alias("named"),
+        f.expr(generation.served_entity).cast("string").alias("entity"),
+        f.expr("nullif(client_request_id, '')").alias("client_id"),
+        f.expr("try_cast(status_code as int)").alias("status"),
+        f.expr("try_cast(sampling_fraction as double)").alias("fraction"),
+        f.col("requester").cast("string").alias("who"),
+        f.col("request").cast("string").alias("request"),
+        f.col("response").cast("string").alias("response"),
+        f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
+    )
+    schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in flat.schema.fields)
+    said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
+    if entities is not None:
+        by_id = (
+            entities.groupBy("served_entity_id")
+            .agg(f.max_by(f.struct("endpoint_name", "served_entity_name", "entity_version"), "change_time").alias("known"))
+            .withColumnRenamed("served_entity_id", "entity_id")
+        )
+        said = said.join(f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left")
+    else:
+        said = said.withColumn(
+            "known", f.lit(None).cast("struct<endpoint_name:string,served_entity_name:string,entity_version:string>")
+        )
+    return _shape(said, generation, f.lit(endpoint).cast("string"))
+
+
+def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "DataFrame":
+    from pyspark.sql import functions as f
+
+    code = f.coalesce("body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string")))
+    notes = f.map_filter(
+        f.create_map(
+            f.lit("body_problem"), f.col("body.problem"), f.lit("unlogged"), f.when(f.length("unlogged") > 0, f.col("unlogged"))
+        ),
+        lambda _, value: value.isNotNull(),
+    )
+    values = {
+        "endpoint": f.coalesce("known.endpoint_name", "named", endpoint),
+        "request_id": f.coalesce("client_id", "body.client_request_id", "platform_id"),
+        "served_entity": f.coalesce("known.served_entity_name", "entity"),
+        "model_version": f.coalesce("known.entity_version", "version", "entity"),
+        "requested_at": f.col("at"),
+        "latency_ms": f.col("ms"),
+        "latency_scope": f.lit(generation.latency_scope),
+        "ttft_ms": f.col("first"),
+        "tokens_in": f.col("body.tokens_in"),
+        "tokens_out": f.col("body.tokens_out"),
+        "status_code": f.col("status"),
+        "error_code": f.when(f.col("status") >= 400, code),
+        "features": f.when(f.size("body.features") > 0, f.col("body.features")),
+        "input": f.col("body.input"),
+        "output": f.col("body.output"),
+        "finish_reason": f.col("body.finish_reason"),
+        "streaming": f.col("body.streaming"),
+        "requester": f.col("who"),
+        "team": f.col("body.team"),
+        "env": f.col("body.env"),
+        "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(f.lit(1.0)),
+        "attributes": f.when(f.size(notes) > 0, notes),
+        "received_at": f.current_timestamp(),
+        "source": f.lit(generation.name),
+    }
+    return said.select(*(_typed(one, values.get(one.name)) for one in telemetry.INBOX))
+
+
+def _typed(field: telemetry.Field, value: "Column | None") -> "Column":
+    from pyspark.sql import functions as f
+
+    return (f.lit(None) if value is None else value).cast(field.type).alias(field.name)
+
+
+def _canonical(frame: "DataFrame") -> "DataFrame":
+    from pyspark.sql import functions as f
+
+    have = dict(frame.dtypes)
+    columns = []
+    for one in telemetry.INBOX:
+        if one.name == "source":
+            value: Column = f.lit("canonical")
+        elif one.name == "received_at" and one.name not in have:
+            value = f.current_timestamp()
+        elif one.name in have:
+            plain = one.type.startswith(("map", "array", "binary"))
+            value = f.col(one.name) if plain else f.expr(f"try_cast(`{one.name}` as {one.type})")
+        elif one.name == "request_id":
+            value = f.expr("concat('row-', uuid())")
+        elif one.name == "weight":
+            value = f.lit(1.0)
+        else:
+            value = f.lit(None)
+        columns.append(value.cast(one.type).alias(one.name))
+    return frame.select(*columns)
+
+
+def read_any(spark: "SparkSession", table: str) -> "DataFrame":
+    """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
+    from pathlib import Path
+
+    from pyspark.errors import PySparkException
+
+    where = Path(table)
+    try:
+        if (where / "_delta_log").is_dir():
+            frame = spark.read.format("delta").load(table)
+        elif where.is_dir() or where.suffix == ".parquet":
+            frame = spark.read.parquet(table)
+        elif where.suffix == ".csv":
+            frame = spark.read.csv(table, header=True, inferSchema=True)
+        elif where.is_file():
+            frame = spark.read.json(table)
+        elif "/" not in table and "." in table:
+            frame = spark.read.table(table)
+        else:
+            raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
+        columns = frame.columns
+    except PySparkException as error:
+        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}") from error
+    if columns in ([], ["_corrupt_record"]):
+        raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
+    return frame
