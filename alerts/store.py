@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, create_engine, event, func, insert, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
 from lastgood.alerts import schema as t
 from lastgood.alerts.rollback.machine import Progress, Status
@@ -76,9 +77,12 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = create_engine(url)
-        except Exception as error:
-            raise ConfigError(f"state_url: cannot use {make_url(url).render_as_string()!r}: {error}") from error
+            address = make_url(url)
+            if address.drivername.startswith("sqlite") and address.database:
+                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = create_engine(address)
+        except (ArgumentError, ImportError, OSError) as error:
+            raise ConfigError(f"state_url: cannot be used: {error}") from error
         if self._engine.dialect.name == "sqlite":
             _tune_sqlite(self._engine)
         with _storage_errors():
@@ -134,7 +138,9 @@ class Tx:
 
     def open_incident(self, incident: Incident) -> bool:
         """False when one is open for the same endpoint and candidate."""
-        return self._insert(t.incidents, {**vars(incident), "open_key": _open_key(incident.endpoint, incident.candidate)})
+        return self._insert(
+            t.incidents, {**vars(incident), "open_key": _open_key(incident.endpoint, incident.candidate)}
+        )
 
     def find_incident(self, endpoint: str, candidate: str) -> Incident | None:
         """The open incident of this endpoint and candidate."""
@@ -184,7 +190,9 @@ class Tx:
 
     def last_rollback(self, incident_id: str) -> Rollback | None:
         where = t.rollbacks.c.incident_id == incident_id
-        return _rollback(self._db.execute(select(t.rollbacks).where(where).order_by(t.rollbacks.c.created_at.desc())).first())
+        return _rollback(
+            self._db.execute(select(t.rollbacks).where(where).order_by(t.rollbacks.c.created_at.desc())).first()
+        )
 
     def live_rollbacks(self) -> list[str]:
         """Ids of the rollbacks that have not ended, oldest first."""
@@ -311,7 +319,9 @@ def _entry_hash(previous: str, entry: Mapping[str, Any]) -> str:
 
 
 def _plain(document: Any) -> str:
-    return canonical(json.loads(json.dumps(document, default=lambda v: v.isoformat() if isinstance(v, datetime) else str(v))))
+    return canonical(
+        json.loads(json.dumps(document, default=lambda v: v.isoformat() if isinstance(v, datetime) else str(v)))
+    )
 
 
 def _open_key(endpoint: str, candidate: str) -> str:

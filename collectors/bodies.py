@@ -75,7 +75,9 @@ def _first_record(request: dict[str, Any]) -> dict[str, Any]:
     for key in ("dataframe_records", "instances", "inputs"):
         rows = request.get(key)
         if isinstance(rows, dict):
-            return {str(name): column[0] if isinstance(column, list) and column else column for name, column in rows.items()}
+            return {
+                str(name): column[0] if isinstance(column, list) and column else column for name, column in rows.items()
+            }
         if isinstance(rows, list) and rows:
             first = rows[0]
             if isinstance(first, dict):

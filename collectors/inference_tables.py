@@ -129,11 +129,21 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
     if name == "canonical":
         return _canonical(frame)
     generation = next(one for one in GENERATIONS if one.name == name)
-    wanted = ("client_request_id", "status_code", "sampling_fraction", "requester", "request", "response", "logging_error_codes")
+    wanted = (
+        "client_request_id",
+        "status_code",
+        "sampling_fraction",
+        "requester",
+        "request",
+        "response",
+        "logging_error_codes",
+    )
     types = dict(frame.dtypes)
     for column in (*wanted, "request_metadata", "served_entity_id", "destination_model", "time_to_first_byte_ms"):
         if column not in types:
-            kind = {"request_metadata": "map<string,string>", "logging_error_codes": "array<string>"}.get(column, "string")
+            kind = {"request_metadata": "map<string,string>", "logging_error_codes": "array<string>"}.get(
+                column, "string"
+            )
             frame = frame.withColumn(column, f.lit(None).cast(kind))
     flat = frame.select(
         f.expr(generation.request_id).cast("string").alias("platform_id"),
@@ -156,7 +166,11 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
     if entities is not None:
         by_id = (
             entities.groupBy("served_entity_id")
-            .agg(f.max_by(f.struct("endpoint_name", "served_entity_name", "entity_version"), "change_time").alias("known"))
+            .agg(
+                f.max_by(f.struct("endpoint_name", "served_entity_name", "entity_version"), "change_time").alias(
+                    "known"
+                )
+            )
             .withColumnRenamed("served_entity_id", "entity_id")
         )
         said = said.join(f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left")
@@ -173,7 +187,10 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
     code = f.coalesce("body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string")))
     notes = f.map_filter(
         f.create_map(
-            f.lit("body_problem"), f.col("body.problem"), f.lit("unlogged"), f.when(f.length("unlogged") > 0, f.col("unlogged"))
+            f.lit("body_problem"),
+            f.col("body.problem"),
+            f.lit("unlogged"),
+            f.when(f.length("unlogged") > 0, f.col("unlogged")),
         ),
         lambda _, value: value.isNotNull(),
     )
@@ -198,7 +215,9 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         "requester": f.col("who"),
         "team": f.col("body.team"),
         "env": f.col("body.env"),
-        "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(f.lit(1.0)),
+        "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(
+            f.lit(1.0)
+        ),
         "attributes": f.when(f.size(notes) > 0, notes),
         "received_at": f.current_timestamp(),
         "source": f.lit(generation.name),
@@ -257,7 +276,9 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
             raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
         columns = frame.columns
     except PySparkException as error:
-        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}") from error
+        raise ConfigError(
+            f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}"
+        ) from error
     if columns in ([], ["_corrupt_record"]):
         raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     return frame

@@ -117,7 +117,9 @@ class GroupCommit:
 
 
 class _Grpc(TraceServiceServicer):
-    def __init__(self, accept: Callable[[ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"]) -> None:
+    def __init__(
+        self, accept: Callable[[ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"]
+    ) -> None:
         self._accept = accept
 
     async def Export(  # type: ignore[override]  # noqa: N802 (the generated servicer's name)
@@ -126,7 +128,9 @@ class _Grpc(TraceServiceServicer):
         try:
             return await self._accept(request)
         except TransientError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED if "queue" in str(error) else grpc.StatusCode.UNAVAILABLE, str(error))
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED if "queue" in str(error) else grpc.StatusCode.UNAVAILABLE, str(error)
+            )
             raise
 
 
@@ -186,14 +190,18 @@ class OtlpReceiver:
             elif kind == "application/x-protobuf":
                 message = ExportTraceServiceRequest.FromString(plain)
             else:
-                return Response(f"content type {kind!r}; expected application/x-protobuf or application/json", status_code=415)
+                return Response(
+                    f"content type {kind!r}; expected application/x-protobuf or application/json", status_code=415
+                )
         except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
             return Response(f"not an OTLP trace export: {error}"[:300], status_code=400)
         try:
             answer = await self.accept(message)
         except TransientError as error:
             status = 429 if "queue" in str(error) else 503
-            return Response(str(error), status_code=status, headers={"retry-after": str(max(1, round(error.retry_after_s or 1)))})
+            return Response(
+                str(error), status_code=status, headers={"retry-after": str(max(1, round(error.retry_after_s or 1)))}
+            )
         if kind == "application/json":
             note = answer.partial_success.error_message
             content = ('{"partialSuccess":{"errorMessage":"' + note.replace('"', "'") + '"}}') if note else "{}"

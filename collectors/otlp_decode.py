@@ -113,7 +113,9 @@ DIALECT: dict[str, tuple[tuple[str, Callable[[Any], Any]], ...]] = {
         ("output.value", _text),
         ("traceloop.entity.output", _text),
     ),
-    "finish_reason": (("gen_ai.response.finish_reasons", lambda v: _text(v[0]) if isinstance(v, list) and v else _text(v)),),
+    "finish_reason": (
+        ("gen_ai.response.finish_reasons", lambda v: _text(v[0]) if isinstance(v, list) and v else _text(v)),
+    ),
     "streaming": (("gen_ai.request.stream", _flag),),
     "requester": (("enduser.id", _text), ("user.id", _text)),
     "team": (("team", _text),),
@@ -159,7 +161,9 @@ def decode_span(span: Span, resource: Mapping[str, Any], received_at: datetime) 
         return row | {"reject_reason": "span is not a request", "raw": span.SerializeToString()}
     attributes = {**resource, **own}
     for name, sources in DIALECT.items():
-        row[name] = next((v for key, read in sources if key in attributes and (v := read(attributes[key])) is not None), None)
+        row[name] = next(
+            (v for key, read in sources if key in attributes and (v := read(attributes[key])) is not None), None
+        )
     row["trace_id"] = span.trace_id.hex() or None
     row["request_id"] = row["request_id"] or (f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None)
     row["requested_at"] = _time(span.start_time_unix_nano)
@@ -185,7 +189,12 @@ def decode(groups: list[ResourceSpans], received_at: datetime) -> Iterator[Row]:
                     yield decode_span(span, resource, received_at)
                 except (ValueError, TypeError, OverflowError, RecursionError) as error:
                     reason = f"span could not be read: {error}"[:200]
-                    yield {"source": "otlp", "received_at": received_at, "reject_reason": reason, "raw": span.SerializeToString()}
+                    yield {
+                        "source": "otlp",
+                        "received_at": received_at,
+                        "reject_reason": reason,
+                        "raw": span.SerializeToString(),
+                    }
 
 
 def parse_json(body: bytes) -> ExportTraceServiceRequest:

@@ -56,7 +56,9 @@ def fold(good: "DataFrame") -> "DataFrame":
 
     best = []
     for one in telemetry.VALUES:
-        key = f.when(f.col(one.name).isNotNull(), f.struct(_rank(one).alias("r"), _order(one.name, one.type).alias("v")))
+        key = f.when(
+            f.col(one.name).isNotNull(), f.struct(_rank(one).alias("r"), _order(one.name, one.type).alias("v"))
+        )
         if one.type.startswith("map"):
             best += [f.min_by(one.name, key).alias(one.name), f.min(key)["r"].alias(f"_{one.name}")]
         else:
@@ -72,7 +74,11 @@ def fold(good: "DataFrame") -> "DataFrame":
 def _take(position: int, field: telemetry.Field) -> str:
     """SQL: whether the source row's value is believed over the target's."""
     mine, theirs = f"substr(s.provenance, {position}, 1)", f"rpad(substr(t.provenance, {position}, 1), 1, '{NONE}')"
-    order = (lambda side: f"to_json({side}.{field.name})") if field.type.startswith("map") else (lambda side: f"{side}.{field.name}")
+    order = (
+        (lambda side: f"to_json({side}.{field.name})")
+        if field.type.startswith("map")
+        else (lambda side: f"{side}.{field.name}")
+    )
     return f"({mine} < {theirs} OR ({mine} = {theirs} AND {order('s')} < {order('t')}))"
 
 
@@ -93,9 +99,7 @@ def merge_clauses() -> str:
     news = f"size(array_except(s.sources, t.sources)) > 0 OR s.received_at < t.received_at OR {changed}"
     columns = ", ".join(tables.REQUESTS.columns)
     values = ", ".join(f"s.{name}" for name in tables.REQUESTS.columns)
-    return (
-        f"WHEN MATCHED AND ({news}) THEN UPDATE SET {', '.join(sets)} WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
-    )
+    return f"WHEN MATCHED AND ({news}) THEN UPDATE SET {', '.join(sets)} WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
 
 
 def split(new: "DataFrame") -> tuple["DataFrame", "DataFrame"]:

@@ -60,10 +60,15 @@ def count(requests: "DataFrame") -> "DataFrame":
     null = f.lit(None)
 
     def entry(metric: str, bucket: "Column", code: "Column", when: "Column") -> "Column":
-        return f.when(when, f.struct(f.lit(metric).alias("metric"), bucket.cast("int").alias("bucket"), code.alias("code")))
+        return f.when(
+            when, f.struct(f.lit(metric).alias("metric"), bucket.cast("int").alias("bucket"), code.alias("code"))
+        )
 
     text = null.cast("string")
-    entries = [entry("n", null, text, f.lit(True)), entry("error", null, f.col("error_code"), f.col("error_code").isNotNull())]
+    entries = [
+        entry("n", null, text, f.lit(True)),
+        entry("error", null, f.col("error_code"), f.col("error_code").isNotNull()),
+    ]
     entries += [entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c)) for m, c in METRICS.items()]
     who = f.coalesce(f.substring(f.sha2("requester", 256), 1, 12), f.lit("?"))
     long = requests.select(
@@ -96,7 +101,9 @@ def count(requests: "DataFrame") -> "DataFrame":
             *(histogram(metric, "bucket") for metric in METRICS),
             f.coalesce(f.sum(f.when(total, f.col("tin"))), f.lit(0.0)).alias("tokens_in"),
             f.coalesce(f.sum(f.when(total, f.col("tout"))), f.lit(0.0)).alias("tokens_out"),
-            f.slice(f.array_sort(f.array_distinct(f.flatten(f.collect_list("who")))), 1, KEPT_REQUESTERS).alias("error_requesters"),
+            f.slice(f.array_sort(f.array_distinct(f.flatten(f.collect_list("who")))), 1, KEPT_REQUESTERS).alias(
+                "error_requesters"
+            ),
         )
         .select(*tables.WINDOWS.columns)
     )
@@ -114,7 +121,9 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
         changes, run = found
         touched = changes.select("endpoint", window_start(seconds).alias("window_start"))
         touched = touched.groupBy("endpoint", "window_start").agg(f.count("*").alias("rows"))
-        facts = touched.agg(f.sum("rows").alias("rows"), f.min("window_start").alias("a"), f.max("window_start").alias("z")).collect()[0]
+        facts = touched.agg(
+            f.sum("rows").alias("rows"), f.min("window_start").alias("a"), f.max("window_start").alias("z")
+        ).collect()[0]
         if not facts["rows"]:
             return run
         run.rows_in = facts["rows"]
@@ -124,10 +133,16 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
             f"requested_at >= timestamp'{facts['a']}' AND requested_at < timestamp'{facts['z']}' + INTERVAL {seconds} SECONDS"
         )
         fresh = make(keyed(requests, seconds).join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi"))
-        old = ctx.store.read(ctx.spark, table).where(f"window_start {near}").join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi")
+        old = (
+            ctx.store.read(ctx.spark, table)
+            .where(f"window_start {near}")
+            .join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi")
+        )
         gone = old.select(*KEY).join(fresh.select(*KEY), KEY, "left_anti")
         rest = [f.lit(None).cast(one.type).alias(one.name) for one in table.fields if one.name not in KEY]
-        source = fresh.withColumn("_gone", f.lit(False)).unionByName(gone.select(*KEY, *rest, f.lit(True).alias("_gone")))
+        source = fresh.withColumn("_gone", f.lit(False)).unionByName(
+            gone.select(*KEY, *rest, f.lit(True).alias("_gone"))
+        )
         names = ", ".join(table.columns)
         sets = ", ".join(f"{name} = s.{name}" for name in table.columns if name not in KEY)
         run.rows_out = merge(

@@ -124,7 +124,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     storage: str = Field("./lastgood-data", description="folder of the Delta tables, or catalog.schema")
-    state_url: str | None = Field(None, description="SQLAlchemy URL of the operational state; default: SQLite in storage")
+    state_url: str | None = Field(
+        None, description="SQLAlchemy URL of the operational state; default: SQLite in storage"
+    )
     window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
     default: EndpointSettings = EndpointSettings()
     endpoints: dict[str, EndpointSettings] = {}

@@ -55,7 +55,9 @@ def app_version(path: str | Path, app_id: str) -> int | None:
         return None
 
 
-def read(path: str | Path, columns: Sequence[str] | None = None, filters: list[tuple[str, str, object]] | None = None) -> pa.Table:
+def read(
+    path: str | Path, columns: Sequence[str] | None = None, filters: list[tuple[str, str, object]] | None = None
+) -> pa.Table:
     """The table's rows; an empty table without columns when there is no Delta table at `path` (yet)."""
     try:
         table = DeltaTable(str(path))

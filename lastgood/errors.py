@@ -1,10 +1,10 @@
 """The error tree: what the reader of an error must do about it.
 
-    LastgoodError
-    ├── ConfigError     a person fixes the configuration or the input (exit code 2)
-    ├── TransientError  try again later (exit code 3)
-    ├── RefusedError    a guard said no, and why (exit code 4)
-    └── CorruptError    stop and keep the bytes (exit code 5)
+LastgoodError
+├── ConfigError     a person fixes the configuration or the input (exit code 2)
+├── TransientError  try again later (exit code 3)
+├── RefusedError    a guard said no, and why (exit code 4)
+└── CorruptError    stop and keep the bytes (exit code 5)
 """
 
 

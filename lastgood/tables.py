@@ -68,7 +68,10 @@ WINDOWS = Table(
 )
 QUALITY = Table(
     "quality",
-    (*_WINDOW_KEY, Field("quality", "map<string,double>", "output flag -> answers; `answers` looked at, `bad` with any bad flag")),
+    (
+        *_WINDOW_KEY,
+        Field("quality", "map<string,double>", "output flag -> answers; `answers` looked at, `bad` with any bad flag"),
+    ),
     _KEY_NAMES,
 )
 DRIFT = Table(
@@ -161,7 +164,11 @@ class Store:
 
     def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
         """Rows changed in versions (after, until], with _change_type, _commit_version."""
-        reader = spark.read.option("readChangeFeed", "true").option("startingVersion", after + 1).option("endingVersion", until)
+        reader = (
+            spark.read.option("readChangeFeed", "true")
+            .option("startingVersion", after + 1)
+            .option("endingVersion", until)
+        )
         return reader.table(self.sql(table)) if self.in_catalog else reader.format("delta").load(self.path(table))
 
     def version(self, spark: "SparkSession", table: Table) -> int:
@@ -177,11 +184,15 @@ class Store:
             feed = "TBLPROPERTIES (delta.enableChangeDataFeed = true)" if table.change_feed else ""
             parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
             name = self.sql(table)
-            spark.sql(f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}")
+            spark.sql(
+                f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}"
+            )
             have = dict(self.read(spark, table).dtypes)
             for one in table.fields:
                 if one.name in have and have[one.name] != one.type:
-                    raise ConfigError(f"{name}: column {one.name} is {have[one.name]}, expected {one.type}; move the table away")
+                    raise ConfigError(
+                        f"{name}: column {one.name} is {have[one.name]}, expected {one.type}; move the table away"
+                    )
             missing = [one for one in table.fields if one.name not in have]
             if missing:
                 spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")

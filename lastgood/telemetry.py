@@ -53,7 +53,11 @@ class Field:
 
 KEY = (
     Field("endpoint", "string", "serving endpoint"),
-    Field("request_id", "string", "client_request_id when the client set one, else the platform's request id, else trace/span id"),
+    Field(
+        "request_id",
+        "string",
+        "client_request_id when the client set one, else the platform's request id, else trace/span id",
+    ),
 )
 
 VALUES = (

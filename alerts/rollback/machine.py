@@ -1,8 +1,8 @@
 """State of a rollback + what happened -> next state and what to do about it (pure).
 
-    Proposed -> Approved -> Shifting -> Verifying -> Done
-    Proposed <-> Held;  Proposed, Held -> Rejected;  Proposed, Held, Approved -> Expired
-    Approved, Shifting, Verifying -> Failed
+Proposed -> Approved -> Shifting -> Verifying -> Done
+Proposed <-> Held;  Proposed, Held -> Rejected;  Proposed, Held, Approved -> Expired
+Approved, Shifting, Verifying -> Failed
 """
 
 from dataclasses import dataclass, replace
@@ -163,7 +163,7 @@ def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow
             return replace(progress, state=Status.EXPIRED, since=now, reason=detail), ()
         case Seen(View.CHANGED | View.BROKEN, detail):
             return replace(progress, state=Status.FAILED, since=now, reason=detail), (Effect.PAGE,)
-        case (Seen() | Tick()) if late:
+        case Seen() | Tick() if late:
             reason = f"not shifted within {policy.ready_timeout_s:g} s: {event.detail or progress.reason}"
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
         case Seen(View.BASE, _):

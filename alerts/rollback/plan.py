@@ -130,7 +130,7 @@ def make_plan(
     if endpoint.update is Update.IN_PROGRESS:
         raise RefusedError("another update of the endpoint is in progress")
     deployed = _prior(endpoint, prior, bad_entities[0].entity_name)
-    entities = [dict(e.settings) for e in endpoint.entities]
+    entities = [{**e.settings, "name": e.name} for e in endpoint.entities]
     if deployed is None:
         restored = _restore(endpoint, prior, snapshot)
         entities.append(restored)

@@ -74,7 +74,11 @@ class WorkspaceControl(Workspace, Protocol):
     """Read and change. Only alerts/rollback/executor.py (and the demo, which plays the deploying person) uses it."""
 
     def update_config(
-        self, name: str, entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int], passthrough: Mapping[str, Any]
+        self,
+        name: str,
+        entities: Sequence[Mapping[str, Any]],
+        traffic: Mapping[str, int],
+        passthrough: Mapping[str, Any],
     ) -> None:
         """Start an update to exactly these entities and routes; returns once the workspace has accepted it.
 

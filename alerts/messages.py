@@ -1,0 +1,84 @@
+"""Incident, rollback and links -> the message a person gets (pure)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from lastgood.alerts.notify.pagerduty import event
+from lastgood.alerts.rollback.plan import Plan
+from lastgood.alerts.store import Incident
+from lastgood.config import Settings
+from lastgood.judge.verdict import Finding, Verdict
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON values; times are ISO 8601."""
+    document = verdict.as_dict()
+    for key in ("judged_at", "since"):
+        document[key] = document[key].isoformat() if document[key] else None
+    return document
+
+
+def worst(verdict: Verdict) -> Finding | None:
+    """The finding that carries the verdict: the one with the most evidence."""
+    return max(verdict.findings, key=lambda finding: finding.e_value or 0, default=None)
+
+
+def sureness(e_value: float | None) -> str:
+    """How sure the verdict is, in words."""
+    if not e_value or e_value < 2:
+        return "there is no statistical evidence of its own for this"
+    return f"a healthy version would look this bad less than once in {e_value:,.0f} times"
+
+
+def trigger(
+    incident: Incident,
+    settings: Settings,
+    now: datetime,
+    said: str,
+    *,
+    severity: str,
+    links: Mapping[str, str],
+    **more: Any,
+) -> dict[str, Any]:
+    """The alert of an incident. `said`: what happened or is asked, before the verdict's reason."""
+    verdict = incident.verdict
+    details = {
+        "reason": verdict["reason"],
+        "sure": sureness(verdict["e_value"]),
+        "new version": incident.candidate,
+        "prior version": incident.prior,
+        "since": verdict["since"],
+        "findings": [finding["sentence"] for finding in verdict["findings"]],
+        "figures": verdict["figures"],
+        "mode": settings.endpoint(incident.endpoint).mode,
+        **more,
+    }
+    return event(
+        "trigger",
+        incident.id,
+        f"{incident.endpoint} version {incident.candidate}: {said}. {verdict['reason']}",
+        severity=severity,
+        source=f"lastgood/{incident.endpoint}",
+        timestamp=now.isoformat(),
+        details=details,
+        links=links,
+    )
+
+
+def failed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same alert under a key of its own: an acknowledged alert would not call anybody a second time."""
+    return {**document, "dedup_key": failed_key(document["dedup_key"])}
+
+
+def failed_key(incident_id: str) -> str:
+    return f"{incident_id}-failed"
+
+
+def would(plan: Plan) -> str:
+    return f"would roll back to version {plan.prior_version} ({plan.path} path): " + "; ".join(plan.diff())
+
+
+def renewed(incident: Incident, verdict: Verdict) -> Incident:
+    return replace(incident, verdict=plain(verdict), prior=verdict.prior)

@@ -1,0 +1,181 @@
+"""An approved rollback -> the endpoint changed: the only code that changes one.
+
+Intent is journaled before each effect. After a crash the workspace is read again and the journal says what was
+already asked for; asking again for the same configuration changes nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lastgood.alerts.rollback.machine import Effect, Event, Seen, Status, Tick, View, step
+from lastgood.alerts.rollback.plan import Plan, Route, Target
+from lastgood.alerts.rollback.verify import Telemetry
+from lastgood.alerts.store import Rollback, Store, Tx
+from lastgood.config import Settings
+from lastgood.errors import ConfigError, RefusedError, TransientError
+from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
+
+MAX_REFUSALS = 3
+CHANGES = (Effect.RESTORE, Effect.SHIFT)
+Journal = Sequence[tuple[str, str, str]]
+
+
+class Executor:
+    """`announce` is told of every other effect, in the transaction that saves the new state."""
+
+    def __init__(
+        self,
+        store: Store,
+        workspace: WorkspaceControl,
+        telemetry: Telemetry,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        new_nonce: Callable[[], str],
+        announce: Callable[[Tx, Rollback, Effect], None],
+    ) -> None:
+        self._store = store
+        self._workspace = workspace
+        self._telemetry = telemetry
+        self._settings = settings
+        self._clock = clock
+        self._new_nonce = new_nonce
+        self._announce = announce
+
+    def advance(self, rollback_id: str) -> None:
+        """Look at the workspace (or the telemetry) once and do one step.
+
+        Errors: TransientError when somebody else moved the rollback meanwhile; the next call looks again.
+        """
+        with self._store.read() as tx:
+            rollback = tx.rollback(rollback_id)
+            journal = tx.journal(rollback_id)
+        if rollback is None or not rollback.state.under_way:
+            return
+        event = self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback.plan, journal)
+        with self._store.begin() as tx:
+            switch = tx.kill_switch()
+            if switch.on and isinstance(event, Seen) and event.view in (View.BASE, View.RESTORED):
+                event = Seen(View.BUSY, f"the kill switch is on ({switch.who}: {switch.why})")
+            rollback, effects = self.apply(tx, rollback, event)
+        for effect in effects:
+            if effect in CHANGES:
+                self._change(rollback, effect)
+
+    def apply(self, tx: Tx, rollback: Rollback, event: Event) -> tuple[Rollback, tuple[Effect, ...]]:
+        """Save the state `event` leads to, with its journal, audit entry, lease and messages.
+
+        Errors: RefusedError when the event is not possible or another rollback owns the endpoint.
+        """
+        now, before, plan = self._clock(), rollback.progress, rollback.plan
+        policy = self._settings.endpoint(plan.endpoint).policy
+        progress, effects = step(before, event, now, policy, plan.path is Route.SLOW)
+        if progress == before and not effects:
+            return rollback, ()
+        lease = f"rollback/{plan.endpoint}"
+        if progress.state is Status.APPROVED and before.state is not Status.APPROVED:
+            longest = timedelta(seconds=2 * policy.ready_timeout_s + policy.verify_timeout_s, hours=1)
+            if not tx.lease(lease, rollback.id, now, now + longest):
+                raise RefusedError(f"another rollback of {plan.endpoint} is under way")
+        changed = replace(rollback, progress=progress)
+        if rollback.shifted_at is None and any(effect in CHANGES for effect in effects):
+            changed = replace(changed, shifted_at=now)
+        if Effect.ASK in effects:
+            changed = replace(changed, nonce=self._new_nonce())
+        if progress.state.ended:
+            changed = replace(changed, ended_at=now)
+            tx.release(lease, rollback.id)
+        saved = tx.save_rollback(changed)
+        if progress.state is not before.state:
+            who, facts = progress.who or "lastgood", {"rollback": rollback.id, "reason": progress.reason}
+            tx.record(now, who, progress.state, endpoint=plan.endpoint, **facts)
+        for effect in effects:
+            if effect in CHANGES:
+                tx.write_journal(rollback.id, now, effect, "intent")
+            else:
+                self._announce(tx, saved, effect)
+        return saved, effects
+
+    def _look(self, plan: Plan, journal: Journal) -> Seen:
+        try:
+            return view_of(plan, self._workspace.endpoint(plan.endpoint), journal)
+        except TransientError as error:
+            return Seen(View.BUSY, f"the workspace cannot be read: {error}")
+        except ConfigError as error:
+            return Seen(View.BROKEN, str(error))
+
+    def _recovery(self, rollback: Rollback) -> Event:
+        plan = rollback.plan
+        try:
+            return self._telemetry.recovery(
+                plan.endpoint, plan.bad_version, plan.prior_version, rollback.progress.since, rollback.metric
+            )
+        except TransientError as error:
+            return Tick(f"the telemetry cannot be read: {error}")
+
+    def _change(self, rollback: Rollback, effect: Effect) -> None:
+        plan = rollback.plan
+        target = plan.targets[0 if effect is Effect.RESTORE else -1]
+        kind, detail = "accepted", ""
+        try:
+            self._workspace.update_config(plan.endpoint, target.entities, target.traffic, plan.passthrough)
+        except (RefusedError, ConfigError) as error:
+            kind, detail = "refused", str(error)
+        except TransientError as error:
+            kind, detail = "unknown", str(error)
+        with self._store.begin() as tx:
+            tx.write_journal(rollback.id, self._clock(), effect, kind, detail)
+
+
+def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:
+    """The endpoint as it is, read against the plan and what was already asked for (pure)."""
+    if endpoint.update is Update.IN_PROGRESS:
+        pending = endpoint.pending_entities or endpoint.entities
+        if endpoint.pending_traffic is not None and any(
+            _is(target, pending, endpoint.pending_traffic) for target in plan.targets
+        ):
+            return Seen(View.SENT, "the workspace is applying the update")
+        return Seen(View.BUSY, "another update of the endpoint is in progress")
+    prior = next((e for e in endpoint.entities if e.name == plan.prior_entity), None)
+    if _is(plan.targets[-1], endpoint.entities, endpoint.traffic):
+        return _ready(prior, View.SHIFTED)
+    restored = plan.path is Route.SLOW and _is(plan.targets[0], endpoint.entities, endpoint.traffic)
+    if restored and not _same_settings(plan, endpoint):
+        return Seen(View.CHANGED, "the served entities were changed by somebody else during the rollback")
+    if not restored and endpoint.config_version != plan.config_version:
+        return Seen(View.CHANGED, f"the configuration is no longer version {plan.config_version}: the plan is void")
+    effect = Effect.RESTORE if plan.path is Route.SLOW and not restored else Effect.SHIFT
+    asked = [(kind, detail) for name, kind, detail in journal if name == effect]
+    refusals = [detail for kind, detail in asked if kind == "refused"]
+    if len(refusals) >= MAX_REFUSALS:
+        return Seen(View.BROKEN, f"the workspace refused the update {len(refusals)} times: {refusals[-1]}")
+    if asked and asked[-1][0] == "accepted":
+        if endpoint.update in (Update.FAILED, Update.CANCELED):
+            return Seen(View.BROKEN, f"the update ended as {endpoint.update}; the configuration before it still serves")
+        return Seen(View.SENT, "the workspace accepted the update and does not show it yet")
+    return _ready(prior, View.RESTORED) if restored else Seen(View.BASE)
+
+
+def _ready(prior: ServedEntity | None, view: View) -> Seen:
+    if prior is None or prior.ready:
+        return Seen(view)
+    if prior.deployment in ("DEPLOYMENT_FAILED", "DEPLOYMENT_ABORTED"):
+        return Seen(View.BROKEN, f"the prior version cannot be deployed: {prior.deployment}")
+    return Seen(View.SENT, f"waiting for the prior version to become ready ({prior.deployment})")
+
+
+def _is(target: Target, entities: Sequence[ServedEntity], traffic: Mapping[str, int]) -> bool:
+    """Whether a configuration is the target: the same versions under the same names with the same traffic."""
+    wanted = {(s.get("name"), s.get("entity_name"), str(s.get("entity_version"))) for s in target.entities}
+    found = {(e.name, e.entity_name, e.entity_version) for e in entities}
+    return wanted == found and _shares(traffic) == _shares(target.traffic)
+
+
+def _shares(traffic: Mapping[str, int]) -> dict[str, int]:
+    return {name: share for name, share in traffic.items() if share}
+
+
+def _same_settings(plan: Plan, endpoint: Endpoint) -> bool:
+    """Whether what both documents name is equal; the workspace may add defaults of its own."""
+    current = {e.name: e.settings for e in endpoint.entities}
+    return all(current[s["name"]].get(key, value) == value for s in plan.entities for key, value in s.items())

@@ -1,0 +1,214 @@
+"""What the tests of alerts/ share: an in-memory workspace, a clock, telemetry and a verdict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.rollback.links import Signer
+from lastgood.alerts.rollback.verify import Recovery
+from lastgood.alerts.store import Rollback, Store
+from lastgood.config import EndpointSettings, Mode, Policy, Settings, Web
+from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.workspace import Endpoint, ServedEntity, Update
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+KEY = "a-signing-key-for-tests-only"
+
+
+def entity(version: str, deployment: str = "DEPLOYMENT_READY", **more: Any) -> ServedEntity:
+    settings = {
+        "name": f"chat-{version}",
+        "entity_name": "prod.ml.chat",
+        "entity_version": version,
+        "workload_size": "Small",
+        "scale_to_zero_enabled": False,
+        "environment_vars": {"MODEL": "{{secrets/scope/key}}"},
+        **more,
+    }
+    return ServedEntity(f"chat-{version}", "prod.ml.chat", version, deployment, settings)
+
+
+def endpoint(*versions: str, config_version: int = 7, name: str = "chat", **traffic: int) -> Endpoint:
+    """`traffic` keys are `v3=90`; without any the last version takes everything."""
+    shares = {f"chat-{v}": traffic.get(f"v{v}", 0) for v in versions}
+    if not traffic:
+        shares[f"chat-{versions[-1]}"] = 100
+    return Endpoint(name, config_version, tuple(entity(v) for v in versions), shares)
+
+
+class MemoryWorkspace:
+    """A tiny state machine of serving endpoints; an update takes `polls` reads.
+
+    `outcome` of the next updates: "ok" or "fail"; `lose`: how many responses are lost after the server acted;
+    `errors` are raised by the next reads.
+    """
+
+    def __init__(self, *endpoints: Endpoint, polls: int = 2, outcome: str = "ok") -> None:
+        self.polls, self.outcome, self.lose = polls, outcome, 0
+        self.errors: list[LastgoodError] = []
+        self.updates: list[tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]] = []
+        self._endpoints = {e.name: e for e in endpoints}
+        self._left: dict[str, int] = {}
+
+    def endpoint(self, name: str) -> Endpoint:
+        if self.errors:
+            raise self.errors.pop(0)
+        if name not in self._endpoints:
+            raise ConfigError(f"there is no endpoint {name}")
+        self._poll(name)
+        return self._endpoints[name]
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        return [self.endpoint(name) for name in self._endpoints]
+
+    def update_config(
+        self, name: str, entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int], passthrough: Mapping[str, Any]
+    ) -> None:
+        current = self._endpoints[name]
+        wanted = tuple(
+            ServedEntity(s["name"], s["entity_name"], s["entity_version"], settings=dict(s)) for s in entities
+        )
+        if current.update is Update.IN_PROGRESS:
+            if (current.pending_traffic, current.pending_entities) != (dict(traffic), wanted):
+                raise RefusedError("RESOURCE_CONFLICT: an update is in progress")
+            return
+        self.updates.append(([dict(s) for s in entities], dict(traffic), dict(passthrough)))
+        self.start(name, wanted, traffic)
+        if self.lose:
+            self.lose -= 1
+            raise TransientError("the response was lost")
+
+    def start(self, name: str, entities: Sequence[ServedEntity], traffic: Mapping[str, int]) -> None:
+        """An update by whoever."""
+        self._left[name] = self.polls
+        self._endpoints[name] = replace(
+            self._endpoints[name],
+            update=Update.IN_PROGRESS,
+            pending_traffic=dict(traffic),
+            pending_entities=tuple(entities),
+        )
+
+    def _poll(self, name: str) -> None:
+        current = self._endpoints[name]
+        if current.update is not Update.IN_PROGRESS:
+            return
+        self._left[name] -= 1
+        if self._left[name] >= 0:
+            return
+        done = replace(current, update=Update.FAILED, pending_traffic=None, pending_entities=())
+        if self.outcome == "ok":
+            entities, traffic = current.pending_entities, current.pending_traffic or {}
+            done = replace(done, update=Update.NOT_UPDATING, entities=entities, traffic=traffic)
+            done = replace(done, config_version=current.config_version + 1)
+        self._endpoints[name] = done
+
+
+@dataclass
+class Clock:
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
+class FixedTelemetry:
+    """Answers with `answer`; remembers what it was asked."""
+
+    answer: Recovery = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
+        self.asked.append((endpoint, bad_version, prior_version, since, metric))
+        return self.answer
+
+
+class ListNotifier:
+    """Keeps what it was given; raises `errors` first."""
+
+    def __init__(self) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.errors: list[LastgoodError] = []
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.events.append(event)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        return [(e["event_action"], e.get("payload", {}).get("severity", "")) for e in self.events]
+
+
+def verdict(state: State = State.ROLL_BACK, at: datetime = START, candidate: str = "3", prior: str | None = "2") -> Verdict:
+    finding = Finding("error_rate", "6.1 % of requests fail, 0.4 % before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
+    return Verdict(
+        "chat", candidate, prior, state, "6.1 % of requests fail on version 3", at, at - timedelta(minutes=4), 400.0,
+        (finding,) if state is not State.HEALTHY else (), (), {"requests": 1200},
+    )  # fmt: skip
+
+
+def settings(mode: Mode = Mode.APPROVE, web: Web | None = None, **policy: Any) -> Settings:
+    return Settings(endpoints={"chat": EndpointSettings(mode=mode, policy=Policy(**policy))}, web=web or Web())
+
+
+class House:
+    """A controller with everything around it; `restart()` builds a new one on the same state and workspace."""
+
+    def __init__(self, folder: Path, workspace: Any, config: Settings, notifier: Any = None, telemetry: Any = None) -> None:
+        self.folder, self.workspace, self.config = folder, workspace, config
+        self.clock, self.notifier = Clock(), notifier or ListNotifier()
+        self.telemetry = telemetry or FixedTelemetry()
+        self.restart()
+
+    def restart(self) -> None:
+        self.store = Store(f"sqlite:///{self.folder}/state.db")
+        self.controller = Controller(
+            self.store, self.workspace, self.config, self.notifier, self.telemetry, Signer([KEY]), self.clock
+        )
+
+    def verdict(self, state: State = State.ROLL_BACK, **more: Any) -> None:
+        self.controller.handle(verdict(state, self.clock.now, **more))
+
+    def tick(self, times: int = 1, every_s: float = 5) -> None:
+        for _ in range(times):
+            self.clock.forward(every_s)
+            self.controller.tick()
+
+    def tick_until(self, done: Callable[[Rollback], bool], most: int = 100) -> Rollback:
+        for _ in range(most):
+            self.tick()
+            if done(self.rollback()):
+                return self.rollback()
+        raise AssertionError(f"still {self.rollback().progress} after {most} ticks")
+
+    def rollback(self) -> Rollback:
+        with self.store.read() as tx:
+            found = tx.last_rollback(tx.incidents()[0].id)
+        assert found is not None
+        return found
+
+    def rollbacks(self) -> int:
+        with self.store.read() as tx:
+            return len([e for e in tx.audit() if e["what"] == "Proposed"])
+
+    def token(self) -> str:
+        """The token of the newest message that carries a link to decide."""
+        asked = [e for e in self.notifier.events if any(x["text"].endswith("rollback") for x in e.get("links", []))]
+        return str(asked[-1]["links"][0]["href"].split("/r/")[1])
+
+
+@contextmanager
+def house(folder: Path, workspace: Any, mode: Mode = Mode.APPROVE, **policy: Any) -> Any:
+    built = House(folder, workspace, settings(mode, **policy))
+    try:
+        yield built
+    finally:
+        built.store.close()

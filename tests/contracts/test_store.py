@@ -1,0 +1,259 @@
+"""The operational state: guards let one through, the audit log shows every tampering, messages keep their order."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alerts_support import START, endpoint
+from sqlalchemy import create_engine, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from lastgood.alerts import schema
+from lastgood.alerts.rollback.machine import Progress, Status
+from lastgood.alerts.rollback.plan import Snapshot, make_plan
+from lastgood.alerts.store import Incident, KillSwitch, Rollback, Store
+from lastgood.errors import ConfigError, CorruptError, TransientError
+
+LATER = START + timedelta(minutes=1)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/new/state.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    built = Store(url)
+    yield built
+    built.close()
+
+
+def incident(identity: str = "i1", candidate: str = "3") -> Incident:
+    return Incident(identity, "chat", candidate, "2", {"reason": "errors"}, "", START, START, None, "")
+
+
+def rollback(incident_id: str = "i1", config_version: int = 7) -> Rollback:
+    e = replace(endpoint("2", "3"), config_version=config_version)
+    plan = make_plan(e, "3", "2", refused=(), snapshot=None, reasons=("errors",), now=START)
+    return Rollback(plan.id, incident_id, "approve", "error_rate", plan, "n", Progress(Status.PROPOSED, START), 0, START)
+
+
+def race(url: str, act: Callable[[Store, int], bool], runners: int = 6) -> list[bool]:
+    """The results of `act` on as many stores at the same moment."""
+    barrier, results = threading.Barrier(runners), [False] * runners
+
+    def run(i: int) -> None:
+        store = Store(url)
+        barrier.wait()
+        results[i] = act(store, i)
+        store.close()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(runners)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def nonce(store: Store, i: int) -> bool:
+    with store.begin() as tx:
+        return tx.use_nonce("n", "r", "approve", f"p{i}", START)
+
+
+def lease(store: Store, i: int) -> bool:
+    with store.begin() as tx:
+        return tx.lease("rollback/chat", f"r{i}", START, LATER)
+
+
+def add(store: Store, i: int) -> bool:
+    with store.begin() as tx:
+        return tx.add_rollback(rollback(config_version=i))
+
+
+def say(store: Store, i: int) -> bool:
+    with store.begin() as tx:
+        return tx.say("once", "i1", {"n": i}, START)
+
+
+@pytest.mark.parametrize("act", [nonce, lease, add, say])
+def test_of_several_stores_racing_one_wins(store: Store, url: str, act: Callable[[Store, int], bool]) -> None:
+    assert race(url, act).count(True) == 1
+
+
+def test_a_lease_is_renewed_released_and_runs_out(store: Store) -> None:
+    with store.begin() as tx:
+        assert tx.lease("x", "a", START, LATER)
+        assert tx.lease("x", "a", START, LATER)
+        assert not tx.lease("x", "b", START, LATER)
+        tx.release("x", "b")
+        assert not tx.lease("x", "b", START, LATER)
+        assert tx.lease("x", "b", LATER, LATER + timedelta(minutes=1))
+        tx.release("x", "b")
+        assert tx.lease("x", "a", START, LATER)
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(store: Store) -> None:
+    with pytest.raises(KeyError), store.begin() as tx:
+        tx.use_nonce("n", "r", "approve", "p", START)
+        tx.record(START, "p", "approved")
+        raise KeyError
+    with store.begin() as tx:
+        assert tx.audit() == []
+        assert tx.use_nonce("n", "r", "approve", "p", START)
+
+
+def test_reading_keeps_nothing(store: Store) -> None:
+    with store.read() as tx:
+        tx.use_nonce("n", "r", "approve", "p", START)
+    with store.begin() as tx:
+        assert tx.use_nonce("n", "r", "approve", "p", START)
+
+
+def test_one_open_incident_per_endpoint_and_candidate(store: Store) -> None:
+    with store.begin() as tx:
+        assert tx.open_incident(incident())
+        assert not tx.open_incident(incident("i2"))
+        assert tx.open_incident(incident("i3", candidate="4"))
+        tx.update_incident("i1", LATER, resolved_at=LATER, resolution="done")
+        assert tx.find_incident("chat", "3") is None
+        assert tx.open_incident(incident("i2"))
+        assert tx.incident("i1") == replace(incident(), updated_at=LATER, resolved_at=LATER, resolution="done")
+
+
+def test_a_rollback_comes_back_as_it_was_and_one_writer_wins(store: Store) -> None:
+    first = rollback()
+    with store.begin() as tx:
+        assert tx.add_rollback(first)
+        assert not tx.add_rollback(rollback(config_version=8)), "one per incident until it has ended"
+        assert tx.rollback(first.id) == first
+        moved = replace(first, progress=replace(first.progress, state=Status.FAILED), shifted_at=LATER, ended_at=LATER)
+        saved = tx.save_rollback(moved)
+        assert tx.rollback(first.id) == saved == replace(moved, revision=1)
+        assert tx.rolled_back("chat") == {"3"}
+        assert tx.add_rollback(rollback(config_version=8))
+    with pytest.raises(TransientError, match="somebody else"), store.begin() as tx:
+        tx.save_rollback(first)
+
+
+def test_a_stored_plan_that_was_changed_is_not_used(store: Store, url: str) -> None:
+    with store.begin() as tx:
+        tx.add_rollback(rollback())
+    with create_engine(url).begin() as db:
+        db.execute(text("""UPDATE rollbacks SET plan = replace(plan, '"chat-2": 100', '"chat-2": 99')"""))
+    with pytest.raises(CorruptError, match="not what was stored"), store.read() as tx:
+        tx.rollback(rollback().id)
+
+
+def test_cooldown_counts_what_shifted_or_ended_since(store: Store) -> None:
+    done = replace(rollback(), shifted_at=START, ended_at=LATER)
+    with store.begin() as tx:
+        tx.add_rollback(rollback())
+        assert tx.shifts_since("chat", START) == 0
+        tx.save_rollback(done)
+        assert tx.shifts_since("chat", LATER) == 1
+        assert tx.shifts_since("chat", LATER + timedelta(seconds=1)) == 0
+        assert tx.shifts_since("search", START) == 0
+
+
+def test_snapshots_keep_the_newest_of_a_version_and_no_repeats(store: Store) -> None:
+    with store.begin() as tx:
+        tx.add_snapshot(Snapshot("chat", 5, "2", {"size": "Small", "name": "a"}), START)
+        tx.add_snapshot(Snapshot("chat", 6, "2", {"name": "a", "size": "Small"}), START)
+        kept = tx.snapshot("chat", "2")
+        assert kept is not None and kept.config_version == 5
+        tx.add_snapshot(Snapshot("chat", 7, "2", {"size": "Large"}), START)
+        kept = tx.snapshot("chat", "2")
+        assert kept is not None and kept.settings == {"size": "Large"}
+        assert tx.snapshot("chat", "1") is None
+
+
+def test_an_older_verdict_does_not_replace_a_newer_one(store: Store) -> None:
+    with store.begin() as tx:
+        assert tx.save_verdict("chat", LATER, {"n": 2})
+        assert not tx.save_verdict("chat", START, {"n": 1})
+        assert tx.save_verdict("chat", LATER, {"n": 3})
+        assert tx.verdicts() == [{"n": 3}]
+
+
+def test_messages_of_one_subject_keep_their_order(store: Store) -> None:
+    with store.begin() as tx:
+        for once, subject in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+            assert tx.say(once, subject, {"once": once}, START)
+        assert not tx.say("a1", "a", {}, START)
+        a1, b1 = tx.due(START)
+        assert (a1.event["once"], b1.event["once"]) == ("a1", "b1")
+        tx.sent(a1.id, "down", again_at=LATER)
+        tx.sent(b1.id)
+        assert tx.due(START) == []
+        (again,) = tx.due(LATER)
+        assert (again.id, again.attempts) == (a1.id, 1)
+        tx.sent(a1.id)
+        assert [m.event["once"] for m in tx.due(LATER)] == ["a2"]
+
+
+def test_the_kill_switch_is_remembered(store: Store, url: str) -> None:
+    with store.begin() as tx:
+        assert not tx.kill_switch().on
+        tx.set_kill_switch(KillSwitch(True, "ann", "migration"))
+        tx.set_kill_switch(KillSwitch(True, "bob", "still"))
+    with Store(url).read() as tx:
+        assert tx.kill_switch() == KillSwitch(True, "bob", "still")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "problem"),
+    [
+        ("UPDATE audit SET who = 'mallory' WHERE seq = 2", "entry 2 is not what was written"),
+        ("""UPDATE audit SET detail = '{"n": 9}' WHERE seq = 4""", "entry 4 is not what was written"),
+        ("UPDATE audit SET at = '2026-03-01 11:00:00.000000' WHERE seq = 1", "entry 1 is not what was written"),
+        ("DELETE FROM audit WHERE seq = 2", "entries 2 to 2 are missing"),
+        ("DELETE FROM audit WHERE seq = 1", "entries 1 to 1 are missing"),
+        ("DELETE FROM audit WHERE seq >= 3", "the log ends at entry 2, 4 were written"),
+        ("DELETE FROM audit", "the log ends at entry 0, 4 were written"),
+        (
+            "UPDATE audit SET seq = 9 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = 9",
+            "entry 2 is not what was written",
+        ),
+    ],
+)
+def test_the_audit_log_shows_what_was_done_to_it(store: Store, url: str, tamper: str, problem: str) -> None:
+    with store.begin() as tx:
+        for n in range(4):
+            tx.record(START + timedelta(seconds=n), "ann", "did", n=n, at=START)
+        assert tx.verify() == []
+    with create_engine(url).begin() as db:
+        for statement in tamper.split("; "):
+            db.execute(text(statement))
+    with store.read() as tx:
+        assert problem in tx.verify()
+
+
+def test_audit_entries_of_several_writers_form_one_chain(store: Store, url: str) -> None:
+    def write(mine: Store, i: int) -> bool:
+        for n in range(5):
+            with mine.begin() as tx:
+                tx.record(START, f"w{i}", "did", n=n)
+        return True
+
+    race(url, write)
+    with store.read() as tx:
+        assert len(tx.audit()) == 30
+        assert tx.verify() == []
+
+
+def test_every_table_can_be_made_in_postgresql() -> None:
+    made = [str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables]
+    assert len(made) == 10
+    assert all("TIMESTAMP WITH TIME ZONE" in ddl for ddl in made if " at " in ddl or "_at" in ddl)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodriver://host/db"])
+def test_an_unusable_address_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="state_url"):
+        Store(url)
