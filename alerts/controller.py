@@ -253,25 +253,27 @@ class Controller:
 
     def _send(self) -> None:
         """Stops at the first message that cannot be delivered now: the receiver is down, and nothing else may wait."""
-        with self.store.read() as tx:
-            due = tx.due(self.clock())
-        for message in due:
+        while True:
+            with self.store.read() as tx:
+                message = next(iter(tx.due(self.clock())), None)
+            if message is None:
+                return
+            error, again, problem = "", None, False
             try:
                 self._notifier.send(message.event)
-            except TransientError as error:
+            except TransientError as caught:
                 again = self.clock() + timedelta(seconds=min(2**message.attempts, MAX_BACKOFF_S))
-                log.warning("message %d is sent again later: %s", message.id, error)
-                with self.store.begin() as tx:
-                    tx.sent(message.id, str(error), again)
+                error = str(caught)
+            except LastgoodError as caught:
+                error, problem = str(caught), True
+            with self.store.begin() as tx:
+                tx.sent(message.id, error, again)
+                if problem:
+                    tx.record(self.clock(), "lastgood", "undeliverable", message=message.id, error=error)
+            if error:
+                log.warning("message %d: %s", message.id, error)
+            if again:
                 return
-            except LastgoodError as error:
-                log.error("message %d can never be delivered: %s", message.id, error)
-                with self.store.begin() as tx:
-                    tx.sent(message.id, str(error))
-                    tx.record(self.clock(), "lastgood", "undeliverable", message=message.id, error=str(error))
-            else:
-                with self.store.begin() as tx:
-                    tx.sent(message.id)
 
     # messages
 
@@ -293,7 +295,9 @@ class Controller:
         now = self.clock()
         tx.update_incident(incident.id, now, resolved_at=now, resolution=why)
         tx.record(now, "lastgood", "resolved", incident=incident.id, reason=why)
-        for key in (incident.id, messages.failed_key(incident.id)):
+        last = tx.last_rollback(incident.id)
+        failed = last is not None and last.state is Status.FAILED
+        for key in (incident.id, messages.failed_key(incident.id))[: 1 + failed]:
             tx.say(f"{key}:resolve", incident.id, pagerduty_event("resolve", key), now)
 
     def _ask(self, tx: Tx, incident: Incident, rollback: Rollback) -> None:

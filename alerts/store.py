@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +289,7 @@ class Tx:
         """Append to the audit log: each entry's hash covers the one before it."""
         query = select(t.flags.c.value).where(t.flags.c.name == "audit_head").with_for_update()
         head = self._db.execute(query).scalar_one()
-        entry = {"seq": head["seq"] + 1, "at": at, "who": who, "what": what, "detail": json.loads(_plain(detail))}
+        entry = {"seq": head["seq"] + 1, "at": at.astimezone(UTC), "who": who, "what": what, "detail": json.loads(_plain(detail))}
         digest = _entry_hash(head["hash"], entry)
         self._db.execute(insert(t.audit).values(**entry, hash=digest))
         value = {"seq": entry["seq"], "hash": digest}

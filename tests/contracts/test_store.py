@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alerts_support import START, endpoint
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -145,7 +145,7 @@ def test_a_stored_plan_that_was_changed_is_not_used(store: Store, url: str) -> N
     with store.begin() as tx:
         tx.add_rollback(rollback())
     with create_engine(url).begin() as db:
-        db.execute(text("""UPDATE rollbacks SET plan = replace(plan, '"chat-2": 100', '"chat-2": 99')"""))
+        db.exec_driver_sql("""UPDATE rollbacks SET plan = replace(plan, '"chat-2": 100', '"chat-2": 99')""")
     with pytest.raises(CorruptError, match="not what was stored"), store.read() as tx:
         tx.rollback(rollback().id)
 
@@ -225,11 +225,11 @@ def test_the_kill_switch_is_remembered(store: Store, url: str) -> None:
 def test_the_audit_log_shows_what_was_done_to_it(store: Store, url: str, tamper: str, problem: str) -> None:
     with store.begin() as tx:
         for n in range(4):
-            tx.record(START + timedelta(seconds=n), "ann", "did", n=n, at=START)
+            tx.record(START + timedelta(seconds=n), "ann", "did", n=n, seen=START)
         assert tx.verify() == []
     with create_engine(url).begin() as db:
         for statement in tamper.split("; "):
-            db.execute(text(statement))
+            db.exec_driver_sql(statement)
     with store.read() as tx:
         assert problem in tx.verify()
 

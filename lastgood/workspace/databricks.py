@@ -1,0 +1,158 @@
+"""The real workspace, through databricks-sdk (its only user): endpoints read, and changed by the rollback executor.
+
+Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an update always sends entities and routes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.config import Config
+from databricks.sdk.errors import (
+    BadRequest,
+    DatabricksError,
+    InternalError,
+    NotFound,
+    PermissionDenied,
+    ResourceConflict,
+    TemporarilyUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+)
+from databricks.sdk.service.serving import ServedEntityInput, ServingEndpointDetailed, TrafficConfig
+
+from lastgood.config import WorkspaceSettings, secret
+from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.workspace import Endpoint, ServedEntity, Update
+
+_OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
+
+
+def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
+    """A workspace by settings, else by databricks-sdk's own authentication. Errors: ConfigError (no credentials)."""
+    try:
+        config = Config(
+            host=settings.host,
+            token=secret(settings.token_env),
+            auth_type="pat" if secret(settings.token_env) else None,
+            retry_timeout_seconds=settings.retry_timeout_s,
+            http_timeout_seconds=min(30, settings.retry_timeout_s),
+        )
+        return DatabricksWorkspace(WorkspaceClient(config=config))
+    except ValueError as error:
+        raise ConfigError(f"workspace: {error}; set workspace.host and workspace.token_env") from error
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """databricks-sdk errors by what the reader must do."""
+    try:
+        yield
+    except LastgoodError:
+        raise
+    except NotFound as error:
+        raise ConfigError(f"{what}: there is no such endpoint ({error})") from error
+    except Unauthenticated as error:
+        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({error})") from error
+    except PermissionDenied as error:
+        raise ConfigError(
+            f"{what}: permission denied; grant CAN_MANAGE, and check that the endpoint's creator exists ({error})"
+        ) from error
+    except (TooManyRequests, TemporarilyUnavailable, InternalError) as error:
+        raise TransientError(f"{what}: {error}", 5.0) from error
+    except ResourceConflict as error:
+        raise RefusedError(f"{what}: an update by someone else is in progress ({error})") from error
+    except BadRequest as error:
+        raise ConfigError(f"{what}: the workspace refuses the request: {error}") from error
+    except (DatabricksError, OSError, TimeoutError) as error:
+        raise TransientError(f"{what}: {error}", 5.0) from error
+
+
+def _entity(document: Mapping[str, Any]) -> ServedEntity:
+    settings = {key: value for key, value in document.items() if key not in _OUTPUT_ONLY}
+    settings.setdefault("scale_to_zero_enabled", False)
+    deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
+    return ServedEntity(
+        str(document.get("name")),
+        str(document.get("entity_name")),
+        str(document.get("entity_version")),
+        str(deployment),
+        settings,
+    )
+
+
+def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
+    routes = (config.get("traffic_config") or {}).get("routes") or []
+    return {
+        str(r.get("served_entity_name") or r.get("served_model_name")): int(r["traffic_percentage"]) for r in routes
+    }
+
+
+def parse(found: ServingEndpointDetailed) -> Endpoint:
+    """The SDK's endpoint as ours."""
+    document = found.as_dict()
+    config, pending = document.get("config") or {}, document.get("pending_config") or {}
+    state = document.get("state") or {}
+    passthrough = {"auto_capture_config": config["auto_capture_config"]} if config.get("auto_capture_config") else {}
+    return Endpoint(
+        name=str(found.name),
+        config_version=int(config.get("config_version") or 0),
+        entities=tuple(_entity(one) for one in config.get("served_entities") or ()),
+        traffic=_traffic(config),
+        ready=state.get("ready", "READY") == "READY",
+        update=Update(state.get("config_update", "NOT_UPDATING")),
+        pending_traffic=_traffic(pending) if pending else None,
+        pending_entities=tuple(_entity(one) for one in pending.get("served_entities") or ()),
+        tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
+        passthrough=passthrough,
+    )
+
+
+class DatabricksWorkspace:
+    """WorkspaceControl over databricks-sdk."""
+
+    def __init__(self, client: WorkspaceClient) -> None:
+        self._client = client
+
+    def endpoint(self, name: str) -> Endpoint:
+        with _errors(f"endpoint {name}"):
+            return parse(self._client.serving_endpoints.get(name))
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        with _errors("endpoints"):
+            names = [str(one.name) for one in self._client.serving_endpoints.list()]
+        return [self.endpoint(name) for name in names]
+
+    def update_config(
+        self,
+        name: str,
+        entities: Sequence[Mapping[str, Any]],
+        traffic: Mapping[str, int],
+        passthrough: Mapping[str, Any],
+    ) -> None:
+        """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
+        body: dict[str, Any] = {
+            "served_entities": [ServedEntityInput.from_dict(dict(one)) for one in entities],
+            "traffic_config": TrafficConfig.from_dict(
+                {"routes": [{"served_entity_name": key, "traffic_percentage": share} for key, share in traffic.items()]}
+            ),
+        }
+        if "auto_capture_config" in passthrough:
+            from databricks.sdk.service.serving import AutoCaptureConfigInput
+
+            body["auto_capture_config"] = AutoCaptureConfigInput.from_dict(dict(passthrough["auto_capture_config"]))
+        with _errors(f"update of {name}"):
+            try:
+                self._client.serving_endpoints.update_config(name=name, **body)
+            except ResourceConflict:
+                if not self._is_ours(name, entities, traffic):
+                    raise
+
+    def _is_ours(self, name: str, entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int]) -> bool:
+        now = self.endpoint(name)
+        names = {str(one["name"]) for one in entities}
+        pending = now.pending_traffic is not None and dict(now.pending_traffic) == dict(traffic)
+        if pending:
+            return {one.name for one in now.pending_entities} == names
+        return dict(now.traffic) == dict(traffic) and {one.name for one in now.entities} == names

@@ -1,0 +1,224 @@
+"""The serving API over HTTP (Starlette): what databricks-sdk and clients call. Loopback, for demo and tests."""
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from lastgood.errors import ConfigError
+from lastgood.workspace.local import models
+from lastgood.workspace.local.payload import PayloadWriter, as_json
+from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
+
+Handler = Callable[[Request], Awaitable[Response]]
+HOUR_MS = 3_600_000.0
+
+
+class Service:
+    """Routes, models and faults around one State."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        self.config, self.state = config, State(config)
+        self.payload = PayloadWriter(config, self.state.history)
+        self._rng = np.random.default_rng(config.seed)
+        self._recent: dict[str, deque[tuple[float, int, float]]] = {}
+
+    def app(self) -> Starlette:
+        api, uc = "/api/2.0/serving-endpoints", "/api/2.1/unity-catalog/models/{model}"
+        table: list[tuple[str, str, Callable[..., Any]]] = [
+            ("GET", api, lambda r, b: {"endpoints": [self.state.get(name) for name in self.state.names()]}),
+            ("POST", api, lambda r, b: self.state.create(b)),
+            ("GET", api + "/{name}", lambda r, b: self.state.get(r["name"])),
+            ("DELETE", api + "/{name}", lambda r, b: self.state.delete(r["name"])),
+            ("PUT", api + "/{name}/config", lambda r, b: self.state.update(r["name"], b)),
+            ("PATCH", api + "/{name}/tags", lambda r, b: self.state.patch_tags(r["name"], b)),
+            ("GET", "/api/2.0/permissions/serving-endpoints/{id}", lambda r, b: self.state.permissions(r["id"], None)),
+            ("PUT", "/api/2.0/permissions/serving-endpoints/{id}", lambda r, b: self.state.permissions(r["id"], b)),
+            ("GET", uc + "/versions", lambda r, b: {"model_versions": [_version(r["model"], v) for v in (1, 2, 3)]}),
+            ("GET", uc + "/versions/{version:int}", lambda r, b: _version(r["model"], r["version"])),
+            ("GET", uc + "/aliases/{alias}", self._alias),
+            ("PUT", uc + "/aliases/{alias}", self._set_alias),
+            (
+                "GET",
+                "/local/faults/{endpoint}/{version}",
+                lambda r, b: asdict(self.state.fault(r["endpoint"], r["version"])),
+            ),
+            ("PUT", "/local/faults/{endpoint}/{version}", self._set_fault),
+            ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
+        ]
+        routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
+        routes += [
+            Route("/.well-known/databricks-config", lambda _: _error(404, "NOT_FOUND", "no such page")),
+            Route(api + "/{name}/metrics", self._guarded(self._metrics)),
+            Route("/serving-endpoints/{name}/invocations", self._guarded(self._invoke), methods=["POST"]),
+            Route(
+                "/serving-endpoints/{name}/served-models/{entity}/invocations",
+                self._guarded(self._invoke),
+                methods=["POST"],
+            ),
+        ]
+        return Starlette(routes=routes)
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), self.config.token.encode()):
+                return _error(
+                    401, "UNAUTHENTICATED", "Credential was not sent or was of an unsupported type for this API."
+                )
+            try:
+                return await handler(request)
+            except ApiError as error:
+                return _error(error.status, error.code, error.message)
+
+        return guarded
+
+    def _json(self, act: Callable[[dict[str, Any], Any], Any]) -> Handler:
+        async def handler(request: Request) -> Response:
+            body: Any = {}
+            if raw := await request.body():
+                try:
+                    body = await request.json()
+                except ValueError:
+                    return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
+                if not isinstance(body, dict):
+                    return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
+            return JSONResponse(await asyncio.to_thread(act, request.path_params, body))
+
+        return self._guarded(handler)
+
+    def _alias(self, where: dict[str, Any], body: Any) -> dict[str, Any]:
+        version = self.state.aliases.get(where["model"], {}).get(where["alias"])
+        if version is None:
+            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist")
+        return _version(where["model"], version)
+
+    def _set_alias(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(body.get("version_num"), int):
+            raise ApiError(400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number")
+        self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body["version_num"]
+        return {"alias_name": where["alias"], "version_num": body["version_num"]}
+
+    def _set_fault(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        known = {one.name for one in fields(Fault)}
+        if unknown := set(body) - known:
+            raise ApiError(400, "INVALID_PARAMETER_VALUE", f"unknown fault {sorted(unknown)}; known: {sorted(known)}")
+        self.state.faults[where["endpoint"], where["version"]] = Fault(**body)
+        return body
+
+    async def _metrics(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self.state.get(name)
+        recent = [one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60]
+        lines = [f"request_count_total {len(recent)}"]
+        lines += [
+            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}" for kind in (4, 5)
+        ]
+        lines += [
+            f"request_latency_ms_sum {sum(one[2] for one in recent):.1f}",
+            f"request_latency_ms_count {len(recent)}",
+        ]
+        return PlainTextResponse("\n".join(lines) + "\n")
+
+    def _limited(self, name: str) -> bool:
+        limit, recent = self.config.rate_limit_per_s, self._recent.setdefault(name, deque(maxlen=100_000))
+        now = time.monotonic()
+        if limit is None:
+            return False
+        return sum(1 for one in list(recent)[-limit:] if one[0] > now - 1) >= limit
+
+    async def _invoke(self, request: Request) -> Response:
+        name, started, at = request.path_params["name"], time.monotonic(), datetime.now(UTC)
+        entities, shares = self.state.serving(name)
+        if self._limited(name):
+            return _error(429, "REQUEST_LIMIT_EXCEEDED", "Exceeded the endpoint's rate limit.", {"retry-after": "1"})
+        raw = await request.body()
+        wanted = request.path_params.get("entity")
+        if wanted is not None:
+            chosen = next((e for e in entities if e["name"] == wanted), None)
+            if chosen is None:
+                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"served model '{wanted}' does not exist")
+        else:
+            chosen = entities[int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))]
+        request_id = str(uuid.uuid4())
+        request.state.client_request_id = None
+        version = str(chosen["entity_version"])
+        fault = self.state.fault(name, version)
+        status, document, generated = await self._answer(request, name, chosen, fault)
+        await asyncio.sleep(max(0.0, self._service_s(fault, generated, status) - (time.monotonic() - started)))
+        took = (time.monotonic() - started) * 1000
+        if status == 200:
+            document |= {"model_version": version, "latency_ms": round(took, 3), "request_id": request_id}
+        body = as_json(document)
+        client_id = request.state.client_request_id
+        facts = {
+            "databricks_request_id": request_id, "client_request_id": client_id, "request_time": at, "status_code": status,
+            "execution_duration_ms": round(took), "served_entity_id": served_entity_id(name, chosen),
+            "requester": request.headers.get("x-requester", "local-user"),
+        }  # fmt: skip
+        self.payload.log(facts, raw, body)
+        self._recent.setdefault(name, deque(maxlen=100_000)).append((time.monotonic(), status, took))
+        headers = {
+            "served-model-name": chosen["name"],
+            "x-databricks-request-id": request_id,
+            "x-feature-age-ms": str(self._feature_age(fault)),
+        }
+        return Response(body, status, headers, "application/json")
+
+    async def _answer(
+        self, request: Request, name: str, chosen: dict[str, Any], fault: Fault
+    ) -> tuple[int, dict[str, Any], int]:
+        try:
+            document = await request.json()
+            if not isinstance(document, dict):
+                raise ConfigError("body: expected a JSON object")
+            request.state.client_request_id = str(document.get("client_request_id") or "") or None
+            if fault.crash:
+                return 503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The served model has crashed."}, 0
+            if self._rng.random() < fault.error_share:
+                return 500, {"error_code": "INTERNAL_ERROR", "message": "The served model raised an exception."}, 0
+            worse = None
+            if self._rng.random() < fault.worse_answers:
+                worse = ("empty", "refusal", "repetitive")[int(self._rng.integers(3))]
+            model = models.build(chosen["entity_name"], str(chosen["entity_version"]))
+            answer, generated = model.answer(document, worse)
+            return 200, answer, generated
+        except (ConfigError, ValueError) as error:
+            return 400, {"error_code": "BAD_REQUEST", "message": str(error)}, 0
+
+    def _service_s(self, fault: Fault, generated: int, status: int) -> float:
+        """Service time: a lognormal around 40 ms and 0.4 ms a token; slower with a heavier tail under the fault."""
+        spread = 0.35 if fault.latency_factor == 1 else 0.6
+        base = float(self._rng.lognormal(np.log(0.04), spread)) + 0.0004 * generated
+        return base * fault.latency_factor * self.config.latency_scale if status != 400 else 0.0
+
+    def _feature_age(self, fault: Fault) -> float:
+        return float(
+            round(
+                self._rng.uniform(8 * HOUR_MS, 20 * HOUR_MS)
+                if fault.stale_features
+                else self._rng.uniform(60_000, 300_000)
+            )
+        )
+
+
+def _version(model: str, version: int) -> dict[str, Any]:
+    if version not in (1, 2, 3):
+        raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"model version {version} does not exist")
+    catalog, schema, name = [*model.split("."), "", ""][:3]
+    return {"catalog_name": catalog, "schema_name": schema, "model_name": name, "version": version, "status": "READY"}
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error_code": code, "message": message}, status, headers)
