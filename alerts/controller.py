@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from lastgood.alerts import messages
 from lastgood.alerts.notify import Notifier
 from lastgood.alerts.notify.pagerduty import event as pagerduty_event
+from lastgood.alerts.outbox import send_due
+from lastgood.alerts.records import Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.executor import Executor
 from lastgood.alerts.rollback.links import Action, Claims, LinkError, Problem, Signer, check
 from lastgood.alerts.rollback.machine import Approve, Effect, Hold, Progress, Reject, Status, Tick, Withdraw
 from lastgood.alerts.rollback.plan import Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.verify import Telemetry
-from lastgood.alerts.store import Incident, KillSwitch, Rollback, Store, Tx
+from lastgood.alerts.store import Store, Tx
 from lastgood.config import Mode, Settings
 from lastgood.errors import LastgoodError, RefusedError, TransientError
 from lastgood.judge.verdict import State, Verdict
@@ -22,7 +24,6 @@ from lastgood.workspace import Endpoint, Update, WorkspaceControl
 
 AUTO = "lastgood (auto)"
 TICK_LEASE = timedelta(seconds=120)
-MAX_BACKOFF_S = 300
 log = logging.getLogger("lastgood.alerts")
 
 
@@ -175,27 +176,33 @@ class Controller:
         """What a link shows; changes nothing. Errors: LinkError."""
         claims = self.signer.verify(token, self.clock())
         with self.store.read() as tx:
-            incident, rollback = tx.incident(claims.incident), tx.rollback(claims.plan_id)
+            return claims, *self._linked(tx, claims)
+
+    def _linked(self, tx: Tx, claims: Claims) -> tuple[Incident, Rollback | None]:
+        incident, rollback = tx.incident(claims.incident), tx.rollback(claims.plan_id)
         if incident is None or incident.endpoint != claims.endpoint:
             raise LinkError(Problem.OTHER_PLAN, "this link is for an incident that is not here")
-        if rollback is not None and claims.action is Action.DECIDE:
-            check(claims, rollback.id, rollback.plan.endpoint, rollback.plan.config_version, claims.nonce)
-        return claims, incident, rollback
+        if claims.action is Action.VIEW:
+            return incident, None
+        if rollback is None or rollback.incident_id != incident.id:
+            raise LinkError(Problem.OTHER_PLAN, "this link is for a plan that is not here")
+        check(claims, rollback.id, rollback.plan.endpoint, rollback.plan.config_version)
+        return incident, rollback
 
     def decide(self, token: str, decision: Approve | Hold | Reject) -> Rollback:
         """What an authenticated person decided through a link; works once.
 
         Errors: LinkError, RefusedError (the decision is not possible any more, the kill switch).
         """
-        claims, now = self.signer.verify(token, self.clock()), self.clock()
-        if claims.action is not Action.DECIDE:
-            raise LinkError(Problem.OTHER_PLAN, "this link shows evidence and decides nothing")
+        now = self.clock()
+        claims = self.signer.verify(token, now)
         with self.store.begin() as tx:
-            rollback = tx.rollback(claims.plan_id)
+            _, rollback = self._linked(tx, claims)
             if rollback is None:
-                raise LinkError(Problem.OTHER_PLAN, "this link is for a plan that is not here")
-            plan, kind = rollback.plan, type(decision).__name__.lower()
-            check(claims, rollback.id, plan.endpoint, plan.config_version, rollback.nonce)
+                raise LinkError(Problem.OTHER_PLAN, "this link shows evidence and decides nothing")
+            if claims.nonce != rollback.nonce:
+                raise LinkError(Problem.USED, "this link was replaced by a newer one")
+            kind = type(decision).__name__.lower()
             switch = tx.kill_switch()
             if switch.on and isinstance(decision, Approve):
                 raise RefusedError(f"the kill switch is on ({switch.who}: {switch.why})")
@@ -224,7 +231,7 @@ class Controller:
                     self._advance(rollback_id)
                 except LastgoodError as error:
                     log.warning("rollback %s: %s", rollback_id, error)
-            self._send()
+            send_due(self.store, self._notifier, self.clock)
         finally:
             with self.store.begin() as tx:
                 tx.release("tick", self._holder)
@@ -250,30 +257,6 @@ class Controller:
             if rollback and not rollback.state.under_way and not rollback.state.ended:
                 self._executor.apply(tx, rollback, Tick())
         self._executor.advance(rollback_id)
-
-    def _send(self) -> None:
-        """Stops at the first message that cannot be delivered now: the receiver is down, and nothing else may wait."""
-        while True:
-            with self.store.read() as tx:
-                message = next(iter(tx.due(self.clock())), None)
-            if message is None:
-                return
-            error, again, problem = "", None, False
-            try:
-                self._notifier.send(message.event)
-            except TransientError as caught:
-                again = self.clock() + timedelta(seconds=min(2**message.attempts, MAX_BACKOFF_S))
-                error = str(caught)
-            except LastgoodError as caught:
-                error, problem = str(caught), True
-            with self.store.begin() as tx:
-                tx.sent(message.id, error, again)
-                if problem:
-                    tx.record(self.clock(), "lastgood", "undeliverable", message=message.id, error=error)
-            if error:
-                log.warning("message %d: %s", message.id, error)
-            if again:
-                return
 
     # messages
 
@@ -315,7 +298,7 @@ class Controller:
         plan: Plan | None = None,
         rollback: Rollback | None = None,
     ) -> bool:
-        """Queue the incident's alert; False when `once` was said before. With a rollback it carries a link to decide."""
+        """Queue the incident's alert; False when `once` was said before. With a rollback its link decides."""
         now, pagerduty = self.clock(), self.settings.pagerduty
         severity = pagerduty.severity_rollback if plan else pagerduty.severity_page
         name = "Evidence and rollback" if rollback else "Evidence"

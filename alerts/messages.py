@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from lastgood.alerts.notify.pagerduty import event
+from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.plan import Plan
-from lastgood.alerts.store import Incident
 from lastgood.config import Settings
 from lastgood.judge.verdict import Finding, Verdict
 

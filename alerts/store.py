@@ -1,10 +1,8 @@
 """The operational state: what is written together is written in one transaction, or not at all."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,62 +12,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
 from lastgood.alerts import schema as t
+from lastgood.alerts.audit import GENESIS, entry_hash, plain, problems
+from lastgood.alerts.records import Incident, KillSwitch, Message, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
-from lastgood.alerts.rollback.plan import Plan, Snapshot, canonical
+from lastgood.alerts.rollback.plan import Plan, Snapshot
 from lastgood.errors import ConfigError, TransientError
-
-GENESIS = "0" * 64
-
-
-@dataclass(frozen=True)
-class Incident:
-    """One (endpoint, candidate) in trouble. `verdict` is the newest one, as plain JSON values."""
-
-    id: str
-    endpoint: str
-    candidate: str
-    prior: str | None
-    verdict: Mapping[str, Any]
-    note: str
-    opened_at: datetime
-    updated_at: datetime
-    resolved_at: datetime | None
-    resolution: str
-
-
-@dataclass(frozen=True)
-class Rollback:
-    """One plan on its way. `nonce` is that of the newest link; `revision` guards against two writers."""
-
-    id: str
-    incident_id: str
-    mode: str
-    metric: str
-    plan: Plan
-    nonce: str
-    progress: Progress
-    revision: int
-    created_at: datetime
-    shifted_at: datetime | None = None
-    ended_at: datetime | None = None
-
-    @property
-    def state(self) -> Status:
-        return self.progress.state
-
-
-@dataclass(frozen=True)
-class KillSwitch:
-    on: bool = False
-    who: str = ""
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Message:
-    id: int
-    event: Mapping[str, Any]
-    attempts: int
 
 
 class Store:
@@ -189,10 +136,9 @@ class Tx:
         return _rollback(self._db.execute(select(t.rollbacks).where(t.rollbacks.c.id == rollback_id)).first())
 
     def last_rollback(self, incident_id: str) -> Rollback | None:
-        where = t.rollbacks.c.incident_id == incident_id
-        return _rollback(
-            self._db.execute(select(t.rollbacks).where(where).order_by(t.rollbacks.c.created_at.desc())).first()
-        )
+        r = t.rollbacks.c
+        query = select(t.rollbacks).where(r.incident_id == incident_id).order_by(r.created_at.desc())
+        return _rollback(self._db.execute(query).first())
 
     def live_rollbacks(self) -> list[str]:
         """Ids of the rollbacks that have not ended, oldest first."""
@@ -203,6 +149,12 @@ class Tx:
         """The versions of the endpoint that traffic was ever moved away from."""
         where = (t.rollbacks.c.endpoint == endpoint) & t.rollbacks.c.shifted_at.is_not(None)
         return set(self._db.scalars(select(t.rollbacks.c.bad_version).where(where)))
+
+    def last_shift(self, endpoint: str) -> datetime | None:
+        """When traffic of the endpoint was last moved by a rollback."""
+        r = t.rollbacks.c
+        last: datetime | None = self._db.scalar(select(func.max(r.shifted_at)).where(r.endpoint == endpoint))
+        return last
 
     def shifts_since(self, endpoint: str, moment: datetime) -> int:
         """How many rollbacks of the endpoint began to shift, or ended after shifting, since `moment`."""
@@ -289,8 +241,14 @@ class Tx:
         """Append to the audit log: each entry's hash covers the one before it."""
         query = select(t.flags.c.value).where(t.flags.c.name == "audit_head").with_for_update()
         head = self._db.execute(query).scalar_one()
-        entry = {"seq": head["seq"] + 1, "at": at.astimezone(UTC), "who": who, "what": what, "detail": json.loads(_plain(detail))}
-        digest = _entry_hash(head["hash"], entry)
+        entry = {
+            "seq": head["seq"] + 1,
+            "at": at.astimezone(UTC),
+            "who": who,
+            "what": what,
+            "detail": plain(detail),
+        }
+        digest = entry_hash(head["hash"], entry)
         self._db.execute(insert(t.audit).values(**entry, hash=digest))
         value = {"seq": entry["seq"], "hash": digest}
         self._db.execute(update(t.flags).where(t.flags.c.name == "audit_head").values(value=value))
@@ -301,27 +259,7 @@ class Tx:
     def verify(self) -> list[str]:
         """What is wrong with the audit log, in sentences; empty when every entry is as it was written."""
         head = self._db.execute(select(t.flags.c.value).where(t.flags.c.name == "audit_head")).scalar_one()
-        previous, expected, problems = GENESIS, 1, []
-        for entry in self.audit():
-            stored = entry["hash"]
-            if entry["seq"] != expected:
-                problems.append(f"entries {expected} to {entry['seq'] - 1} are missing")
-            elif _entry_hash(previous, {k: v for k, v in entry.items() if k != "hash"}) != stored:
-                problems.append(f"entry {expected} is not what was written")
-            previous, expected = stored, entry["seq"] + 1
-        if (expected - 1, previous) != (head["seq"], head["hash"]):
-            problems.append(f"the log ends at entry {expected - 1}, {head['seq']} were written")
-        return problems
-
-
-def _entry_hash(previous: str, entry: Mapping[str, Any]) -> str:
-    return hashlib.sha256((previous + _plain(entry)).encode()).hexdigest()
-
-
-def _plain(document: Any) -> str:
-    return canonical(
-        json.loads(json.dumps(document, default=lambda v: v.isoformat() if isinstance(v, datetime) else str(v)))
-    )
+        return problems(self.audit(), head)
 
 
 def _open_key(endpoint: str, candidate: str) -> str:

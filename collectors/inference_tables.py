@@ -4,15 +4,19 @@ Schemas: Databricks documentation of inference tables (legacy `auto_capture_conf
 Unity AI Gateway). A column that is missing is null; types are read as they come.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lastgood import telemetry
+from lastgood import tables, telemetry
 from lastgood.collectors import bodies
+from lastgood.config import Capture
 from lastgood.errors import ConfigError
+from lastgood.runs import Context, Run, append, bookmark, record
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -97,7 +101,9 @@ def detect(columns: list[str]) -> str:
     for one in GENERATIONS:
         if set(one.marks) <= have:
             return one.name
-    expected = "; ".join(f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS)
+    expected = "; ".join(
+        f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS
+    )
     raise ConfigError(
         "not a table of requests: expected canonical records (endpoint, model_version, requested_at, ...) or an inference "
         f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}"
@@ -108,17 +114,33 @@ def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Adds the column `body` to batches that have `request` and `response`."""
     kind = pa.struct([pa.field(name, arrow) for name, arrow in _BODY])
     for batch in batches:
-        pairs = zip(batch.column("request").to_pylist(), batch.column("response").to_pylist(), strict=True)
+        pairs = zip(
+            batch.column("request").to_pylist(),
+            batch.column("response").to_pylist(),
+            strict=True,
+        )
         found = [bodies.extract(request, response) for request, response in pairs]
         children = [
-            pa.array([list(one.features.items()) if name == "features" else getattr(one, name) for one in found], arrow)
+            pa.array(
+                [
+                    list(one.features.items())
+                    if name == "features"
+                    else getattr(one, name)
+                    for one in found
+                ],
+                arrow,
+            )
             for name, arrow in _BODY
         ]
         body = pa.StructArray.from_arrays(children, fields=list(kind))
-        yield pa.RecordBatch.from_arrays([*batch.columns, body], [*batch.schema.names, "body"])
+        yield pa.RecordBatch.from_arrays(
+            [*batch.columns, body], [*batch.schema.names, "body"]
+        )
 
 
-def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None) -> "DataFrame":
+def candidates(
+    frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None
+) -> "DataFrame":
     """Rows of an inference table or of canonical records -> inbox columns.
 
     `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table.
@@ -139,11 +161,18 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         "logging_error_codes",
     )
     types = dict(frame.dtypes)
-    for column in (*wanted, "request_metadata", "served_entity_id", "destination_model", "time_to_first_byte_ms"):
+    for column in (
+        *wanted,
+        "request_metadata",
+        "served_entity_id",
+        "destination_model",
+        "time_to_first_byte_ms",
+    ):
         if column not in types:
-            kind = {"request_metadata": "map<string,string>", "logging_error_codes": "array<string>"}.get(
-                column, "string"
-            )
+            kind = {
+                "request_metadata": "map<string,string>",
+                "logging_error_codes": "array<string>",
+            }.get(column, "string")
             frame = frame.withColumn(column, f.lit(None).cast(kind))
     flat = frame.select(
         f.expr(generation.request_id).cast("string").alias("platform_id"),
@@ -159,32 +188,47 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         f.col("requester").cast("string").alias("who"),
         f.col("request").cast("string").alias("request"),
         f.col("response").cast("string").alias("response"),
-        f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
+        f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias(
+            "unlogged"
+        ),
     )
-    schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in flat.schema.fields)
+    schema = ", ".join(
+        f"`{field.name}` {field.dataType.simpleString()}"
+        for field in flat.schema.fields
+    )
     said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
     if entities is not None:
         by_id = (
             entities.groupBy("served_entity_id")
             .agg(
-                f.max_by(f.struct("endpoint_name", "served_entity_name", "entity_version"), "change_time").alias(
-                    "known"
-                )
+                f.max_by(
+                    f.struct("endpoint_name", "served_entity_name", "entity_version"),
+                    "change_time",
+                ).alias("known")
             )
             .withColumnRenamed("served_entity_id", "entity_id")
         )
-        said = said.join(f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left")
+        said = said.join(
+            f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left"
+        )
     else:
         said = said.withColumn(
-            "known", f.lit(None).cast("struct<endpoint_name:string,served_entity_name:string,entity_version:string>")
+            "known",
+            f.lit(None).cast(
+                "struct<endpoint_name:string,served_entity_name:string,entity_version:string>"
+            ),
         )
     return _shape(said, generation, f.lit(endpoint).cast("string"))
 
 
-def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "DataFrame":
+def _shape(
+    said: "DataFrame", generation: Generation, endpoint: "Column"
+) -> "DataFrame":
     from pyspark.sql import functions as f
 
-    code = f.coalesce("body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string")))
+    code = f.coalesce(
+        "body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string"))
+    )
     notes = f.map_filter(
         f.create_map(
             f.lit("body_problem"),
@@ -215,9 +259,9 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         "requester": f.col("who"),
         "team": f.col("body.team"),
         "env": f.col("body.env"),
-        "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(
-            f.lit(1.0)
-        ),
+        "weight": f.when(
+            (f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")
+        ).otherwise(f.lit(1.0)),
         "attributes": f.when(f.size(notes) > 0, notes),
         "received_at": f.current_timestamp(),
         "source": f.lit(generation.name),
@@ -243,7 +287,11 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
             value = f.current_timestamp()
         elif one.name in have:
             plain = one.type.startswith(("map", "array", "binary"))
-            value = f.col(one.name) if plain else f.expr(f"try_cast(`{one.name}` as {one.type})")
+            value = (
+                f.col(one.name)
+                if plain
+                else f.expr(f"try_cast(`{one.name}` as {one.type})")
+            )
         elif one.name == "request_id":
             value = f.expr("concat('row-', uuid())")
         elif one.name == "weight":
@@ -256,8 +304,6 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
 
 def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
-    from pathlib import Path
-
     from pyspark.errors import PySparkException
 
     where = Path(table)
@@ -273,12 +319,66 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
         elif "/" not in table and "." in table:
             frame = spark.read.table(table)
         else:
-            raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
+            raise ConfigError(
+                f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines"
+            )
         columns = frame.columns
     except PySparkException as error:
         raise ConfigError(
             f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}"
         ) from error
     if columns in ([], ["_corrupt_record"]):
-        raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
+        raise ConfigError(
+            f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines"
+        )
     return frame
+
+
+def _there(table: str) -> bool:
+    return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
+
+
+def collect(
+    ctx: Context,
+    table: str,
+    endpoint: str | None,
+    entities_table: str | None,
+    capture: Capture = Capture.FULL,
+) -> Run | None:
+    """Append what is new in an inference table to the inbox; None when nothing is, or when there is no table yet.
+
+    Errors: ConfigError when the table has no change data feed.
+    """
+    from pyspark.sql import functions as f
+
+    if not _there(table):
+        return None
+    done, last = bookmark(ctx, "collect", table), tables.version(ctx.spark, table)
+    if done >= last:
+        return None
+    started = time.monotonic()
+    entities = (
+        read_any(ctx.spark, entities_table)
+        if entities_table and _there(entities_table)
+        else None
+    )
+    new = tables.changes(ctx.spark, table, done, last).where(
+        f.col("_change_type") == "insert"
+    )
+    rows = candidates(
+        new.drop("_change_type", "_commit_version", "_commit_timestamp"),
+        endpoint,
+        entities,
+    )
+    if capture is not Capture.FULL:
+        hidden = (
+            ("input", "output", "features")
+            if capture is Capture.NONE
+            else ("input", "output")
+        )
+        for name in hidden:
+            rows = rows.withColumn(name, f.lit(None).cast(rows.schema[name].dataType))
+    append(ctx, rows, tables.INBOX)
+    run = Run("collect", table, last, new.count())
+    record(ctx, run, time.monotonic() - started)
+    return run

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 import grpc
 import pyarrow as pa
-import uvicorn
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
@@ -29,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lastgood import delta, telemetry
+from lastgood.asgi import bind
 from lastgood.collectors.otlp_decode import Row, decode, parse_json
 from lastgood.config import Receiver
 from lastgood.errors import CorruptError, LastgoodError, TransientError
@@ -67,7 +67,9 @@ class GroupCommit:
             raise TransientError("the receiver is shutting down", 1.0)
         if len(self._rows) + len(rows) > self.settings.max_queued_spans:
             self.tally.refused += len(rows)
-            raise TransientError("the queue is full", 2 * self.settings.commit_interval_s)
+            raise TransientError(
+                "the queue is full", 2 * self.settings.commit_interval_s
+            )
         self._rows.extend(rows)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
@@ -99,14 +101,21 @@ class GroupCommit:
                 failure = TransientError(str(error), 1.0)
             for one in waiting:
                 if not one.done():
-                    one.set_result(None) if failure is None else one.set_exception(failure)
+                    one.set_result(None) if failure is None else one.set_exception(
+                        failure
+                    )
 
     def _commit(self, rows: list[Row], app: tuple[str, int]) -> None:
         if not rows:
             return
         try:
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+        except (
+            pa.ArrowInvalid,
+            pa.ArrowTypeError,
+            OverflowError,
+            UnicodeEncodeError,
+        ) as error:
             raise CorruptError(f"rows do not fit the inbox: {error}") from error
         delta.append(self.path, table, app=app)
 
@@ -118,18 +127,26 @@ class GroupCommit:
 
 class _Grpc(TraceServiceServicer):
     def __init__(
-        self, accept: Callable[[ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"]
+        self,
+        accept: Callable[
+            [ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"
+        ],
     ) -> None:
         self._accept = accept
 
     async def Export(  # type: ignore[override]  # noqa: N802 (the generated servicer's name)
-        self, request: ExportTraceServiceRequest, context: grpc.aio.ServicerContext[object, object]
+        self,
+        request: ExportTraceServiceRequest,
+        context: grpc.aio.ServicerContext[object, object],
     ) -> ExportTraceServiceResponse:
         try:
             return await self._accept(request)
         except TransientError as error:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED if "queue" in str(error) else grpc.StatusCode.UNAVAILABLE, str(error)
+                grpc.StatusCode.RESOURCE_EXHAUSTED
+                if "queue" in str(error)
+                else grpc.StatusCode.UNAVAILABLE,
+                str(error),
             )
             raise
 
@@ -163,8 +180,12 @@ class OtlpReceiver:
     def __post_init__(self) -> None:
         self.writer = GroupCommit(self.inbox_path, self.settings)
 
-    async def accept(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
-        rows = await asyncio.to_thread(lambda: list(decode(list(request.resource_spans), self.clock())))
+    async def accept(
+        self, request: ExportTraceServiceRequest
+    ) -> ExportTraceServiceResponse:
+        rows = await asyncio.to_thread(
+            lambda: list(decode(list(request.resource_spans), self.clock()))
+        )
         if rows:
             await self.writer.put(rows)
         aside = sum(1 for row in rows if row.get("reject_reason"))
@@ -173,7 +194,9 @@ class OtlpReceiver:
         note = f"{aside} of {len(rows)} spans are in quarantine, first reason: " + next(
             str(row["reject_reason"]) for row in rows if row.get("reject_reason")
         )
-        return ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(error_message=note))
+        return ExportTraceServiceResponse(
+            partial_success=ExportTracePartialSuccess(error_message=note)
+        )
 
     async def http_traces(self, request: Request) -> Response:
         limit = self.settings.max_body_bytes
@@ -184,27 +207,44 @@ class OtlpReceiver:
                 return Response(f"body is above {limit} bytes", status_code=413)
         kind = request.headers.get("content-type", "").split(";")[0].strip()
         try:
-            plain = _unpack(bytes(body), request.headers.get("content-encoding", "").strip().lower(), limit)
+            plain = _unpack(
+                bytes(body),
+                request.headers.get("content-encoding", "").strip().lower(),
+                limit,
+            )
             if kind == "application/json":
                 message = parse_json(plain)
             elif kind == "application/x-protobuf":
                 message = ExportTraceServiceRequest.FromString(plain)
             else:
                 return Response(
-                    f"content type {kind!r}; expected application/x-protobuf or application/json", status_code=415
+                    f"content type {kind!r}; expected application/x-protobuf or application/json",
+                    status_code=415,
                 )
-        except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            DecodeError,
+            RecursionError,
+            TypeError,
+            AttributeError,
+        ) as error:
             return Response(f"not an OTLP trace export: {error}"[:300], status_code=400)
         try:
             answer = await self.accept(message)
         except TransientError as error:
             status = 429 if "queue" in str(error) else 503
             return Response(
-                str(error), status_code=status, headers={"retry-after": str(max(1, round(error.retry_after_s or 1)))}
+                str(error),
+                status_code=status,
+                headers={"retry-after": str(max(1, round(error.retry_after_s or 1)))},
             )
         if kind == "application/json":
             note = answer.partial_success.error_message
-            content = ('{"partialSuccess":{"errorMessage":"' + note.replace('"', "'") + '"}}') if note else "{}"
+            content = (
+                ('{"partialSuccess":{"errorMessage":"' + note.replace('"', "'") + '"}}')
+                if note
+                else "{}"
+            )
             return Response(content, media_type=kind)
         return Response(answer.SerializeToString(), media_type=kind)
 
@@ -214,22 +254,29 @@ class OtlpReceiver:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["OtlpReceiver"]:
         limit = self.settings.max_body_bytes
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
         add_TraceServiceServicer_to_server(_Grpc(self.accept), server)  # type: ignore[no-untyped-call,arg-type]
-        self.grpc_port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+        self.grpc_port = server.add_insecure_port(
+            f"{self.settings.host}:{self.settings.grpc_port}"
+        )
         app = Starlette(routes=self.routes())
-        config = uvicorn.Config(app, self.settings.host, self.settings.http_port, log_level="warning", lifespan="off")
-        web = uvicorn.Server(config)
-        web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        socket = config.bind_socket()
-        self.http_port = socket.getsockname()[1]
+        web, sockets, self.http_port = bind(
+            app, self.settings.host, self.settings.http_port
+        )
         committing = asyncio.create_task(self.writer.run())
         await server.start()
-        serving = asyncio.create_task(web.serve(sockets=[socket]))
+        serving = asyncio.create_task(web.serve(sockets=sockets))
         try:
             yield self
         finally:
-            stopping = asyncio.create_task(server.stop(grace=2 * self.settings.commit_interval_s + 2))
+            stopping = asyncio.create_task(
+                server.stop(grace=2 * self.settings.commit_interval_s + 2)
+            )
             web.should_exit = True
             await asyncio.gather(stopping, serving)
             self.writer.close()

@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
@@ -19,7 +21,13 @@ Row = dict[str, Any]
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or value == "" else value if isinstance(value, str) else orjson.dumps(value).decode()
+    return (
+        None
+        if value is None or value == ""
+        else value
+        if isinstance(value, str)
+        else orjson.dumps(value).decode()
+    )
 
 
 def _number(value: Any) -> float | None:
@@ -81,7 +89,10 @@ DIALECT: dict[str, tuple[tuple[str, Callable[[Any], Any]], ...]] = {
         ("databricks.served_entity.version", _text),
     ),
     "served_entity": (("databricks.served_entity.name", _text),),
-    "ttft_ms": (("gen_ai.response.time_to_first_chunk", _seconds), ("gen_ai.server.time_to_first_token", _seconds)),
+    "ttft_ms": (
+        ("gen_ai.response.time_to_first_chunk", _seconds),
+        ("gen_ai.server.time_to_first_token", _seconds),
+    ),
     "tokens_in": (
         ("gen_ai.usage.input_tokens", _whole),
         ("gen_ai.usage.prompt_tokens", _whole),
@@ -96,7 +107,10 @@ DIALECT: dict[str, tuple[tuple[str, Callable[[Any], Any]], ...]] = {
         ("mlflow.chat.tokenUsage", _usage("output_tokens")),
         ("mlflow.trace.tokenUsage", _usage("output_tokens")),
     ),
-    "status_code": (("http.response.status_code", _status), ("http.status_code", _status)),
+    "status_code": (
+        ("http.response.status_code", _status),
+        ("http.status_code", _status),
+    ),
     "error_code": (("error.type", _text),),
     "feature_age_ms": (("feature.age_ms", _number),),
     "input": (
@@ -114,7 +128,10 @@ DIALECT: dict[str, tuple[tuple[str, Callable[[Any], Any]], ...]] = {
         ("traceloop.entity.output", _text),
     ),
     "finish_reason": (
-        ("gen_ai.response.finish_reasons", lambda v: _text(v[0]) if isinstance(v, list) and v else _text(v)),
+        (
+            "gen_ai.response.finish_reasons",
+            lambda v: _text(v[0]) if isinstance(v, list) and v else _text(v),
+        ),
     ),
     "streaming": (("gen_ai.request.stream", _flag),),
     "requester": (("enduser.id", _text), ("user.id", _text)),
@@ -141,7 +158,9 @@ def _value(any_value: AnyValue) -> Any:
 
 def _time(nanoseconds: int) -> datetime | None:
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
+            microseconds=nanoseconds // 1000
+        )
     except OverflowError:
         return None
 
@@ -149,8 +168,13 @@ def _time(nanoseconds: int) -> datetime | None:
 def is_request(span: Span, attributes: Mapping[str, Any]) -> bool:
     """Whether this span is a request: a GenAI / served-model call, or an HTTP server span; not what happens inside one."""
     if any(name.startswith(_MARKS) for name in attributes):
-        return span.kind in (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER) or not span.parent_span_id
-    return span.kind == Span.SPAN_KIND_SERVER and "http.response.status_code" in attributes
+        return (
+            span.kind in (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER)
+            or not span.parent_span_id
+        )
+    return (
+        span.kind == Span.SPAN_KIND_SERVER and "http.response.status_code" in attributes
+    )
 
 
 def decode_span(span: Span, resource: Mapping[str, Any], received_at: datetime) -> Row:
@@ -158,24 +182,41 @@ def decode_span(span: Span, resource: Mapping[str, Any], received_at: datetime) 
     own = {one.key: _value(one.value) for one in span.attributes}
     row: Row = {"source": "otlp", "received_at": received_at}
     if not is_request(span, own):
-        return row | {"reject_reason": "span is not a request", "raw": span.SerializeToString()}
+        return row | {
+            "reject_reason": "span is not a request",
+            "raw": span.SerializeToString(),
+        }
     attributes = {**resource, **own}
     for name, sources in DIALECT.items():
         row[name] = next(
-            (v for key, read in sources if key in attributes and (v := read(attributes[key])) is not None), None
+            (
+                v
+                for key, read in sources
+                if key in attributes and (v := read(attributes[key])) is not None
+            ),
+            None,
         )
     row["trace_id"] = span.trace_id.hex() or None
-    row["request_id"] = row["request_id"] or (f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None)
+    row["request_id"] = row["request_id"] or (
+        f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None
+    )
     row["requested_at"] = _time(span.start_time_unix_nano)
     row["latency_ms"] = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
     row["latency_scope"] = "client" if span.kind == Span.SPAN_KIND_CLIENT else "model"
     if row["error_code"] is None and span.status.code == Status.STATUS_CODE_ERROR:
         row["error_code"] = span.status.message[:200] or "ERROR"
-    rest = [(key, str(_text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in _KNOWN]
+    rest = [
+        (key, str(_text(value) or "")[:MAX_VALUE])
+        for key, value in own.items()
+        if key not in _KNOWN
+    ]
     row["attributes"] = rest[:MAX_ATTRIBUTES]
     row["weight"] = 1.0
     if span.end_time_unix_nano < span.start_time_unix_nano:
-        return row | {"reject_reason": "span ends before it starts", "raw": span.SerializeToString()}
+        return row | {
+            "reject_reason": "span ends before it starts",
+            "raw": span.SerializeToString(),
+        }
     return row
 
 
@@ -212,8 +253,12 @@ def parse_json(body: bytes) -> ExportTraceServiceRequest:
                 for holder in (span, *(span.get("links") or ())):
                     for name in ("traceId", "spanId", "parentSpanId"):
                         if holder.get(name):
-                            holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
+                            holder[name] = b64encode(
+                                bytes.fromhex(holder[name])
+                            ).decode()
     try:
-        return ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+        return ParseDict(
+            document, ExportTraceServiceRequest(), ignore_unknown_fields=True
+        )
     except (ParseError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error

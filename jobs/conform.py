@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lastgood import tables, telemetry
-from lastgood.jobs.run import Context, Run, increment, merge
+from lastgood.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -16,18 +16,36 @@ def why_rejected() -> "Column":
     """The first reason why a candidate cannot be a record; null when it can."""
     from pyspark.sql import functions as f
 
-    at, received = f.col("requested_at"), f.coalesce("received_at", f.current_timestamp())
+    at, received = (
+        f.col("requested_at"),
+        f.coalesce("received_at", f.current_timestamp()),
+    )
     ahead = f.unix_micros(at) - f.unix_micros(received)
     checks = (
         (f.col("reject_reason").isNotNull(), f.col("reject_reason")),
         (f.coalesce(f.trim("endpoint"), f.lit("")) == "", f.lit("no endpoint")),
         (f.coalesce(f.trim("request_id"), f.lit("")) == "", f.lit("no request id")),
         (at.isNull(), f.lit("no request time")),
-        (ahead > telemetry.MAX_AHEAD_S * 1_000_000, f.lit("request time is in the future")),
-        (ahead < -telemetry.MAX_BEHIND_S * 1_000_000, f.lit("request time is too long ago")),
-        (f.isnan("latency_ms") | (f.col("latency_ms") < 0), f.lit("latency is negative or not a number")),
-        (f.col("latency_ms") > telemetry.MAX_LATENCY_MS, f.lit("latency is above one day")),
-        ((f.col("tokens_in") < 0) | (f.col("tokens_out") < 0), f.lit("token count is negative")),
+        (
+            ahead > telemetry.MAX_AHEAD_S * 1_000_000,
+            f.lit("request time is in the future"),
+        ),
+        (
+            ahead < -telemetry.MAX_BEHIND_S * 1_000_000,
+            f.lit("request time is too long ago"),
+        ),
+        (
+            f.isnan("latency_ms") | (f.col("latency_ms") < 0),
+            f.lit("latency is negative or not a number"),
+        ),
+        (
+            f.col("latency_ms") > telemetry.MAX_LATENCY_MS,
+            f.lit("latency is above one day"),
+        ),
+        (
+            (f.col("tokens_in") < 0) | (f.col("tokens_out") < 0),
+            f.lit("token count is negative"),
+        ),
         (~f.col("source").isin(list(telemetry.SOURCES)), f.lit("unknown source")),
     )
     reason = f.lit(None).cast("string")
@@ -39,7 +57,11 @@ def why_rejected() -> "Column":
 def _rank(field: telemetry.Field) -> "Column":
     from pyspark.sql import functions as f
 
-    ranks = [f.lit(part) for name in telemetry.SOURCES for part in (name, str(field.rank(name)))]
+    ranks = [
+        f.lit(part)
+        for name in telemetry.SOURCES
+        for part in (name, str(field.rank(name)))
+    ]
     return f.create_map(*ranks)[f.col("source")]
 
 
@@ -57,23 +79,34 @@ def fold(good: "DataFrame") -> "DataFrame":
     best = []
     for one in telemetry.VALUES:
         key = f.when(
-            f.col(one.name).isNotNull(), f.struct(_rank(one).alias("r"), _order(one.name, one.type).alias("v"))
+            f.col(one.name).isNotNull(),
+            f.struct(_rank(one).alias("r"), _order(one.name, one.type).alias("v")),
         )
         if one.type.startswith("map"):
-            best += [f.min_by(one.name, key).alias(one.name), f.min(key)["r"].alias(f"_{one.name}")]
+            best += [
+                f.min_by(one.name, key).alias(one.name),
+                f.min(key)["r"].alias(f"_{one.name}"),
+            ]
         else:
             least = f.min(key)
             best += [least["v"].alias(one.name), least["r"].alias(f"_{one.name}")]
     merged = good.groupBy("endpoint", "request_id").agg(
-        *best, f.array_sort(f.collect_set("source")).alias("sources"), f.min("received_at").alias("received_at")
+        *best,
+        f.array_sort(f.collect_set("source")).alias("sources"),
+        f.min("received_at").alias("received_at"),
     )
     ranks = [f.coalesce(f.col(f"_{one.name}"), f.lit(NONE)) for one in telemetry.VALUES]
-    return merged.withColumn("provenance", f.concat(*ranks)).select(*tables.REQUESTS.columns)
+    return merged.withColumn("provenance", f.concat(*ranks)).select(
+        *tables.REQUESTS.columns
+    )
 
 
 def _take(position: int, field: telemetry.Field) -> str:
     """SQL: whether the source row's value is believed over the target's."""
-    mine, theirs = f"substr(s.provenance, {position}, 1)", f"rpad(substr(t.provenance, {position}, 1), 1, '{NONE}')"
+    mine, theirs = (
+        f"substr(s.provenance, {position}, 1)",
+        f"rpad(substr(t.provenance, {position}, 1), 1, '{NONE}')",
+    )
     order = (
         (lambda side: f"to_json({side}.{field.name})")
         if field.type.startswith("map")
@@ -85,7 +118,10 @@ def _take(position: int, field: telemetry.Field) -> str:
 def merge_clauses() -> str:
     """SQL of the MERGE: field by field the better source; nothing is written where nothing would change."""
     takes = {one.name: _take(i, one) for i, one in enumerate(telemetry.VALUES, 1)}
-    sets = [f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END" for name, take in takes.items()]
+    sets = [
+        f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END"
+        for name, take in takes.items()
+    ]
     ranks = [
         f"CASE WHEN {take} THEN substr(s.provenance, {i}, 1) ELSE rpad(substr(t.provenance, {i}, 1), 1, '{NONE}') END"
         for i, take in enumerate(takes.values(), 1)
@@ -108,24 +144,46 @@ def split(new: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
 
     judged = new.withColumn("why", why_rejected())
     good = judged.where(f.col("why").isNull()).drop("why", "reject_reason", "raw")
-    code = f.when((f.col("status_code") >= 400), f.concat(f.lit("HTTP_"), f.col("status_code").cast("string")))
-    good = good.withColumn("error_code", f.coalesce(f.when(f.col("error_code") != "", f.col("error_code")), code))
+    code = f.when(
+        (f.col("status_code") >= 400),
+        f.concat(f.lit("HTTP_"), f.col("status_code").cast("string")),
+    )
+    good = good.withColumn(
+        "error_code",
+        f.coalesce(f.when(f.col("error_code") != "", f.col("error_code")), code),
+    )
     return good, judged.where(f.col("why").isNotNull())
 
 
 def _quarantine(ctx: Context, bad: "DataFrame") -> int:
     from pyspark.sql import functions as f
 
-    row = f.to_json(f.struct(*(name for name in tables.INBOX.columns if name not in ("raw", "reject_reason"))))
+    row = f.to_json(
+        f.struct(
+            *(
+                name
+                for name in tables.INBOX.columns
+                if name not in ("raw", "reject_reason")
+            )
+        )
+    )
     raw = f.coalesce("raw", row.cast("binary"))
     rows = bad.select(
-        f.sha2(f.concat_ws("|", "source", "why", f.hex(raw)), 256).alias("quarantine_id"),
+        f.sha2(f.concat_ws("|", "source", "why", f.hex(raw)), 256).alias(
+            "quarantine_id"
+        ),
         "received_at",
         "source",
         f.col("why").alias("reason"),
         raw.alias("raw"),
     ).dropDuplicates(["quarantine_id"])
-    return merge(ctx, rows, tables.QUARANTINE, "t.quarantine_id = s.quarantine_id", "WHEN NOT MATCHED THEN INSERT *")
+    return merge(
+        ctx,
+        rows,
+        tables.QUARANTINE,
+        "t.quarantine_id = s.quarantine_id",
+        "WHEN NOT MATCHED THEN INSERT *",
+    )
 
 
 def conform(ctx: Context) -> Run | None:
@@ -136,7 +194,9 @@ def conform(ctx: Context) -> Run | None:
         if found is None:
             return None
         changes, run = found
-        new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
+        new = changes.where(f.col("_change_type") == "insert").select(
+            *tables.INBOX.columns
+        )
         good, bad = split(new)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(
             f.count("*").alias("rows"),

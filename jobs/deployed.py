@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 
 if TYPE_CHECKING:
-    from lastgood.jobs.run import Context
+    from lastgood.runs import Context
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ def choose(served: Iterable[Served]) -> Pair | None:
 
     None when no version is known.
     """
-    known = sorted((one for one in served if one.version != "?"), key=lambda one: (one.first, one.version))
+    known = sorted(
+        (one for one in served if one.version != "?"),
+        key=lambda one: (one.first, one.version),
+    )
     if not known:
         return None
     candidate = known[-1]
@@ -51,7 +54,11 @@ def pairs(ctx: "Context") -> Mapping[str, Pair]:
     rows = (
         ctx.store.read(ctx.spark, tables.WINDOWS)
         .groupBy("endpoint", "model_version")
-        .agg(f.min("window_start").alias("first"), f.max("window_start").alias("last"), f.sum("rows").alias("rows"))
+        .agg(
+            f.min("window_start").alias("first"),
+            f.max("window_start").alias("last"),
+            f.sum("rows").alias("rows"),
+        )
         .collect()
     )
     by_endpoint: dict[str, list[Served]] = {}
@@ -59,4 +66,8 @@ def pairs(ctx: "Context") -> Mapping[str, Pair]:
         by_endpoint.setdefault(row["endpoint"], []).append(
             Served(row["model_version"], row["first"], row["last"], row["rows"])
         )
-    return {endpoint: pair for endpoint, served in by_endpoint.items() if (pair := choose(served))}
+    return {
+        endpoint: pair
+        for endpoint, served in by_endpoint.items()
+        if (pair := choose(served))
+    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.deployed import pairs
-from lastgood.jobs.run import Context, Run, append
+from lastgood.runs import Context, Run, append
 from lastgood.telemetry import spark_ddl
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 KEEP, MIN_ROWS = 2_000, 50
-NUMERIC = {"tokens_in": "input", "input_chars": "input", "tokens_out": "output", "output_chars": "output"}
+NUMERIC = {
+    "tokens_in": "input",
+    "input_chars": "input",
+    "tokens_out": "output",
+    "output_chars": "output",
+}
 CATEGORICAL = {"finish_reason": "output"}
 MAX_FEATURES = 50
 
@@ -30,13 +35,23 @@ def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
     """
     from pyspark.sql import functions as f
 
-    rows = requests.join(f.broadcast(chosen), "endpoint").where(f.col("error_code").isNull())
+    rows = requests.join(f.broadcast(chosen), "endpoint").where(
+        f.col("error_code").isNull()
+    )
     after = f.col("requested_at") >= f.col("since")
-    is_new, is_prior = f.col("model_version") == f.col("candidate"), f.col("model_version") == f.col("prior")
+    is_new, is_prior = (
+        f.col("model_version") == f.col("candidate"),
+        f.col("model_version") == f.col("prior"),
+    )
 
     def role(version: str, against: str, side: str, when: object) -> object:
         return f.when(
-            when, f.struct(f.col(version).alias("version"), f.lit(against).alias("against"), f.lit(side).alias("side"))
+            when,
+            f.struct(
+                f.col(version).alias("version"),
+                f.lit(against).alias("against"),
+                f.lit(side).alias("side"),
+            ),
         )
 
     roles = f.array(
@@ -59,15 +74,17 @@ def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
         "features",
         f.explode(f.filter(roles, lambda one: one.isNotNull())).alias("role"),
     ).select("*", "role.version", "role.against", "role.side")
-    values = f.struct("hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features"))
+    values = f.struct(
+        "hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features")
+    )
     kept = (
         slim.where(f.col("version").isNotNull())
         .groupBy("endpoint", "version", "against", "side")
         .agg(f.slice(f.array_sort(f.collect_list(values)), 1, KEEP).alias("kept"))
     )
-    return kept.select("endpoint", "version", "against", "side", f.explode("kept").alias("k")).select(
-        "endpoint", "version", "against", "side", "k.*"
-    )
+    return kept.select(
+        "endpoint", "version", "against", "side", f.explode("kept").alias("k")
+    ).select("endpoint", "version", "against", "side", "k.*")
 
 
 def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
@@ -78,7 +95,8 @@ def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
 
     kinds = dict(NUMERIC) | dict(CATEGORICAL)
     features = pd.DataFrame(
-        [json.loads(one) if isinstance(one, str) else {} for one in group["features"]], index=group.index
+        [json.loads(one) if isinstance(one, str) else {} for one in group["features"]],
+        index=group.index,
     )
     features = features.iloc[:, :MAX_FEATURES].add_prefix("feature.")
     for name in features.columns:
@@ -89,7 +107,9 @@ def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
     return pd.concat([group.drop(columns="features"), features], axis=1), kinds
 
 
-def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.DataFrame":
+def compare(
+    group: "pd.DataFrame", limit: float, computed_at: datetime
+) -> "pd.DataFrame":
     """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out."""
     import numpy as np
     import pandas as pd
@@ -99,13 +119,23 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
 
     wide, kinds = _wide(group)
     sides = {side: wide[wide["side"] == side] for side in ("current", "reference")}
-    usable = [name for name in kinds if min(side[name].notna().sum() for side in sides.values()) >= MIN_ROWS]
+    usable = [
+        name
+        for name in kinds
+        if min(side[name].notna().sum() for side in sides.values()) >= MIN_ROWS
+    ]
     numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
     categorical = [name for name in usable if name not in numeric]
-    theirs = opinions(sides["current"], sides["reference"], numeric, categorical) if usable else {}
+    theirs = (
+        opinions(sides["current"], sides["reference"], numeric, categorical)
+        if usable
+        else {}
+    )
     rows = []
     for name in usable:
-        values = [side[side[name].notna()] for side in (sides["current"], sides["reference"])]
+        values = [
+            side[side[name].notna()] for side in (sides["current"], sides["reference"])
+        ]
         ours = distance(
             *(np.asarray(side[name], dtype=object) for side in values),
             *(side["at"].tolist() for side in values),
@@ -127,9 +157,12 @@ def measure(ctx: Context, requests: "DataFrame", now: datetime) -> "DataFrame":
     from pyspark.sql import types
 
     chosen = [
-        (endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC)) for endpoint, one in pairs(ctx).items()
+        (endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC))
+        for endpoint, one in pairs(ctx).items()
     ]
-    frame = ctx.spark.createDataFrame(chosen, "endpoint string, candidate string, prior string, since timestamp")
+    frame = ctx.spark.createDataFrame(
+        chosen, "endpoint string, candidate string, prior string, since timestamp"
+    )
     limit = ctx.settings.default.policy.drift_limit
     at = now.astimezone(UTC).replace(tzinfo=None)
     schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))

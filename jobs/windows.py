@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.quality import quality_flags
-from lastgood.jobs.run import Context, Run, increment, merge
+from lastgood.runs import Context, Run, increment, merge
 from lastgood.windows import GROWTH, KEPT_REQUESTERS, ZERO
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def _bucket(column: str) -> "Column":
     from pyspark.sql import functions as f
 
     value = f.col(column)
-    return f.when(value > 0, f.floor(f.log(value) / f.log(f.lit(GROWTH))).cast("int")).when(value <= 0, f.lit(ZERO))
+    return f.when(
+        value > 0, f.floor(f.log(value) / f.log(f.lit(GROWTH))).cast("int")
+    ).when(value <= 0, f.lit(ZERO))
 
 
 def _stratum() -> "Column":
@@ -59,9 +61,16 @@ def count(requests: "DataFrame") -> "DataFrame":
 
     null = f.lit(None)
 
-    def entry(metric: str, bucket: "Column", code: "Column", when: "Column") -> "Column":
+    def entry(
+        metric: str, bucket: "Column", code: "Column", when: "Column"
+    ) -> "Column":
         return f.when(
-            when, f.struct(f.lit(metric).alias("metric"), bucket.cast("int").alias("bucket"), code.alias("code"))
+            when,
+            f.struct(
+                f.lit(metric).alias("metric"),
+                bucket.cast("int").alias("bucket"),
+                code.alias("code"),
+            ),
         )
 
     text = null.cast("string")
@@ -69,7 +78,10 @@ def count(requests: "DataFrame") -> "DataFrame":
         entry("n", null, text, f.lit(True)),
         entry("error", null, f.col("error_code"), f.col("error_code").isNotNull()),
     ]
-    entries += [entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c)) for m, c in METRICS.items()]
+    entries += [
+        entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c))
+        for m, c in METRICS.items()
+    ]
     who = f.coalesce(f.substring(f.sha2("requester", 256), 1, 12), f.lit("?"))
     long = requests.select(
         *KEY,
@@ -89,7 +101,9 @@ def count(requests: "DataFrame") -> "DataFrame":
 
     def histogram(metric: str, by: str) -> "Column":
         cell = f.when(f.col("metric") == metric, f.struct(by, "w"))
-        return f.map_from_entries(f.array_sort(f.collect_list(cell))).alias({"error": "errors"}.get(metric, metric))
+        return f.map_from_entries(f.array_sort(f.collect_list(cell))).alias(
+            {"error": "errors"}.get(metric, metric)
+        )
 
     total = f.col("metric") == "n"
     return (
@@ -99,11 +113,17 @@ def count(requests: "DataFrame") -> "DataFrame":
             f.sum(f.when(total, f.col("w"))).alias("requests"),
             histogram("error", "code"),
             *(histogram(metric, "bucket") for metric in METRICS),
-            f.coalesce(f.sum(f.when(total, f.col("tin"))), f.lit(0.0)).alias("tokens_in"),
-            f.coalesce(f.sum(f.when(total, f.col("tout"))), f.lit(0.0)).alias("tokens_out"),
-            f.slice(f.array_sort(f.array_distinct(f.flatten(f.collect_list("who")))), 1, KEPT_REQUESTERS).alias(
-                "error_requesters"
+            f.coalesce(f.sum(f.when(total, f.col("tin"))), f.lit(0.0)).alias(
+                "tokens_in"
             ),
+            f.coalesce(f.sum(f.when(total, f.col("tout"))), f.lit(0.0)).alias(
+                "tokens_out"
+            ),
+            f.slice(
+                f.array_sort(f.array_distinct(f.flatten(f.collect_list("who")))),
+                1,
+                KEPT_REQUESTERS,
+            ).alias("error_requesters"),
         )
         .select(*tables.WINDOWS.columns)
     )
@@ -119,10 +139,16 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
         if found is None:
             return None
         changes, run = found
-        touched = changes.select("endpoint", window_start(seconds).alias("window_start"))
-        touched = touched.groupBy("endpoint", "window_start").agg(f.count("*").alias("rows"))
+        touched = changes.select(
+            "endpoint", window_start(seconds).alias("window_start")
+        )
+        touched = touched.groupBy("endpoint", "window_start").agg(
+            f.count("*").alias("rows")
+        )
         facts = touched.agg(
-            f.sum("rows").alias("rows"), f.min("window_start").alias("a"), f.max("window_start").alias("z")
+            f.sum("rows").alias("rows"),
+            f.min("window_start").alias("a"),
+            f.max("window_start").alias("z"),
         ).collect()[0]
         if not facts["rows"]:
             return run
@@ -132,24 +158,35 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
         requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(
             f"requested_at >= timestamp'{facts['a']}' AND requested_at < timestamp'{facts['z']}' + INTERVAL {seconds} SECONDS"
         )
-        fresh = make(keyed(requests, seconds).join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi"))
+        fresh = make(
+            keyed(requests, seconds).join(
+                f.broadcast(ids), ["endpoint", "window_start"], "left_semi"
+            )
+        )
         old = (
             ctx.store.read(ctx.spark, table)
             .where(f"window_start {near}")
             .join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi")
         )
         gone = old.select(*KEY).join(fresh.select(*KEY), KEY, "left_anti")
-        rest = [f.lit(None).cast(one.type).alias(one.name) for one in table.fields if one.name not in KEY]
+        rest = [
+            f.lit(None).cast(one.type).alias(one.name)
+            for one in table.fields
+            if one.name not in KEY
+        ]
         source = fresh.withColumn("_gone", f.lit(False)).unionByName(
             gone.select(*KEY, *rest, f.lit(True).alias("_gone"))
         )
         names = ", ".join(table.columns)
-        sets = ", ".join(f"{name} = s.{name}" for name in table.columns if name not in KEY)
+        sets = ", ".join(
+            f"{name} = s.{name}" for name in table.columns if name not in KEY
+        )
         run.rows_out = merge(
             ctx,
             source,
             table,
-            " AND ".join(f"t.{name} = s.{name}" for name in KEY) + f" AND t.window_start {near}",
+            " AND ".join(f"t.{name} = s.{name}" for name in KEY)
+            + f" AND t.window_start {near}",
             f"WHEN MATCHED AND s._gone THEN DELETE WHEN MATCHED THEN UPDATE SET {sets} "
             f"WHEN NOT MATCHED AND NOT s._gone THEN INSERT ({names}) VALUES ({', '.join('s.' + name for name in table.columns)})",
         )

@@ -27,7 +27,11 @@ def append(
     repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
     Errors: TransientError (commit conflict, disk), CorruptError (the schema does not fit).
     """
-    if app is not None and (last := app_version(path, app[0])) is not None and app[1] <= last:
+    if (
+        app is not None
+        and (last := app_version(path, app[0])) is not None
+        and app[1] <= last
+    ):
         return False
     properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
     try:
@@ -42,7 +46,9 @@ def append(
         )
     except Exception as error:  # delta-rs raises a bare Exception for casts
         if not isinstance(error, (DeltaError, OSError)) or "chema" in str(error):
-            raise CorruptError(f"{path}: the rows do not fit the table: {error}") from error
+            raise CorruptError(
+                f"{path}: the rows do not fit the table: {error}"
+            ) from error
         raise TransientError(f"{path}: commit failed: {error}", 1.0) from error
     return True
 
@@ -56,11 +62,15 @@ def app_version(path: str | Path, app_id: str) -> int | None:
 
 
 def read(
-    path: str | Path, columns: Sequence[str] | None = None, filters: list[tuple[str, str, object]] | None = None
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    filters: list[tuple[str, str, object]] | None = None,
 ) -> pa.Table:
     """The table's rows; an empty table without columns when there is no Delta table at `path` (yet)."""
     try:
         table = DeltaTable(str(path))
     except TableNotFoundError:
         return pa.table({})
-    return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters)
+    return table.to_pyarrow_table(
+        columns=list(columns) if columns else None, filters=filters
+    )

@@ -31,13 +31,17 @@ class Table:
 _WINDOW_KEY = (
     Field("endpoint", "string", "serving endpoint"),
     Field("model_version", "string", "model version, '?' when no source named it"),
-    Field("stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"),
+    Field(
+        "stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"
+    ),
     Field("window_start", "timestamp", "start of the window, UTC"),
 )
 _KEY_NAMES = ("endpoint", "model_version", "stratum", "window_start")
 
 INBOX = Table("inbox", telemetry.INBOX, days=30, change_feed=True)
-REQUESTS = Table("requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True)
+REQUESTS = Table(
+    "requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True
+)
 QUARANTINE = Table(
     "quarantine",
     (
@@ -57,12 +61,20 @@ WINDOWS = Table(
         Field("rows", "bigint", "rows seen"),
         Field("requests", "double", "requests they stand for"),
         Field("errors", "map<string,double>", "error code -> requests"),
-        Field("latency", "map<int,double>", "latency_ms bucket -> requests, see windows.bucket"),
+        Field(
+            "latency",
+            "map<int,double>",
+            "latency_ms bucket -> requests, see windows.bucket",
+        ),
         Field("ttft", "map<int,double>", "ttft_ms bucket -> requests"),
         Field("feature_age", "map<int,double>", "feature_age_ms bucket -> requests"),
         Field("tokens_in", "double", "prompt tokens"),
         Field("tokens_out", "double", "generated tokens"),
-        Field("error_requesters", "array<string>", "hashes of up to 8 requesters that saw a failure"),
+        Field(
+            "error_requesters",
+            "array<string>",
+            "hashes of up to 8 requesters that saw a failure",
+        ),
     ),
     _KEY_NAMES,
 )
@@ -70,7 +82,11 @@ QUALITY = Table(
     "quality",
     (
         *_WINDOW_KEY,
-        Field("quality", "map<string,double>", "output flag -> answers; `answers` looked at, `bad` with any bad flag"),
+        Field(
+            "quality",
+            "map<string,double>",
+            "output flag -> answers; `answers` looked at, `bad` with any bad flag",
+        ),
     ),
     _KEY_NAMES,
 )
@@ -85,7 +101,11 @@ DRIFT = Table(
         Field("computed_at", "timestamp", "when, UTC"),
         Field("n_current", "bigint", "rows of the current sample"),
         Field("n_reference", "bigint", "rows of the reference sample"),
-        Field("distance", "double", "Jensen-Shannon distance (base 2), 0-1, corrected for sample size"),
+        Field(
+            "distance",
+            "double",
+            "Jensen-Shannon distance (base 2), 0-1, corrected for sample size",
+        ),
         Field("low", "double", "lower 95 % limit of distance (block jackknife)"),
         Field("drifted", "boolean", "low is above the policy's drift limit"),
         Field("evidently_method", "string", "Evidently's own choice of method"),
@@ -126,7 +146,11 @@ RUNS = Table(
     (
         Field("job", "string", "job name"),
         Field("source", "string", "table the job took its input from"),
-        Field("version", "bigint", "newest version of that table the run has taken in: where the next run starts"),
+        Field(
+            "version",
+            "bigint",
+            "newest version of that table the run has taken in: where the next run starts",
+        ),
         Field("rows_in", "bigint", "rows taken"),
         Field("rows_out", "bigint", "rows written or changed"),
         Field("seconds", "double", "run time"),
@@ -134,9 +158,59 @@ RUNS = Table(
     ),
 )
 
-ALL = (INBOX, REQUESTS, QUARANTINE, WINDOWS, QUALITY, DRIFT, DEPLOYMENTS, VERDICTS, RUNS)
+ALL = (
+    INBOX,
+    REQUESTS,
+    QUARANTINE,
+    WINDOWS,
+    QUALITY,
+    DRIFT,
+    DEPLOYMENTS,
+    VERDICTS,
+    RUNS,
+)
 
 _UC_NAME = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
+
+
+def is_path(where: str) -> bool:
+    """Whether a table is given by its folder, not by its catalog name."""
+    return "/" in where or not where.count(".")
+
+
+def sql_name(where: str) -> str:
+    """How SQL names a table given by folder or catalog name."""
+    return f"delta.`{where}`" if is_path(where) else where
+
+
+def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataFrame":
+    """Rows of a table changed in versions (after, until], with _change_type, _commit_version, _commit_timestamp.
+
+    Errors: ConfigError when the table keeps no change data feed.
+    """
+    feed = (
+        spark.sql(f"SHOW TBLPROPERTIES {sql_name(where)}")
+        .where("key = 'delta.enableChangeDataFeed'")
+        .collect()
+    )
+    if not feed or feed[0]["value"] != "true":
+        fix = f"ALTER TABLE {sql_name(where)} SET TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+        raise ConfigError(
+            f"{where} keeps no change data feed, so what is new cannot be read; run: {fix}"
+        )
+    reader = (
+        spark.read.option("readChangeFeed", "true")
+        .option("startingVersion", after + 1)
+        .option("endingVersion", until)
+    )
+    return reader.format("delta").load(where) if is_path(where) else reader.table(where)
+
+
+def version(spark: "SparkSession", where: str) -> int:
+    """The newest version of a Delta table."""
+    return int(
+        spark.sql(f"DESCRIBE HISTORY {sql_name(where)} LIMIT 1").collect()[0]["version"]
+    )
 
 
 @dataclass(frozen=True)
@@ -149,31 +223,34 @@ class Store:
     def in_catalog(self) -> bool:
         return "/" not in self.location and bool(_UC_NAME.fullmatch(self.location))
 
+    def where(self, table: Table) -> str:
+        """The table's folder, or its catalog name."""
+        return f"{self.location}.{table.name}" if self.in_catalog else self.path(table)
+
     def path(self, table: Table) -> str:
         """The table's folder. Errors: ConfigError in a catalog, where tables have names instead."""
         if self.in_catalog:
-            raise ConfigError(f"storage {self.location} is a catalog; this needs a folder")
+            raise ConfigError(
+                f"storage {self.location} is a catalog; this needs a folder"
+            )
         return f"{self.location.rstrip('/')}/{table.name}"
 
     def sql(self, table: Table) -> str:
         """How SQL names the table."""
-        return f"{self.location}.{table.name}" if self.in_catalog else f"delta.`{self.path(table)}`"
+        return sql_name(self.where(table))
 
     def read(self, spark: "SparkSession", table: Table) -> "DataFrame":
         return spark.read.table(self.sql(table))
 
-    def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
-        """Rows changed in versions (after, until], with _change_type, _commit_version."""
-        reader = (
-            spark.read.option("readChangeFeed", "true")
-            .option("startingVersion", after + 1)
-            .option("endingVersion", until)
-        )
-        return reader.table(self.sql(table)) if self.in_catalog else reader.format("delta").load(self.path(table))
+    def changes(
+        self, spark: "SparkSession", table: Table, after: int, until: int
+    ) -> "DataFrame":
+        """See `changes`."""
+        return changes(spark, self.where(table), after, until)
 
     def version(self, spark: "SparkSession", table: Table) -> int:
-        """The table's newest version."""
-        return int(spark.sql(f"DESCRIBE HISTORY {self.sql(table)} LIMIT 1").collect()[0]["version"])
+        """See `version`."""
+        return version(spark, self.where(table))
 
     def ensure(self, spark: "SparkSession", *tables: Table) -> None:
         """Create missing tables; add columns that an existing one lacks (never drops or retypes one).
@@ -181,8 +258,16 @@ class Store:
         Errors: ConfigError when an existing column has another type.
         """
         for table in tables or ALL:
-            feed = "TBLPROPERTIES (delta.enableChangeDataFeed = true)" if table.change_feed else ""
-            parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+            feed = (
+                "TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+                if table.change_feed
+                else ""
+            )
+            parts = (
+                f"PARTITIONED BY ({', '.join(table.partition_by)})"
+                if table.partition_by
+                else ""
+            )
             name = self.sql(table)
             spark.sql(
                 f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}"
@@ -195,4 +280,6 @@ class Store:
                     )
             missing = [one for one in table.fields if one.name not in have]
             if missing:
-                spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")
+                spark.sql(
+                    f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})"
+                )

@@ -11,7 +11,13 @@ import pyarrow as pa
 SPAN, TABLE, CANONICAL = "span", "table", "canonical"
 """Kinds of source: an OpenTelemetry span, an inference table, a user's own canonical rows."""
 
-SOURCES = {"otlp": SPAN, "legacy": TABLE, "ai_gateway": TABLE, "unity_gateway": TABLE, "canonical": CANONICAL}
+SOURCES = {
+    "otlp": SPAN,
+    "legacy": TABLE,
+    "ai_gateway": TABLE,
+    "unity_gateway": TABLE,
+    "canonical": CANONICAL,
+}
 
 _PREFER_SPAN = {SPAN: 0, CANONICAL: 1, TABLE: 2}
 _PREFER_TABLE = {TABLE: 0, CANONICAL: 1, SPAN: 2}
@@ -64,18 +70,35 @@ VALUES = (
     Field("served_entity", "string", "served entity name or id", TABLE),
     Field("model_version", "string", "registered model version that answered", TABLE),
     Field("requested_at", "timestamp", "when the request started, UTC"),
-    Field("latency_ms", "double", "duration in milliseconds, of the scope in latency_scope"),
-    Field("latency_scope", "string", "what latency_ms covers: model, gateway or client"),
+    Field(
+        "latency_ms",
+        "double",
+        "duration in milliseconds, of the scope in latency_scope",
+    ),
+    Field(
+        "latency_scope", "string", "what latency_ms covers: model, gateway or client"
+    ),
     Field("ttft_ms", "double", "time to first token in milliseconds"),
     Field("tokens_in", "bigint", "prompt tokens, cached ones included", TABLE),
     Field("tokens_out", "bigint", "generated tokens", TABLE),
     Field("status_code", "int", "HTTP status", TABLE),
     Field("error_code", "string", "null = success"),
-    Field("feature_age_ms", "double", "age of the oldest feature used, at request time, in milliseconds"),
-    Field("features", "map<string,string>", "tabular inputs of the first record, as text", TABLE),
+    Field(
+        "feature_age_ms",
+        "double",
+        "age of the oldest feature used, at request time, in milliseconds",
+    ),
+    Field(
+        "features",
+        "map<string,string>",
+        "tabular inputs of the first record, as text",
+        TABLE,
+    ),
     Field("input", "string", "prompt or last user message", TABLE),
     Field("output", "string", "generated text or predictions", TABLE),
-    Field("finish_reason", "string", "why generation stopped: stop, length, ...", TABLE),
+    Field(
+        "finish_reason", "string", "why generation stopped: stop, length, ...", TABLE
+    ),
     Field("streaming", "boolean", "whether the answer was streamed", TABLE),
     Field("requester", "string", "who called", TABLE),
     Field("team", "string", "calling team"),
@@ -88,7 +111,11 @@ VALUES = (
 STAMPS = (
     Field("sources", "array<string>", "which sources saw the request, sorted"),
     Field("received_at", "timestamp", "when the first source reached Lastgood, UTC"),
-    Field("provenance", "string", "one character per VALUES field: rank of the source of its value, ~ for none"),
+    Field(
+        "provenance",
+        "string",
+        "one character per VALUES field: rank of the source of its value, ~ for none",
+    ),
 )
 
 REQUEST = KEY + VALUES + STAMPS

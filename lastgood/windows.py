@@ -94,7 +94,12 @@ def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def merge(counts: Iterable[Counts], *, stratum: str | None = None, start: datetime | None = None) -> Counts:
+def merge(
+    counts: Iterable[Counts],
+    *,
+    stratum: str | None = None,
+    start: datetime | None = None,
+) -> Counts:
     """One Counts for all of `counts` (at least one), labelled like the first unless told otherwise."""
     group = list(counts)
     first = group[0]
@@ -111,12 +116,20 @@ def merge(counts: Iterable[Counts], *, stratum: str | None = None, start: dateti
         feature_age=add(*(one.feature_age for one in group)),
         tokens_in=math.fsum(one.tokens_in for one in group),
         tokens_out=math.fsum(one.tokens_out for one in group),
-        error_requesters=tuple(sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]),
+        error_requesters=tuple(
+            sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]
+        ),
         quality=_sum(one.quality for one in group),
     )
 
 
 def stratum(latency_scope: str | None, tokens_in: float | None) -> str:
     """The stratum of a request: latency scope (scopes are never pooled) and prompt-length bucket (powers of four)."""
-    size = "?" if tokens_in is None else next((str(edge) for edge in (64, 256, 1024, 4096) if tokens_in < edge), "more")
+    size = (
+        "?"
+        if tokens_in is None
+        else next(
+            (str(edge) for edge in (64, 256, 1024, 4096) if tokens_in < edge), "more"
+        )
+    )
     return f"{latency_scope or '?'}/{size}"

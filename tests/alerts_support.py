@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.alerts.controller import Controller
+from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
-from lastgood.alerts.store import Rollback, Store
+from lastgood.alerts.store import Store
 from lastgood.config import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.judge.verdict import Finding, State, Verdict
 from lastgood.workspace import Endpoint, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
 KEY = "a-signing-key-for-tests-only"
 
 
@@ -67,7 +69,11 @@ class MemoryWorkspace:
         return [self.endpoint(name) for name in self._endpoints]
 
     def update_config(
-        self, name: str, entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int], passthrough: Mapping[str, Any]
+        self,
+        name: str,
+        entities: Sequence[Mapping[str, Any]],
+        traffic: Mapping[str, int],
+        passthrough: Mapping[str, Any],
     ) -> None:
         current = self._endpoints[name]
         wanted = tuple(
@@ -123,7 +129,7 @@ class Clock:
 class FixedTelemetry:
     """Answers with `answer`; remembers what it was asked."""
 
-    answer: Recovery = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
+    answer: Recovery = RECOVERED
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
     def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
@@ -147,7 +153,9 @@ class ListNotifier:
         return [(e["event_action"], e.get("payload", {}).get("severity", "")) for e in self.events]
 
 
-def verdict(state: State = State.ROLL_BACK, at: datetime = START, candidate: str = "3", prior: str | None = "2") -> Verdict:
+def verdict(
+    state: State = State.ROLL_BACK, at: datetime = START, candidate: str = "3", prior: str | None = "2"
+) -> Verdict:
     finding = Finding("error_rate", "6.1 % of requests fail, 0.4 % before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
     return Verdict(
         "chat", candidate, prior, state, "6.1 % of requests fail on version 3", at, at - timedelta(minutes=4), 400.0,
@@ -162,7 +170,9 @@ def settings(mode: Mode = Mode.APPROVE, web: Web | None = None, **policy: Any) -
 class House:
     """A controller with everything around it; `restart()` builds a new one on the same state and workspace."""
 
-    def __init__(self, folder: Path, workspace: Any, config: Settings, notifier: Any = None, telemetry: Any = None) -> None:
+    def __init__(
+        self, folder: Path, workspace: Any, config: Settings, notifier: Any = None, telemetry: Any = None
+    ) -> None:
         self.folder, self.workspace, self.config = folder, workspace, config
         self.clock, self.notifier = Clock(), notifier or ListNotifier()
         self.telemetry = telemetry or FixedTelemetry()

@@ -83,14 +83,20 @@ def problems(body: bytes) -> list[str]:
 def serve_fake(port: int = 0) -> Iterator[FakePagerDuty]:
     """A receiver on loopback; `url` is where events go."""
     fake = FakePagerDuty()
-    config = uvicorn.Config(fake.app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
+    with serving(fake.app, port) as base_url:
+        fake.url = f"{base_url}/v2/enqueue"
+        yield fake
+
+
+@contextmanager
+def serving(app: Starlette, port: int = 0) -> Iterator[str]:
+    """`app` on loopback, in a thread; gives its base URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+    server, socket = uvicorn.Server(config), config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    fake.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v2/enqueue"
     thread.start()
     try:
-        yield fake
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=10)

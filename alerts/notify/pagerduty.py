@@ -71,7 +71,7 @@ def event(
     details: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """An Events v2 document without its routing key. `action`: trigger, acknowledge or resolve; `links`: text to URL."""
+    """An Events v2 document without routing key. `action`: trigger, acknowledge or resolve; `links`: text to URL."""
     if action != "trigger":
         return {"event_action": action, "dedup_key": dedup_key}
     payload = {"summary": summary[:MAX_SUMMARY], "severity": severity, "source": source, "timestamp": timestamp}

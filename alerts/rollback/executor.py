@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Effect, Event, Seen, Status, Tick, View, step
 from lastgood.alerts.rollback.plan import Plan, Route, Target
 from lastgood.alerts.rollback.verify import Telemetry
-from lastgood.alerts.store import Rollback, Store, Tx
+from lastgood.alerts.store import Store, Tx
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, RefusedError, TransientError
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl

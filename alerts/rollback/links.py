@@ -99,12 +99,10 @@ class Signer:
         return URLSafeSerializer(self._keys, salt=f"lastgood.{purpose}", signer_kwargs=options)
 
 
-def check(claims: Claims, plan_id: str, endpoint: str, config_version: int, nonce: str) -> None:
-    """Errors: LinkError when the claims are of another plan or of an earlier link of this plan."""
+def check(claims: Claims, plan_id: str, endpoint: str, config_version: int) -> None:
+    """Errors: LinkError when the claims are of another plan."""
     if (claims.plan_id, claims.endpoint, claims.config_version) != (plan_id, endpoint, config_version):
         raise LinkError(Problem.OTHER_PLAN, "this link is for another plan")
-    if claims.nonce != nonce:
-        raise LinkError(Problem.USED, "this link was used or replaced by a newer one")
 
 
 def _form(token: str, action: str, cookie: str) -> list[str]:

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.messages import sureness
+from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.links import Action, LinkError, Problem
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
-from lastgood.alerts.store import Incident, Rollback
 from lastgood.alerts.web.view import percent, sparkline
 from lastgood.config import secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
@@ -93,7 +93,8 @@ class Pages:
         self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness}
         css = self._templates.get_template("style.html").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-        self.csp = f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        style = f"style-src 'sha256-{digest}'"
+        self.csp = f"default-src 'none'; {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         self._css = css
 
     # read only

@@ -9,7 +9,7 @@ WIDTH, HEIGHT = 300, 48
 
 def percent(value: float | None) -> str:
     """A share 0-1 in per cent; a dash when it is not known."""
-    return "–" if value is None else f"{100 * value:.3g} %"
+    return "-" if value is None else f"{100 * value:.3g} %"
 
 
 def sparkline(values: Sequence[float | None], top: float | None = None) -> Markup:

@@ -16,10 +16,14 @@ Pairs = dict[tuple[float, str], tuple[Counts | None, Counts | None]]
 
 def pair(windows: Iterable[Counts], new: str, prior: str) -> Pairs:
     """(window start in epoch seconds, stratum) -> (counts of new, counts of prior)."""
-    found: dict[tuple[float, str], list[Counts | None]] = defaultdict(lambda: [None, None])
+    found: dict[tuple[float, str], list[Counts | None]] = defaultdict(
+        lambda: [None, None]
+    )
     for one in windows:
         if one.model_version in (new, prior):
-            found[one.start.timestamp(), one.stratum][0 if one.model_version == new else 1] = one
+            found[one.start.timestamp(), one.stratum][
+                0 if one.model_version == new else 1
+            ] = one
     return {key: (found[key][0], found[key][1]) for key in sorted(found)}
 
 
@@ -44,7 +48,13 @@ def quality(pairs: Pairs) -> list[Block]:
         if a and b and a.quality.get("answers") and b.quality.get("answers"):
             n1, n0 = thinned(a, a.quality["answers"]), thinned(b, b.quality["answers"])
             blocks.append(
-                Block(time, n1, n0, thinned(a, a.quality.get("bad", 0.0)), thinned(b, b.quality.get("bad", 0.0)))
+                Block(
+                    time,
+                    n1,
+                    n0,
+                    thinned(a, a.quality.get("bad", 0.0)),
+                    thinned(b, b.quality.get("bad", 0.0)),
+                )
             )
     return blocks
 
@@ -64,13 +74,19 @@ def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
     After the shift the null is "no slower than": a bad-rate ratio of 1.
     """
     shift = shift_buckets(tolerance)
-    by_stratum: dict[str, list[tuple[float, dict[int, float], dict[int, float]]]] = defaultdict(list)
+    by_stratum: dict[str, list[tuple[float, dict[int, float], dict[int, float]]]] = (
+        defaultdict(list)
+    )
     for (time, stratum), (a, b) in pairs.items():
         if a and b and a.latency and b.latency:
             new = {index - shift: thinned(a, w) for index, w in a.latency.items()}
             old = {index: thinned(b, w) for index, w in b.latency.items()}
             by_stratum[stratum].append((time, new, old))
-    served = [sum(new.values()) + sum(old.values()) for rows in by_stratum.values() for _, new, old in rows]
+    served = [
+        sum(new.values()) + sum(old.values())
+        for rows in by_stratum.values()
+        for _, new, old in rows
+    ]
     sparse = not served or sorted(served)[len(served) // 2] < SPARSE
     quantiles = SPARSE_QUANTILES if sparse else QUANTILES
     blocks: dict[float, list[Block]] = {q: [] for q in quantiles}
@@ -80,11 +96,15 @@ def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
             n1, n0 = math.fsum(new.values()), math.fsum(old.values())
             for q in quantiles:
                 threshold = _threshold(pooled, q)
-                blocks[q].append(Block(time, n1, n0, _above(new, threshold), _above(old, threshold)))
+                blocks[q].append(
+                    Block(time, n1, n0, _above(new, threshold), _above(old, threshold))
+                )
     return blocks
 
 
-def _trailing(rows: Sequence[tuple[float, dict[int, float], dict[int, float]]], i: int) -> dict[int, float]:
+def _trailing(
+    rows: Sequence[tuple[float, dict[int, float], dict[int, float]]], i: int
+) -> dict[int, float]:
     pooled: dict[int, float] = {}
     for _, new, old in reversed(rows[: i + 1]):
         pooled = add(pooled, new, old)

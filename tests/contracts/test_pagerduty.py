@@ -36,7 +36,9 @@ def client(fake: FakePagerDuty) -> Iterator[PagerDuty]:
 
 
 def trigger(**more: Any) -> dict[str, Any]:
-    return event("trigger", "inc1", "errors on version 3", source="lastgood/chat", links={"Evidence": "http://x/r/t"}, **more)
+    return event(
+        "trigger", "inc1", "errors on version 3", source="lastgood/chat", links={"Evidence": "http://x/r/t"}, **more
+    )
 
 
 def test_an_alert_is_triggered_acknowledged_and_resolved(fake: FakePagerDuty, client: PagerDuty) -> None:
@@ -65,12 +67,14 @@ def test_a_receiver_that_stays_down_is_a_transient_error(fake: FakePagerDuty, cl
 
 
 def test_no_connection_is_a_transient_error() -> None:
+    client = PagerDuty("http://127.0.0.1:9/v2/enqueue", ROUTING_KEY, wait=wait_none())
     with pytest.raises(TransientError, match="cannot be reached"):
-        PagerDuty("http://127.0.0.1:9/v2/enqueue", ROUTING_KEY, wait=wait_none()).send(trigger())
+        client.send(trigger())
+    client.close()
 
 
 def test_a_bad_event_is_refused_for_good(fake: FakePagerDuty, client: PagerDuty) -> None:
-    with pytest.raises(RefusedError, match="payload.summary"):
+    with pytest.raises(RefusedError, match=r"payload\.summary"):
         client.send(event("trigger", "inc1", "", source="lastgood/chat"))
     assert fake.events() == []
 
@@ -103,7 +107,9 @@ def test_many_small_details_are_dropped_when_there_is_no_other_way() -> None:
         ({"event_action": "resolve", "dedup_key": ""}, "'dedup_key' is missing or blank"),
     ],
 )
-def test_the_receiver_refuses_what_the_contract_forbids(fake: FakePagerDuty, change: dict[str, Any], problem: str) -> None:
+def test_the_receiver_refuses_what_the_contract_forbids(
+    fake: FakePagerDuty, change: dict[str, Any], problem: str
+) -> None:
     answer = httpx.post(fake.url, json={"routing_key": ROUTING_KEY, **trigger(), **change})
     assert answer.status_code == 400
     assert answer.json()["status"] == "invalid event"

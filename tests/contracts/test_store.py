@@ -13,9 +13,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from lastgood.alerts import schema
+from lastgood.alerts.records import Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
 from lastgood.alerts.rollback.plan import Snapshot, make_plan
-from lastgood.alerts.store import Incident, KillSwitch, Rollback, Store
+from lastgood.alerts.store import Store
 from lastgood.errors import ConfigError, CorruptError, TransientError
 
 LATER = START + timedelta(minutes=1)
@@ -40,7 +41,9 @@ def incident(identity: str = "i1", candidate: str = "3") -> Incident:
 def rollback(incident_id: str = "i1", config_version: int = 7) -> Rollback:
     e = replace(endpoint("2", "3"), config_version=config_version)
     plan = make_plan(e, "3", "2", refused=(), snapshot=None, reasons=("errors",), now=START)
-    return Rollback(plan.id, incident_id, "approve", "error_rate", plan, "n", Progress(Status.PROPOSED, START), 0, START)
+    return Rollback(
+        plan.id, incident_id, "approve", "error_rate", plan, "n", Progress(Status.PROPOSED, START), 0, START
+    )
 
 
 def race(url: str, act: Callable[[Store, int], bool], runners: int = 6) -> list[bool]:
@@ -217,7 +220,8 @@ def test_the_kill_switch_is_remembered(store: Store, url: str) -> None:
         ("DELETE FROM audit WHERE seq >= 3", "the log ends at entry 2, 4 were written"),
         ("DELETE FROM audit", "the log ends at entry 0, 4 were written"),
         (
-            "UPDATE audit SET seq = 9 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = 9",
+            "UPDATE audit SET seq = 9 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; "
+            "UPDATE audit SET seq = 3 WHERE seq = 9",
             "entry 2 is not what was written",
         ),
     ],
@@ -248,7 +252,8 @@ def test_audit_entries_of_several_writers_form_one_chain(store: Store, url: str)
 
 
 def test_every_table_can_be_made_in_postgresql() -> None:
-    made = [str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    made = [str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables]
     assert len(made) == 10
     assert all("TIMESTAMP WITH TIME ZONE" in ddl for ddl in made if " at " in ddl or "_at" in ddl)
 

@@ -108,7 +108,8 @@ def test_waiting_ends(views: list[Event]) -> None:
 
 
 def test_the_way_of_a_slow_rollback() -> None:
-    progress, seen = proposed(), []
+    progress = proposed()
+    seen: list[Effect] = []
     story: list[Event] = [
         Approve("ann"), Seen(View.BASE), Seen(View.SENT, "starting"), Seen(View.RESTORED), Seen(View.SENT),
         Seen(View.SHIFTED), Recovery(True, None, "traffic moved"), Recovery(True, True, "recovered"),

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from lastgood.workspace.local import CHAT, MODELS, LocalConfig, serve, token_from_environment
+from lastgood.workspace.local import (
+    CHAT,
+    MODELS,
+    LocalConfig,
+    serve,
+    token_from_environment,
+)
 from lastgood.workspace.local.models import build
 
 
@@ -21,7 +27,14 @@ def main(
     """Serve until SIGTERM, then write what was logged."""
     for version in ("1", "2", "3"):
         build(MODELS[CHAT], version)
-    config = LocalConfig(payload, seed, update_s, payload_delay_s, token=token_from_environment(), port=port)
+    config = LocalConfig(
+        payload,
+        seed,
+        update_s,
+        payload_delay_s,
+        token=token_from_environment(),
+        port=port,
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

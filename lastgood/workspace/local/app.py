@@ -19,7 +19,13 @@ from starlette.routing import Route
 from lastgood.errors import ConfigError
 from lastgood.workspace.local import models
 from lastgood.workspace.local.payload import PayloadWriter, as_json
-from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
+from lastgood.workspace.local.state import (
+    ApiError,
+    Fault,
+    LocalConfig,
+    State,
+    served_entity_id,
+)
 
 Handler = Callable[[Request], Awaitable[Response]]
 HOUR_MS = 3_600_000.0
@@ -37,16 +43,48 @@ class Service:
     def app(self) -> Starlette:
         api, uc = "/api/2.0/serving-endpoints", "/api/2.1/unity-catalog/models/{model}"
         table: list[tuple[str, str, Callable[..., Any]]] = [
-            ("GET", api, lambda r, b: {"endpoints": [self.state.get(name) for name in self.state.names()]}),
+            (
+                "GET",
+                api,
+                lambda r, b: {
+                    "endpoints": [self.state.get(name) for name in self.state.names()]
+                },
+            ),
             ("POST", api, lambda r, b: self.state.create(b)),
             ("GET", api + "/{name}", lambda r, b: self.state.get(r["name"])),
             ("DELETE", api + "/{name}", lambda r, b: self.state.delete(r["name"])),
-            ("PUT", api + "/{name}/config", lambda r, b: self.state.update(r["name"], b)),
-            ("PATCH", api + "/{name}/tags", lambda r, b: self.state.patch_tags(r["name"], b)),
-            ("GET", "/api/2.0/permissions/serving-endpoints/{id}", lambda r, b: self.state.permissions(r["id"], None)),
-            ("PUT", "/api/2.0/permissions/serving-endpoints/{id}", lambda r, b: self.state.permissions(r["id"], b)),
-            ("GET", uc + "/versions", lambda r, b: {"model_versions": [_version(r["model"], v) for v in (1, 2, 3)]}),
-            ("GET", uc + "/versions/{version:int}", lambda r, b: _version(r["model"], r["version"])),
+            (
+                "PUT",
+                api + "/{name}/config",
+                lambda r, b: self.state.update(r["name"], b),
+            ),
+            (
+                "PATCH",
+                api + "/{name}/tags",
+                lambda r, b: self.state.patch_tags(r["name"], b),
+            ),
+            (
+                "GET",
+                "/api/2.0/permissions/serving-endpoints/{id}",
+                lambda r, b: self.state.permissions(r["id"], None),
+            ),
+            (
+                "PUT",
+                "/api/2.0/permissions/serving-endpoints/{id}",
+                lambda r, b: self.state.permissions(r["id"], b),
+            ),
+            (
+                "GET",
+                uc + "/versions",
+                lambda r, b: {
+                    "model_versions": [_version(r["model"], v) for v in (1, 2, 3)]
+                },
+            ),
+            (
+                "GET",
+                uc + "/versions/{version:int}",
+                lambda r, b: _version(r["model"], r["version"]),
+            ),
             ("GET", uc + "/aliases/{alias}", self._alias),
             ("PUT", uc + "/aliases/{alias}", self._set_alias),
             (
@@ -57,11 +95,21 @@ class Service:
             ("PUT", "/local/faults/{endpoint}/{version}", self._set_fault),
             ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
         ]
-        routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
+        routes = [
+            Route(path, self._json(act), methods=[method])
+            for method, path, act in table
+        ]
         routes += [
-            Route("/.well-known/databricks-config", lambda _: _error(404, "NOT_FOUND", "no such page")),
+            Route(
+                "/.well-known/databricks-config",
+                lambda _: _error(404, "NOT_FOUND", "no such page"),
+            ),
             Route(api + "/{name}/metrics", self._guarded(self._metrics)),
-            Route("/serving-endpoints/{name}/invocations", self._guarded(self._invoke), methods=["POST"]),
+            Route(
+                "/serving-endpoints/{name}/invocations",
+                self._guarded(self._invoke),
+                methods=["POST"],
+            ),
             Route(
                 "/serving-endpoints/{name}/served-models/{entity}/invocations",
                 self._guarded(self._invoke),
@@ -75,7 +123,9 @@ class Service:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self.config.token.encode()):
                 return _error(
-                    401, "UNAUTHENTICATED", "Credential was not sent or was of an unsupported type for this API."
+                    401,
+                    "UNAUTHENTICATED",
+                    "Credential was not sent or was of an unsupported type for this API.",
                 )
             try:
                 return await handler(request)
@@ -91,7 +141,9 @@ class Service:
                 try:
                     body = await request.json()
                 except ValueError:
-                    return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
+                    return _error(
+                        400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)"
+                    )
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
             return JSONResponse(await asyncio.to_thread(act, request.path_params, body))
@@ -101,29 +153,42 @@ class Service:
     def _alias(self, where: dict[str, Any], body: Any) -> dict[str, Any]:
         version = self.state.aliases.get(where["model"], {}).get(where["alias"])
         if version is None:
-            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist")
+            raise ApiError(
+                404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist"
+            )
         return _version(where["model"], version)
 
     def _set_alias(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(body.get("version_num"), int):
-            raise ApiError(400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number")
-        self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body["version_num"]
+            raise ApiError(
+                400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number"
+            )
+        self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body[
+            "version_num"
+        ]
         return {"alias_name": where["alias"], "version_num": body["version_num"]}
 
     def _set_fault(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         known = {one.name for one in fields(Fault)}
         if unknown := set(body) - known:
-            raise ApiError(400, "INVALID_PARAMETER_VALUE", f"unknown fault {sorted(unknown)}; known: {sorted(known)}")
+            raise ApiError(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"unknown fault {sorted(unknown)}; known: {sorted(known)}",
+            )
         self.state.faults[where["endpoint"], where["version"]] = Fault(**body)
         return body
 
     async def _metrics(self, request: Request) -> Response:
         name = request.path_params["name"]
         self.state.get(name)
-        recent = [one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60]
+        recent = [
+            one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60
+        ]
         lines = [f"request_count_total {len(recent)}"]
         lines += [
-            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}" for kind in (4, 5)
+            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}"
+            for kind in (4, 5)
         ]
         lines += [
             f"request_latency_ms_sum {sum(one[2] for one in recent):.1f}",
@@ -132,34 +197,62 @@ class Service:
         return PlainTextResponse("\n".join(lines) + "\n")
 
     def _limited(self, name: str) -> bool:
-        limit, recent = self.config.rate_limit_per_s, self._recent.setdefault(name, deque(maxlen=100_000))
+        limit, recent = (
+            self.config.rate_limit_per_s,
+            self._recent.setdefault(name, deque(maxlen=100_000)),
+        )
         now = time.monotonic()
         if limit is None:
             return False
         return sum(1 for one in list(recent)[-limit:] if one[0] > now - 1) >= limit
 
     async def _invoke(self, request: Request) -> Response:
-        name, started, at = request.path_params["name"], time.monotonic(), datetime.now(UTC)
+        name, started, at = (
+            request.path_params["name"],
+            time.monotonic(),
+            datetime.now(UTC),
+        )
         entities, shares = self.state.serving(name)
         if self._limited(name):
-            return _error(429, "REQUEST_LIMIT_EXCEEDED", "Exceeded the endpoint's rate limit.", {"retry-after": "1"})
+            return _error(
+                429,
+                "REQUEST_LIMIT_EXCEEDED",
+                "Exceeded the endpoint's rate limit.",
+                {"retry-after": "1"},
+            )
         raw = await request.body()
         wanted = request.path_params.get("entity")
         if wanted is not None:
             chosen = next((e for e in entities if e["name"] == wanted), None)
             if chosen is None:
-                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"served model '{wanted}' does not exist")
+                raise ApiError(
+                    404,
+                    "RESOURCE_DOES_NOT_EXIST",
+                    f"served model '{wanted}' does not exist",
+                )
         else:
-            chosen = entities[int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))]
+            chosen = entities[
+                int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))
+            ]
         request_id = str(uuid.uuid4())
         request.state.client_request_id = None
         version = str(chosen["entity_version"])
         fault = self.state.fault(name, version)
         status, document, generated = await self._answer(request, name, chosen, fault)
-        await asyncio.sleep(max(0.0, self._service_s(fault, generated, status) - (time.monotonic() - started)))
+        await asyncio.sleep(
+            max(
+                0.0,
+                self._service_s(fault, generated, status)
+                - (time.monotonic() - started),
+            )
+        )
         took = (time.monotonic() - started) * 1000
         if status == 200:
-            document |= {"model_version": version, "latency_ms": round(took, 3), "request_id": request_id}
+            document |= {
+                "model_version": version,
+                "latency_ms": round(took, 3),
+                "request_id": request_id,
+            }
         body = as_json(document)
         client_id = request.state.client_request_id
         facts = {
@@ -168,7 +261,9 @@ class Service:
             "requester": request.headers.get("x-requester", "local-user"),
         }  # fmt: skip
         self.payload.log(facts, raw, body)
-        self._recent.setdefault(name, deque(maxlen=100_000)).append((time.monotonic(), status, took))
+        self._recent.setdefault(name, deque(maxlen=100_000)).append(
+            (time.monotonic(), status, took)
+        )
         headers = {
             "served-model-name": chosen["name"],
             "x-databricks-request-id": request_id,
@@ -183,11 +278,27 @@ class Service:
             document = await request.json()
             if not isinstance(document, dict):
                 raise ConfigError("body: expected a JSON object")
-            request.state.client_request_id = str(document.get("client_request_id") or "") or None
+            request.state.client_request_id = (
+                str(document.get("client_request_id") or "") or None
+            )
             if fault.crash:
-                return 503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The served model has crashed."}, 0
+                return (
+                    503,
+                    {
+                        "error_code": "TEMPORARILY_UNAVAILABLE",
+                        "message": "The served model has crashed.",
+                    },
+                    0,
+                )
             if self._rng.random() < fault.error_share:
-                return 500, {"error_code": "INTERNAL_ERROR", "message": "The served model raised an exception."}, 0
+                return (
+                    500,
+                    {
+                        "error_code": "INTERNAL_ERROR",
+                        "message": "The served model raised an exception.",
+                    },
+                    0,
+                )
             worse = None
             if self._rng.random() < fault.worse_answers:
                 worse = ("empty", "refusal", "repetitive")[int(self._rng.integers(3))]
@@ -201,7 +312,11 @@ class Service:
         """Service time: a lognormal around 40 ms and 0.4 ms a token; slower with a heavier tail under the fault."""
         spread = 0.35 if fault.latency_factor == 1 else 0.6
         base = float(self._rng.lognormal(np.log(0.04), spread)) + 0.0004 * generated
-        return base * fault.latency_factor * self.config.latency_scale if status != 400 else 0.0
+        return (
+            base * fault.latency_factor * self.config.latency_scale
+            if status != 400
+            else 0.0
+        )
 
     def _feature_age(self, fault: Fault) -> float:
         return float(
@@ -215,10 +330,20 @@ class Service:
 
 def _version(model: str, version: int) -> dict[str, Any]:
     if version not in (1, 2, 3):
-        raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"model version {version} does not exist")
+        raise ApiError(
+            404, "RESOURCE_DOES_NOT_EXIST", f"model version {version} does not exist"
+        )
     catalog, schema, name = [*model.split("."), "", ""][:3]
-    return {"catalog_name": catalog, "schema_name": schema, "model_name": name, "version": version, "status": "READY"}
+    return {
+        "catalog_name": catalog,
+        "schema_name": schema,
+        "model_name": name,
+        "version": version,
+        "status": "READY",
+    }
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+def _error(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None
+) -> Response:
     return JSONResponse({"error_code": code, "message": message}, status, headers)

@@ -29,7 +29,9 @@ def tokens(text: str) -> int:
 class Model(Protocol):
     """Answers one request document. Errors: ConfigError with a sentence for a request that breaks the contract."""
 
-    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
+    def answer(
+        self, request: Mapping[str, Any], worse: str | None
+    ) -> tuple[dict[str, Any], int]:
         """(response fields, generated tokens); `worse` names a way to answer badly."""
         ...
 
@@ -37,8 +39,16 @@ class Model(Protocol):
 @lru_cache(maxsize=1)
 def passages() -> list[str]:
     """About 3,000 paragraphs of Python's reference."""
-    texts = (re.sub(r"\s+", " ", part).strip() for topic in sorted(topics) for part in topics[topic].split("\n\n"))
-    return list(dict.fromkeys(text for text in texts if 60 <= len(text) <= 900 and text[0].isalpha()))
+    texts = (
+        re.sub(r"\s+", " ", part).strip()
+        for topic in sorted(topics)
+        for part in topics[topic].split("\n\n")
+    )
+    return list(
+        dict.fromkeys(
+            text for text in texts if 60 <= len(text) <= 900 and text[0].isalpha()
+        )
+    )
 
 
 def _check(request: Mapping[str, Any]) -> tuple[str, int]:
@@ -50,7 +60,9 @@ def _check(request: Mapping[str, Any]) -> tuple[str, int]:
         if value is None and name != "prompt":
             continue
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(f"{name}: expected {' or '.join(k.__name__ for k in kind)}, found {type(value).__name__}")
+            raise ConfigError(
+                f"{name}: expected {' or '.join(k.__name__ for k in kind)}, found {type(value).__name__}"
+            )
     limit = request.get("max_tokens") or 256
     if limit < 1:
         raise ConfigError(f"max_tokens: expected at least 1, found {limit}")
@@ -64,13 +76,19 @@ class ChatModel:
         self.version = version
         self._take = 1 if version == "1" else 2
         self._vectorizer = TfidfVectorizer(
-            stop_words="english", ngram_range=(1, 1 if version == "1" else 2), max_features=30_000
+            stop_words="english",
+            ngram_range=(1, 1 if version == "1" else 2),
+            max_features=30_000,
         )
         self._matrix = self._vectorizer.fit_transform(passages()).T.tocsr()
 
-    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
+    def answer(
+        self, request: Mapping[str, Any], worse: str | None
+    ) -> tuple[dict[str, Any], int]:
         prompt, limit = _check(request)
-        scores = np.asarray((self._vectorizer.transform([prompt]) @ self._matrix).todense()).ravel()
+        scores = np.asarray(
+            (self._vectorizer.transform([prompt]) @ self._matrix).todense()
+        ).ravel()
         best = np.argsort(-scores, kind="stable")[: self._take]
         words = " ".join(passages()[int(i)] for i in best).split()
         if worse == "empty":
@@ -85,7 +103,11 @@ class ChatModel:
             "completion_tokens": len(said),
             "total_tokens": tokens(prompt) + len(said),
         }
-        return {"generated_text": " ".join(said), "finish_reason": reason, "usage": used}, len(said)
+        return {
+            "generated_text": " ".join(said),
+            "finish_reason": reason,
+            "usage": used,
+        }, len(said)
 
 
 @lru_cache(maxsize=1)
@@ -105,13 +127,21 @@ class TumourModel:
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         self._model = model.fit(data.data[::2], data.target[::2])
 
-    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
+    def answer(
+        self, request: Mapping[str, Any], worse: str | None
+    ) -> tuple[dict[str, Any], int]:
         try:
             if "dataframe_split" in request:
                 split = request["dataframe_split"]
-                rows = [[row[split["columns"].index(name)] for name in self._columns] for row in split["data"]]
+                rows = [
+                    [row[split["columns"].index(name)] for name in self._columns]
+                    for row in split["data"]
+                ]
             elif "dataframe_records" in request:
-                rows = [[record[name] for name in self._columns] for record in request["dataframe_records"]]
+                rows = [
+                    [record[name] for name in self._columns]
+                    for record in request["dataframe_records"]
+                ]
             else:
                 rows = request["instances"]
             found = self._model.predict(np.asarray(rows, dtype=float))
@@ -138,13 +168,19 @@ class Prompts:
         """One prompt; `words` asks for about that many (a trace's context tokens)."""
         text = passages()[int(rng.integers(len(passages())))].split()
         if self.drifted:
-            more = " ".join(passages()[int(i)] for i in rng.integers(len(passages()), size=3))
+            more = " ".join(
+                passages()[int(i)] for i in rng.integers(len(passages()), size=3)
+            )
             return f"TRADUCTION: {' '.join(text)} {more}"
         size = words if words is not None else int(rng.integers(3, 9))
         start = int(rng.integers(max(1, len(text) - min(size, 60))))
-        opening = ("What does", "How do I use", "Explain", "When would I need", "Why does Python have")[
-            int(rng.integers(5))
-        ]
+        opening = (
+            "What does",
+            "How do I use",
+            "Explain",
+            "When would I need",
+            "Why does Python have",
+        )[int(rng.integers(5))]
         return f"{opening} {' '.join((text * (1 + size // len(text)))[start : start + size])}?"
 
 
@@ -152,4 +188,7 @@ def row(rng: np.random.Generator) -> dict[str, float]:
     """One tumour record as features by name."""
     data = tumours()
     chosen = data.data[int(rng.integers(len(data.data)))]
-    return {str(name): float(value) for name, value in zip(data.feature_names, chosen, strict=True)}
+    return {
+        str(name): float(value)
+        for name, value in zip(data.feature_names, chosen, strict=True)
+    }

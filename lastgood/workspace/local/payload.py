@@ -39,11 +39,23 @@ SERVED_ENTITIES = pa.schema(
     [
         *(
             (name, pa.string())
-            for name in ("served_entity_id", "account_id", "workspace_id", "created_by", "endpoint_name")
+            for name in (
+                "served_entity_id",
+                "account_id",
+                "workspace_id",
+                "created_by",
+                "endpoint_name",
+            )
         ),
         *(
             (name, pa.string())
-            for name in ("endpoint_id", "served_entity_name", "entity_type", "entity_name", "entity_version")
+            for name in (
+                "endpoint_id",
+                "served_entity_name",
+                "entity_type",
+                "entity_name",
+                "entity_version",
+            )
         ),
         ("endpoint_config_version", pa.int32()),
         ("task", pa.string()),
@@ -83,21 +95,30 @@ class PayloadWriter:
             return
         codes = [
             code
-            for code, body in (("MAX_REQUEST_SIZE_EXCEEDED", request), ("MAX_RESPONSE_SIZE_EXCEEDED", response))
+            for code, body in (
+                ("MAX_REQUEST_SIZE_EXCEEDED", request),
+                ("MAX_RESPONSE_SIZE_EXCEEDED", response),
+            )
             if len(body) > MAX_BODY
         ]
         row = dict(facts) | {
             "request_date": facts["request_time"].date(),
             "sampling_fraction": 1.0,
-            "request": None if len(request) > MAX_BODY else request.decode("utf-8", "replace"),
-            "response": None if len(response) > MAX_BODY else response.decode("utf-8", "replace"),
+            "request": None
+            if len(request) > MAX_BODY
+            else request.decode("utf-8", "replace"),
+            "response": None
+            if len(response) > MAX_BODY
+            else response.decode("utf-8", "replace"),
             "logging_error_codes": codes,
         }
         with self._lock:
             self._rows.append((time.monotonic(), row))
             self.rows += 1
             if self._rng.random() < self._config.duplicate_share:
-                self._rows.append((time.monotonic() + self._config.payload_batch_s, row))
+                self._rows.append(
+                    (time.monotonic() + self._config.payload_batch_s, row)
+                )
                 self.duplicates += 1
 
     def _run(self) -> None:
@@ -115,11 +136,18 @@ class PayloadWriter:
                 now = datetime.now(UTC)
                 delta.append(
                     self.entities_table,
-                    pa.Table.from_pylist([one | {"change_time": now} for one in entities], SERVED_ENTITIES),
+                    pa.Table.from_pylist(
+                        [one | {"change_time": now} for one in entities],
+                        SERVED_ENTITIES,
+                    ),
                 )
             if due:
                 self._sequence += 1
-                delta.append(self.table, pa.Table.from_pylist(due, PAYLOAD), app=(self._app, self._sequence))
+                delta.append(
+                    self.table,
+                    pa.Table.from_pylist(due, PAYLOAD),
+                    app=(self._app, self._sequence),
+                )
 
     def flush(self) -> dict[str, int]:
         """Write everything taken so far; {rows (distinct), duplicates}."""

@@ -77,31 +77,49 @@ MODELS = {CHAT: "main.default.support_chat", TABULAR: "main.default.tumour_risk"
 class State:
     """All endpoints. Every method takes and gives API documents. Errors: ApiError."""
 
-    def __init__(self, config: LocalConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: LocalConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.config, self._clock, self.lock = config, clock, threading.RLock()
         self.faults: dict[tuple[str, str], Fault] = {}
         self.aliases: dict[str, dict[str, int]] = {}
         self.history: list[dict[str, Any]] = []
         self._endpoints: dict[str, _Endpoint] = {}
         chat, tabular = MODELS[CHAT], MODELS[TABULAR]
-        self.create({"name": CHAT, "config": self._body([entity(chat, "2"), entity(chat, "1")], [100, 0])})
-        self.create({"name": TABULAR, "config": self._body([entity(tabular, "1")], [100])})
+        self.create(
+            {
+                "name": CHAT,
+                "config": self._body([entity(chat, "2"), entity(chat, "1")], [100, 0]),
+            }
+        )
+        self.create(
+            {"name": TABULAR, "config": self._body([entity(tabular, "1")], [100])}
+        )
 
     @staticmethod
     def _body(entities: list[dict[str, Any]], shares: list[int]) -> dict[str, Any]:
         routes = [
-            {"served_entity_name": e["name"], "traffic_percentage": s} for e, s in zip(entities, shares, strict=True)
+            {"served_entity_name": e["name"], "traffic_percentage": s}
+            for e, s in zip(entities, shares, strict=True)
         ]
         return {"served_entities": entities, "traffic_config": {"routes": routes}}
 
     def fault(self, endpoint: str, version: str) -> Fault:
         """The fault in force, `*` standing for all versions."""
-        return self.faults.get((endpoint, version)) or self.faults.get((endpoint, "*")) or Fault()
+        return (
+            self.faults.get((endpoint, version))
+            or self.faults.get((endpoint, "*"))
+            or Fault()
+        )
 
     def _find(self, name: str) -> _Endpoint:
         found = self._endpoints.get(name)
         if found is None:
-            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"Endpoint with name '{name}' does not exist.")
+            raise ApiError(
+                404,
+                "RESOURCE_DOES_NOT_EXIST",
+                f"Endpoint with name '{name}' does not exist.",
+            )
         self._settle(name, found)
         return found
 
@@ -123,15 +141,26 @@ class State:
                 "served_entity_id": served_entity_id(name, one),
                 "served_entity_name": one["name"],
             }
-            kept = {"entity_name": one["entity_name"], "entity_version": one["entity_version"]}
-            self.history.append(served | kept | {"endpoint_config_version": found.config["config_version"]})
+            kept = {
+                "entity_name": one["entity_name"],
+                "entity_version": one["entity_version"],
+            }
+            self.history.append(
+                served
+                | kept
+                | {"endpoint_config_version": found.config["config_version"]}
+            )
 
     @staticmethod
     def validate(body: dict[str, Any]) -> dict[str, Any]:
         """A config body with routes, checked as the service checks it."""
         entities = body.get("served_entities") or body.get("served_models")
         if not isinstance(entities, list) or not 1 <= len(entities) <= 10:
-            raise ApiError(400, "INVALID_PARAMETER_VALUE", "served_entities: expected 1 to 10 entities")
+            raise ApiError(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                "served_entities: expected 1 to 10 entities",
+            )
         for one in entities:
             if (
                 not isinstance(one, dict)
@@ -139,24 +168,44 @@ class State:
                 or not str(one.get("entity_version", "")).isdigit()
             ):
                 raise ApiError(
-                    400, "INVALID_PARAMETER_VALUE", "served_entities: entity_name and entity_version are required"
+                    400,
+                    "INVALID_PARAMETER_VALUE",
+                    "served_entities: entity_name and entity_version are required",
                 )
-            one.setdefault("name", f"{one['entity_name'].rsplit('.', 1)[-1]}-{one['entity_version']}")
+            one.setdefault(
+                "name",
+                f"{one['entity_name'].rsplit('.', 1)[-1]}-{one['entity_version']}",
+            )
             if "scale_to_zero_enabled" not in one:
-                raise ApiError(400, "INVALID_PARAMETER_VALUE", "served_entities: scale_to_zero_enabled is required")
+                raise ApiError(
+                    400,
+                    "INVALID_PARAMETER_VALUE",
+                    "served_entities: scale_to_zero_enabled is required",
+                )
         names = [one["name"] for one in entities]
         routes = (body.get("traffic_config") or {}).get("routes") or [
             {"served_entity_name": names[0], "traffic_percentage": 100}
         ]
-        unknown = [r.get("served_entity_name") for r in routes if r.get("served_entity_name") not in names]
+        unknown = [
+            r.get("served_entity_name")
+            for r in routes
+            if r.get("served_entity_name") not in names
+        ]
         shares = [r.get("traffic_percentage") for r in routes]
         if unknown or len(set(names)) != len(names):
             raise ApiError(
-                400, "INVALID_PARAMETER_VALUE", f"routes name entities that are not served: {unknown or names}"
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"routes name entities that are not served: {unknown or names}",
             )
-        if not all(isinstance(s, int) and 0 <= s <= 100 for s in shares) or sum(shares) != 100:
+        if (
+            not all(isinstance(s, int) and 0 <= s <= 100 for s in shares)
+            or sum(shares) != 100
+        ):
             raise ApiError(
-                400, "INVALID_PARAMETER_VALUE", f"traffic percentages must be whole and sum to 100, found {shares}"
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"traffic percentages must be whole and sum to 100, found {shares}",
             )
         return {
             **copy.deepcopy(body),
@@ -170,10 +219,16 @@ class State:
             if not isinstance(name, str) or not name:
                 raise ApiError(400, "INVALID_PARAMETER_VALUE", "name is required")
             if name in self._endpoints:
-                raise ApiError(409, "RESOURCE_ALREADY_EXISTS", f"Endpoint with name '{name}' already exists.")
+                raise ApiError(
+                    409,
+                    "RESOURCE_ALREADY_EXISTS",
+                    f"Endpoint with name '{name}' already exists.",
+                )
             config = self.validate(body.get("config") or {}) | {"config_version": 1}
             tags = {t["key"]: t.get("value", "") for t in body.get("tags") or ()}
-            self._endpoints[name] = _Endpoint(config, tags=tags, created=len(self._endpoints) + 1)
+            self._endpoints[name] = _Endpoint(
+                config, tags=tags, created=len(self._endpoints) + 1
+            )
             self._remember(name, self._endpoints[name])
             return self.get(name)
 
@@ -187,9 +242,19 @@ class State:
         with self.lock:
             found = self._find(name)
             if found.pending is not None:
-                raise ApiError(409, "RESOURCE_CONFLICT", f"Endpoint '{name}' is currently being updated.")
-            config = self.validate(body) | {"config_version": found.config["config_version"] + 1}
-            found.pending, found.update, found.done_at = config, "IN_PROGRESS", self._clock() + self.config.update_s
+                raise ApiError(
+                    409,
+                    "RESOURCE_CONFLICT",
+                    f"Endpoint '{name}' is currently being updated.",
+                )
+            config = self.validate(body) | {
+                "config_version": found.config["config_version"] + 1
+            }
+            found.pending, found.update, found.done_at = (
+                config,
+                "IN_PROGRESS",
+                self._clock() + self.config.update_s,
+            )
             return self.get(name)
 
     def get(self, name: str) -> dict[str, Any]:
@@ -201,18 +266,25 @@ class State:
                 "creator": "person@example.com",
                 "config": self._shown(found.config, "DEPLOYMENT_READY"),
                 "state": {"ready": "READY", "config_update": found.update},
-                "tags": [{"key": key, "value": value} for key, value in found.tags.items()],
+                "tags": [
+                    {"key": key, "value": value} for key, value in found.tags.items()
+                ],
                 "permission_level": "CAN_MANAGE",
             }
             if found.pending:
-                document["pending_config"] = self._shown(found.pending, "DEPLOYMENT_CREATING")
+                document["pending_config"] = self._shown(
+                    found.pending, "DEPLOYMENT_CREATING"
+                )
             return document
 
     @staticmethod
     def _shown(config: dict[str, Any], deployment: str) -> dict[str, Any]:
         shown = copy.deepcopy(config)
         for one in shown["served_entities"]:
-            one |= {"creator": "person@example.com", "state": {"deployment": deployment}}
+            one |= {
+                "creator": "person@example.com",
+                "state": {"deployment": deployment},
+            }
         return shown
 
     def names(self) -> list[str]:
@@ -223,8 +295,13 @@ class State:
         """(served entities, their shares) in force now."""
         with self.lock:
             config = self._find(name).config
-            shares = {r["served_entity_name"]: r["traffic_percentage"] for r in config["traffic_config"]["routes"]}
-            return config["served_entities"], [shares.get(e["name"], 0) for e in config["served_entities"]]
+            shares = {
+                r["served_entity_name"]: r["traffic_percentage"]
+                for r in config["traffic_config"]["routes"]
+            }
+            return config["served_entities"], [
+                shares.get(e["name"], 0) for e in config["served_entities"]
+            ]
 
     def patch_tags(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
@@ -232,24 +309,50 @@ class State:
             for key in body.get("delete_tags") or ():
                 tags.pop(key, None)
             tags |= {t["key"]: t.get("value", "") for t in body.get("add_tags") or ()}
-            return {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+            return {
+                "tags": [{"key": key, "value": value} for key, value in tags.items()]
+            }
 
-    def permissions(self, endpoint_id: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def permissions(
+        self, endpoint_id: str, body: dict[str, Any] | None
+    ) -> dict[str, Any]:
         with self.lock:
-            found = next((e for e in self._endpoints.values() if f"{e.created:032x}" == endpoint_id), None)
+            found = next(
+                (
+                    e
+                    for e in self._endpoints.values()
+                    if f"{e.created:032x}" == endpoint_id
+                ),
+                None,
+            )
             if found is None:
-                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"no serving endpoint with id {endpoint_id}")
+                raise ApiError(
+                    404,
+                    "RESOURCE_DOES_NOT_EXIST",
+                    f"no serving endpoint with id {endpoint_id}",
+                )
             if body is not None:
                 found.permissions = list(body.get("access_control_list") or ())
             shown = [
-                {**one, "all_permissions": [{"permission_level": one.get("permission_level")}]}
+                {
+                    **one,
+                    "all_permissions": [
+                        {"permission_level": one.get("permission_level")}
+                    ],
+                }
                 for one in found.permissions
             ]
-            return {"object_id": f"/serving-endpoints/{endpoint_id}", "access_control_list": shown}
+            return {
+                "object_id": f"/serving-endpoints/{endpoint_id}",
+                "access_control_list": shown,
+            }
 
 
 def served_entity_id(endpoint: str, one: dict[str, Any]) -> str:
     """A stable id, as system.serving.served_entities has one per served entity."""
     import hashlib
 
-    return hashlib.md5(f"{endpoint}/{one['name']}/{one['entity_version']}".encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(
+        f"{endpoint}/{one['name']}/{one['entity_version']}".encode(),
+        usedforsecurity=False,
+    ).hexdigest()

@@ -1,0 +1,6 @@
+"""`python -m lastgood`, and the entry point of the wheel's job tasks."""
+
+from lastgood.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""`lastgood`: the command line. Exit codes: 0 done, 1 a verdict to act on (check), 2-5 see errors.py."""
+
+import asyncio
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lastgood import __version__
+from lastgood.config import Mode, load
+from lastgood.errors import LastgoodError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Watches served model versions and puts the last good one back.",
+)
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="settings file (default: conf/lastgood.yaml when there)"
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
+    """Run the service: OTLP receiver, evidence pages, incidents and rollbacks."""
+    from lastgood.serve import serve as run
+
+    asyncio.run(run(load(config), lambda line: print(line, flush=True), poll_s))
+
+
+@app.command()
+def job(
+    name: Annotated[
+        str,
+        typer.Argument(help="collect, conform, windows, quality, drift, judge or all"),
+    ],
+    config: ConfigFile = None,
+    forever: Annotated[
+        bool,
+        typer.Option(
+            "--forever", help="with `all`: run all jobs again and again until SIGTERM"
+        ),
+    ] = False,
+) -> None:
+    """Run a Spark job (or all, in order): takes what is new, may be repeated and killed at any time."""
+    from lastgood import loop
+
+    settings = load(config)
+
+    def say(report: dict[str, Any]) -> None:
+        print(loop.as_line(report), flush=True)
+
+    if forever:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        loop.forever(settings, say, stop)
+        return
+    ctx = loop.context(settings)
+    for one in loop.JOBS if name == "all" else (name,):
+        say(loop.run_job(ctx, one))
+
+
+@app.command()
+def demo(
+    fault: Annotated[
+        str,
+        typer.Option(help="errors, latency, quality, drift, stale-features or none"),
+    ] = "errors",
+    mode: Annotated[Mode, typer.Option(help="auto, approve or observe")] = Mode.AUTO,
+    seed: int = 7,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write the outcome as JSON")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="leave it running and print the URLs")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens: real arrivals, compressed in time"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for data and report (default: a new lastgood-demo-... here)"
+        ),
+    ] = None,
+) -> None:
+    """Serve a bad model version on this machine and watch it being noticed and rolled back."""
+    from lastgood.demo import Demo
+
+    outcome = Demo(fault, mode, seed, keep, trace, out).run()
+    if json_file:
+        json_file.write_text(json.dumps(outcome, indent=2, default=str) + "\n")
+
+
+@app.command()
+def check(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="Delta or Parquet folder, Parquet, CSV or JSON-lines file, or a catalog name"
+        ),
+    ],
+    config: ConfigFile = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a self-contained report")
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="write the figures as JSON ('-': print them)"),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="the endpoint's name, where the table does not say"),
+    ] = None,
+) -> None:
+    """Judge the versions in your own inference table or request records: no server, nothing is changed."""
+    from lastgood.check import check as run
+    from lastgood.check import show
+
+    result = run(table, load(config), endpoint, html)
+    if json_file:
+        text = json.dumps(result, indent=2, default=str)
+        print(text) if str(json_file) == "-" else json_file.write_text(text + "\n")
+    if not json_file or str(json_file) != "-":
+        show(result, Console())
+        if html:
+            print(f"report: {html}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except LastgoodError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"error: {error}", style="red", markup=False
+        )
+        sys.exit(error.exit_code)

@@ -1,0 +1,120 @@
+"""All jobs, again and again, side by side: what a scheduler does, in one process with one Spark session."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lastgood import serve, tables
+from lastgood.collectors.inference_tables import collect
+from lastgood.config import Settings
+from lastgood.errors import ConfigError, TransientError
+from lastgood.jobs.conform import conform
+from lastgood.jobs.deployed import pairs
+from lastgood.jobs.drift import drift
+from lastgood.jobs.judge import run_judge
+from lastgood.runs import Context, Run
+from lastgood.jobs.windows import quality, windows
+from lastgood.spark import session
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def context(settings: Settings) -> Context:
+    """A job context with all tables made."""
+    spark = session(settings.spark)
+    store = tables.Store(settings.storage)
+    store.ensure(spark)
+    return Context(spark, store, settings)
+
+
+def collect_all(ctx: Context) -> list[Run]:
+    """New rows of every configured inference table into the inbox."""
+    found = []
+    for name, one in ctx.settings.endpoints.items():
+        if one.payload_table:
+            run = collect(ctx, one.payload_table, name, one.entities_table, one.capture)
+            found += [run] if run else []
+    return found
+
+
+def judge(ctx: Context) -> list[Any]:
+    """Judge now, knowing earlier rollbacks."""
+    known = list(pairs(ctx))
+    return run_judge(ctx, serve.history(ctx.settings, known)) if known else []
+
+
+JOBS: dict[str, Callable[[Context], Any]] = {
+    "collect": collect_all,
+    "conform": conform,
+    "windows": windows,
+    "quality": quality,
+    "drift": drift,
+    "judge": judge,
+}
+"""Job name -> what it runs, in the order data flows."""
+
+
+def run_job(ctx: Context, name: str) -> dict[str, Any]:
+    """Run one job; what it did as plain values. Errors: ConfigError for an unknown name, TransientError (run again)."""
+    if name not in JOBS:
+        raise ConfigError(f"no job {name!r}; there are {', '.join(JOBS)} and all")
+    started = time.monotonic()
+    done = JOBS[name](ctx)
+    report: dict[str, Any] = {
+        "job": name,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    if isinstance(done, Run):
+        report |= {"rows_in": done.rows_in, "rows_out": done.rows_out}
+    elif name == "collect":
+        report |= {"rows_in": sum(one.rows_in for one in done)}
+    elif name == "judge":
+        report |= {
+            "verdicts": [
+                {
+                    "endpoint": one.endpoint,
+                    "state": str(one.state),
+                    "reason": one.reason,
+                }
+                for one in done
+            ]
+        }
+    return report
+
+
+LANES = (("collect", "conform"), ("windows",), ("quality", "judge"), ("drift",))
+"""Jobs that follow one another; lanes run side by side, as scheduled jobs would."""
+
+
+def forever(
+    settings: Settings, say: Say, stop: threading.Event, pause_s: float = 1.0
+) -> None:
+    """Run every lane until `stop`, then take in once more what has come, so that nothing is left behind."""
+    ctx = context(settings)
+    say({"ready": True})
+
+    def lane(names: tuple[str, ...]) -> None:
+        while not stop.is_set():
+            for name in names:
+                try:
+                    say(run_job(ctx, name))
+                except TransientError as error:
+                    say({"job": name, "again": str(error)})
+            stop.wait(pause_s if names != ("drift",) else 5 * pause_s)
+
+    threads = [
+        threading.Thread(target=lane, args=(names,), daemon=True) for names in LANES
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    for name in ("collect", "conform", "windows"):
+        say(run_job(ctx, name))
+
+
+def as_line(report: dict[str, Any]) -> str:
+    """One JSON line."""
+    return json.dumps(report, default=str)

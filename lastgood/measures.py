@@ -1,0 +1,183 @@
+"""Measures and verdicts read back without Spark, for the service, the demo and reports."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lastgood import delta, tables
+from lastgood.judge.judge import summary
+from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.windows import Counts, merge, quantile
+
+MOVED_SHARE, MIN_REQUESTS = 0.02, 30
+
+
+def windows(store: tables.Store, endpoint: str | None = None) -> list[Counts]:
+    """All window counts (of one endpoint), with output quality where it was counted, by time."""
+    filters: Any = [("endpoint", "=", endpoint)] if endpoint else None
+    key = ("endpoint", "model_version", "stratum", "window_start")
+    answers = {
+        tuple(row[name] for name in key): dict(row["quality"] or ())
+        for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
+    }
+    found = []
+    for row in delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist():
+        one = Counts(
+            row["endpoint"], row["model_version"], row["stratum"], row["window_start"].astimezone(UTC), row["rows"], row["requests"],
+            dict(row["errors"] or ()), dict(row["latency"] or ()), dict(row["ttft"] or ()), dict(row["feature_age"] or ()),
+            row["tokens_in"], row["tokens_out"], tuple(row["error_requesters"] or ()), answers.get(tuple(row[name] for name in key), {}),
+        )  # fmt: skip
+        found.append(one)
+    return sorted(found, key=lambda one: (one.start, one.model_version, one.stratum))
+
+
+def verdict_from(document: dict[str, Any]) -> Verdict:
+    """A verdict from its JSON document."""
+
+    def when(value: str | None) -> datetime | None:
+        return datetime.fromisoformat(value) if value else None
+
+    findings = tuple(Finding(**one) for one in document["findings"])
+    times = {"judged_at": when(document["judged_at"]), "since": when(document["since"])}
+    rest = {
+        "state": State(document["state"]),
+        "findings": findings,
+        "vetoes": tuple(document["vetoes"]),
+    }
+    return Verdict(**{**document, **times, **rest})
+
+
+def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict]:
+    """Verdicts judged after `after`, by time."""
+    filters: Any = [("judged_at", ">", after)] if after else None
+    rows = delta.read(store.path(tables.VERDICTS), filters=filters).to_pylist()
+    return sorted(
+        (verdict_from(json.loads(row["document"])) for row in rows),
+        key=lambda one: one.judged_at,
+    )
+
+
+def series(
+    counts: Sequence[Counts], version: str, starts: Sequence[datetime]
+) -> dict[str, list[float | None]]:
+    """Per window: requests, p95 in ms, error rate (%), bad answers (%), of one version over all strata."""
+    by_start: dict[datetime, list[Counts]] = {}
+    for one in counts:
+        if one.model_version == version:
+            by_start.setdefault(one.start, []).append(one)
+    out: dict[str, list[float | None]] = {
+        "requests": [],
+        "p95": [],
+        "errors": [],
+        "bad": [],
+    }
+    for start in starts:
+        total = merge(by_start[start]) if start in by_start else None
+        answers = total.quality.get("answers", 0) if total else 0
+        out["requests"].append(total.requests if total else 0.0)
+        out["p95"].append(quantile(total.latency, 0.95) if total else None)
+        out["errors"].append(
+            100 * total.failed / total.requests if total and total.requests else None
+        )
+        out["bad"].append(
+            100 * total.quality.get("bad", 0.0) / answers if total and answers else None
+        )
+    return out
+
+
+def evidence_series(
+    store: tables.Store, endpoint: str, points: int = 60
+) -> dict[str, Any] | None:
+    """What the evidence page draws: the candidate beside the prior version over the newest windows."""
+    said = [one for one in verdicts(store) if one.endpoint == endpoint]
+    if not said:
+        return None
+    counts = windows(store, endpoint)
+    starts = sorted({one.start for one in counts})[-points:]
+    new, prior = (
+        series(counts, version, starts)
+        for version in (said[-1].candidate, said[-1].prior or "")
+    )
+    names = (
+        ("p95", "p95 latency", "ms"),
+        ("errors", "error rate", "%"),
+        ("bad", "bad answers", "%"),
+        ("requests", "requests", ""),
+    )
+    return {
+        "series": [
+            {"name": label, "unit": unit, "new": new[key], "prior": prior[key]}
+            for key, label, unit in names
+        ]
+    }
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What telemetry shows after a shift; None where it does not say yet."""
+
+    traffic_moved: bool | None
+    recovered: bool | None
+    sentence: str
+    figures: dict[str, Any]
+
+
+_FIGURE = {
+    "latency": ("p95_ms", 1.25, 20.0),
+    "quality": ("bad_answers", 1.5, 0.02),
+    "errors": ("error_rate", 1.5, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class WindowTelemetry:
+    """Verification from window counts: did the traffic move, and is the metric back where the prior version had it?"""
+
+    store: tables.Store
+    window_s: int
+
+    def recovery(
+        self,
+        endpoint: str,
+        bad_version: str,
+        prior_version: str,
+        since: datetime,
+        metric: str,
+    ) -> Recovered:
+        """Whole windows after the shift only; the prior version's own figures before it are the yardstick."""
+        counts = windows(self.store, endpoint)
+        start = since + timedelta(seconds=self.window_s)
+        after = [
+            one for one in counts if one.start >= start and one.model_version != "?"
+        ]
+        requests = sum(one.requests for one in after)
+        if requests < MIN_REQUESTS:
+            return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
+        share = (
+            sum(one.requests for one in after if one.model_version == bad_version)
+            / requests
+        )
+        name, factor, slack = _FIGURE.get(metric, _FIGURE["errors"])
+        was = summary(
+            [
+                one
+                for one in counts
+                if one.model_version == prior_version and one.start < since
+            ]
+        ).get(name)
+        now = summary(after).get(name)
+        moved = share <= MOVED_SHARE
+        recovered = None if now is None else now <= (was or 0.0) * factor + slack
+        shown = (
+            f"{now:.0f} ms"
+            if name == "p95_ms" and now is not None
+            else "unknown"
+            if now is None
+            else f"{now:.1%}"
+        )
+        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {name} is {shown}"
+        return Recovered(
+            moved, recovered, sentence, {"share": share, name: now, "before": was}
+        )

@@ -1,0 +1,122 @@
+"""The service: OTLP in, evidence pages out, verdicts -> incidents -> rollbacks. One process, one event loop."""
+
+import asyncio
+import json
+import logging
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from lastgood import measures, tables
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.notify import LogNotifier, Notifier
+from lastgood.alerts.notify.pagerduty import PagerDuty
+from lastgood.alerts.rollback.links import Signer
+from lastgood.alerts.store import Store
+from lastgood.alerts.web.app import create_app
+from lastgood.asgi import bind
+from lastgood.collectors.otlp import OtlpReceiver
+from lastgood.config import Settings, secret
+from lastgood.errors import LastgoodError
+from lastgood.judge import History
+from lastgood.workspace.databricks import connect
+
+log = logging.getLogger("lastgood.serve")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def controller(settings: Settings, delta_store: tables.Store) -> Controller:
+    """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
+    key = secret(settings.web.link_key_env)
+    if key is None:
+        log.warning(
+            "%s is not set: links are good until this process ends",
+            settings.web.link_key_env,
+        )
+    routing = secret(settings.pagerduty.routing_key_env)
+    notifier: Notifier = (
+        PagerDuty(settings.pagerduty.url, routing) if routing else LogNotifier()
+    )
+    keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
+    telemetry: Any = measures.WindowTelemetry(delta_store, settings.window_s)
+    return Controller(
+        Store(settings.state),
+        connect(settings.workspace),
+        settings,
+        notifier,
+        telemetry,
+        Signer(keys),
+        now,
+    )
+
+
+def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
+    """What the judge must know of earlier rollbacks, from the operational state."""
+    store = Store(settings.state)
+    try:
+        with store.read() as tx:
+            return {
+                name: History(tx.last_shift(name), frozenset(tx.rolled_back(name)))
+                for name in endpoints
+            }
+    finally:
+        store.close()
+
+
+async def _every(seconds: float, what: Callable[[], None], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(what)
+        except LastgoodError as error:
+            log.warning("%s", error)
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            continue
+
+
+class _Verdicts:
+    """Hands each new verdict to the controller once per process (the controller ignores one it has seen)."""
+
+    def __init__(self, store: tables.Store, target: Controller) -> None:
+        self._store, self._target = store, target
+        self._after: datetime | None = None
+
+    def __call__(self) -> None:
+        for verdict in measures.verdicts(self._store, self._after):
+            self._target.handle(verdict)
+            self._after = verdict.judged_at
+
+
+async def serve(
+    settings: Settings, say: Callable[[str], None], poll_s: float = 5.0
+) -> None:
+    """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
+    store = tables.Store(settings.storage)
+    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver)
+    acts = controller(settings, store)
+    app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
+    web, sockets, port = bind(app, settings.web.host, settings.web.port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with receiver.running():
+        pages = asyncio.create_task(web.serve(sockets=sockets))
+        loops: list[Awaitable[None]] = [
+            _every(poll_s, _Verdicts(store, acts), stop),
+            _every(min(2.0, poll_s), acts.tick, stop),
+            _every(12 * poll_s, acts.observe_endpoints, stop),
+        ]
+        ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
+        say(json.dumps({"url": settings.web.base_url, **ports}))
+        await asyncio.gather(*loops)
+        web.should_exit = True
+        await pages
+
+
+__all__ = ["controller", "history", "now", "serve"]
