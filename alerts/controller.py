@@ -11,7 +11,7 @@ from lastgood.alerts.notify import Notifier
 from lastgood.alerts.notify.pagerduty import event as pagerduty_event
 from lastgood.alerts.outbox import send_due
 from lastgood.alerts.records import Incident, KillSwitch, Rollback
-from lastgood.alerts.rollback.executor import Executor
+from lastgood.alerts.rollback.executor import Executor, lease_name
 from lastgood.alerts.rollback.links import Action, Claims, LinkError, Problem, Signer, check
 from lastgood.alerts.rollback.machine import Approve, Effect, Hold, Progress, Reject, Status, Tick, Withdraw
 from lastgood.alerts.rollback.plan import Plan, Snapshot, make_plan
@@ -164,9 +164,7 @@ class Controller:
             return f"a rollback of this endpoint happened less than {policy.cooldown_s:g} s ago"
         if tx.shifts_since(endpoint, now - timedelta(days=1)) >= policy.max_rollbacks_per_day:
             return f"{policy.max_rollbacks_per_day} rollbacks a day are allowed"
-        if any(
-            (r := tx.rollback(i)) and r.plan.endpoint == endpoint and r.state.under_way for i in tx.live_rollbacks()
-        ):
+        if tx.leased(lease_name(endpoint), now):
             return "another rollback of this endpoint is under way"
         return ""
 

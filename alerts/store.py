@@ -186,6 +186,10 @@ class Tx:
         values = {"holder": holder, "until": until}
         return self._db.execute(update(t.leases).where((t.leases.c.name == name) & free).values(**values)).rowcount == 1
 
+    def leased(self, name: str, now: datetime) -> bool:
+        where = (t.leases.c.name == name) & (t.leases.c.until > now)
+        return self._db.execute(select(t.leases.c.name).where(where)).first() is not None
+
     def release(self, name: str, holder: str) -> None:
         self._db.execute(t.leases.delete().where((t.leases.c.name == name) & (t.leases.c.holder == holder)))
 

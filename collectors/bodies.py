@@ -40,13 +40,7 @@ def text(value: Any) -> str | None:
 
 
 def _count(value: Any) -> int | None:
-    return (
-        int(value)
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and 0 <= value < 2**53
-        else None
-    )
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -75,41 +69,27 @@ def _first_record(request: dict[str, Any]) -> dict[str, Any]:
     split = _dict(request.get("dataframe_split"))
     if split:
         columns, data = split.get("columns"), split.get("data")
-        if (
-            isinstance(columns, list)
-            and isinstance(data, list)
-            and data
-            and isinstance(data[0], list)
-        ):
+        if isinstance(columns, list) and isinstance(data, list) and data and isinstance(data[0], list):
             return dict(zip(map(str, columns), data[0], strict=False))
         return {}
     for key in ("dataframe_records", "instances", "inputs"):
         rows = request.get(key)
         if isinstance(rows, dict):
             return {
-                str(name): column[0] if isinstance(column, list) and column else column
-                for name, column in rows.items()
+                str(name): column[0] if isinstance(column, list) and column else column for name, column in rows.items()
             }
         if isinstance(rows, list) and rows:
             first = rows[0]
             if isinstance(first, dict):
                 return first
-            return (
-                {str(i): value for i, value in enumerate(first)}
-                if isinstance(first, list)
-                else {"0": first}
-            )
+            return {str(i): value for i, value in enumerate(first)} if isinstance(first, list) else {"0": first}
     return {}
 
 
 def _prompt(request: dict[str, Any]) -> str | None:
     messages = request.get("messages", request.get("input"))
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        users = [
-            one
-            for one in messages
-            if isinstance(one, dict) and one.get("role") == "user"
-        ]
+        users = [one for one in messages if isinstance(one, dict) and one.get("role") == "user"]
         return _content((users or messages)[-1].get("content"))
     prompt = request.get("prompt", request.get("input"))
     return _content(prompt)
@@ -121,9 +101,7 @@ def _answer(response: dict[str, Any]) -> tuple[str | None, str | None]:
     if isinstance(choices, list) and choices:
         choice = _dict(choices[0])
         message = _dict(choice.get("message") or choice.get("delta"))
-        return _content(message.get("content", choice.get("text"))), text(
-            choice.get("finish_reason")
-        )
+        return _content(message.get("content", choice.get("text"))), text(choice.get("finish_reason"))
     for key in ("generated_text", "predictions", "outputs"):
         if key in response:
             return text(response[key]), text(response.get("finish_reason"))
@@ -167,17 +145,10 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         tokens_out=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
         finish_reason=reason,
         error_code=text(res.get("error_code")),
-        streaming=True
-        if streamed
-        else streaming
-        if isinstance(streaming, bool)
-        else None,
+        streaming=True if streamed else streaming if isinstance(streaming, bool) else None,
         client_request_id=text(req.get("client_request_id")) or None,
         team=text(metadata.get("team")),
         env=text(metadata.get("env")),
-        features={
-            str(k): text(v) or ""
-            for k, v in list(_first_record(req).items())[:MAX_FEATURES]
-        },
+        features={str(k): text(v) or "" for k, v in list(_first_record(req).items())[:MAX_FEATURES]},
         problem=problem,
     )

@@ -101,9 +101,7 @@ def detect(columns: list[str]) -> str:
     for one in GENERATIONS:
         if set(one.marks) <= have:
             return one.name
-    expected = "; ".join(
-        f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS
-    )
+    expected = "; ".join(f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS)
     raise ConfigError(
         "not a table of requests: expected canonical records (endpoint, model_version, requested_at, ...) or an inference "
         f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}"
@@ -122,25 +120,16 @@ def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         found = [bodies.extract(request, response) for request, response in pairs]
         children = [
             pa.array(
-                [
-                    list(one.features.items())
-                    if name == "features"
-                    else getattr(one, name)
-                    for one in found
-                ],
+                [list(one.features.items()) if name == "features" else getattr(one, name) for one in found],
                 arrow,
             )
             for name, arrow in _BODY
         ]
         body = pa.StructArray.from_arrays(children, fields=list(kind))
-        yield pa.RecordBatch.from_arrays(
-            [*batch.columns, body], [*batch.schema.names, "body"]
-        )
+        yield pa.RecordBatch.from_arrays([*batch.columns, body], [*batch.schema.names, "body"])
 
 
-def candidates(
-    frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None
-) -> "DataFrame":
+def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None) -> "DataFrame":
     """Rows of an inference table or of canonical records -> inbox columns.
 
     `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table.
@@ -188,14 +177,9 @@ def candidates(
         f.col("requester").cast("string").alias("who"),
         f.col("request").cast("string").alias("request"),
         f.col("response").cast("string").alias("response"),
-        f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias(
-            "unlogged"
-        ),
+        f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
     )
-    schema = ", ".join(
-        f"`{field.name}` {field.dataType.simpleString()}"
-        for field in flat.schema.fields
-    )
+    schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in flat.schema.fields)
     said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
     if entities is not None:
         by_id = (
@@ -208,27 +192,19 @@ def candidates(
             )
             .withColumnRenamed("served_entity_id", "entity_id")
         )
-        said = said.join(
-            f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left"
-        )
+        said = said.join(f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left")
     else:
         said = said.withColumn(
             "known",
-            f.lit(None).cast(
-                "struct<endpoint_name:string,served_entity_name:string,entity_version:string>"
-            ),
+            f.lit(None).cast("struct<endpoint_name:string,served_entity_name:string,entity_version:string>"),
         )
     return _shape(said, generation, f.lit(endpoint).cast("string"))
 
 
-def _shape(
-    said: "DataFrame", generation: Generation, endpoint: "Column"
-) -> "DataFrame":
+def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "DataFrame":
     from pyspark.sql import functions as f
 
-    code = f.coalesce(
-        "body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string"))
-    )
+    code = f.coalesce("body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string")))
     notes = f.map_filter(
         f.create_map(
             f.lit("body_problem"),
@@ -259,9 +235,9 @@ def _shape(
         "requester": f.col("who"),
         "team": f.col("body.team"),
         "env": f.col("body.env"),
-        "weight": f.when(
-            (f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")
-        ).otherwise(f.lit(1.0)),
+        "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(
+            f.lit(1.0)
+        ),
         "attributes": f.when(f.size(notes) > 0, notes),
         "received_at": f.current_timestamp(),
         "source": f.lit(generation.name),
@@ -287,11 +263,7 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
             value = f.current_timestamp()
         elif one.name in have:
             plain = one.type.startswith(("map", "array", "binary"))
-            value = (
-                f.col(one.name)
-                if plain
-                else f.expr(f"try_cast(`{one.name}` as {one.type})")
-            )
+            value = f.col(one.name) if plain else f.expr(f"try_cast(`{one.name}` as {one.type})")
         elif one.name == "request_id":
             value = f.expr("concat('row-', uuid())")
         elif one.name == "weight":
@@ -319,18 +291,14 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
         elif "/" not in table and "." in table:
             frame = spark.read.table(table)
         else:
-            raise ConfigError(
-                f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines"
-            )
+            raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
         columns = frame.columns
     except PySparkException as error:
         raise ConfigError(
             f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}"
         ) from error
     if columns in ([], ["_corrupt_record"]):
-        raise ConfigError(
-            f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines"
-        )
+        raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     return frame
 
 
@@ -357,25 +325,15 @@ def collect(
     if done >= last:
         return None
     started = time.monotonic()
-    entities = (
-        read_any(ctx.spark, entities_table)
-        if entities_table and _there(entities_table)
-        else None
-    )
-    new = tables.changes(ctx.spark, table, done, last).where(
-        f.col("_change_type") == "insert"
-    )
+    entities = read_any(ctx.spark, entities_table) if entities_table and _there(entities_table) else None
+    new = tables.changes(ctx.spark, table, done, last).where(f.col("_change_type") == "insert")
     rows = candidates(
         new.drop("_change_type", "_commit_version", "_commit_timestamp"),
         endpoint,
         entities,
     )
     if capture is not Capture.FULL:
-        hidden = (
-            ("input", "output", "features")
-            if capture is Capture.NONE
-            else ("input", "output")
-        )
+        hidden = ("input", "output", "features") if capture is Capture.NONE else ("input", "output")
         for name in hidden:
             rows = rows.withColumn(name, f.lit(None).cast(rows.schema[name].dataType))
     append(ctx, rows, tables.INBOX)

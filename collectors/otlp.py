@@ -67,9 +67,7 @@ class GroupCommit:
             raise TransientError("the receiver is shutting down", 1.0)
         if len(self._rows) + len(rows) > self.settings.max_queued_spans:
             self.tally.refused += len(rows)
-            raise TransientError(
-                "the queue is full", 2 * self.settings.commit_interval_s
-            )
+            raise TransientError("the queue is full", 2 * self.settings.commit_interval_s)
         self._rows.extend(rows)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
@@ -101,9 +99,7 @@ class GroupCommit:
                 failure = TransientError(str(error), 1.0)
             for one in waiting:
                 if not one.done():
-                    one.set_result(None) if failure is None else one.set_exception(
-                        failure
-                    )
+                    one.set_result(None) if failure is None else one.set_exception(failure)
 
     def _commit(self, rows: list[Row], app: tuple[str, int]) -> None:
         if not rows:
@@ -128,9 +124,7 @@ class GroupCommit:
 class _Grpc(TraceServiceServicer):
     def __init__(
         self,
-        accept: Callable[
-            [ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"
-        ],
+        accept: Callable[[ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"],
     ) -> None:
         self._accept = accept
 
@@ -143,9 +137,7 @@ class _Grpc(TraceServiceServicer):
             return await self._accept(request)
         except TransientError as error:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED
-                if "queue" in str(error)
-                else grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.RESOURCE_EXHAUSTED if "queue" in str(error) else grpc.StatusCode.UNAVAILABLE,
                 str(error),
             )
             raise
@@ -180,12 +172,8 @@ class OtlpReceiver:
     def __post_init__(self) -> None:
         self.writer = GroupCommit(self.inbox_path, self.settings)
 
-    async def accept(
-        self, request: ExportTraceServiceRequest
-    ) -> ExportTraceServiceResponse:
-        rows = await asyncio.to_thread(
-            lambda: list(decode(list(request.resource_spans), self.clock()))
-        )
+    async def accept(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
+        rows = await asyncio.to_thread(lambda: list(decode(list(request.resource_spans), self.clock())))
         if rows:
             await self.writer.put(rows)
         aside = sum(1 for row in rows if row.get("reject_reason"))
@@ -194,9 +182,7 @@ class OtlpReceiver:
         note = f"{aside} of {len(rows)} spans are in quarantine, first reason: " + next(
             str(row["reject_reason"]) for row in rows if row.get("reject_reason")
         )
-        return ExportTraceServiceResponse(
-            partial_success=ExportTracePartialSuccess(error_message=note)
-        )
+        return ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(error_message=note))
 
     async def http_traces(self, request: Request) -> Response:
         limit = self.settings.max_body_bytes
@@ -240,11 +226,7 @@ class OtlpReceiver:
             )
         if kind == "application/json":
             note = answer.partial_success.error_message
-            content = (
-                ('{"partialSuccess":{"errorMessage":"' + note.replace('"', "'") + '"}}')
-                if note
-                else "{}"
-            )
+            content = ('{"partialSuccess":{"errorMessage":"' + note.replace('"', "'") + '"}}') if note else "{}"
             return Response(content, media_type=kind)
         return Response(answer.SerializeToString(), media_type=kind)
 
@@ -261,22 +243,16 @@ class OtlpReceiver:
             ]
         )
         add_TraceServiceServicer_to_server(_Grpc(self.accept), server)  # type: ignore[no-untyped-call,arg-type]
-        self.grpc_port = server.add_insecure_port(
-            f"{self.settings.host}:{self.settings.grpc_port}"
-        )
+        self.grpc_port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
         app = Starlette(routes=self.routes())
-        web, sockets, self.http_port = bind(
-            app, self.settings.host, self.settings.http_port
-        )
+        web, sockets, self.http_port = bind(app, self.settings.host, self.settings.http_port)
         committing = asyncio.create_task(self.writer.run())
         await server.start()
         serving = asyncio.create_task(web.serve(sockets=sockets))
         try:
             yield self
         finally:
-            stopping = asyncio.create_task(
-                server.stop(grace=2 * self.settings.commit_interval_s + 2)
-            )
+            stopping = asyncio.create_task(server.stop(grace=2 * self.settings.commit_interval_s + 2))
             web.should_exit = True
             await asyncio.gather(stopping, serving)
             self.writer.close()

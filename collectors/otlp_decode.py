@@ -21,13 +21,7 @@ Row = dict[str, Any]
 
 
 def _text(value: Any) -> str | None:
-    return (
-        None
-        if value is None or value == ""
-        else value
-        if isinstance(value, str)
-        else orjson.dumps(value).decode()
-    )
+    return None if value is None or value == "" else value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _number(value: Any) -> float | None:
@@ -158,9 +152,7 @@ def _value(any_value: AnyValue) -> Any:
 
 def _time(nanoseconds: int) -> datetime | None:
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-            microseconds=nanoseconds // 1000
-        )
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:
         return None
 
@@ -168,13 +160,8 @@ def _time(nanoseconds: int) -> datetime | None:
 def is_request(span: Span, attributes: Mapping[str, Any]) -> bool:
     """Whether this span is a request: a GenAI / served-model call, or an HTTP server span; not what happens inside one."""
     if any(name.startswith(_MARKS) for name in attributes):
-        return (
-            span.kind in (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER)
-            or not span.parent_span_id
-        )
-    return (
-        span.kind == Span.SPAN_KIND_SERVER and "http.response.status_code" in attributes
-    )
+        return span.kind in (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER) or not span.parent_span_id
+    return span.kind == Span.SPAN_KIND_SERVER and "http.response.status_code" in attributes
 
 
 def decode_span(span: Span, resource: Mapping[str, Any], received_at: datetime) -> Row:
@@ -189,27 +176,17 @@ def decode_span(span: Span, resource: Mapping[str, Any], received_at: datetime) 
     attributes = {**resource, **own}
     for name, sources in DIALECT.items():
         row[name] = next(
-            (
-                v
-                for key, read in sources
-                if key in attributes and (v := read(attributes[key])) is not None
-            ),
+            (v for key, read in sources if key in attributes and (v := read(attributes[key])) is not None),
             None,
         )
     row["trace_id"] = span.trace_id.hex() or None
-    row["request_id"] = row["request_id"] or (
-        f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None
-    )
+    row["request_id"] = row["request_id"] or (f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None)
     row["requested_at"] = _time(span.start_time_unix_nano)
     row["latency_ms"] = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
     row["latency_scope"] = "client" if span.kind == Span.SPAN_KIND_CLIENT else "model"
     if row["error_code"] is None and span.status.code == Status.STATUS_CODE_ERROR:
         row["error_code"] = span.status.message[:200] or "ERROR"
-    rest = [
-        (key, str(_text(value) or "")[:MAX_VALUE])
-        for key, value in own.items()
-        if key not in _KNOWN
-    ]
+    rest = [(key, str(_text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in _KNOWN]
     row["attributes"] = rest[:MAX_ATTRIBUTES]
     row["weight"] = 1.0
     if span.end_time_unix_nano < span.start_time_unix_nano:
@@ -253,12 +230,8 @@ def parse_json(body: bytes) -> ExportTraceServiceRequest:
                 for holder in (span, *(span.get("links") or ())):
                     for name in ("traceId", "spanId", "parentSpanId"):
                         if holder.get(name):
-                            holder[name] = b64encode(
-                                bytes.fromhex(holder[name])
-                            ).decode()
+                            holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
     try:
-        return ParseDict(
-            document, ExportTraceServiceRequest(), ignore_unknown_fields=True
-        )
+        return ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
     except (ParseError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error

@@ -41,9 +41,7 @@ class Report:
     verdicts: Sequence[Verdict] = ()
     events: Sequence[tuple[datetime, str]] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(
-        default_factory=dict
-    )
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=dict)
 
 
 def _svg(figure: Figure) -> str:
@@ -62,15 +60,9 @@ def timeline(
 ) -> str:
     """Traffic, p95, error rate and bad answers per version over time, with the verdicts as a band and events as lines (SVG)."""
     starts = sorted({one.start for one in counts})
-    versions = list(names) or sorted(
-        {one.model_version for one in counts if one.model_version != "?"}
-    )
+    versions = list(names) or sorted({one.model_version for one in counts if one.model_version != "?"})
     lines = {version: series(counts, version, starts) for version in versions}
-    shown = [
-        (key, label)
-        for key, label in PANELS
-        if any(v is not None for line in lines.values() for v in line[key])
-    ]
+    shown = [(key, label) for key, label in PANELS if any(v is not None for line in lines.values() for v in line[key])]
     figure = Figure(figsize=(10, 1.9 * len(shown) + 0.7), layout="constrained")
     grid: Any = figure.subplots(
         len(shown) + 1,
@@ -81,10 +73,7 @@ def timeline(
     )[:, 0]
     for axis, (key, label) in zip(grid, shown, strict=False):
         for colour, version in zip(PALETTE, versions, strict=False):
-            points = [
-                float("nan") if value is None else value
-                for value in lines[version][key]
-            ]
+            points = [float("nan") if value is None else value for value in lines[version][key]]
             axis.plot(
                 starts,
                 points,
@@ -111,11 +100,7 @@ def timeline(
         )
     band = grid[-1]
     for i, one in enumerate(verdicts):
-        until = (
-            verdicts[i + 1].judged_at
-            if i + 1 < len(verdicts)
-            else max([one.judged_at, *starts[-1:]])
-        )
+        until = verdicts[i + 1].judged_at if i + 1 < len(verdicts) else max([one.judged_at, *starts[-1:]])
         band.axvspan(one.judged_at, until, color=COLOURS[one.state], linewidth=0)
     band.set_yticks([])
     band.set_ylabel("verdict", fontsize=8)
@@ -130,9 +115,5 @@ def render(report: Report) -> str:
         autoescape=select_autoescape(),
         trim_blocks=True,
     )
-    plot = (
-        timeline(report.counts, report.verdicts, report.events) if report.counts else ""
-    )
-    return environment.get_template("report.html").render(
-        report=report, plot=plot, colours=COLOURS
-    )
+    plot = timeline(report.counts, report.verdicts, report.events) if report.counts else ""
+    return environment.get_template("report.html").render(report=report, plot=plot, colours=COLOURS)

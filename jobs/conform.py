@@ -57,11 +57,7 @@ def why_rejected() -> "Column":
 def _rank(field: telemetry.Field) -> "Column":
     from pyspark.sql import functions as f
 
-    ranks = [
-        f.lit(part)
-        for name in telemetry.SOURCES
-        for part in (name, str(field.rank(name)))
-    ]
+    ranks = [f.lit(part) for name in telemetry.SOURCES for part in (name, str(field.rank(name)))]
     return f.create_map(*ranks)[f.col("source")]
 
 
@@ -96,9 +92,7 @@ def fold(good: "DataFrame") -> "DataFrame":
         f.min("received_at").alias("received_at"),
     )
     ranks = [f.coalesce(f.col(f"_{one.name}"), f.lit(NONE)) for one in telemetry.VALUES]
-    return merged.withColumn("provenance", f.concat(*ranks)).select(
-        *tables.REQUESTS.columns
-    )
+    return merged.withColumn("provenance", f.concat(*ranks)).select(*tables.REQUESTS.columns)
 
 
 def _take(position: int, field: telemetry.Field) -> str:
@@ -118,10 +112,7 @@ def _take(position: int, field: telemetry.Field) -> str:
 def merge_clauses() -> str:
     """SQL of the MERGE: field by field the better source; nothing is written where nothing would change."""
     takes = {one.name: _take(i, one) for i, one in enumerate(telemetry.VALUES, 1)}
-    sets = [
-        f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END"
-        for name, take in takes.items()
-    ]
+    sets = [f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END" for name, take in takes.items()]
     ranks = [
         f"CASE WHEN {take} THEN substr(s.provenance, {i}, 1) ELSE rpad(substr(t.provenance, {i}, 1), 1, '{NONE}') END"
         for i, take in enumerate(takes.values(), 1)
@@ -158,20 +149,10 @@ def split(new: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
 def _quarantine(ctx: Context, bad: "DataFrame") -> int:
     from pyspark.sql import functions as f
 
-    row = f.to_json(
-        f.struct(
-            *(
-                name
-                for name in tables.INBOX.columns
-                if name not in ("raw", "reject_reason")
-            )
-        )
-    )
+    row = f.to_json(f.struct(*(name for name in tables.INBOX.columns if name not in ("raw", "reject_reason"))))
     raw = f.coalesce("raw", row.cast("binary"))
     rows = bad.select(
-        f.sha2(f.concat_ws("|", "source", "why", f.hex(raw)), 256).alias(
-            "quarantine_id"
-        ),
+        f.sha2(f.concat_ws("|", "source", "why", f.hex(raw)), 256).alias("quarantine_id"),
         "received_at",
         "source",
         f.col("why").alias("reason"),
@@ -194,9 +175,7 @@ def conform(ctx: Context) -> Run | None:
         if found is None:
             return None
         changes, run = found
-        new = changes.where(f.col("_change_type") == "insert").select(
-            *tables.INBOX.columns
-        )
+        new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         good, bad = split(new)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(
             f.count("*").alias("rows"),

@@ -66,8 +66,4 @@ def pairs(ctx: "Context") -> Mapping[str, Pair]:
         by_endpoint.setdefault(row["endpoint"], []).append(
             Served(row["model_version"], row["first"], row["last"], row["rows"])
         )
-    return {
-        endpoint: pair
-        for endpoint, served in by_endpoint.items()
-        if (pair := choose(served))
-    }
+    return {endpoint: pair for endpoint, served in by_endpoint.items() if (pair := choose(served))}

@@ -35,9 +35,7 @@ def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
     """
     from pyspark.sql import functions as f
 
-    rows = requests.join(f.broadcast(chosen), "endpoint").where(
-        f.col("error_code").isNull()
-    )
+    rows = requests.join(f.broadcast(chosen), "endpoint").where(f.col("error_code").isNull())
     after = f.col("requested_at") >= f.col("since")
     is_new, is_prior = (
         f.col("model_version") == f.col("candidate"),
@@ -74,17 +72,15 @@ def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
         "features",
         f.explode(f.filter(roles, lambda one: one.isNotNull())).alias("role"),
     ).select("*", "role.version", "role.against", "role.side")
-    values = f.struct(
-        "hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features")
-    )
+    values = f.struct("hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features"))
     kept = (
         slim.where(f.col("version").isNotNull())
         .groupBy("endpoint", "version", "against", "side")
         .agg(f.slice(f.array_sort(f.collect_list(values)), 1, KEEP).alias("kept"))
     )
-    return kept.select(
-        "endpoint", "version", "against", "side", f.explode("kept").alias("k")
-    ).select("endpoint", "version", "against", "side", "k.*")
+    return kept.select("endpoint", "version", "against", "side", f.explode("kept").alias("k")).select(
+        "endpoint", "version", "against", "side", "k.*"
+    )
 
 
 def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
@@ -107,9 +103,7 @@ def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
     return pd.concat([group.drop(columns="features"), features], axis=1), kinds
 
 
-def compare(
-    group: "pd.DataFrame", limit: float, computed_at: datetime
-) -> "pd.DataFrame":
+def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.DataFrame":
     """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out."""
     import numpy as np
     import pandas as pd
@@ -119,23 +113,13 @@ def compare(
 
     wide, kinds = _wide(group)
     sides = {side: wide[wide["side"] == side] for side in ("current", "reference")}
-    usable = [
-        name
-        for name in kinds
-        if min(side[name].notna().sum() for side in sides.values()) >= MIN_ROWS
-    ]
+    usable = [name for name in kinds if min(side[name].notna().sum() for side in sides.values()) >= MIN_ROWS]
     numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
     categorical = [name for name in usable if name not in numeric]
-    theirs = (
-        opinions(sides["current"], sides["reference"], numeric, categorical)
-        if usable
-        else {}
-    )
+    theirs = opinions(sides["current"], sides["reference"], numeric, categorical) if usable else {}
     rows = []
     for name in usable:
-        values = [
-            side[side[name].notna()] for side in (sides["current"], sides["reference"])
-        ]
+        values = [side[side[name].notna()] for side in (sides["current"], sides["reference"])]
         ours = distance(
             *(np.asarray(side[name], dtype=object) for side in values),
             *(side["at"].tolist() for side in values),
@@ -157,12 +141,9 @@ def measure(ctx: Context, requests: "DataFrame", now: datetime) -> "DataFrame":
     from pyspark.sql import types
 
     chosen = [
-        (endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC))
-        for endpoint, one in pairs(ctx).items()
+        (endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC)) for endpoint, one in pairs(ctx).items()
     ]
-    frame = ctx.spark.createDataFrame(
-        chosen, "endpoint string, candidate string, prior string, since timestamp"
-    )
+    frame = ctx.spark.createDataFrame(chosen, "endpoint string, candidate string, prior string, since timestamp")
     limit = ctx.settings.default.policy.drift_limit
     at = now.astimezone(UTC).replace(tzinfo=None)
     schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))

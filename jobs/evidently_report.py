@@ -29,9 +29,7 @@ def opinions(
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
-    definition = DataDefinition(
-        numerical_columns=numeric, categorical_columns=categorical
-    )
+    definition = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         columns = [*numeric, *categorical]
@@ -45,8 +43,6 @@ def opinions(
         if not str(config.get("type", "")).endswith("ValueDrift"):
             continue
         score, threshold = float(metric["value"]), float(config["threshold"])
-        drifted = (
-            score < threshold if "p_value" in config["method"] else score >= threshold
-        )
+        drifted = score < threshold if "p_value" in config["method"] else score >= threshold
         found[str(config["column"])] = Opinion(str(config["method"]), score, drifted)
     return found

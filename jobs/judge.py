@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
 from lastgood.jobs.deployed import Pair, pairs
-from lastgood.runs import Context, append
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, judge
+from lastgood.runs import Context, append
 from lastgood.telemetry import spark_ddl
 from lastgood.windows import Counts
 
@@ -25,11 +25,7 @@ def _utc(moment: datetime) -> datetime:
 def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
     """Rows of the windows and quality tables, joined, as Counts."""
     key = ["endpoint", "model_version", "stratum", "window_start"]
-    rows = (
-        windows.join(quality, key, "left")
-        .orderBy("window_start", "stratum", "model_version")
-        .toLocalIterator()
-    )
+    rows = windows.join(quality, key, "left").orderBy("window_start", "stratum", "model_version").toLocalIterator()
     return [
         Counts(
             row["endpoint"], row["model_version"], row["stratum"], _utc(row["window_start"]), row["rows"], row["requests"],
@@ -51,8 +47,7 @@ def evidence(
 
     width = timedelta(seconds=ctx.settings.window_s)
     windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(
-        f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS")
-        <= f.lit(now)
+        f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now)
     )
     if since is None:
         windows = windows.where(f.col("window_start") >= f.lit(now - LOOKBACK))
@@ -60,18 +55,12 @@ def evidence(
     by_endpoint: dict[str, list[Counts]] = {}
     for one in counts(windows, quality):
         pair = chosen.get(one.endpoint)
-        if (
-            pair
-            and one.model_version in (pair.candidate, pair.prior)
-            and one.start >= _utc(pair.since) - width
-        ):
+        if pair and one.model_version in (pair.candidate, pair.prior) and one.start >= _utc(pair.since) - width:
             by_endpoint.setdefault(one.endpoint, []).append(one)
     latest = ctx.store.read(ctx.spark, tables.DRIFT)
     newest = latest.groupBy("endpoint").agg(f.max("computed_at").alias("computed_at"))
     moved: dict[str, list[Drifted]] = {}
-    for row in (
-        latest.where("drifted").join(newest, ["endpoint", "computed_at"]).collect()
-    ):
+    for row in latest.where("drifted").join(newest, ["endpoint", "computed_at"]).collect():
         moved.setdefault(row["endpoint"], []).append(
             Drifted(
                 row["model_version"],
@@ -83,11 +72,7 @@ def evidence(
             )
         )
     for endpoint, pair in chosen.items():
-        drifted = [
-            one
-            for one in moved.get(endpoint, ())
-            if one.model_version in (pair.candidate, pair.prior)
-        ]
+        drifted = [one for one in moved.get(endpoint, ()) if one.model_version in (pair.candidate, pair.prior)]
         found = by_endpoint.get(endpoint, [])
         yield (
             Evidence(
@@ -106,9 +91,7 @@ def row(verdict: Verdict) -> tuple[Any, ...]:
     """A verdict as a row of the verdicts table."""
     document = json.dumps(
         verdict.as_dict(),
-        default=lambda value: (
-            value.isoformat() if isinstance(value, datetime) else str(value)
-        ),
+        default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value),
     )
     return (
         verdict.endpoint, verdict.candidate, verdict.prior, str(verdict.state), verdict.reason, min(verdict.e_value, 1e300),
@@ -116,9 +99,7 @@ def row(verdict: Verdict) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def run_judge(
-    ctx: Context, history: Mapping[str, History] | None = None
-) -> list[Verdict]:
+def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> list[Verdict]:
     """Judge every endpoint now and append to `verdicts`."""
     now = ctx.clock()
     history = history or {}
@@ -134,9 +115,7 @@ def run_judge(
     if verdicts:
         append(
             ctx,
-            ctx.spark.createDataFrame(
-                [row(one) for one in verdicts], spark_ddl(tables.VERDICTS.fields)
-            ),
+            ctx.spark.createDataFrame([row(one) for one in verdicts], spark_ddl(tables.VERDICTS.fields)),
             tables.VERDICTS,
         )
     return verdicts

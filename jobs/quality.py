@@ -38,21 +38,13 @@ def quality_flags(requests: "DataFrame") -> "DataFrame":
 
     key = ["endpoint", "model_version", "stratum", "window_start"]
     marks = flags()
-    captured = f.col("error_code").isNull() & (
-        f.col("output").isNotNull() | f.col("finish_reason").isNotNull()
-    )
+    captured = f.col("error_code").isNull() & f.col("output").isNotNull()
     bad = f.lit(False)
     for mark in marks.values():
         bad = bad | mark
     weight = f.col("weight")
     sums = {"answers": f.sum(weight), "bad": f.sum(f.when(bad, weight).otherwise(0.0))}
-    sums |= {
-        name: f.sum(f.when(mark, weight).otherwise(0.0)) for name, mark in marks.items()
-    }
-    counted = (
-        requests.where(captured)
-        .groupBy(*key)
-        .agg(*(total.alias(f"q_{name}") for name, total in sums.items()))
-    )
+    sums |= {name: f.sum(f.when(mark, weight).otherwise(0.0)) for name, mark in marks.items()}
+    counted = requests.where(captured).groupBy(*key).agg(*(total.alias(f"q_{name}") for name, total in sums.items()))
     pairs = [part for name in sums for part in (f.lit(name), f.col(f"q_{name}"))]
     return counted.select(*key, f.create_map(*pairs).alias("quality"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.quality import quality_flags
 from lastgood.runs import Context, Run, increment, merge
-from lastgood.windows import GROWTH, KEPT_REQUESTERS, ZERO
+from lastgood.windows import CHARS_PER_TOKEN, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, ZERO
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -27,19 +27,18 @@ def _bucket(column: str) -> "Column":
     from pyspark.sql import functions as f
 
     value = f.col(column)
-    return f.when(
-        value > 0, f.floor(f.log(value) / f.log(f.lit(GROWTH))).cast("int")
-    ).when(value <= 0, f.lit(ZERO))
+    return f.when(value > 0, f.floor(f.log(value) / f.log(f.lit(GROWTH))).cast("int")).when(value <= 0, f.lit(ZERO))
 
 
 def _stratum() -> "Column":
     """windows.stratum as a Spark column."""
     from pyspark.sql import functions as f
 
+    tokens = f.coalesce(f.length("input") / CHARS_PER_TOKEN, f.col("tokens_in"))
     size = f.lit("more")
-    for edge in (4096, 1024, 256, 64):
-        size = f.when(f.col("tokens_in") < edge, f.lit(str(edge))).otherwise(size)
-    size = f.when(f.col("tokens_in").isNull(), f.lit("?")).otherwise(size)
+    for edge in reversed(SIZE_EDGES):
+        size = f.when(tokens < edge, f.lit(str(edge))).otherwise(size)
+    size = f.when(tokens.isNull(), f.lit("?")).otherwise(size)
     return f.concat_ws("/", f.coalesce("latency_scope", f.lit("?")), size)
 
 
@@ -61,9 +60,7 @@ def count(requests: "DataFrame") -> "DataFrame":
 
     null = f.lit(None)
 
-    def entry(
-        metric: str, bucket: "Column", code: "Column", when: "Column"
-    ) -> "Column":
+    def entry(metric: str, bucket: "Column", code: "Column", when: "Column") -> "Column":
         return f.when(
             when,
             f.struct(
@@ -78,10 +75,7 @@ def count(requests: "DataFrame") -> "DataFrame":
         entry("n", null, text, f.lit(True)),
         entry("error", null, f.col("error_code"), f.col("error_code").isNotNull()),
     ]
-    entries += [
-        entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c))
-        for m, c in METRICS.items()
-    ]
+    entries += [entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c)) for m, c in METRICS.items()]
     who = f.coalesce(f.substring(f.sha2("requester", 256), 1, 12), f.lit("?"))
     long = requests.select(
         *KEY,
@@ -101,9 +95,7 @@ def count(requests: "DataFrame") -> "DataFrame":
 
     def histogram(metric: str, by: str) -> "Column":
         cell = f.when(f.col("metric") == metric, f.struct(by, "w"))
-        return f.map_from_entries(f.array_sort(f.collect_list(cell))).alias(
-            {"error": "errors"}.get(metric, metric)
-        )
+        return f.map_from_entries(f.array_sort(f.collect_list(cell))).alias({"error": "errors"}.get(metric, metric))
 
     total = f.col("metric") == "n"
     return (
@@ -113,12 +105,8 @@ def count(requests: "DataFrame") -> "DataFrame":
             f.sum(f.when(total, f.col("w"))).alias("requests"),
             histogram("error", "code"),
             *(histogram(metric, "bucket") for metric in METRICS),
-            f.coalesce(f.sum(f.when(total, f.col("tin"))), f.lit(0.0)).alias(
-                "tokens_in"
-            ),
-            f.coalesce(f.sum(f.when(total, f.col("tout"))), f.lit(0.0)).alias(
-                "tokens_out"
-            ),
+            f.coalesce(f.sum(f.when(total, f.col("tin"))), f.lit(0.0)).alias("tokens_in"),
+            f.coalesce(f.sum(f.when(total, f.col("tout"))), f.lit(0.0)).alias("tokens_out"),
             f.slice(
                 f.array_sort(f.array_distinct(f.flatten(f.collect_list("who")))),
                 1,
@@ -139,12 +127,8 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
         if found is None:
             return None
         changes, run = found
-        touched = changes.select(
-            "endpoint", window_start(seconds).alias("window_start")
-        )
-        touched = touched.groupBy("endpoint", "window_start").agg(
-            f.count("*").alias("rows")
-        )
+        touched = changes.select("endpoint", window_start(seconds).alias("window_start"))
+        touched = touched.groupBy("endpoint", "window_start").agg(f.count("*").alias("rows"))
         facts = touched.agg(
             f.sum("rows").alias("rows"),
             f.min("window_start").alias("a"),
@@ -158,35 +142,24 @@ def _recompute(ctx: Context, job: str, table: tables.Table) -> Run | None:
         requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(
             f"requested_at >= timestamp'{facts['a']}' AND requested_at < timestamp'{facts['z']}' + INTERVAL {seconds} SECONDS"
         )
-        fresh = make(
-            keyed(requests, seconds).join(
-                f.broadcast(ids), ["endpoint", "window_start"], "left_semi"
-            )
-        )
+        fresh = make(keyed(requests, seconds).join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi"))
         old = (
             ctx.store.read(ctx.spark, table)
             .where(f"window_start {near}")
             .join(f.broadcast(ids), ["endpoint", "window_start"], "left_semi")
         )
         gone = old.select(*KEY).join(fresh.select(*KEY), KEY, "left_anti")
-        rest = [
-            f.lit(None).cast(one.type).alias(one.name)
-            for one in table.fields
-            if one.name not in KEY
-        ]
+        rest = [f.lit(None).cast(one.type).alias(one.name) for one in table.fields if one.name not in KEY]
         source = fresh.withColumn("_gone", f.lit(False)).unionByName(
             gone.select(*KEY, *rest, f.lit(True).alias("_gone"))
         )
         names = ", ".join(table.columns)
-        sets = ", ".join(
-            f"{name} = s.{name}" for name in table.columns if name not in KEY
-        )
+        sets = ", ".join(f"{name} = s.{name}" for name in table.columns if name not in KEY)
         run.rows_out = merge(
             ctx,
             source,
             table,
-            " AND ".join(f"t.{name} = s.{name}" for name in KEY)
-            + f" AND t.window_start {near}",
+            " AND ".join(f"t.{name} = s.{name}" for name in KEY) + f" AND t.window_start {near}",
             f"WHEN MATCHED AND s._gone THEN DELETE WHEN MATCHED THEN UPDATE SET {sets} "
             f"WHEN NOT MATCHED AND NOT s._gone THEN INSERT ({names}) VALUES ({', '.join('s.' + name for name in table.columns)})",
         )

@@ -22,9 +22,7 @@ app = typer.Typer(
 )
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="settings file (default: conf/lastgood.yaml when there)"
-    ),
+    typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)"),
 ]
 
 
@@ -54,9 +52,7 @@ def job(
     config: ConfigFile = None,
     forever: Annotated[
         bool,
-        typer.Option(
-            "--forever", help="with `all`: run all jobs again and again until SIGTERM"
-        ),
+        typer.Option("--forever", help="with `all`: run all jobs again and again until SIGTERM"),
     ] = False,
 ) -> None:
     """Run a Spark job (or all, in order): takes what is new, may be repeated and killed at any time."""
@@ -86,23 +82,15 @@ def demo(
     ] = "errors",
     mode: Annotated[Mode, typer.Option(help="auto, approve or observe")] = Mode.AUTO,
     seed: int = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the outcome as JSON")
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="leave it running and print the URLs")
-    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the outcome as JSON")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="leave it running and print the URLs")] = False,
     trace: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens: real arrivals, compressed in time"
-        ),
+        typer.Option(help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens: real arrivals, compressed in time"),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="folder for data and report (default: a new lastgood-demo-... here)"
-        ),
+        typer.Option(help="folder for data and report (default: a new lastgood-demo-... here)"),
     ] = None,
 ) -> None:
     """Serve a bad model version on this machine and watch it being noticed and rolled back."""
@@ -117,14 +105,10 @@ def demo(
 def check(
     table: Annotated[
         str,
-        typer.Argument(
-            help="Delta or Parquet folder, Parquet, CSV or JSON-lines file, or a catalog name"
-        ),
+        typer.Argument(help="Delta or Parquet folder, Parquet, CSV or JSON-lines file, or a catalog name"),
     ],
     config: ConfigFile = None,
-    html: Annotated[
-        Path | None, typer.Option(help="write a self-contained report")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="write a self-contained report")] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="write the figures as JSON ('-': print them)"),
@@ -153,7 +137,5 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except LastgoodError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"error: {error}", style="red", markup=False
-        )
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         sys.exit(error.exit_code)

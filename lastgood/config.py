@@ -41,15 +41,9 @@ class Policy(_Model):
     watch_e: float = Field(5.0, gt=1)
     page_e: float = Field(20.0, gt=1)
     rollback_e: float = Field(100.0, gt=1)
-    error_tolerance: float = Field(
-        1.25, ge=1, description="ratio of error rates a healthy version may have"
-    )
-    latency_tolerance: float = Field(
-        0.10, ge=0, description="slower by this share is still healthy"
-    )
-    quality_tolerance: float = Field(
-        1.25, ge=1, description="ratio of bad-answer rates a healthy version may have"
-    )
+    error_tolerance: float = Field(1.25, ge=1, description="ratio of error rates a healthy version may have")
+    latency_tolerance: float = Field(0.10, ge=0, description="slower by this share is still healthy")
+    quality_tolerance: float = Field(1.25, ge=1, description="ratio of bad-answer rates a healthy version may have")
     min_windows: int = Field(3, ge=1)
     min_bad: int = Field(5, ge=1)
     min_requesters: int = Field(
@@ -57,35 +51,17 @@ class Policy(_Model):
         ge=0,
         description="distinct requesters that must have seen the failure; 0: any",
     )
-    error_slo: float = Field(
-        0.02, gt=0, lt=1, description="share of requests that may fail"
-    )
+    error_slo: float = Field(0.02, gt=0, lt=1, description="share of requests that may fail")
     feature_age_limit_ms: float = Field(3_600_000, gt=0)
-    drift_limit: float = Field(
-        0.1, gt=0, description="Jensen-Shannon distance that matters in practice"
-    )
-    min_completeness: float = Field(
-        0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged"
-    )
-    max_evidence_age_s: float = Field(
-        7200, gt=0, description="newest window older than this: no verdict"
-    )
-    horizon_windows: int = Field(
-        1440, ge=1, description="windows over which a late onset is searched"
-    )
-    cooldown_s: float = Field(
-        1800, ge=0, description="after a rollback no further automatic one"
-    )
+    drift_limit: float = Field(0.1, gt=0, description="Jensen-Shannon distance that matters in practice")
+    min_completeness: float = Field(0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged")
+    max_evidence_age_s: float = Field(7200, gt=0, description="newest window older than this: no verdict")
+    horizon_windows: int = Field(1440, ge=1, description="windows over which a late onset is searched")
+    cooldown_s: float = Field(1800, ge=0, description="after a rollback no further automatic one")
     max_rollbacks_per_day: int = Field(3, ge=0)
-    ready_timeout_s: float = Field(
-        2400, gt=0, description="how long the prior version may take to become ready"
-    )
-    verify_timeout_s: float = Field(
-        900, gt=0, description="how long traffic and metric may take to recover"
-    )
-    proposal_ttl_s: float = Field(
-        3600, gt=0, description="a proposed rollback that nobody approves expires"
-    )
+    ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
+    verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
+    proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
 
 
 class EndpointSettings(_Model):
@@ -94,9 +70,7 @@ class EndpointSettings(_Model):
     mode: Mode = Mode.APPROVE
     capture: Capture = Capture.FULL
     policy: Policy = Policy()
-    payload_table: str | None = Field(
-        None, description="inference table (path or catalog.schema.table) to read"
-    )
+    payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(
         None,
         description="served_entities table that names the versions behind entity ids",
@@ -124,17 +98,13 @@ class Web(_Model):
     host: str = "127.0.0.1"
     port: int = Field(8484, ge=0, le=65535)
     base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
-    link_key_env: str = Field(
-        "LASTGOOD_LINK_KEY", description="variable that holds the signing key"
-    )
+    link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
     link_ttl_s: int = Field(3600, ge=60)
     person_token_env: str = Field(
         "LASTGOOD_PERSON_TOKEN",
         description="variable that holds the local approver's token",
     )
-    trust_forwarded_user: bool = Field(
-        False, description="trust X-Forwarded-Email (Databricks Apps only)"
-    )
+    trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
 
 
 class PagerDuty(_Model):
@@ -166,13 +136,9 @@ class SparkSettings(_Model):
 class Settings(BaseSettings):
     """Everything. `LASTGOOD_STORAGE=...` or `LASTGOOD_WEB__PORT=...` override the file."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    storage: str = Field(
-        "./lastgood-data", description="folder of the Delta tables, or catalog.schema"
-    )
+    storage: str = Field("./lastgood-data", description="folder of the Delta tables, or catalog.schema")
     state_url: str | None = Field(
         None,
         description="SQLAlchemy URL of the operational state; default: SQLite in storage",
@@ -235,14 +201,10 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(document or {}, dict):
-        raise ConfigError(
-            f"{source}: expected a mapping of settings, found {type(document).__name__}"
-        )
+        raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
     try:
         return _with_file(document or {})(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{source}: {key}: {first['msg']} (found {first.get('input')!r:.80})"
-        ) from error
+        raise ConfigError(f"{source}: {key}: {first['msg']} (found {first.get('input')!r:.80})") from error

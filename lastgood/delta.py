@@ -9,7 +9,6 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lastgood.errors import CorruptError, TransientError
 
-
 CHANGE_FEED: dict[str, str | None] = {"delta.enableChangeDataFeed": "true"}
 """Set when a table is made: readers take what is new by its change data feed."""
 
@@ -27,11 +26,7 @@ def append(
     repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
     Errors: TransientError (commit conflict, disk), CorruptError (the schema does not fit).
     """
-    if (
-        app is not None
-        and (last := app_version(path, app[0])) is not None
-        and app[1] <= last
-    ):
+    if app is not None and (last := app_version(path, app[0])) is not None and app[1] <= last:
         return False
     properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
     try:
@@ -46,11 +41,33 @@ def append(
         )
     except Exception as error:  # delta-rs raises a bare Exception for casts
         if not isinstance(error, (DeltaError, OSError)) or "chema" in str(error):
-            raise CorruptError(
-                f"{path}: the rows do not fit the table: {error}"
-            ) from error
+            raise CorruptError(f"{path}: the rows do not fit the table: {error}") from error
         raise TransientError(f"{path}: commit failed: {error}", 1.0) from error
     return True
+
+
+def create(path: str | Path, schema: pa.Schema, partition_by: Sequence[str] = ()) -> None:
+    """Make an empty table with a change data feed where there is none."""
+    DeltaTable.create(
+        str(path),
+        schema,
+        mode="ignore",
+        partition_by=list(partition_by) or None,
+        configuration=CHANGE_FEED,
+    )
+
+
+def version(path: str | Path) -> int | None:
+    """The newest version of a table; None when there is no table."""
+    try:
+        return DeltaTable(str(path)).version()
+    except TableNotFoundError:
+        return None
+
+
+def keeps_changes(path: str | Path) -> bool:
+    """Whether the table has a change data feed."""
+    return DeltaTable(str(path)).metadata().configuration.get("delta.enableChangeDataFeed") == "true"
 
 
 def app_version(path: str | Path, app_id: str) -> int | None:
@@ -71,6 +88,4 @@ def read(
         table = DeltaTable(str(path))
     except TableNotFoundError:
         return pa.table({})
-    return table.to_pyarrow_table(
-        columns=list(columns) if columns else None, filters=filters
-    )
+    return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters)

@@ -50,7 +50,7 @@ FAULTS: dict[str, Fault | None] = {
     "none": None,
 }
 """What is wrong with version 3 (stale features: with the feature store, so with every version)."""
-WINDOW_S, WATCH_S, LIMIT_S = 5, 55.0, 165.0
+WINDOW_S, HEALTHY_S, WATCH_S = 5, 25.0, 60.0
 STEPS = (
     "start",
     "healthy traffic",
@@ -71,9 +71,7 @@ def _free_port() -> int:
 class _Process:
     """A part of Lastgood in a process of its own; its JSON lines are read as they come, its log goes to a file."""
 
-    def __init__(
-        self, arguments: list[str], log: Path, environment: dict[str, str]
-    ) -> None:
+    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
         self.name, self._log = log.stem, log
         self._file: IO[bytes] = log.open("wb")
         self.process = subprocess.Popen(
@@ -106,9 +104,7 @@ class _Process:
             with contextlib.suppress(queue.Empty):
                 return self.lines.get(timeout=0.2)
             self.alive()
-        raise TransientError(
-            f"the {self.name} process was not ready after {timeout_s:.0f} s; see {self._log}"
-        )
+        raise TransientError(f"the {self.name} process was not ready after {timeout_s:.0f} s; see {self._log}")
 
     def end(self, timeout_s: float = 60) -> None:
         if self.process.poll() is None:
@@ -141,9 +137,7 @@ class Demo:
             keep,
             trace,
         )
-        self.out = (
-            out or Path(f"lastgood-demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        ).absolute()
+        self.out = (out or Path(f"lastgood-demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")).absolute()
         self.console = Console(stderr=False)
         self.started = time.monotonic()
         self.events: list[tuple[datetime, str]] = []
@@ -157,17 +151,14 @@ class Demo:
             "rolled_back": False,
         }
         self._stages: dict[str, str] = {}
+        self._versions: tuple[int | None, ...] = ()
         self._counts: list[Counts] = []
         self._said: list[Verdict] = []
 
     # parts
 
     def _environment(self) -> dict[str, str]:
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("LASTGOOD_", "DATABRICKS_"))
-        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LASTGOOD_", "DATABRICKS_"))}
         return kept | {
             "LASTGOOD_LOCAL_TOKEN": self.token,
             "LASTGOOD_PERSON_TOKEN": self.person,
@@ -185,7 +176,7 @@ class Demo:
             "state_url": f"sqlite:///{self.out}/state.db",
             "window_s": WINDOW_S,
             "workspace": {"host": url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
-            "receiver": {"grpc_port": 0, "http_port": 0},
+            "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 1.5},
             "web": {"port": port, "base_url": f"http://127.0.0.1:{port}"},
             "pagerduty": {"url": pagerduty},
             "spark": {"driver_memory": "900m"},
@@ -220,9 +211,7 @@ class Demo:
         java_home()
         self.out.mkdir(parents=True, exist_ok=False)
         with contextlib.ExitStack() as stack:
-            self.live = stack.enter_context(
-                Live(self._view("start"), console=self.console, refresh_per_second=4)
-            )
+            self.live = stack.enter_context(Live(self._view("start"), console=self.console, refresh_per_second=4))
             self.pager = stack.enter_context(serve_fake())
             environment = self._environment()
             self.space = self._start(
@@ -253,9 +242,7 @@ class Demo:
                 environment,
             )
             os.environ["LASTGOOD_LOCAL_TOKEN"] = self.token
-            self.workspace = connect(
-                WorkspaceSettings(host=url, token_env="LASTGOOD_LOCAL_TOKEN")
-            )
+            self.workspace = connect(WorkspaceSettings(host=url, token_env="LASTGOOD_LOCAL_TOKEN"))
             self.api = stack.enter_context(
                 httpx.Client(
                     base_url=url,
@@ -265,9 +252,7 @@ class Demo:
             )
             addresses = self.service.ready(60)
             self.web = str(addresses["url"])
-            self.traffic = Traffic(
-                url, self.token, int(addresses["grpc"]), self.seed, trace=self.trace
-            )
+            self.traffic = Traffic(url, self.token, int(addresses["grpc"]), self.seed, trace=self.trace)
             self._play()
             if self.keep:
                 self._keep(url)
@@ -287,27 +272,22 @@ class Demo:
     def _play(self) -> None:
         self.traffic.start()
         self._say(f"version {PRIOR} serves all traffic")
-        self._until("healthy traffic", lambda: bool(self._said), 90)
+        healthy = time.monotonic() + HEALTHY_S
+        self._until("healthy traffic", lambda: time.monotonic() > healthy, HEALTHY_S + 5)
         self._roll_out()
         bad = self.fault in ("errors", "latency", "quality")
         if not bad or self.mode is Mode.OBSERVE:
             watched = time.monotonic() + WATCH_S
             enough = lambda: time.monotonic() > watched and len(self._about(BAD)) >= 3  # noqa: E731
-            self._until(
-                "watch", lambda: enough() or self._rollback() is not None, WATCH_S + 60
-            )
+            self._until("watch", lambda: enough() or self._rollback() is not None, WATCH_S + 60)
         else:
             self._until("watch", lambda: self._rollback() is not None, 100)
         if (found := self._rollback()) is None or self.mode is Mode.OBSERVE:
             return
-        self._say(
-            f"verdict {self._about(BAD)[-1].state}: {self._about(BAD)[-1].reason}"
-        )
+        self._say(f"verdict {self._about(BAD)[-1].state}: {self._about(BAD)[-1].reason}")
         if self.mode is Mode.APPROVE:
             self._approve(found)
-        self._until(
-            "roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 40
-        )
+        self._until("roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 40)
         self.outcome["rolled_back_at"] = datetime.now(UTC)
         self._say(f"rolled back: version {PRIOR} serves all traffic again")
         self._until(
@@ -326,13 +306,9 @@ class Demo:
         fault = FAULTS[self.fault]
         where = "*" if self.fault == "stale-features" else BAD
         if fault is not None:
-            self.api.put(
-                f"/local/faults/{CHAT}/{where}", json=asdict(fault)
-            ).raise_for_status()
+            self.api.put(f"/local/faults/{CHAT}/{where}", json=asdict(fault)).raise_for_status()
         now = self.workspace.endpoint(CHAT)
-        served = [dict(one.settings) for one in now.entities] + [
-            entity(MODELS[CHAT], BAD)
-        ]
+        served = [dict(one.settings) for one in now.entities] + [entity(MODELS[CHAT], BAD)]
         traffic = {one.name: 0 for one in now.entities} | {
             f"support_chat-{PRIOR}": 50,
             f"support_chat-{BAD}": 50,
@@ -345,18 +321,13 @@ class Demo:
         )
         self.traffic.drifted = self.fault == "drift"
         self._say(
-            f"version {BAD} takes half of the traffic"
-            + ("" if self.fault == "none" else f" (fault: {self.fault})")
+            f"version {BAD} takes half of the traffic" + ("" if self.fault == "none" else f" (fault: {self.fault})")
         )
 
     def _rollback(self) -> dict[str, Any] | None:
         incidents = httpx.get(f"{self.web}/api/incidents", timeout=10).json()
         found = next(
-            (
-                one["rollback"]
-                for one in incidents
-                if one["endpoint"] == CHAT and one["rollback"]
-            ),
+            (one["rollback"] for one in incidents if one["endpoint"] == CHAT and one["rollback"]),
             None,
         )
         return dict(found) if found else None
@@ -365,20 +336,13 @@ class Demo:
         """Play the person that PagerDuty woke: open the link, read, confirm."""
         self._until(
             "roll back",
-            lambda: any(
-                "/r/" in str(one.get("links", "")) for one in self.pager.events()
-            ),
+            lambda: any("/r/" in str(one.get("links", "")) for one in self.pager.events()),
             30,
         )
         link = next(
-            one["href"]
-            for event in self.pager.events()
-            for one in event.get("links") or ()
-            if "/r/" in one["href"]
+            one["href"] for event in self.pager.events() for one in event.get("links") or () if "/r/" in one["href"]
         )
-        self._say(
-            f"PagerDuty has the signed link; a person opens it and confirms: {link[:60]}..."
-        )
+        self._say(f"PagerDuty has the signed link; a person opens it and confirms: {link[:60]}...")
         with httpx.Client(timeout=10) as browser:
             page = browser.get(link)
             form = re.search(
@@ -386,9 +350,7 @@ class Demo:
                 page.text,
             )
             if page.status_code != 200 or form is None:
-                raise TransientError(
-                    f"the evidence page answered {page.status_code} without a form"
-                )
+                raise TransientError(f"the evidence page answered {page.status_code} without a form")
             data = {
                 "form": form[1] or form[2],
                 "action": "approve",
@@ -396,18 +358,12 @@ class Demo:
             }
             answer = browser.post(link, data=data, headers={"origin": self.web})
             if answer.status_code != 303:
-                raise TransientError(
-                    f"the approval was answered with {answer.status_code}"
-                )
+                raise TransientError(f"the approval was answered with {answer.status_code}")
 
     # watching
 
     def _about(self, version: str) -> list[Verdict]:
-        return [
-            one
-            for one in self._said
-            if one.endpoint == CHAT and one.candidate == version
-        ]
+        return [one for one in self._said if one.endpoint == CHAT and one.candidate == version]
 
     def _until(self, step: str, done: Any, timeout_s: float) -> bool:
         """Show and wait until `done()` or the time is up."""
@@ -418,15 +374,21 @@ class Demo:
             while not self.jobs.lines.empty():
                 line = self.jobs.lines.get()
                 self._stages[line.get("job", "spark")] = f"{line.get('seconds', '')} s"
-            self._said = measures.verdicts(self.store)
-            self._counts = measures.windows(self.store, CHAT)
+            self._refresh()
             self._measure()
             self.live.update(self._view(step))
             with contextlib.suppress(LastgoodError, httpx.HTTPError):
                 if done():
                     return True
-            time.sleep(0.5)
+            time.sleep(1.0)
         return False
+
+    def _refresh(self) -> None:
+        """Read verdicts and windows again where their tables have changed."""
+        now = tuple(delta.version(self.store.path(one)) for one in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY))
+        if now != self._versions:
+            self._versions = now
+            self._said, self._counts = measures.verdicts(self.store), measures.windows(self.store, CHAT)
 
     def _view(self, step: str) -> Group:
         head = Progress(
@@ -450,16 +412,8 @@ class Demo:
         ):
             table.add_column(name, justify="left" if name == "version" else "right")
         recent = sorted({one.start for one in self._counts})[-12:]
-        for version in sorted(
-            {one.model_version for one in self._counts if one.model_version != "?"}
-        ):
-            figures = summary(
-                [
-                    one
-                    for one in self._counts
-                    if one.model_version == version and one.start in recent
-                ]
-            )
+        for version in sorted({one.model_version for one in self._counts if one.model_version != "?"}):
+            figures = summary([one for one in self._counts if one.model_version == version and one.start in recent])
             table.add_row(version, *_cells(figures))
         said = self._about(BAD) or self._said
         verdict = (
@@ -485,9 +439,7 @@ class Demo:
     def _keep(self, url: str) -> None:
         self.live.update(self._view("report"))
         self.live.stop()
-        self.console.print(
-            f"service {self.web}  workspace {url}  person token {self.person}\nrunning until Ctrl-C"
-        )
+        self.console.print(f"service {self.web}  workspace {url}  person token {self.person}\nrunning until Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
@@ -508,9 +460,7 @@ class Demo:
             [("endpoint", "=", CHAT)],
         )
         sources = requests.column("sources").to_pylist()
-        decided = next(
-            (one for one in self._about(BAD) if one.state is State.ROLL_BACK), None
-        )
+        decided = next((one for one in self._about(BAD) if one.state is State.ROLL_BACK), None)
         shown = decided or (self._about(BAD) or self._said)[-1]
         shares = self.workspace.endpoint(CHAT)
         bad = self.fault in ("errors", "latency", "quality")
@@ -518,9 +468,7 @@ class Demo:
             "rolled_back": "rolled_back_at" in self.outcome,
             "bad_version": BAD if bad else None,
             "serving_version": max((PRIOR, BAD), key=shares.share),
-            "first_bad_request_at": self.traffic.first_seen.get(f"support_chat-{BAD}")
-            if bad
-            else None,
+            "first_bad_request_at": self.traffic.first_seen.get(f"support_chat-{BAD}") if bad else None,
             "verdict_at": shown.judged_at,
             "rolled_back_at": self.outcome.get("rolled_back_at"),
             "verified_at": self.outcome.get("verified_at"),
@@ -547,35 +495,17 @@ class Demo:
         o = self.outcome
         if not o["rolled_back"]:
             return f"Nothing was rolled back: {o['verdict']}, {o['reason']}."
-        took = (
-            (o["rolled_back_at"] - o["first_bad_request_at"]).total_seconds()
-            if o["first_bad_request_at"]
-            else 0.0
-        )
+        took = (o["rolled_back_at"] - o["first_bad_request_at"]).total_seconds() if o["first_bad_request_at"] else 0.0
         return f"Version {BAD} was rolled back {took:.0f} s after its first request: {o['reason']}."
 
     def _report(self) -> Path:
-        facts = {
-            name.replace("_", " "): str(value)
-            for name, value in self.outcome.items()
-            if value is not None
-        }
+        facts = {name.replace("_", " "): str(value) for name, value in self.outcome.items() if value is not None}
         rows = []
-        for version in sorted(
-            {one.model_version for one in self._counts if one.model_version != "?"}
-        ):
+        for version in sorted({one.model_version for one in self._counts if one.model_version != "?"}):
             rows.append(
                 [
                     version,
-                    *_cells(
-                        summary(
-                            [
-                                one
-                                for one in self._counts
-                                if one.model_version == version
-                            ]
-                        )
-                    ),
+                    *_cells(summary([one for one in self._counts if one.model_version == version])),
                 ]
             )
         header = (

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from lastgood import serve, tables
@@ -14,8 +15,8 @@ from lastgood.jobs.conform import conform
 from lastgood.jobs.deployed import pairs
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
-from lastgood.runs import Context, Run
 from lastgood.jobs.windows import quality, windows
+from lastgood.runs import Context, Run
 from lastgood.spark import session
 
 Say = Callable[[dict[str, Any]], None]
@@ -84,33 +85,31 @@ def run_job(ctx: Context, name: str) -> dict[str, Any]:
     return report
 
 
-LANES = (("collect", "conform"), ("windows",), ("quality", "judge"), ("drift",))
-"""Jobs that follow one another; lanes run side by side, as scheduled jobs would."""
+DRIFT_EVERY_S = 40.0
+"""Drift changes slowly and costs the most."""
 
 
-def forever(
-    settings: Settings, say: Say, stop: threading.Event, pause_s: float = 1.0
-) -> None:
-    """Run every lane until `stop`, then take in once more what has come, so that nothing is left behind."""
+def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float = 0.5) -> None:
+    """Run all jobs until `stop`, then take in once more what has come, so that nothing is left behind."""
     ctx = context(settings)
     say({"ready": True})
 
-    def lane(names: tuple[str, ...]) -> None:
-        while not stop.is_set():
-            for name in names:
-                try:
-                    say(run_job(ctx, name))
-                except TransientError as error:
-                    say({"job": name, "again": str(error)})
-            stop.wait(pause_s if names != ("drift",) else 5 * pause_s)
+    def attempt(name: str) -> None:
+        try:
+            say(run_job(ctx, name))
+        except TransientError as error:
+            say({"job": name, "again": str(error)})
 
-    threads = [
-        threading.Thread(target=lane, args=(names,), daemon=True) for names in LANES
-    ]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    with ThreadPoolExecutor(3) as pool:
+        drifting, drifted_at = None, time.monotonic()
+        while not stop.is_set():
+            attempt("collect")
+            attempt("conform")
+            wait([pool.submit(attempt, name) for name in ("windows", "quality")])
+            attempt("judge")
+            if (drifting is None or drifting.done()) and time.monotonic() - drifted_at > DRIFT_EVERY_S:
+                drifting, drifted_at = pool.submit(attempt, "drift"), time.monotonic()
+            stop.wait(pause_s)
     for name in ("collect", "conform", "windows"):
         say(run_job(ctx, name))
 

@@ -59,9 +59,7 @@ def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict
     )
 
 
-def series(
-    counts: Sequence[Counts], version: str, starts: Sequence[datetime]
-) -> dict[str, list[float | None]]:
+def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime]) -> dict[str, list[float | None]]:
     """Per window: requests, p95 in ms, error rate (%), bad answers (%), of one version over all strata."""
     by_start: dict[datetime, list[Counts]] = {}
     for one in counts:
@@ -78,28 +76,19 @@ def series(
         answers = total.quality.get("answers", 0) if total else 0
         out["requests"].append(total.requests if total else 0.0)
         out["p95"].append(quantile(total.latency, 0.95) if total else None)
-        out["errors"].append(
-            100 * total.failed / total.requests if total and total.requests else None
-        )
-        out["bad"].append(
-            100 * total.quality.get("bad", 0.0) / answers if total and answers else None
-        )
+        out["errors"].append(100 * total.failed / total.requests if total and total.requests else None)
+        out["bad"].append(100 * total.quality.get("bad", 0.0) / answers if total and answers else None)
     return out
 
 
-def evidence_series(
-    store: tables.Store, endpoint: str, points: int = 60
-) -> dict[str, Any] | None:
+def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dict[str, Any] | None:
     """What the evidence page draws: the candidate beside the prior version over the newest windows."""
     said = [one for one in verdicts(store) if one.endpoint == endpoint]
     if not said:
         return None
     counts = windows(store, endpoint)
     starts = sorted({one.start for one in counts})[-points:]
-    new, prior = (
-        series(counts, version, starts)
-        for version in (said[-1].candidate, said[-1].prior or "")
-    )
+    new, prior = (series(counts, version, starts) for version in (said[-1].candidate, said[-1].prior or ""))
     names = (
         ("p95", "p95 latency", "ms"),
         ("errors", "error rate", "%"),
@@ -107,10 +96,7 @@ def evidence_series(
         ("requests", "requests", ""),
     )
     return {
-        "series": [
-            {"name": label, "unit": unit, "new": new[key], "prior": prior[key]}
-            for key, label, unit in names
-        ]
+        "series": [{"name": label, "unit": unit, "new": new[key], "prior": prior[key]} for key, label, unit in names]
     }
 
 
@@ -149,35 +135,16 @@ class WindowTelemetry:
         """Whole windows after the shift only; the prior version's own figures before it are the yardstick."""
         counts = windows(self.store, endpoint)
         start = since + timedelta(seconds=self.window_s)
-        after = [
-            one for one in counts if one.start >= start and one.model_version != "?"
-        ]
+        after = [one for one in counts if one.start >= start and one.model_version != "?"]
         requests = sum(one.requests for one in after)
         if requests < MIN_REQUESTS:
             return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
-        share = (
-            sum(one.requests for one in after if one.model_version == bad_version)
-            / requests
-        )
+        share = sum(one.requests for one in after if one.model_version == bad_version) / requests
         name, factor, slack = _FIGURE.get(metric, _FIGURE["errors"])
-        was = summary(
-            [
-                one
-                for one in counts
-                if one.model_version == prior_version and one.start < since
-            ]
-        ).get(name)
+        was = summary([one for one in counts if one.model_version == prior_version and one.start < since]).get(name)
         now = summary(after).get(name)
         moved = share <= MOVED_SHARE
         recovered = None if now is None else now <= (was or 0.0) * factor + slack
-        shown = (
-            f"{now:.0f} ms"
-            if name == "p95_ms" and now is not None
-            else "unknown"
-            if now is None
-            else f"{now:.1%}"
-        )
+        shown = f"{now:.0f} ms" if name == "p95_ms" and now is not None else "unknown" if now is None else f"{now:.1%}"
         sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {name} is {shown}"
-        return Recovered(
-            moved, recovered, sentence, {"share": share, name: now, "before": was}
-        )
+        return Recovered(moved, recovered, sentence, {"share": share, name: now, "before": was})

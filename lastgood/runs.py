@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lastgood import tables
+import pyarrow as pa
+
+from lastgood import delta, tables
 from lastgood.config import Settings
 from lastgood.errors import TransientError
-from lastgood.telemetry import spark_ddl
+from lastgood.telemetry import arrow_schema, spark_ddl
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -47,19 +49,19 @@ class Run:
 
 def bookmark(ctx: Context, job: str, source: str) -> int:
     """The newest source version a finished run of `job` has taken in; -1 before the first."""
+    if not ctx.store.in_catalog:
+        mine: Any = [("job", "=", job), ("source", "=", source)]
+        versions = delta.read(ctx.store.path(tables.RUNS), ["version"], mine).to_pydict().get("version")
+        return max(versions or (-1,))
     from pyspark.sql import functions as f
 
-    runs = ctx.store.read(ctx.spark, tables.RUNS).where(
-        (f.col("job") == job) & (f.col("source") == source)
-    )
+    runs = ctx.store.read(ctx.spark, tables.RUNS).where((f.col("job") == job) & (f.col("source") == source))
     found = runs.agg(f.max("version").alias("version")).collect()[0]["version"]
     return -1 if found is None else int(found)
 
 
 @contextmanager
-def increment(
-    ctx: Context, job: str, table: tables.Table
-) -> Iterator[tuple["DataFrame", Run] | None]:
+def increment(ctx: Context, job: str, table: tables.Table) -> Iterator[tuple["DataFrame", Run] | None]:
     """(changes of `table` since the last run, run), or None when there are none; writes the run record at the end."""
     after, until = bookmark(ctx, job, table.name), ctx.store.version(ctx.spark, table)
     if after >= until:
@@ -82,8 +84,11 @@ def record(ctx: Context, run: Run, seconds: float) -> None:
         round(seconds, 3),
         ctx.clock(),
     )
-    frame = ctx.spark.createDataFrame([row], spark_ddl(tables.RUNS.fields))
-    append(ctx, frame, tables.RUNS)
+    if ctx.store.in_catalog:
+        append(ctx, ctx.spark.createDataFrame([row], spark_ddl(tables.RUNS.fields)), tables.RUNS)
+        return
+    named = [dict(zip(tables.RUNS.columns, row, strict=True))]
+    delta.append(ctx.store.path(tables.RUNS), pa.Table.from_pylist(named, arrow_schema(tables.RUNS.fields)))
 
 
 def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:
@@ -95,9 +100,7 @@ def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:
         writer.save(ctx.store.path(table))
 
 
-def merge(
-    ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clauses: str
-) -> int:
+def merge(ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clauses: str) -> int:
     """MERGE `frame` (as `s`) into `table` (as `t`); rows inserted, updated and deleted.
 
     Errors: TransientError when another run committed at the same time (nothing was written: run again).
@@ -107,13 +110,9 @@ def merge(
     view = f"lastgood_{table.name}"
     frame.createOrReplaceTempView(view)
     try:
-        done = ctx.spark.sql(
-            f"MERGE INTO {ctx.store.sql(table)} t USING {view} s ON {on} {clauses}"
-        ).collect()
+        done = ctx.spark.sql(f"MERGE INTO {ctx.store.sql(table)} t USING {view} s ON {on} {clauses}").collect()
     except PySparkException as error:
         if "concurrent" in str(error).lower():
-            raise TransientError(
-                f"another run changed {table.name} at the same time: run again"
-            ) from error
+            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
         raise
     return int(done[0]["num_affected_rows"]) if done else 0

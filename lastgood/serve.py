@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from lastgood import measures, tables
+from lastgood import delta, measures, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import LogNotifier, Notifier
 from lastgood.alerts.notify.pagerduty import PagerDuty
@@ -39,9 +39,7 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
             settings.web.link_key_env,
         )
     routing = secret(settings.pagerduty.routing_key_env)
-    notifier: Notifier = (
-        PagerDuty(settings.pagerduty.url, routing) if routing else LogNotifier()
-    )
+    notifier: Notifier = PagerDuty(settings.pagerduty.url, routing) if routing else LogNotifier()
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
     telemetry: Any = measures.WindowTelemetry(delta_store, settings.window_s)
     return Controller(
@@ -60,10 +58,7 @@ def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
     store = Store(settings.state)
     try:
         with store.read() as tx:
-            return {
-                name: History(tx.last_shift(name), frozenset(tx.rolled_back(name)))
-                for name in endpoints
-            }
+            return {name: History(tx.last_shift(name), frozenset(tx.rolled_back(name))) for name in endpoints}
     finally:
         store.close()
 
@@ -86,16 +81,19 @@ class _Verdicts:
     def __init__(self, store: tables.Store, target: Controller) -> None:
         self._store, self._target = store, target
         self._after: datetime | None = None
+        self._version: int | None = None
 
     def __call__(self) -> None:
+        version = delta.version(self._store.path(tables.VERDICTS))
+        if version == self._version:
+            return
         for verdict in measures.verdicts(self._store, self._after):
             self._target.handle(verdict)
             self._after = verdict.judged_at
+        self._version = version
 
 
-async def serve(
-    settings: Settings, say: Callable[[str], None], poll_s: float = 5.0
-) -> None:
+async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 5.0) -> None:
     """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
     store = tables.Store(settings.storage)
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver)

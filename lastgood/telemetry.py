@@ -75,9 +75,7 @@ VALUES = (
         "double",
         "duration in milliseconds, of the scope in latency_scope",
     ),
-    Field(
-        "latency_scope", "string", "what latency_ms covers: model, gateway or client"
-    ),
+    Field("latency_scope", "string", "what latency_ms covers: model, gateway or client"),
     Field("ttft_ms", "double", "time to first token in milliseconds"),
     Field("tokens_in", "bigint", "prompt tokens, cached ones included", TABLE),
     Field("tokens_out", "bigint", "generated tokens", TABLE),
@@ -96,9 +94,7 @@ VALUES = (
     ),
     Field("input", "string", "prompt or last user message", TABLE),
     Field("output", "string", "generated text or predictions", TABLE),
-    Field(
-        "finish_reason", "string", "why generation stopped: stop, length, ...", TABLE
-    ),
+    Field("finish_reason", "string", "why generation stopped: stop, length, ...", TABLE),
     Field("streaming", "boolean", "whether the answer was streamed", TABLE),
     Field("requester", "string", "who called", TABLE),
     Field("team", "string", "calling team"),

@@ -48,10 +48,7 @@ def arrivals(trace: Path, seconds: float, per_s: float) -> list[tuple[float, int
         raise ConfigError(f"{trace}: expected at least two requests, found {len(rows)}")
     first, whole = rows[0][0], (rows[-1][0] - rows[0][0]).total_seconds() or 1.0
     keep = max(1, round(len(rows) / (seconds * per_s)))
-    return [
-        ((at - first).total_seconds() * seconds / whole, min(words // 10, 60))
-        for at, words in rows[::keep]
-    ]
+    return [((at - first).total_seconds() * seconds / whole, min(words // 10, 60)) for at, words in rows[::keep]]
 
 
 @dataclass
@@ -71,21 +68,13 @@ class Traffic:
     first_seen: dict[str, datetime] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        resource = Resource.create(
-            {"service.name": "support-app", "deployment.environment.name": "demo"}
-        )
+        resource = Resource.create({"service.name": "support-app", "deployment.environment.name": "demo"})
         self._provider = TracerProvider(resource=resource)
-        exporter = OTLPSpanExporter(
-            endpoint=f"http://127.0.0.1:{self.otlp_port}", insecure=True
-        )
-        self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, schedule_delay_millis=1000)
-        )
+        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{self.otlp_port}", insecure=True)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("lastgood.demo")
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run()), daemon=True
-        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -110,14 +99,9 @@ class Traffic:
         rng = np.random.default_rng(self.seed)
         started, pending = time.monotonic(), set()
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(
-            base_url=self.url, timeout=30, limits=limits
-        ) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30, limits=limits) as client:
             for at, words in self._times(rng):
-                while (
-                    not self._stop.is_set()
-                    and (wait := started + at - time.monotonic()) > 0
-                ):
+                while not self._stop.is_set() and (wait := started + at - time.monotonic()) > 0:
                     await asyncio.sleep(min(wait, 0.2))
                 if self._stop.is_set():
                     break
@@ -126,9 +110,7 @@ class Traffic:
                 task.add_done_callback(pending.discard)
             await asyncio.gather(*pending)
 
-    async def _one(
-        self, client: httpx.AsyncClient, rng: np.random.Generator, words: int | None
-    ) -> None:
+    async def _one(self, client: httpx.AsyncClient, rng: np.random.Generator, words: int | None) -> None:
         client_id, user = (
             str(uuid.UUID(bytes=rng.bytes(16))),
             f"user-{int(rng.integers(25))}",
@@ -148,13 +130,9 @@ class Traffic:
             "team": team,
         }
         self.sent += 1
-        with self._tracer.start_as_current_span(
-            f"chat {CHAT}", kind=SpanKind.CLIENT, attributes=marks
-        ) as span:
+        with self._tracer.start_as_current_span(f"chat {CHAT}", kind=SpanKind.CLIENT, attributes=marks) as span:
             try:
-                answer = await client.post(
-                    f"/serving-endpoints/{CHAT}/invocations", json=body, headers=headers
-                )
+                answer = await client.post(f"/serving-endpoints/{CHAT}/invocations", json=body, headers=headers)
                 self._note(span, answer)
             except httpx.HTTPError as error:
                 self.failed += 1
@@ -172,18 +150,10 @@ class Traffic:
         document = answer.json()
         if answer.status_code != 200:
             self.failed += 1
-            span.set_attribute(
-                "error.type", str(document.get("error_code", answer.status_code))
-            )
+            span.set_attribute("error.type", str(document.get("error_code", answer.status_code)))
             span.set_status(StatusCode.ERROR)
             return
         span.set_attribute("model_version", document["model_version"])
-        span.set_attribute(
-            "gen_ai.usage.input_tokens", document["usage"]["prompt_tokens"]
-        )
-        span.set_attribute(
-            "gen_ai.usage.output_tokens", document["usage"]["completion_tokens"]
-        )
-        span.set_attribute(
-            "gen_ai.response.finish_reasons", [document["finish_reason"]]
-        )
+        span.set_attribute("gen_ai.usage.input_tokens", document["usage"]["prompt_tokens"])
+        span.set_attribute("gen_ai.usage.output_tokens", document["usage"]["completion_tokens"])
+        span.set_attribute("gen_ai.response.finish_reasons", [document["finish_reason"]])

@@ -14,6 +14,7 @@ from datetime import datetime
 GROWTH = 1.02
 RELATIVE_ERROR = math.sqrt(GROWTH) - 1
 ZERO = -(2**31)
+SIZE_EDGES = (64, 256, 1024, 4096)
 KEPT_REQUESTERS = 8
 """How many distinct requesters with a failure are remembered per window (the smallest hashes: mergeable)."""
 
@@ -116,20 +117,20 @@ def merge(
         feature_age=add(*(one.feature_age for one in group)),
         tokens_in=math.fsum(one.tokens_in for one in group),
         tokens_out=math.fsum(one.tokens_out for one in group),
-        error_requesters=tuple(
-            sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]
-        ),
+        error_requesters=tuple(sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]),
         quality=_sum(one.quality for one in group),
     )
 
 
-def stratum(latency_scope: str | None, tokens_in: float | None) -> str:
-    """The stratum of a request: latency scope (scopes are never pooled) and prompt-length bucket (powers of four)."""
-    size = (
-        "?"
-        if tokens_in is None
-        else next(
-            (str(edge) for edge in (64, 256, 1024, 4096) if tokens_in < edge), "more"
-        )
-    )
-    return f"{latency_scope or '?'}/{size}"
+CHARS_PER_TOKEN = 4
+
+
+def stratum(latency_scope: str | None, tokens_in: float | None, input_chars: int | None = None) -> str:
+    """The stratum of a request: latency scope (scopes are never pooled) and prompt-length bucket (powers of four).
+
+    The length is taken from the prompt where it was captured: a failed request has no token count, and a stratum must
+    not depend on the outcome.
+    """
+    size = tokens_in if input_chars is None else input_chars / CHARS_PER_TOKEN
+    bucket_name = "?" if size is None else next((str(e) for e in SIZE_EDGES if size < e), "more")
+    return f"{latency_scope or '?'}/{bucket_name}"

@@ -73,7 +73,7 @@ class Executor:
         progress, effects = step(before, event, now, policy, plan.path is Route.SLOW)
         if progress == before and not effects:
             return rollback, ()
-        lease = f"rollback/{plan.endpoint}"
+        lease = lease_name(plan.endpoint)
         if progress.state is Status.APPROVED and before.state is not Status.APPROVED:
             longest = timedelta(seconds=2 * policy.ready_timeout_s + policy.verify_timeout_s, hours=1)
             if not tx.lease(lease, rollback.id, now, now + longest):
@@ -126,6 +126,11 @@ class Executor:
             kind, detail = "unknown", str(error)
         with self._store.begin() as tx:
             tx.write_journal(rollback.id, self._clock(), effect, kind, detail)
+
+
+def lease_name(endpoint: str) -> str:
+    """The lease a rollback holds from its approval to its end: one rollback per endpoint at a time."""
+    return f"rollback/{endpoint}"
 
 
 def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from lastgood.judge.eprocess import Block
-from lastgood.windows import GROWTH, Counts, add, quantile
+from lastgood.windows import GROWTH, Counts, add, merge, quantile
 
 QUANTILES, SPARSE_QUANTILES = (0.90, 0.95, 0.99), (0.75, 0.90, 0.95)
 SPARSE, POOL = 60.0, 400.0
@@ -16,14 +16,10 @@ Pairs = dict[tuple[float, str], tuple[Counts | None, Counts | None]]
 
 def pair(windows: Iterable[Counts], new: str, prior: str) -> Pairs:
     """(window start in epoch seconds, stratum) -> (counts of new, counts of prior)."""
-    found: dict[tuple[float, str], list[Counts | None]] = defaultdict(
-        lambda: [None, None]
-    )
+    found: dict[tuple[float, str], list[Counts | None]] = defaultdict(lambda: [None, None])
     for one in windows:
         if one.model_version in (new, prior):
-            found[one.start.timestamp(), one.stratum][
-                0 if one.model_version == new else 1
-            ] = one
+            found[one.start.timestamp(), one.stratum][0 if one.model_version == new else 1] = one
     return {key: (found[key][0], found[key][1]) for key in sorted(found)}
 
 
@@ -33,12 +29,27 @@ def thinned(count: Counts, value: float) -> float:
 
 
 def errors(pairs: Pairs) -> list[Block]:
-    """Failed requests; only blocks in which both versions served."""
+    """Failed requests; only blocks in which both versions served.
+
+    Where failures sit in a stratum of unknown prompt length (a failed request may not say it), sizes are pooled: a
+    stratum that only failures can enter would hide them.
+    """
+    if any(stratum.endswith("/?") and one and one.failed for (_, stratum), both in pairs.items() for one in both):
+        pairs = _without_size(pairs)
     return [
         Block(time, a.rows, b.rows, thinned(a, a.failed), thinned(b, b.failed))
         for (time, _), (a, b) in pairs.items()
         if a and b
     ]
+
+
+def _without_size(pairs: Pairs) -> Pairs:
+    pooled: dict[tuple[float, str], tuple[list[Counts], list[Counts]]] = defaultdict(lambda: ([], []))
+    for (time, stratum), both in pairs.items():
+        for side, one in zip(pooled[time, stratum.split("/", 1)[0]], both, strict=True):
+            if one:
+                side.append(one)
+    return {key: (merge(new) if new else None, merge(old) if old else None) for key, (new, old) in pooled.items()}
 
 
 def quality(pairs: Pairs) -> list[Block]:
@@ -74,19 +85,13 @@ def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
     After the shift the null is "no slower than": a bad-rate ratio of 1.
     """
     shift = shift_buckets(tolerance)
-    by_stratum: dict[str, list[tuple[float, dict[int, float], dict[int, float]]]] = (
-        defaultdict(list)
-    )
+    by_stratum: dict[str, list[tuple[float, dict[int, float], dict[int, float]]]] = defaultdict(list)
     for (time, stratum), (a, b) in pairs.items():
         if a and b and a.latency and b.latency:
             new = {index - shift: thinned(a, w) for index, w in a.latency.items()}
             old = {index: thinned(b, w) for index, w in b.latency.items()}
             by_stratum[stratum].append((time, new, old))
-    served = [
-        sum(new.values()) + sum(old.values())
-        for rows in by_stratum.values()
-        for _, new, old in rows
-    ]
+    served = [sum(new.values()) + sum(old.values()) for rows in by_stratum.values() for _, new, old in rows]
     sparse = not served or sorted(served)[len(served) // 2] < SPARSE
     quantiles = SPARSE_QUANTILES if sparse else QUANTILES
     blocks: dict[float, list[Block]] = {q: [] for q in quantiles}
@@ -96,15 +101,11 @@ def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
             n1, n0 = math.fsum(new.values()), math.fsum(old.values())
             for q in quantiles:
                 threshold = _threshold(pooled, q)
-                blocks[q].append(
-                    Block(time, n1, n0, _above(new, threshold), _above(old, threshold))
-                )
+                blocks[q].append(Block(time, n1, n0, _above(new, threshold), _above(old, threshold)))
     return blocks
 
 
-def _trailing(
-    rows: Sequence[tuple[float, dict[int, float], dict[int, float]]], i: int
-) -> dict[int, float]:
+def _trailing(rows: Sequence[tuple[float, dict[int, float], dict[int, float]]], i: int) -> dict[int, float]:
     pooled: dict[int, float] = {}
     for _, new, old in reversed(rows[: i + 1]):
         pooled = add(pooled, new, old)

@@ -34,9 +34,7 @@ def _js(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
     p, q = p / n, q / m
     mid = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = np.where(p > 0, p * np.log2(p / mid), 0) + np.where(
-            q > 0, q * np.log2(q / mid), 0
-        )
+        parts = np.where(p > 0, p * np.log2(p / mid), 0) + np.where(q > 0, q * np.log2(q / mid), 0)
     return float(parts.sum() / 2 - (k - 1) * (1 / n + 1 / m) / (8 * np.log(2)))
 
 
@@ -48,21 +46,11 @@ def _codes(
         cur, ref = current.astype(float), reference.astype(float)
         k = int(np.clip(min(cur.size, ref.size) / 25, 4, 20))
         edges = np.unique(np.quantile(ref, np.linspace(0, 1, k + 1)[1:-1]))
-        return np.searchsorted(edges, cur, side="right"), np.searchsorted(
-            edges, ref, side="right"
-        )
-    names, counts = np.unique(
-        np.concatenate([reference, current]).astype(str), return_counts=True
-    )
-    top = {
-        name: i
-        for i, name in enumerate(
-            names[np.argsort(-counts, kind="stable")][:TOP_CATEGORIES]
-        )
-    }
+        return np.searchsorted(edges, cur, side="right"), np.searchsorted(edges, ref, side="right")
+    names, counts = np.unique(np.concatenate([reference, current]).astype(str), return_counts=True)
+    top = {name: i for i, name in enumerate(names[np.argsort(-counts, kind="stable")][:TOP_CATEGORIES])}
     return tuple(
-        np.array([top.get(str(v), TOP_CATEGORIES) for v in side], dtype=np.int64)
-        for side in (current, reference)
+        np.array([top.get(str(v), TOP_CATEGORIES) for v in side], dtype=np.int64) for side in (current, reference)
     )
 
 
@@ -70,9 +58,7 @@ def _blocks(times: Sequence[float]) -> npt.NDArray[np.int64]:
     """Time-ordered blocks of equal size: block number per row."""
     order = np.argsort(np.asarray(times), kind="stable")
     block = np.empty(len(times), dtype=np.int64)
-    block[order] = (
-        np.arange(len(times)) * min(BLOCKS, max(1, len(times))) // max(1, len(times))
-    )
+    block[order] = np.arange(len(times)) * min(BLOCKS, max(1, len(times))) // max(1, len(times))
     return block
 
 
@@ -94,12 +80,7 @@ def distance(
     for codes, times in ((cur, current_times), (ref, reference_times)):
         block = _blocks(times)
         tables.append(
-            np.stack(
-                [
-                    np.bincount(codes[block == b], minlength=size).astype(float)
-                    for b in range(block.max() + 1)
-                ]
-            )
+            np.stack([np.bincount(codes[block == b], minlength=size).astype(float) for b in range(block.max() + 1)])
         )
     whole = [table.sum(axis=0) for table in tables]
     theta = _js(whole[0], whole[1])
@@ -108,11 +89,7 @@ def distance(
         left = [(whole[side] - row, whole[1 - side]) for row in table]
         again = np.array([_js(*(pair if side == 0 else pair[::-1])) for pair in left])
         if len(again) > 1:
-            variance += (
-                (len(again) - 1)
-                / len(again)
-                * float(((again - again.mean()) ** 2).sum())
-            )
+            variance += (len(again) - 1) / len(again) * float(((again - again.mean()) ** 2).sum())
             freedom += len(again) - 1
     low = theta - float(student.ppf(level, max(1, freedom))) * variance**0.5
     return Distance(max(0.0, theta) ** 0.5, max(0.0, low) ** 0.5, n, m)

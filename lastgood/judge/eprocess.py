@@ -42,9 +42,7 @@ def log_e(block: Block, r0: float, omega: Floats = WORSE) -> Floats:
         return np.zeros_like(omega)
     pi = block.n1 / (block.n1 + block.n0)
     p0 = pi * r0 / (1 - pi + pi * r0)
-    return np.asarray(
-        block.x1 * np.log(omega) - (block.x1 + block.x0) * np.log1p(p0 * (omega - 1))
-    )
+    return np.asarray(block.x1 * np.log(omega) - (block.x1 + block.x0) * np.log1p(p0 * (omega - 1)))
 
 
 def _log_z(block: Block, theta: float) -> float:
@@ -71,9 +69,7 @@ def log_e_better(block: Block, r0: float, omega: Floats = BETTER) -> Floats:
     if block.n1 <= 0 or block.n0 <= 0 or block.x1 + block.x0 <= 0:
         return np.zeros_like(omega)
     base = _log_z(block, r0)
-    return np.asarray(
-        [block.x1 * math.log(w) - (_log_z(block, r0 * w) - base) for w in omega]
-    )
+    return np.asarray([block.x1 * math.log(w) - (_log_z(block, r0 * w) - base) for w in omega])
 
 
 @dataclass(frozen=True)
@@ -102,11 +98,7 @@ def run(times: Sequence[float], logs: Sequence[Floats], horizon: int) -> Evidenc
         restart = np.logaddexp(restart, -math.log(horizon)) + row
     unspent = math.log(max(1e-300, 1 - len(stacked) / horizon))
     late = np.logaddexp(restart, unspent)
-    value = float(
-        np.exp(
-            np.minimum(logsumexp(np.stack([total, late]), axis=0) - math.log(2), 690)
-        ).mean()
-    )
+    value = float(np.exp(np.minimum(logsumexp(np.stack([total, late]), axis=0) - math.log(2), 690)).mean())
     best = int(np.argmax(np.maximum(total, late)))
     tail = np.cumsum(stacked[::-1, best])[::-1]
     return Evidence(value, stamps[int(np.argmax(tail))] if tail.max() > 0 else None)
@@ -119,11 +111,7 @@ def worse(blocks: Sequence[Block], r0: float, horizon: int) -> Evidence:
 
 def not_worse(blocks: Sequence[Block], r0: float) -> float:
     """Evidence that the new version's bad rate is below r0 times the prior's (safe to promote)."""
-    total = (
-        np.sum([log_e_better(b, r0) for b in blocks], axis=0)
-        if blocks
-        else np.zeros_like(BETTER)
-    )
+    total = np.sum([log_e_better(b, r0) for b in blocks], axis=0) if blocks else np.zeros_like(BETTER)
     return float(np.exp(np.minimum(total, 690)).mean())
 
 
@@ -141,13 +129,9 @@ def below_slo(n: float, x: float, slo: float) -> float:
     return float(np.exp(np.minimum(logs, 690)).mean())
 
 
-def ratio_interval(
-    blocks: Sequence[Block], level: float = 0.95
-) -> tuple[float | None, float | None, float | None]:
+def ratio_interval(blocks: Sequence[Block], level: float = 0.95) -> tuple[float | None, float | None, float | None]:
     """(ratio, low, high) of new over prior bad rate, for display: conditional binomial (Clopper-Pearson) on the sums."""
-    n1, n0, x1, x0 = (
-        math.fsum(getattr(b, name) for b in blocks) for name in ("n1", "n0", "x1", "x0")
-    )
+    n1, n0, x1, x0 = (math.fsum(getattr(b, name) for b in blocks) for name in ("n1", "n0", "x1", "x0"))
     if n1 <= 0 or n0 <= 0 or x1 + x0 <= 0:
         return None, None, None
     tail, scale = (1 - level) / 2, n0 / n1
@@ -161,9 +145,7 @@ def ratio_interval(
     )
 
 
-def rate_interval(
-    n: float, x: float, level: float = 0.95
-) -> tuple[float, float, float] | None:
+def rate_interval(n: float, x: float, level: float = 0.95) -> tuple[float, float, float] | None:
     """(rate, low, high) Clopper-Pearson; None without requests."""
     if n <= 0:
         return None

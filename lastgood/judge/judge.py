@@ -50,20 +50,10 @@ class History:
     rolled_back: frozenset[str] = field(default_factory=frozenset)
 
 
-def judge(
-    evidence: Evidence, policy: Policy, history: History, now: datetime
-) -> Verdict:
+def judge(evidence: Evidence, policy: Policy, history: History, now: datetime) -> Verdict:
     """The verdict on the candidate. Missing, old or incomplete evidence is Inconclusive: never healthy, never a rollback."""
-    new = [
-        one
-        for one in evidence.windows
-        if one.model_version == evidence.candidate and one.rows > 0
-    ]
-    old = [
-        one
-        for one in evidence.windows
-        if one.model_version == evidence.prior and one.rows > 0
-    ]
+    new = [one for one in evidence.windows if one.model_version == evidence.candidate and one.rows > 0]
+    old = [one for one in evidence.windows if one.model_version == evidence.prior and one.rows > 0]
     missing = _missing(evidence, policy, new, now)
     figures = {
         "new": summary(new),
@@ -82,14 +72,8 @@ def judge(
     if missing:
         return base
     tests = _tests(evidence, policy) if old else {}
-    findings = [finding for finding, _ in tests.values()] + _side_findings(
-        evidence, policy, new, old
-    )
-    e = math.fsum(
-        WEIGHTS[name] * finding.e_value
-        for name, (finding, _) in tests.items()
-        if finding.e_value
-    )
+    findings = [finding for finding, _ in tests.values()] + _side_findings(evidence, policy, new, old)
+    e = math.fsum(WEIGHTS[name] * finding.e_value for name, (finding, _) in tests.items() if finding.e_value)
     e += 1 - math.fsum(WEIGHTS[name] for name in tests)
     lead = max(tests, key=lambda name: tests[name][0].e_value or 0.0, default=None)
     since = tests[lead][1] if lead else None
@@ -129,27 +113,18 @@ def summary(windows: Sequence[Counts]) -> dict[str, float | None]:
     }
 
 
-def _missing(
-    evidence: Evidence, policy: Policy, new: Sequence[Counts], now: datetime
-) -> str | None:
+def _missing(evidence: Evidence, policy: Policy, new: Sequence[Counts], now: datetime) -> str | None:
     if not new:
         return f"no closed window of version {evidence.candidate} yet"
-    newest = max(one.start for one in evidence.windows) + timedelta(
-        seconds=evidence.window_s
-    )
+    newest = max(one.start for one in evidence.windows) + timedelta(seconds=evidence.window_s)
     if (now - newest).total_seconds() > policy.max_evidence_age_s:
         return f"the newest telemetry is {(now - newest).total_seconds() / 60:.0f} minutes old: nobody is judged on old evidence"
-    if (
-        evidence.completeness is not None
-        and evidence.completeness < policy.min_completeness
-    ):
+    if evidence.completeness is not None and evidence.completeness < policy.min_completeness:
         return f"only {evidence.completeness:.0%} of the expected telemetry has arrived"
     return None
 
 
-def _tests(
-    evidence: Evidence, policy: Policy
-) -> dict[str, tuple[Finding, datetime | None]]:
+def _tests(evidence: Evidence, policy: Policy) -> dict[str, tuple[Finding, datetime | None]]:
     """The comparisons with the prior version, where both served at the same time."""
     pairs = blocks.pair(evidence.windows, evidence.candidate, evidence.prior or "")
     found = {}
@@ -166,16 +141,10 @@ def _tests(
                 eprocess.worse(made, tolerance, policy.horizon_windows),
             )
     per_quantile = blocks.latency(pairs, policy.latency_tolerance)
-    runs = {
-        q: eprocess.worse(made, 1.0, policy.horizon_windows)
-        for q, made in per_quantile.items()
-        if made
-    }
+    runs = {q: eprocess.worse(made, 1.0, policy.horizon_windows) for q, made in per_quantile.items() if made}
     if runs:
         top = max(runs, key=lambda q: runs[q].e)
-        mean = eprocess.Evidence(
-            math.fsum(one.e for one in runs.values()) / len(runs), runs[top].since
-        )
+        mean = eprocess.Evidence(math.fsum(one.e for one in runs.values()) / len(runs), runs[top].since)
         found["latency"] = _finding("latency", evidence, per_quantile[top], mean)
     return found
 
@@ -191,34 +160,30 @@ def _finding(
 ) -> tuple[Finding, datetime | None]:
     ratio, low, high = eprocess.ratio_interval(made)
     rates = [
-        math.fsum(getattr(b, x) for b in made)
-        / max(1e-9, math.fsum(getattr(b, n) for b in made))
+        math.fsum(getattr(b, x) for b in made) / max(1e-9, math.fsum(getattr(b, n) for b in made))
         for x, n in (("x1", "n1"), ("x0", "n0"))
     ]
-    since = (
-        datetime.fromtimestamp(value.since, UTC) if value.since is not None else None
-    )
+    since = datetime.fromtimestamp(value.since, UTC) if value.since is not None else None
     times = (
         "only on this version"
         if ratio is None and rates[0] > 0
         else f"{ratio or 0:.1f} times as often as {evidence.prior}"
     )
     between = (
-        f" (between {low:.1f} and {high:.1f})"
-        if ratio is not None and low is not None and high is not None
-        else ""
+        f" (between {low:.1f} and {high:.1f})" if ratio is not None and low is not None and high is not None else ""
     )
     if name == "latency":
         means = [
-            blocks.quantile_ms(
-                [c for c in evidence.windows if c.model_version == v], 0.95
-            )
-            or 0
+            blocks.quantile_ms([c for c in evidence.windows if c.model_version == v], 0.95) or 0
             for v in (evidence.candidate, evidence.prior)
         ]
-        sentence = f"version {evidence.candidate} has p95 {means[0]:.0f} ms against {means[1]:.0f} ms of {evidence.prior}"
+        sentence = (
+            f"version {evidence.candidate} has p95 {means[0]:.0f} ms against {means[1]:.0f} ms of {evidence.prior}"
+        )
     else:
-        sentence = f"version {evidence.candidate} {_VERBS[name]} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
+        sentence = (
+            f"version {evidence.candidate} {_VERBS[name]} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
+        )
     return Finding(name, sentence, value.e, ratio, low, high, rates[0], rates[1]), since
 
 
@@ -237,9 +202,7 @@ def _recent(windows: Sequence[Counts], share: float = 0.5) -> list[Counts]:
 
 
 def _both_stale(policy: Policy, new: Sequence[Counts], old: Sequence[Counts]) -> bool:
-    shares = [
-        stale_share(_recent(side), policy.feature_age_limit_ms) for side in (new, old)
-    ]
+    shares = [stale_share(_recent(side), policy.feature_age_limit_ms) for side in (new, old)]
     return all(share is not None and share > STALE_SHARE for share in shares)
 
 
@@ -249,24 +212,22 @@ def _drifted_for_both(evidence: Evidence) -> set[str]:
         {
             one.column
             for one in evidence.drift
-            if one.kind == "input"
-            and one.against == "reference"
-            and one.model_version == v
+            if one.kind == "input" and one.against == "reference" and one.model_version == v
         }
         for v in (evidence.candidate, evidence.prior)
     ]
     return moved[0] & moved[1]
 
 
-def _side_findings(
-    evidence: Evidence, policy: Policy, new: Sequence[Counts], old: Sequence[Counts]
-) -> list[Finding]:
+def _side_findings(evidence: Evidence, policy: Policy, new: Sequence[Counts], old: Sequence[Counts]) -> list[Finding]:
     found = []
     for label, side in ((evidence.candidate, new), (evidence.prior, old)):
         share = stale_share(_recent(side), policy.feature_age_limit_ms)
         if share is not None and share > STALE_SHARE:
             minutes = policy.feature_age_limit_ms / 60_000
-            sentence = f"{share:.0%} of version {label}'s newest requests used features older than {minutes:.0f} minutes"
+            sentence = (
+                f"{share:.0%} of version {label}'s newest requests used features older than {minutes:.0f} minutes"
+            )
             found.append(Finding("freshness", sentence, new_rate=share))
     inputs = sorted(_drifted_for_both(evidence))
     if inputs:
@@ -276,9 +237,7 @@ def _side_findings(
                 f"the input drifted for both versions: {', '.join(inputs[:5])}",
             )
         )
-    outputs = [
-        one for one in evidence.drift if one.kind == "output" and one.against == "prior"
-    ]
+    outputs = [one for one in evidence.drift if one.kind == "output" and one.against == "prior"]
     if outputs:
         worst = max(outputs, key=lambda one: one.low)
         found.append(
@@ -291,7 +250,9 @@ def _side_findings(
     rows, bad = float(total.rows), blocks.thinned(total, total.failed)
     e = eprocess.above_slo(rows, bad, policy.error_slo)
     if e >= SLO_E:
-        sentence = f"{bad / rows:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
+        sentence = (
+            f"{bad / rows:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
+        )
         found.append(Finding("error SLO", sentence, e, new_rate=bad / rows))
     return found
 
@@ -312,22 +273,12 @@ def _vetoes(
         found.append(f"prior version {evidence.prior} is not ready")
     if evidence.prior in history.rolled_back:
         found.append(f"prior version {evidence.prior} was itself rolled back")
-    if (
-        history.last_rollback
-        and (now - history.last_rollback).total_seconds() < policy.cooldown_s
-    ):
+    if history.last_rollback and (now - history.last_rollback).total_seconds() < policy.cooldown_s:
         found.append(f"rolled back at {history.last_rollback:%H:%M}, cooling down")
     if old:
         total = merge(old)
-        if (
-            eprocess.above_slo(
-                float(total.rows), blocks.thinned(total, total.failed), policy.error_slo
-            )
-            >= SLO_E
-        ):
-            found.append(
-                f"prior version {evidence.prior} breaks its error objective too: look upstream"
-            )
+        if eprocess.above_slo(float(total.rows), blocks.thinned(total, total.failed), policy.error_slo) >= SLO_E:
+            found.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
     if lead == "quality" and _drifted_for_both(evidence):
         found.append("the input drifted for both versions")
     if _both_stale(policy, new, old) and lead == "quality":
@@ -357,11 +308,7 @@ def _safe(evidence: Evidence, policy: Policy, new: Sequence[Counts]) -> bool:
     slow = eprocess.not_worse(next(iter(made.values())), SAFE_RATIO) >= SAFE_E
     answers = blocks.quality(pairs)
     n, x = math.fsum(b.n1 for b in answers), math.fsum(b.x1 for b in answers)
-    good = (
-        not answers
-        or eprocess.not_worse(answers, SAFE_RATIO) >= SAFE_E
-        or eprocess.below_slo(n, x, 0.05) >= SAFE_E
-    )
+    good = not answers or eprocess.not_worse(answers, SAFE_RATIO) >= SAFE_E or eprocess.below_slo(n, x, 0.05) >= SAFE_E
     return errors and slow and good
 
 
@@ -402,11 +349,7 @@ def _reason(
     first = next((f for f in findings if f.metric == lead), None) if e >= 5 else None
     first = first or next((f for f in findings if f.metric not in WEIGHTS), None)
     if state is State.INCONCLUSIVE or first is None:
-        against = (
-            f" against {evidence.prior}"
-            if evidence.prior
-            else ", and no prior version to compare with"
-        )
+        against = f" against {evidence.prior}" if evidence.prior else ", and no prior version to compare with"
         return f"not enough evidence yet: {requests:.0f} requests of version {evidence.candidate}{against}"
     said = first.sentence
     if first.metric in WEIGHTS:

@@ -59,11 +59,7 @@ class Endpoint:
 
     def share(self, version: str) -> int:
         """Per cent of traffic that `version` is planned to take."""
-        return sum(
-            self.traffic.get(e.name, 0)
-            for e in self.entities
-            if e.entity_version == version
-        )
+        return sum(self.traffic.get(e.name, 0) for e in self.entities if e.entity_version == version)
 
 
 class Workspace(Protocol):

@@ -45,9 +45,7 @@ def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
         )
         return DatabricksWorkspace(WorkspaceClient(config=config))
     except ValueError as error:
-        raise ConfigError(
-            f"workspace: {error}; set workspace.host and workspace.token_env"
-        ) from error
+        raise ConfigError(f"workspace: {error}; set workspace.host and workspace.token_env") from error
 
 
 @contextmanager
@@ -60,9 +58,7 @@ def _errors(what: str) -> Iterator[None]:
     except NotFound as error:
         raise ConfigError(f"{what}: there is no such endpoint ({error})") from error
     except Unauthenticated as error:
-        raise ConfigError(
-            f"{what}: the workspace does not accept the token: renew it ({error})"
-        ) from error
+        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({error})") from error
     except PermissionDenied as error:
         raise ConfigError(
             f"{what}: permission denied; grant CAN_MANAGE, and check that the endpoint's creator exists ({error})"
@@ -70,21 +66,15 @@ def _errors(what: str) -> Iterator[None]:
     except (TooManyRequests, TemporarilyUnavailable, InternalError) as error:
         raise TransientError(f"{what}: {error}", 5.0) from error
     except ResourceConflict as error:
-        raise RefusedError(
-            f"{what}: an update by someone else is in progress ({error})"
-        ) from error
+        raise RefusedError(f"{what}: an update by someone else is in progress ({error})") from error
     except BadRequest as error:
-        raise ConfigError(
-            f"{what}: the workspace refuses the request: {error}"
-        ) from error
+        raise ConfigError(f"{what}: the workspace refuses the request: {error}") from error
     except (DatabricksError, OSError, TimeoutError) as error:
         raise TransientError(f"{what}: {error}", 5.0) from error
 
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:
-    settings = {
-        key: value for key, value in document.items() if key not in _OUTPUT_ONLY
-    }
+    settings = {key: value for key, value in document.items() if key not in _OUTPUT_ONLY}
     settings.setdefault("scale_to_zero_enabled", False)
     deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
     return ServedEntity(
@@ -99,10 +89,7 @@ def _entity(document: Mapping[str, Any]) -> ServedEntity:
 def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     routes = (config.get("traffic_config") or {}).get("routes") or []
     return {
-        str(r.get("served_entity_name") or r.get("served_model_name")): int(
-            r["traffic_percentage"]
-        )
-        for r in routes
+        str(r.get("served_entity_name") or r.get("served_model_name")): int(r["traffic_percentage"]) for r in routes
     }
 
 
@@ -111,11 +98,7 @@ def parse(found: ServingEndpointDetailed) -> Endpoint:
     document = found.as_dict()
     config, pending = document.get("config") or {}, document.get("pending_config") or {}
     state = document.get("state") or {}
-    passthrough = (
-        {"auto_capture_config": config["auto_capture_config"]}
-        if config.get("auto_capture_config")
-        else {}
-    )
+    passthrough = {"auto_capture_config": config["auto_capture_config"]} if config.get("auto_capture_config") else {}
     return Endpoint(
         name=str(found.name),
         config_version=int(config.get("config_version") or 0),
@@ -124,9 +107,7 @@ def parse(found: ServingEndpointDetailed) -> Endpoint:
         ready=state.get("ready", "READY") == "READY",
         update=Update(state.get("config_update", "NOT_UPDATING")),
         pending_traffic=_traffic(pending) if pending else None,
-        pending_entities=tuple(
-            _entity(one) for one in pending.get("served_entities") or ()
-        ),
+        pending_entities=tuple(_entity(one) for one in pending.get("served_entities") or ()),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
         passthrough=passthrough,
     )
@@ -156,24 +137,15 @@ class DatabricksWorkspace:
     ) -> None:
         """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
         body: dict[str, Any] = {
-            "served_entities": [
-                ServedEntityInput.from_dict(dict(one)) for one in entities
-            ],
+            "served_entities": [ServedEntityInput.from_dict(dict(one)) for one in entities],
             "traffic_config": TrafficConfig.from_dict(
-                {
-                    "routes": [
-                        {"served_entity_name": key, "traffic_percentage": share}
-                        for key, share in traffic.items()
-                    ]
-                }
+                {"routes": [{"served_entity_name": key, "traffic_percentage": share} for key, share in traffic.items()]}
             ),
         }
         if "auto_capture_config" in passthrough:
             from databricks.sdk.service.serving import AutoCaptureConfigInput
 
-            body["auto_capture_config"] = AutoCaptureConfigInput.from_dict(
-                dict(passthrough["auto_capture_config"])
-            )
+            body["auto_capture_config"] = AutoCaptureConfigInput.from_dict(dict(passthrough["auto_capture_config"]))
         with _errors(f"update of {name}"):
             try:
                 self._client.serving_endpoints.update_config(name=name, **body)
@@ -189,12 +161,7 @@ class DatabricksWorkspace:
     ) -> bool:
         now = self.endpoint(name)
         names = {str(one["name"]) for one in entities}
-        pending = now.pending_traffic is not None and dict(now.pending_traffic) == dict(
-            traffic
-        )
+        pending = now.pending_traffic is not None and dict(now.pending_traffic) == dict(traffic)
         if pending:
             return {one.name for one in now.pending_entities} == names
-        return (
-            dict(now.traffic) == dict(traffic)
-            and {one.name for one in now.entities} == names
-        )
+        return dict(now.traffic) == dict(traffic) and {one.name for one in now.entities} == names

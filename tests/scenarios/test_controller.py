@@ -205,13 +205,32 @@ def test_the_cooldown_turns_the_next_automatic_rollback_into_a_proposal(build: B
     assert "less than 1800 s ago" in house.notifier.events[-1]["payload"]["summary"]
 
 
-def test_after_the_cooldown_it_acts_by_itself_again_until_the_cap(build: Build) -> None:
+def test_after_the_cooldown_it_acts_by_itself_again(build: Build) -> None:
+    house = build(cooldown_s=300)
+    house.verdict()
+    house.tick_until(ended)
+    second(house, 400)
+    assert house.tick_until(ended).state is Status.DONE
+    assert [traffic for _, traffic, _ in house.workspace.updates] == [SHIFTED, {"chat-2": 100, "chat-4": 0}]
+
+
+def test_the_cap_per_day_turns_the_next_one_into_a_proposal(build: Build) -> None:
     house = build(cooldown_s=300, max_rollbacks_per_day=1)
     house.verdict()
     house.tick_until(ended)
     second(house, 4000)
+    assert house.rollback().state is Status.PROPOSED
     assert house.rollback().progress.reason == "1 rollbacks a day are allowed"
     assert len(house.workspace.updates) == 1
+
+
+def test_a_rollback_under_way_turns_the_next_one_into_a_proposal(build: Build) -> None:
+    house = build(cooldown_s=0, workspace=MemoryWorkspace(endpoint("1", "2", "3", v2=50, v3=50), polls=50))
+    house.verdict(candidate="2", prior="1")
+    house.clock.forward(1)
+    house.verdict()
+    assert house.rollback().state is Status.PROPOSED
+    assert house.rollback().progress.reason == "another rollback of this endpoint is under way"
 
 
 def test_the_kill_switch_stops_everything_and_says_so(build: Build) -> None:

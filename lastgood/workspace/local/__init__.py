@@ -45,21 +45,15 @@ def serve(config: LocalConfig | None = None) -> Iterator[Running]:
     """Serve in a thread until the block ends; what was logged is written before it returns."""
     config = config or LocalConfig()
     service = Service(config)
-    settings = uvicorn.Config(
-        service.app(), config.host, config.port, log_level="warning", lifespan="off"
-    )
+    settings = uvicorn.Config(service.app(), config.host, config.port, log_level="warning", lifespan="off")
     server = uvicorn.Server(settings)
     socket = settings.bind_socket()
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [socket]}, daemon=True
-    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Running(
-            f"http://{config.host}:{socket.getsockname()[1]}", config.token, service
-        )
+        yield Running(f"http://{config.host}:{socket.getsockname()[1]}", config.token, service)
     finally:
         server.should_exit = True
         thread.join(10)

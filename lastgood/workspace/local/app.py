@@ -46,9 +46,7 @@ class Service:
             (
                 "GET",
                 api,
-                lambda r, b: {
-                    "endpoints": [self.state.get(name) for name in self.state.names()]
-                },
+                lambda r, b: {"endpoints": [self.state.get(name) for name in self.state.names()]},
             ),
             ("POST", api, lambda r, b: self.state.create(b)),
             ("GET", api + "/{name}", lambda r, b: self.state.get(r["name"])),
@@ -76,9 +74,7 @@ class Service:
             (
                 "GET",
                 uc + "/versions",
-                lambda r, b: {
-                    "model_versions": [_version(r["model"], v) for v in (1, 2, 3)]
-                },
+                lambda r, b: {"model_versions": [_version(r["model"], v) for v in (1, 2, 3)]},
             ),
             (
                 "GET",
@@ -95,10 +91,7 @@ class Service:
             ("PUT", "/local/faults/{endpoint}/{version}", self._set_fault),
             ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
         ]
-        routes = [
-            Route(path, self._json(act), methods=[method])
-            for method, path, act in table
-        ]
+        routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
         routes += [
             Route(
                 "/.well-known/databricks-config",
@@ -141,9 +134,7 @@ class Service:
                 try:
                     body = await request.json()
                 except ValueError:
-                    return _error(
-                        400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)"
-                    )
+                    return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
             return JSONResponse(await asyncio.to_thread(act, request.path_params, body))
@@ -153,19 +144,13 @@ class Service:
     def _alias(self, where: dict[str, Any], body: Any) -> dict[str, Any]:
         version = self.state.aliases.get(where["model"], {}).get(where["alias"])
         if version is None:
-            raise ApiError(
-                404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist"
-            )
+            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist")
         return _version(where["model"], version)
 
     def _set_alias(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(body.get("version_num"), int):
-            raise ApiError(
-                400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number"
-            )
-        self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body[
-            "version_num"
-        ]
+            raise ApiError(400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number")
+        self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body["version_num"]
         return {"alias_name": where["alias"], "version_num": body["version_num"]}
 
     def _set_fault(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
@@ -182,13 +167,10 @@ class Service:
     async def _metrics(self, request: Request) -> Response:
         name = request.path_params["name"]
         self.state.get(name)
-        recent = [
-            one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60
-        ]
+        recent = [one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60]
         lines = [f"request_count_total {len(recent)}"]
         lines += [
-            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}"
-            for kind in (4, 5)
+            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}" for kind in (4, 5)
         ]
         lines += [
             f"request_latency_ms_sum {sum(one[2] for one in recent):.1f}",
@@ -231,9 +213,7 @@ class Service:
                     f"served model '{wanted}' does not exist",
                 )
         else:
-            chosen = entities[
-                int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))
-            ]
+            chosen = entities[int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))]
         request_id = str(uuid.uuid4())
         request.state.client_request_id = None
         version = str(chosen["entity_version"])
@@ -242,8 +222,7 @@ class Service:
         await asyncio.sleep(
             max(
                 0.0,
-                self._service_s(fault, generated, status)
-                - (time.monotonic() - started),
+                self._service_s(fault, generated, status) - (time.monotonic() - started),
             )
         )
         took = (time.monotonic() - started) * 1000
@@ -261,9 +240,7 @@ class Service:
             "requester": request.headers.get("x-requester", "local-user"),
         }  # fmt: skip
         self.payload.log(facts, raw, body)
-        self._recent.setdefault(name, deque(maxlen=100_000)).append(
-            (time.monotonic(), status, took)
-        )
+        self._recent.setdefault(name, deque(maxlen=100_000)).append((time.monotonic(), status, took))
         headers = {
             "served-model-name": chosen["name"],
             "x-databricks-request-id": request_id,
@@ -278,9 +255,7 @@ class Service:
             document = await request.json()
             if not isinstance(document, dict):
                 raise ConfigError("body: expected a JSON object")
-            request.state.client_request_id = (
-                str(document.get("client_request_id") or "") or None
-            )
+            request.state.client_request_id = str(document.get("client_request_id") or "") or None
             if fault.crash:
                 return (
                     503,
@@ -312,11 +287,7 @@ class Service:
         """Service time: a lognormal around 40 ms and 0.4 ms a token; slower with a heavier tail under the fault."""
         spread = 0.35 if fault.latency_factor == 1 else 0.6
         base = float(self._rng.lognormal(np.log(0.04), spread)) + 0.0004 * generated
-        return (
-            base * fault.latency_factor * self.config.latency_scale
-            if status != 400
-            else 0.0
-        )
+        return base * fault.latency_factor * self.config.latency_scale if status != 400 else 0.0
 
     def _feature_age(self, fault: Fault) -> float:
         return float(
@@ -330,9 +301,7 @@ class Service:
 
 def _version(model: str, version: int) -> dict[str, Any]:
     if version not in (1, 2, 3):
-        raise ApiError(
-            404, "RESOURCE_DOES_NOT_EXIST", f"model version {version} does not exist"
-        )
+        raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"model version {version} does not exist")
     catalog, schema, name = [*model.split("."), "", ""][:3]
     return {
         "catalog_name": catalog,
@@ -343,7 +312,5 @@ def _version(model: str, version: int) -> dict[str, Any]:
     }
 
 
-def _error(
-    status: int, code: str, message: str, headers: dict[str, str] | None = None
-) -> Response:
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error_code": code, "message": message}, status, headers)

@@ -29,9 +29,7 @@ def tokens(text: str) -> int:
 class Model(Protocol):
     """Answers one request document. Errors: ConfigError with a sentence for a request that breaks the contract."""
 
-    def answer(
-        self, request: Mapping[str, Any], worse: str | None
-    ) -> tuple[dict[str, Any], int]:
+    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
         """(response fields, generated tokens); `worse` names a way to answer badly."""
         ...
 
@@ -39,16 +37,8 @@ class Model(Protocol):
 @lru_cache(maxsize=1)
 def passages() -> list[str]:
     """About 3,000 paragraphs of Python's reference."""
-    texts = (
-        re.sub(r"\s+", " ", part).strip()
-        for topic in sorted(topics)
-        for part in topics[topic].split("\n\n")
-    )
-    return list(
-        dict.fromkeys(
-            text for text in texts if 60 <= len(text) <= 900 and text[0].isalpha()
-        )
-    )
+    texts = (re.sub(r"\s+", " ", part).strip() for topic in sorted(topics) for part in topics[topic].split("\n\n"))
+    return list(dict.fromkeys(text for text in texts if 60 <= len(text) <= 900 and text[0].isalpha()))
 
 
 def _check(request: Mapping[str, Any]) -> tuple[str, int]:
@@ -60,9 +50,7 @@ def _check(request: Mapping[str, Any]) -> tuple[str, int]:
         if value is None and name != "prompt":
             continue
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(
-                f"{name}: expected {' or '.join(k.__name__ for k in kind)}, found {type(value).__name__}"
-            )
+            raise ConfigError(f"{name}: expected {' or '.join(k.__name__ for k in kind)}, found {type(value).__name__}")
     limit = request.get("max_tokens") or 256
     if limit < 1:
         raise ConfigError(f"max_tokens: expected at least 1, found {limit}")
@@ -82,13 +70,9 @@ class ChatModel:
         )
         self._matrix = self._vectorizer.fit_transform(passages()).T.tocsr()
 
-    def answer(
-        self, request: Mapping[str, Any], worse: str | None
-    ) -> tuple[dict[str, Any], int]:
+    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
         prompt, limit = _check(request)
-        scores = np.asarray(
-            (self._vectorizer.transform([prompt]) @ self._matrix).todense()
-        ).ravel()
+        scores = np.asarray((self._vectorizer.transform([prompt]) @ self._matrix).todense()).ravel()
         best = np.argsort(-scores, kind="stable")[: self._take]
         words = " ".join(passages()[int(i)] for i in best).split()
         if worse == "empty":
@@ -127,21 +111,13 @@ class TumourModel:
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         self._model = model.fit(data.data[::2], data.target[::2])
 
-    def answer(
-        self, request: Mapping[str, Any], worse: str | None
-    ) -> tuple[dict[str, Any], int]:
+    def answer(self, request: Mapping[str, Any], worse: str | None) -> tuple[dict[str, Any], int]:
         try:
             if "dataframe_split" in request:
                 split = request["dataframe_split"]
-                rows = [
-                    [row[split["columns"].index(name)] for name in self._columns]
-                    for row in split["data"]
-                ]
+                rows = [[row[split["columns"].index(name)] for name in self._columns] for row in split["data"]]
             elif "dataframe_records" in request:
-                rows = [
-                    [record[name] for name in self._columns]
-                    for record in request["dataframe_records"]
-                ]
+                rows = [[record[name] for name in self._columns] for record in request["dataframe_records"]]
             else:
                 rows = request["instances"]
             found = self._model.predict(np.asarray(rows, dtype=float))
@@ -168,9 +144,7 @@ class Prompts:
         """One prompt; `words` asks for about that many (a trace's context tokens)."""
         text = passages()[int(rng.integers(len(passages())))].split()
         if self.drifted:
-            more = " ".join(
-                passages()[int(i)] for i in rng.integers(len(passages()), size=3)
-            )
+            more = " ".join(passages()[int(i)] for i in rng.integers(len(passages()), size=3))
             return f"TRADUCTION: {' '.join(text)} {more}"
         size = words if words is not None else int(rng.integers(3, 9))
         start = int(rng.integers(max(1, len(text) - min(size, 60))))
@@ -188,7 +162,4 @@ def row(rng: np.random.Generator) -> dict[str, float]:
     """One tumour record as features by name."""
     data = tumours()
     chosen = data.data[int(rng.integers(len(data.data)))]
-    return {
-        str(name): float(value)
-        for name, value in zip(data.feature_names, chosen, strict=True)
-    }
+    return {str(name): float(value) for name, value in zip(data.feature_names, chosen, strict=True)}

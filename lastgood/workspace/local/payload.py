@@ -104,21 +104,15 @@ class PayloadWriter:
         row = dict(facts) | {
             "request_date": facts["request_time"].date(),
             "sampling_fraction": 1.0,
-            "request": None
-            if len(request) > MAX_BODY
-            else request.decode("utf-8", "replace"),
-            "response": None
-            if len(response) > MAX_BODY
-            else response.decode("utf-8", "replace"),
+            "request": None if len(request) > MAX_BODY else request.decode("utf-8", "replace"),
+            "response": None if len(response) > MAX_BODY else response.decode("utf-8", "replace"),
             "logging_error_codes": codes,
         }
         with self._lock:
             self._rows.append((time.monotonic(), row))
             self.rows += 1
             if self._rng.random() < self._config.duplicate_share:
-                self._rows.append(
-                    (time.monotonic() + self._config.payload_batch_s, row)
-                )
+                self._rows.append((time.monotonic() + self._config.payload_batch_s, row))
                 self.duplicates += 1
 
     def _run(self) -> None:

@@ -77,9 +77,7 @@ MODELS = {CHAT: "main.default.support_chat", TABULAR: "main.default.tumour_risk"
 class State:
     """All endpoints. Every method takes and gives API documents. Errors: ApiError."""
 
-    def __init__(
-        self, config: LocalConfig, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, config: LocalConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.config, self._clock, self.lock = config, clock, threading.RLock()
         self.faults: dict[tuple[str, str], Fault] = {}
         self.aliases: dict[str, dict[str, int]] = {}
@@ -92,25 +90,18 @@ class State:
                 "config": self._body([entity(chat, "2"), entity(chat, "1")], [100, 0]),
             }
         )
-        self.create(
-            {"name": TABULAR, "config": self._body([entity(tabular, "1")], [100])}
-        )
+        self.create({"name": TABULAR, "config": self._body([entity(tabular, "1")], [100])})
 
     @staticmethod
     def _body(entities: list[dict[str, Any]], shares: list[int]) -> dict[str, Any]:
         routes = [
-            {"served_entity_name": e["name"], "traffic_percentage": s}
-            for e, s in zip(entities, shares, strict=True)
+            {"served_entity_name": e["name"], "traffic_percentage": s} for e, s in zip(entities, shares, strict=True)
         ]
         return {"served_entities": entities, "traffic_config": {"routes": routes}}
 
     def fault(self, endpoint: str, version: str) -> Fault:
         """The fault in force, `*` standing for all versions."""
-        return (
-            self.faults.get((endpoint, version))
-            or self.faults.get((endpoint, "*"))
-            or Fault()
-        )
+        return self.faults.get((endpoint, version)) or self.faults.get((endpoint, "*")) or Fault()
 
     def _find(self, name: str) -> _Endpoint:
         found = self._endpoints.get(name)
@@ -145,11 +136,7 @@ class State:
                 "entity_name": one["entity_name"],
                 "entity_version": one["entity_version"],
             }
-            self.history.append(
-                served
-                | kept
-                | {"endpoint_config_version": found.config["config_version"]}
-            )
+            self.history.append(served | kept | {"endpoint_config_version": found.config["config_version"]})
 
     @staticmethod
     def validate(body: dict[str, Any]) -> dict[str, Any]:
@@ -186,11 +173,7 @@ class State:
         routes = (body.get("traffic_config") or {}).get("routes") or [
             {"served_entity_name": names[0], "traffic_percentage": 100}
         ]
-        unknown = [
-            r.get("served_entity_name")
-            for r in routes
-            if r.get("served_entity_name") not in names
-        ]
+        unknown = [r.get("served_entity_name") for r in routes if r.get("served_entity_name") not in names]
         shares = [r.get("traffic_percentage") for r in routes]
         if unknown or len(set(names)) != len(names):
             raise ApiError(
@@ -198,10 +181,7 @@ class State:
                 "INVALID_PARAMETER_VALUE",
                 f"routes name entities that are not served: {unknown or names}",
             )
-        if (
-            not all(isinstance(s, int) and 0 <= s <= 100 for s in shares)
-            or sum(shares) != 100
-        ):
+        if not all(isinstance(s, int) and 0 <= s <= 100 for s in shares) or sum(shares) != 100:
             raise ApiError(
                 400,
                 "INVALID_PARAMETER_VALUE",
@@ -226,9 +206,7 @@ class State:
                 )
             config = self.validate(body.get("config") or {}) | {"config_version": 1}
             tags = {t["key"]: t.get("value", "") for t in body.get("tags") or ()}
-            self._endpoints[name] = _Endpoint(
-                config, tags=tags, created=len(self._endpoints) + 1
-            )
+            self._endpoints[name] = _Endpoint(config, tags=tags, created=len(self._endpoints) + 1)
             self._remember(name, self._endpoints[name])
             return self.get(name)
 
@@ -247,9 +225,7 @@ class State:
                     "RESOURCE_CONFLICT",
                     f"Endpoint '{name}' is currently being updated.",
                 )
-            config = self.validate(body) | {
-                "config_version": found.config["config_version"] + 1
-            }
+            config = self.validate(body) | {"config_version": found.config["config_version"] + 1}
             found.pending, found.update, found.done_at = (
                 config,
                 "IN_PROGRESS",
@@ -266,15 +242,11 @@ class State:
                 "creator": "person@example.com",
                 "config": self._shown(found.config, "DEPLOYMENT_READY"),
                 "state": {"ready": "READY", "config_update": found.update},
-                "tags": [
-                    {"key": key, "value": value} for key, value in found.tags.items()
-                ],
+                "tags": [{"key": key, "value": value} for key, value in found.tags.items()],
                 "permission_level": "CAN_MANAGE",
             }
             if found.pending:
-                document["pending_config"] = self._shown(
-                    found.pending, "DEPLOYMENT_CREATING"
-                )
+                document["pending_config"] = self._shown(found.pending, "DEPLOYMENT_CREATING")
             return document
 
     @staticmethod
@@ -295,13 +267,8 @@ class State:
         """(served entities, their shares) in force now."""
         with self.lock:
             config = self._find(name).config
-            shares = {
-                r["served_entity_name"]: r["traffic_percentage"]
-                for r in config["traffic_config"]["routes"]
-            }
-            return config["served_entities"], [
-                shares.get(e["name"], 0) for e in config["served_entities"]
-            ]
+            shares = {r["served_entity_name"]: r["traffic_percentage"] for r in config["traffic_config"]["routes"]}
+            return config["served_entities"], [shares.get(e["name"], 0) for e in config["served_entities"]]
 
     def patch_tags(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
@@ -309,20 +276,12 @@ class State:
             for key in body.get("delete_tags") or ():
                 tags.pop(key, None)
             tags |= {t["key"]: t.get("value", "") for t in body.get("add_tags") or ()}
-            return {
-                "tags": [{"key": key, "value": value} for key, value in tags.items()]
-            }
+            return {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
 
-    def permissions(
-        self, endpoint_id: str, body: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    def permissions(self, endpoint_id: str, body: dict[str, Any] | None) -> dict[str, Any]:
         with self.lock:
             found = next(
-                (
-                    e
-                    for e in self._endpoints.values()
-                    if f"{e.created:032x}" == endpoint_id
-                ),
+                (e for e in self._endpoints.values() if f"{e.created:032x}" == endpoint_id),
                 None,
             )
             if found is None:
@@ -336,9 +295,7 @@ class State:
             shown = [
                 {
                     **one,
-                    "all_permissions": [
-                        {"permission_level": one.get("permission_level")}
-                    ],
+                    "all_permissions": [{"permission_level": one.get("permission_level")}],
                 }
                 for one in found.permissions
             ]
