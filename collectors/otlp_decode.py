@@ -39,7 +39,7 @@ def _whole(value: Any) -> int | None:
 
 def _seconds(value: Any) -> float | None:
     number = _number(value)
-    return None if number is None else number * 1000
+    return None if number is None else _number(number * 1000)
 
 
 def _usage(key: str) -> Callable[[Any], int | None]:
@@ -224,14 +224,14 @@ def parse_json(body: bytes) -> ExportTraceServiceRequest:
 
     from google.protobuf.json_format import ParseDict, ParseError
 
-    for group in document.get("resourceSpans") or ():
-        for scope in group.get("scopeSpans") or ():
-            for span in scope.get("spans") or ():
-                for holder in (span, *(span.get("links") or ())):
-                    for name in ("traceId", "spanId", "parentSpanId"):
-                        if holder.get(name):
-                            holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
     try:
+        for group in document.get("resourceSpans") or ():
+            for scope in group.get("scopeSpans") or ():
+                for span in scope.get("spans") or ():
+                    for holder in (span, *(span.get("links") or ())):
+                        for name in ("traceId", "spanId", "parentSpanId"):
+                            if holder.get(name):
+                                holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
         return ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-    except (ParseError, AttributeError, TypeError) as error:
+    except (ParseError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error

@@ -30,13 +30,12 @@ class Pair:
     since: datetime
 
 
-def choose(served: Iterable[Served]) -> Pair | None:
-    """Candidate: the version that appeared last. Prior: the one that appeared before it and served most recently.
-
-    None when no version is known.
+def choose(served: Iterable[Served], rolled_back: frozenset[str] = frozenset()) -> Pair | None:
+    """Candidate: the version that appeared last, rolled-back ones aside. Prior: the one that appeared before it and
+    served most recently. None when no version is known.
     """
     known = sorted(
-        (one for one in served if one.version != "?"),
+        (one for one in served if one.version not in {"?", *rolled_back}),
         key=lambda one: (one.first, one.version),
     )
     if not known:
@@ -47,8 +46,8 @@ def choose(served: Iterable[Served]) -> Pair | None:
     return Pair(candidate.version, prior.version if prior else None, candidate.first)
 
 
-def pairs(ctx: "Context") -> Mapping[str, Pair]:
-    """endpoint -> Pair, from the windows table."""
+def pairs(ctx: "Context", rolled_back: Mapping[str, frozenset[str]] | None = None) -> Mapping[str, Pair]:
+    """endpoint -> Pair, from the windows table; `rolled_back`: versions by endpoint that are out of the question."""
     from pyspark.sql import functions as f
 
     rows = (
@@ -66,4 +65,6 @@ def pairs(ctx: "Context") -> Mapping[str, Pair]:
         by_endpoint.setdefault(row["endpoint"], []).append(
             Served(row["model_version"], row["first"], row["last"], row["rows"])
         )
-    return {endpoint: pair for endpoint, served in by_endpoint.items() if (pair := choose(served))}
+    out = rolled_back or {}
+    found = {endpoint: choose(served, out.get(endpoint, frozenset())) for endpoint, served in by_endpoint.items()}
+    return {endpoint: pair for endpoint, pair in found.items() if pair}

@@ -110,7 +110,7 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
             history.get(found.endpoint, History()),
             now,
         )
-        for found, _ in evidence(ctx, pairs(ctx), now)
+        for found, _ in evidence(ctx, pairs(ctx, {name: one.rolled_back for name, one in history.items()}), now)
     ]
     if verdicts:
         append(

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
 from lastgood.errors import ConfigError
 
@@ -204,6 +204,8 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
     try:
         return _with_file(document or {})(**overrides)
+    except SettingsError as error:
+        raise ConfigError(f"environment (LASTGOOD_*): {error}; expected JSON") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

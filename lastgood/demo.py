@@ -165,6 +165,9 @@ class Demo:
             "LASTGOOD_LINK_KEY": secrets.token_urlsafe(32),
             "LASTGOOD_PAGERDUTY_KEY": "R0DEMO",
             "DO_NOT_TRACK": "1",
+            "MALLOC_ARENA_MAX": "2",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -281,13 +284,13 @@ class Demo:
             enough = lambda: time.monotonic() > watched and len(self._about(BAD)) >= 3  # noqa: E731
             self._until("watch", lambda: enough() or self._rollback() is not None, WATCH_S + 60)
         else:
-            self._until("watch", lambda: self._rollback() is not None, 100)
+            self._until("watch", lambda: self._rollback() is not None, 200)
         if (found := self._rollback()) is None or self.mode is Mode.OBSERVE:
             return
         self._say(f"verdict {self._about(BAD)[-1].state}: {self._about(BAD)[-1].reason}")
         if self.mode is Mode.APPROVE:
             self._approve(found)
-        self._until("roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 40)
+        self._until("roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 60)
         self.outcome["rolled_back_at"] = datetime.now(UTC)
         self._say(f"rolled back: version {PRIOR} serves all traffic again")
         self._until(

@@ -6,14 +6,15 @@ import logging
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from lastgood import delta, measures, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import LogNotifier, Notifier
 from lastgood.alerts.notify.pagerduty import PagerDuty
 from lastgood.alerts.rollback.links import Signer
+from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
 from lastgood.alerts.web.app import create_app
 from lastgood.asgi import bind
@@ -30,6 +31,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True)
+class _Telemetry:
+    """Window counts as the alerting layer asks for them."""
+
+    windows: measures.WindowTelemetry
+
+    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
+        return Recovery(**vars(self.windows.recovery(endpoint, bad_version, prior_version, since, metric)))
+
+
 def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
     key = secret(settings.web.link_key_env)
@@ -41,7 +52,7 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     routing = secret(settings.pagerduty.routing_key_env)
     notifier: Notifier = PagerDuty(settings.pagerduty.url, routing) if routing else LogNotifier()
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
-    telemetry: Any = measures.WindowTelemetry(delta_store, settings.window_s)
+    telemetry = _Telemetry(measures.WindowTelemetry(delta_store, settings.window_s))
     return Controller(
         Store(settings.state),
         connect(settings.workspace),

@@ -623,6 +623,17 @@ def test_a_dead_notifier_does_not_block_the_rollback_and_the_messages_arrive_lat
         house.store.close()
 
 
+def test_a_receiver_that_is_down_is_tried_once_a_tick(build: Build) -> None:
+    house = build(Mode.APPROVE, workspace=MemoryWorkspace(endpoint("1", "2", "3", v2=50, v3=50)))
+    house.notifier.errors.append(TransientError("down"))
+    house.verdict(candidate="2", prior="1")
+    house.verdict()
+    house.tick()
+    assert house.notifier.events == []
+    house.tick()
+    assert len({e["dedup_key"] for e in house.notifier.events}) == 2
+
+
 def test_an_undeliverable_message_is_recorded_and_does_not_block_the_next(build: Build) -> None:
     house = build()
     house.notifier.errors.append(RefusedError("400"))

@@ -1,0 +1,287 @@
+"""`lastgood check`: the main job on a user's own table, no server, nothing changed: record -> windows -> drift -> verdict.
+
+The same functions as the scheduled jobs, chained on one DataFrame instead of through tables.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lastgood import tables
+from lastgood.collectors.inference_tables import candidates, detect, read_any
+from lastgood.config import Settings
+from lastgood.dashboards.report import Report, render
+from lastgood.errors import ConfigError
+from lastgood.jobs.conform import fold, split
+from lastgood.jobs.deployed import Pair, Served, choose
+from lastgood.jobs.drift import compare, samples
+from lastgood.jobs.judge import counts
+from lastgood.jobs.quality import quality_flags
+from lastgood.jobs.windows import count, keyed
+from lastgood.judge import Drifted, Evidence, History, Verdict, judge
+from lastgood.judge.eprocess import rate_interval
+from lastgood.judge.judge import summary
+from lastgood.runs import Context
+from lastgood.spark import session
+from lastgood.telemetry import spark_ddl
+from lastgood.windows import Counts, merge, quantile
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def check(table: str, settings: Settings, endpoint: str | None = None, html: Path | None = None) -> dict[str, Any]:
+    """Figures, drift and verdict per endpoint of a table (see README for the fields); writes `html` when given.
+
+    Errors: ConfigError when the table cannot be read or holds no usable request.
+    """
+    with (
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as bar,
+        tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
+    ):
+        step = bar.add_task("starting Spark")
+        spark = session(settings.spark.model_copy(update={"driver_memory": "2g"}))
+        ctx = Context(spark, tables.Store(scratch), settings)
+        bar.update(step, description=f"reading {table}")
+        frame = read_any(spark, table)
+        kind = detect(frame.columns)
+        good, rejected = split(candidates(frame, endpoint or Path(table.rstrip("/")).stem))
+        requests = _unique(good, frame.columns)
+        bar.update(step, description="conforming and counting")
+        requests.write.format("delta").save(f"{scratch}/requests")
+        requests = spark.read.format("delta").load(f"{scratch}/requests")
+        reasons = {row["why"]: row["count"] for row in rejected.groupBy("why").count().collect()}
+        made = keyed(requests, settings.window_s)
+        windows = counts(count(made), quality_flags(made))
+        if not windows:
+            said = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
+            raise ConfigError(f"{table}: no usable request among its rows ({said})")
+        chosen = _pairs(windows)
+        bar.update(step, description="measuring drift")
+        drifted = _drift(ctx, requests, chosen)
+        bar.update(step, description="judging")
+        result = _result(table, kind, settings, windows, chosen, drifted, reasons)
+    if html:
+        html.write_text(render(_page(result, windows)))
+    return _plain(result)
+
+
+def _unique(good: "DataFrame", columns: Sequence[str]) -> "DataFrame":
+    """One row per request. Rows without a request id of their own cannot be doubled, so they need no folding."""
+    if detect(list(columns)) == "canonical" and "request_id" not in columns:
+        from pyspark.sql import functions as f
+
+        extra = {"sources": f.array("source"), "provenance": f.lit("")}
+        return good.select(
+            *(
+                extra.get(name, f.col(name)).alias(name)
+                for name in tables.REQUESTS.columns
+                if name in (*good.columns, *extra)
+            )
+        )
+    return fold(good)
+
+
+def _pairs(windows: Sequence[Counts]) -> dict[str, Pair]:
+    served: dict[tuple[str, str], list[Counts]] = {}
+    for one in windows:
+        served.setdefault((one.endpoint, one.model_version), []).append(one)
+    by_endpoint: dict[str, list[Served]] = {}
+    for (endpoint, version), group in served.items():
+        starts = [one.start for one in group]
+        by_endpoint.setdefault(endpoint, []).append(
+            Served(version, min(starts), max(starts), sum(one.rows for one in group))
+        )
+    return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
+
+
+def _drift(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair]) -> list[dict[str, Any]]:
+    from pyspark.sql import types
+
+    rows = [(name, one.candidate, one.prior, one.since) for name, one in chosen.items()]
+    if not rows:
+        return []
+    frame = ctx.spark.createDataFrame(rows, "endpoint string, candidate string, prior string, since timestamp")
+    limit, at = ctx.settings.default.policy.drift_limit, datetime.now(UTC).replace(tzinfo=None)
+    schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))
+    grouped = samples(requests, frame).groupBy("endpoint", "version", "against")
+    found = grouped.applyInPandas(lambda group: compare(group, limit, at), schema)
+    return [row.asDict() for row in found.collect()]
+
+
+def _result(
+    table: str,
+    kind: str,
+    settings: Settings,
+    windows: Sequence[Counts],
+    chosen: Mapping[str, Pair],
+    drifted: Sequence[dict[str, Any]],
+    reasons: Mapping[str, int],
+) -> dict[str, Any]:
+    endpoints = []
+    width = timedelta(seconds=settings.window_s)
+    for name in sorted({one.endpoint for one in windows}):
+        mine = [one for one in windows if one.endpoint == name]
+        versions = sorted({one.model_version for one in mine})
+        policy = settings.endpoint(name).policy
+        moved = [one for one in drifted if one["endpoint"] == name]
+        verdict: Verdict | None = None
+        if pair := chosen.get(name):
+            now = max(one.start for one in mine) + width
+            evidence = Evidence(
+                name,
+                pair.candidate,
+                pair.prior,
+                [one for one in mine if one.model_version in (pair.candidate, pair.prior) and one.start >= pair.since],
+                settings.window_s,
+                [
+                    Drifted(*(one[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
+                    for one in moved
+                    if one["drifted"]
+                ],
+            )
+            verdict = judge(evidence, policy, History(), now)
+        endpoints.append(
+            {
+                "endpoint": name,
+                "versions": {v: _version([one for one in mine if one.model_version == v]) for v in versions},
+                "drift": moved,
+                "verdict": verdict,
+            }
+        )
+    return {"table": table, "kind": kind, "rejected": dict(reasons), "endpoints": endpoints}
+
+
+def _version(windows: Sequence[Counts]) -> dict[str, Any]:
+    """Figures of one version; `completeness`: share of minutes between its first and last request that have any."""
+    total = merge(windows)
+    bad = rate_interval(float(total.rows), total.failed * total.rows / total.requests if total.requests else 0.0)
+    starts = sorted({one.start for one in windows})
+    age = {f"p{q}": quantile(total.feature_age, q / 100) for q in (50, 95)} if total.feature_age else None
+    return {
+        **summary(windows),
+        "error_rate_low": bad[1] if bad else None,
+        "error_rate_high": bad[2] if bad else None,
+        "error_codes": dict(total.errors),
+        "feature_age_ms": age,
+        "first": starts[0],
+        "last": starts[-1],
+        "rows": total.rows,
+        "sampled_share": total.rows / total.requests if total.requests else None,
+        "with_output_share": total.quality.get("answers", 0.0) / max(1.0, total.requests - total.failed),
+    }
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """JSON values only."""
+
+    def show(value: Any) -> Any:
+        return (
+            asdict(value)
+            if isinstance(value, Verdict)
+            else value.isoformat()
+            if isinstance(value, datetime)
+            else str(value)
+        )
+
+    plain: dict[str, Any] = json.loads(json.dumps(result, default=show))
+    return plain
+
+
+HEADER = (
+    "version",
+    "requests",
+    "p50",
+    "p95",
+    "p99",
+    "errors (95 %)",
+    "tokens in/out",
+    "feature age p95",
+    "bad answers",
+    "completeness",
+)
+
+
+def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
+    def number(name: str, form: str, of: Mapping[str, Any] = figures) -> str:
+        value = of.get(name)
+        return "-" if value is None else form.format(value)
+
+    codes = ", ".join(
+        f"{code} {n:.0f}" for code, n in sorted(figures["error_codes"].items(), key=lambda kv: -kv[1])[:3]
+    )
+    rate = (
+        f"{number('error_rate', '{:.2%}')} ({number('error_rate_low', '{:.2%}')}-{number('error_rate_high', '{:.2%}')})"
+    )
+    age = (figures.get("feature_age_ms") or {}).get("p95")
+    seen = f"{figures['sampled_share']:.0%} sampled, {figures['with_output_share']:.0%} with output"
+    return [
+        version, number("requests", "{:,.0f}"), number("p50_ms", "{:.0f} ms"), number("p95_ms", "{:.0f} ms"), number("p99_ms", "{:.0f} ms"),
+        f"{rate} {codes}".strip(), f"{number('tokens_in', '{:.0f}')}/{number('tokens_out', '{:.0f}')}",
+        "-" if age is None else f"{age / 60_000:.0f} min", number("bad_answers", "{:.1%}"), seen,
+    ]  # fmt: skip
+
+
+def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    ordered = sorted(moved, key=lambda one: (not one["drifted"], -one["distance"]))
+    return [
+        [
+            one["model_version"], one["against"], one["kind"], one["column"], f"{one['distance']:.3f} (at least {one['low']:.3f})",
+            "drifted" if one["drifted"] else "", f"{one['evidently_method']}: {one['evidently_score']}",
+        ]
+        for one in ordered[:20]
+    ]  # fmt: skip
+
+
+DRIFT_HEADER = ("version", "against", "kind", "column", "distance", "", "Evidently")
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """Print a result for people."""
+    console.print(f"{result['table']} ({result['kind']})", highlight=False)
+    for why, number in result["rejected"].items():
+        console.print(f"  set aside: {number} x {why}", style="yellow", highlight=False)
+    for one in result["endpoints"]:
+        for title, header, rows in (
+            (one["endpoint"], HEADER, [_row(v, f) for v, f in one["versions"].items()]),
+            ("drift", DRIFT_HEADER, _drift_rows(one["drift"])),
+        ):
+            table = Table(title=title, title_justify="left")
+            for name in header:
+                table.add_column(name)
+            for row in rows:
+                table.add_row(*row)
+            if rows:
+                console.print(table)
+        if verdict := one["verdict"]:
+            console.print(
+                f"verdict on {verdict['candidate']}: [bold]{verdict['state']}[/]: {verdict['reason']}\n",
+                highlight=False,
+            )
+
+
+def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> Report:
+    shown: dict[str, Any] = {}
+    verdicts = [one["verdict"] for one in result["endpoints"] if one["verdict"]]
+    for one in result["endpoints"]:
+        shown[f"Versions of {one['endpoint']}"] = (HEADER, [_row(v, f) for v, f in one["versions"].items()])
+        shown[f"Drift of {one['endpoint']}"] = (DRIFT_HEADER, _drift_rows(one["drift"]))
+    first = result["endpoints"][0]["endpoint"]
+    headline = "; ".join(f"{v.endpoint}: {v.state}, {v.reason}" for v in verdicts) or "no version to judge"
+    facts = {why: str(number) for why, number in result["rejected"].items()}
+    of_first = [one for one in windows if one.endpoint == first]
+    return Report(f"Lastgood check: {result['table']}", headline, of_first, verdicts, (), facts, shown)

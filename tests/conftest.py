@@ -1,0 +1,50 @@
+"""What tests share: a clean environment, one Spark session, a store; real servers are needed, not replaced."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lastgood.config import SparkSettings
+from lastgood.tables import Store
+
+for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "LASTGOOD_"))]:
+    if name != "LASTGOOD_REQUIRE_SERVERS":
+        del os.environ[name]
+os.environ["DO_NOT_TRACK"] = "1"
+
+
+def needs(what: str, there: bool) -> None:
+    """Skip with a reason where a real server cannot run; fail instead when LASTGOOD_REQUIRE_SERVERS=1."""
+    if there:
+        return
+    if os.environ.get("LASTGOOD_REQUIRE_SERVERS") == "1":
+        pytest.fail(f"{what} is missing and LASTGOOD_REQUIRE_SERVERS=1")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that sets a variable through the process (not monkeypatch) does not leak it into the next."""
+    for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "LASTGOOD_"))]:
+        if name != "LASTGOOD_REQUIRE_SERVERS":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """One Spark session for the whole run."""
+    from lastgood.spark import has_java, session
+
+    needs("Java (JAVA_HOME or lastgood[spark])", has_java())
+    made = session(SparkSettings(mode="local", driver_memory="1g"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty folder for the Delta tables."""
+    return Store(str(tmp_path / "data"))

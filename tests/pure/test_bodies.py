@@ -1,0 +1,169 @@
+"""Bodies of every family are read; hostile ones never raise."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lastgood.collectors.bodies import MAX_BODY, MAX_FEATURES, Body, extract
+
+
+def dumps(document: Any) -> str:
+    return orjson.dumps(document).decode()
+
+
+USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "chat": (
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}], "stream": False},
+        {"choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}], "usage": USAGE},
+        {
+            "input": "hello", "output": "hi", "finish_reason": "stop", "tokens_in": 12, "tokens_out": 3, "streaming": False,
+        },
+    ),
+    "chat with content parts and an assistant turn last": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": "thinking"},
+            ]
+        },
+        {"choices": [{"message": {"content": [{"type": "text", "text": "c"}]}}]},
+        {"input": "ab", "output": "c", "finish_reason": None},
+    ),
+    "completions": (
+        {"prompt": "once", "client_request_id": "mine"},
+        {"choices": [{"text": "upon", "finish_reason": "length"}], "usage": USAGE},
+        {"input": "once", "output": "upon", "finish_reason": "length", "client_request_id": "mine"},
+    ),
+    "the prompt contract": (
+        {"prompt": "why", "system_message": "s", "max_tokens": 9, "metadata": {"team": "search", "env": "prod"}},
+        {"generated_text": "because", "model_version": "2", "latency_ms": 4.0, "request_id": "r", "finish_reason": "stop"},
+        {"input": "why", "output": "because", "team": "search", "env": "prod", "finish_reason": "stop"},
+    ),
+    "embeddings": (
+        {"input": "vector me"},
+        {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 2}},
+        {"input": "vector me", "output": None, "tokens_in": 2, "tokens_out": None},
+    ),
+    "dataframe_split": (
+        {"dataframe_split": {"columns": ["age", "city"], "data": [[31, "Ulm"], [32, "Bonn"]]}},
+        {"predictions": [0.5, 1]},
+        {"features": {"age": "31", "city": "Ulm"}, "output": "[0.5,1]"},
+    ),
+    "dataframe_records": (
+        {"dataframe_records": [{"age": 31, "city": None}]},
+        {"predictions": [{"score": 1}]},
+        {"features": {"age": "31", "city": ""}, "output": '[{"score":1}]'},
+    ),
+    "instances as rows": ({"instances": [[1.5, "x"]]}, {"predictions": [1]}, {"features": {"0": "1.5", "1": "x"}}),
+    "instances as scalars": ({"instances": [7, 8]}, {"predictions": [1]}, {"features": {"0": "7"}}),
+    "inputs as columns": ({"inputs": {"a": [1, 2], "b": 3}}, {"outputs": [1]}, {"features": {"a": "1", "b": "3"}}),
+    "inputs as a tensor": ({"inputs": [[1, 2], [3, 4]]}, {"predictions": [1]}, {"features": {"0": "1", "1": "2"}}),
+    "an agent's output list": (
+        {"input": [{"role": "user", "content": "book it"}]},
+        {
+            "output": [{"type": "function_call"}, {"type": "message", "content": [{"type": "output_text", "text": "done"}]}],
+            "status": "completed",
+            "usage": {"input_tokens": 5, "output_tokens": 6},
+        },
+        {"input": "book it", "output": "done", "finish_reason": "completed", "tokens_in": 5, "tokens_out": 6},
+    ),
+    "streamed chunks": (
+        {"messages": [{"role": "user", "content": "go"}], "stream": True},
+        [
+            {"choices": [{"delta": {"role": "assistant", "content": "one "}}]},
+            {"choices": [{"delta": {"content": "two"}, "finish_reason": None}]},
+            {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": None},
+            {"choices": [], "usage": USAGE},
+        ],
+        {"output": "one two", "finish_reason": "stop", "streaming": True, "tokens_in": 12, "tokens_out": 3},
+    ),
+    "an error": (
+        {"prompt": "x"},
+        {"error_code": "INTERNAL_ERROR", "message": "m"},
+        {"error_code": "INTERNAL_ERROR", "output": None},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_is_read(family: str) -> None:
+    request, response, expected = FAMILIES[family]
+    found = extract(dumps(request), dumps(response).encode())
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert found.problem is None
+
+
+HOSTILE: dict[str, tuple[str | bytes | None, str | None]] = {
+    "not JSON": ("{", "body is not JSON"),
+    "empty": ("", "body is not JSON"),
+    "a list": ("[1,2]", "request body is not a JSON object"),
+    "a number": ("7", "request body is not a JSON object"),
+    "NaN": ('{"prompt": NaN}', "body is not JSON"),
+    "nested 100,000 deep": ("[" * 100_000 + "]" * 100_000, "body is not JSON"),
+    "5 MiB": ('{"prompt":"' + "x" * 5 * 1024 * 1024 + '"}', "body above 4 MiB"),
+    "invalid UTF-8": (b'{"prompt": "\xff\xfe"}', "body is not JSON"),
+    "a lone surrogate escape": ('{"prompt": "\\ud800"}', "body is not JSON"),
+    "a lone surrogate": ('{"prompt": "\ud800"}', "body is not JSON"),
+    "nothing": (None, None),
+    "null": ("null", None),
+    "fields of other types": ('{"messages": 5, "prompt": {"a": 1}, "metadata": [], "stream": "yes"}', None),
+    "huge token counts": ('{"prompt": "x"}', None),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_body_is_a_problem_never_an_error(case: str) -> None:
+    body, problem = HOSTILE[case]
+    found = extract(body, body)
+    assert (found.problem or "").startswith(problem or "")
+    assert (found.problem is None) == (problem is None)
+
+
+def test_counts_that_are_no_counts_are_unknown() -> None:
+    for value in (-1, 1e300, True, "12", None, 2**60):
+        assert extract("{}", dumps({"usage": {"prompt_tokens": value}}) if value != 2**60 else None).tokens_in is None
+
+
+def test_features_are_bounded() -> None:
+    row = {f"c{i}": i for i in range(10_000)}
+    assert len(extract(dumps({"dataframe_records": [row]}), None).features) == MAX_FEATURES
+
+
+def test_a_body_of_the_largest_size_is_read() -> None:
+    body = '{"prompt":"' + "x" * (MAX_BODY - 13) + '"}'
+    assert len(body) == MAX_BODY
+    assert extract(body, None).problem is None
+
+
+KEYS = st.sampled_from(
+    ["messages", "prompt", "input", "choices", "output", "usage", "metadata", "dataframe_split", "dataframe_records",
+     "instances", "inputs", "columns", "data", "delta", "message", "content", "text", "role", "finish_reason",
+     "client_request_id", "error_code", "prompt_tokens", "predictions", "team", "generated_text", "stream"]
+)  # fmt: skip
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.just("user"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text("ab", max_size=2), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(json, json)
+def test_any_json_gives_a_body_of_the_promised_types(request: Any, response: Any) -> None:
+    found = extract(orjson.dumps(request), orjson.dumps(response))
+    kinds = {"tokens_in": int, "tokens_out": int, "streaming": bool}
+    for name in Body.__dataclass_fields__:
+        value = getattr(found, name)
+        if name == "features":
+            assert all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+        else:
+            assert value is None or isinstance(value, kinds.get(name, str))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200), st.binary(max_size=200))
+def test_any_bytes_and_any_text_give_a_body(request: str | bytes, response: bytes) -> None:
+    assert isinstance(extract(request, response), Body)

@@ -1,0 +1,90 @@
+"""Settings: explicit values over the environment over the file; mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from lastgood.config import Mode, load, secret
+from lastgood.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "lastgood.yaml"
+    path.write_text("storage: /from/file\nwindow_s: 30\nweb: {port: 1111, link_ttl_s: 90}\ndefault: {mode: observe}\n")
+    return path
+
+
+def test_the_file_overrides_the_defaults(file: Path) -> None:
+    found = load(file)
+    assert (found.storage, found.window_s, found.web.port, found.default.mode) == ("/from/file", 30, 1111, Mode.OBSERVE)
+
+
+def test_the_environment_overrides_the_file_key_by_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_STORAGE", "/from/environment")
+    monkeypatch.setenv("LASTGOOD_WEB__PORT", "2222")
+    found = load(file)
+    assert (found.storage, found.web.port, found.web.link_ttl_s, found.window_s) == ("/from/environment", 2222, 90, 30)
+
+
+def test_explicit_values_override_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_STORAGE", "/from/environment")
+    assert load(file, storage="/explicit").storage == "/explicit"
+
+
+def test_secrets_named_in_the_environment_do_not_disturb(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_LINK_KEY", "k")
+    assert secret(load(file).web.link_key_env) == "k"
+    assert secret(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("storag: x", "storag: Extra inputs are not permitted"),
+        ("window_s: soon", "window_s: Input should be a valid integer"),
+        ("window_s: 0", "window_s: Input should be greater than or equal to 1"),
+        ("web: {port: 70000}", "web.port: Input should be less than or equal to 65535"),
+        ("default: {policy: {rollback_e: 0.5}}", "default.policy.rollback_e: Input should be greater than 1"),
+        ("endpoints: {chat: {mode: maybe}}", "endpoints.chat.mode: Input should be 'observe', 'approve' or 'auto'"),
+        ("[1, 2]", "expected a mapping of settings, found list"),
+        ("just words", "expected a mapping of settings, found str"),
+        ("a: [", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "lastgood.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_a_mistake_in_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_WEB__PORT", "many")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"web\.port: .*valid integer"):
+        load()
+
+
+def test_a_broken_document_in_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_WEB", "{broken")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="web"):
+        load()
+
+
+def test_bytes_that_are_no_text_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "lastgood.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=f"{path}"):
+        load(path)
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "lastgood.yaml"
+    path.write_text("# nothing yet\n")
+    assert load(path).window_s == 60

@@ -1,0 +1,271 @@
+"""The jobs on a real Spark session: one row per request, quarantine, windows as recomputed by hand, drift, verdicts."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lastgood import delta, measures, tables, telemetry
+from lastgood.config import load
+from lastgood.errors import ConfigError
+from lastgood.jobs.conform import conform
+from lastgood.jobs.drift import drift
+from lastgood.jobs.judge import run_judge
+from lastgood.jobs.windows import quality, windows
+from lastgood.judge.verdict import State
+from lastgood.runs import Context
+from lastgood.tables import Store
+from lastgood.telemetry import Field
+from lastgood.windows import KEPT_REQUESTERS, Counts, add, bucket, stratum
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WINDOW_S = 60
+
+
+def row(i: int, **more: Any) -> dict[str, Any]:
+    base = {
+        "endpoint": "chat", "request_id": f"r{i}", "model_version": "2", "requested_at": START + timedelta(seconds=i % 600),
+        "latency_ms": 100.0, "latency_scope": "client", "source": "otlp", "received_at": START + timedelta(hours=1),
+        "weight": 1.0, "status_code": 200,
+    }  # fmt: skip
+    return base | more
+
+
+def put(store: Store, rows: list[dict[str, Any]]) -> None:
+    delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
+
+
+def stored(store: Store, table: tables.Table, *leave_out: str) -> list[tuple[Any, ...]]:
+    """All rows, comparable: sorted, maps as sorted pairs."""
+    names = [name for name in table.columns if name not in leave_out]
+
+    def plain(value: Any) -> Any:
+        return sorted(map(repr, value)) if isinstance(value, list) else value
+
+    found = delta.read(store.path(table)).to_pylist()
+    return sorted((tuple(plain(one[name]) for name in names) for one in found), key=repr)
+
+
+@pytest.fixture
+def make(spark: Any, store: Store) -> Callable[..., Context]:
+    """A context over an empty store; several by name."""
+
+    def context(name: str = "one", now: datetime = START + timedelta(hours=1), **settings: Any) -> Context:
+        mine = Store(f"{store.location}/{name}")
+        mine.ensure(spark)
+        return Context(spark, mine, load(storage=mine.location, window_s=WINDOW_S, **settings), lambda: now)
+
+    return context
+
+
+def test_ensure_adds_missing_columns_and_refuses_another_type(spark: Any, store: Store) -> None:
+    old = tables.Table("runs", tables.RUNS.fields[:3])
+    store.ensure(spark, old)
+    delta.append(store.path(old), pa.Table.from_pylist([{"job": "j", "source": "s", "version": 1}], telemetry.arrow_schema(old.fields)))  # fmt: skip
+    store.ensure(spark, tables.RUNS)
+    found = store.read(spark, tables.RUNS)
+    assert dict(found.dtypes) == {one.name: one.type for one in tables.RUNS.fields}
+    assert found.collect()[0].asDict() == dict.fromkeys(tables.RUNS.columns) | {"job": "j", "source": "s", "version": 1}
+    retyped = tables.Table("runs", (Field("job", "bigint", ""), *tables.RUNS.fields[1:]))
+    with pytest.raises(ConfigError, match=r"column job is string, expected bigint"):
+        store.ensure(spark, retyped)
+
+
+SPAN = row(
+    1, latency_ms=130.0, requester="span-user", team="search", feature_age_ms=5.0, model_version="9", tokens_in=3,
+    attributes=[("b", "2"), ("a", "1")], weight=1.0, trace_id="t",
+)  # fmt: skip
+LOGGED = row(
+    1, source="ai_gateway", latency_ms=100.0, latency_scope="model", tokens_in=4, output="hi", requester=None,
+    features=[("x", "1")], received_at=START + timedelta(minutes=2), served_entity="chat-2", attributes=[("c", "3")],
+)  # fmt: skip
+
+
+def test_one_request_seen_twice_is_one_row_in_any_order_and_number_of_runs(make: Callable[..., Context]) -> None:
+    outcomes = []
+    for name, batches in {
+        "together": [[SPAN, LOGGED]],
+        "duplicates in separate runs, span first": [[SPAN], [LOGGED, LOGGED], [SPAN]],
+        "table first": [[LOGGED, LOGGED], [SPAN, SPAN]],
+    }.items():
+        ctx = make(name.split()[0])
+        for batch in batches:
+            put(ctx.store, batch)
+            conform(ctx)
+        outcomes.append(stored(ctx.store, tables.REQUESTS))
+        assert len(outcomes[-1]) == 1, name
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    only = dict(zip(tables.REQUESTS.columns, outcomes[0][0], strict=True))
+    assert (only["model_version"], only["tokens_in"], only["output"]) == ("2", 4, "hi")
+    assert (only["latency_ms"], only["latency_scope"], only["team"]) == (130.0, "client", "search")
+    assert (only["requester"], only["sources"]) == ("span-user", ["'ai_gateway'", "'otlp'"])
+    assert only["received_at"] == START + timedelta(minutes=2)
+
+
+REJECTED = {
+    "a negative latency": ({"latency_ms": -1.0}, "latency is negative or not a number"),
+    "a latency that is not a number": ({"latency_ms": float("nan")}, "latency is negative or not a number"),
+    "a latency of two days": ({"latency_ms": 2 * 86_400_000.0}, "latency is above one day"),
+    "a time in 1970": ({"requested_at": datetime(1970, 1, 1, tzinfo=UTC)}, "request time is too long ago"),
+    "a time in 2100": ({"requested_at": datetime(2100, 1, 1, tzinfo=UTC)}, "request time is in the future"),
+    "no time": ({"requested_at": None}, "no request time"),
+    "an empty id": ({"request_id": "  "}, "no request id"),
+    "an empty endpoint": ({"endpoint": ""}, "no endpoint"),
+    "negative tokens": ({"tokens_out": -3}, "token count is negative"),
+    "an unknown source": ({"source": "elsewhere"}, "unknown source"),
+    "nothing at all": (dict.fromkeys(telemetry.arrow_schema(telemetry.INBOX).names), "no endpoint"),
+    "no source": ({"source": None}, "unknown source"),
+    "set aside by the collector": ({"reject_reason": "span is not a request", "raw": b"\x00"}, "span is not a request"),
+}
+
+
+def test_what_cannot_be_a_record_is_quarantined_with_its_reason_and_the_rest_is_kept(make: Callable[..., Context]) -> None:
+    ctx = make()
+    bad = [row(i) | change for i, (change, _) in enumerate(REJECTED.values())]
+    good = [row(100), row(101, latency_ms=None), row(102, status_code=503)]
+    put(ctx.store, [*bad, *good])
+    run = conform(ctx)
+    assert run is not None
+    assert run.rows_in == len(bad) + 3
+    before = stored(ctx.store, tables.QUARANTINE)
+    reasons = Counter(one[tables.QUARANTINE.columns.index("reason")] for one in before)
+    assert reasons == Counter(reason for _, reason in REJECTED.values())
+    kept = {one["request_id"]: one["error_code"] for one in delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()}
+    assert kept == {"r100": None, "r101": None, "r102": "HTTP_503"}
+    assert conform(ctx) is None
+    put(ctx.store, [*bad, *good])
+    conform(ctx)
+    assert stored(ctx.store, tables.QUARANTINE) == before
+    assert len(stored(ctx.store, tables.REQUESTS)) == 3
+
+
+def inbox(seed: int, n: int, versions: tuple[str | None, ...], source: str = "otlp") -> list[dict[str, Any]]:
+    r = random.Random(seed)
+    return [
+        row(
+            i, source=source, model_version=r.choice(versions), endpoint=r.choice(["chat", "search"]),
+            requested_at=START + timedelta(seconds=r.random() * 400), latency_ms=r.choice([None, 0.0, r.lognormvariate(4, 2)]),
+            ttft_ms=r.choice([None, r.lognormvariate(2, 1)]), feature_age_ms=r.choice([None, 1e6 * r.random()]),
+            tokens_in=r.choice([None, r.randrange(9000)]), tokens_out=r.choice([None, 7]), weight=r.choice([1.0, 10.0]),
+            error_code=r.choice([None, None, "TIMEOUT", ""]), status_code=r.choice([200, 200, 500]),
+            requester=r.choice([None, f"u{r.randrange(30)}"]), latency_scope=r.choice(["client", "model", None]),
+            input=r.choice([None, "q" * r.randrange(20_000)]), output=r.choice([None, "", "fine", "I'm sorry, no", "ja " * 50]),
+            finish_reason=r.choice([None, "stop", "length"]),
+        )
+        for i in r.sample(range(3 * n), n)
+    ]  # fmt: skip
+
+
+def bad_answer(one: dict[str, Any]) -> bool:
+    """The flags that inbox() can raise, by hand."""
+    text = one["output"]
+    return text in ("", "I'm sorry, no") or text.startswith("ja ja") or one["finish_reason"] == "length"
+
+
+def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
+    """Window counts and answers recomputed one request at a time with lastgood.windows."""
+    groups = defaultdict(list)
+    for one in requests:
+        start = START + timedelta(seconds=(one["requested_at"] - START).total_seconds() // WINDOW_S * WINDOW_S)
+        size = stratum(one["latency_scope"], one["tokens_in"], None if one["input"] is None else len(one["input"]))
+        groups[one["endpoint"], one["model_version"] or "?", size, start].append(one)
+    counted, answers = {}, {}
+    for key, group in groups.items():
+        errors: dict[str, float] = defaultdict(float)
+        for one in group:
+            if one["error_code"]:
+                errors[one["error_code"]] += one["weight"]
+        histograms = [
+            add(*({bucket(one[name]): one["weight"]} for one in group if one[name] is not None))
+            for name in ("latency_ms", "ttft_ms", "feature_age_ms")
+        ]
+        sums = [sum((one[name] or 0) * one["weight"] for one in group) for name in ("tokens_in", "tokens_out")]
+        who = {sha256(one["requester"].encode()).hexdigest()[:12] if one["requester"] else "?" for one in group if one["error_code"]}
+        counted[key] = Counts(
+            *key, len(group), sum(one["weight"] for one in group), dict(errors), *histograms, *sums,
+            tuple(sorted(who)[:KEPT_REQUESTERS]),
+        )  # fmt: skip
+        looked = [one for one in group if not one["error_code"] and one["output"] is not None]
+        if looked:
+            answers[key] = {
+                "answers": sum(one["weight"] for one in looked),
+                "bad": sum(one["weight"] for one in looked if bad_answer(one)),
+            }
+    return counted, answers
+
+
+def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callable[..., Context]) -> None:
+    """Three increments: new requests, late ones, and an inference table that changes versions of known ones."""
+    ctx = make()
+    for rows in (inbox(1, 300, ("1", None)), inbox(2, 200, ("1", "2")), inbox(3, 300, ("2", "3"), "ai_gateway")):
+        put(ctx.store, rows)
+        for job in (conform, windows, quality):
+            assert job(ctx) is not None
+    requests = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+    counted, answers = by_hand(requests)
+    found = {(one.endpoint, one.model_version, one.stratum, one.start): one for one in measures.windows(ctx.store)}
+    assert found.keys() == counted.keys()
+    for key, mine in counted.items():
+        one = found[key]
+        assert (one.rows, one.requests, one.errors, one.error_requesters) == (mine.rows, mine.requests, mine.errors, mine.error_requesters)  # fmt: skip
+        assert (one.latency, one.ttft, one.feature_age) == (mine.latency, mine.ttft, mine.feature_age)
+        assert (one.tokens_in, one.tokens_out) == (mine.tokens_in, mine.tokens_out)
+        assert {name: one.quality[name] for name in ("answers", "bad") if name in one.quality} == answers.get(key, {})
+    before = stored(ctx.store, tables.WINDOWS), stored(ctx.store, tables.QUALITY)
+    assert [job(ctx) for job in (conform, windows, quality)] == [None, None, None]
+    put(ctx.store, inbox(2, 200, ("1", "2")))
+    for job in (conform, windows, quality):
+        job(ctx)
+    assert (stored(ctx.store, tables.WINDOWS), stored(ctx.store, tables.QUALITY)) == before
+
+
+def rollout(errors: float, shift: float = 0.0) -> list[dict[str, Any]]:
+    """Ten minutes of version 1, then twenty of versions 1 and 2 side by side; version 2 fails with `errors`."""
+    r = random.Random(4)
+    rows = []
+    for i in range(3000):
+        second = i * 1800 / 3000
+        version = "2" if second >= 600 and r.random() < 0.5 else "1"
+        failed = r.random() < (errors if version == "2" else 0.02)
+        moved = shift if second >= 600 else 0.0
+        rows.append(
+            row(
+                i, model_version=version, requested_at=START + timedelta(seconds=second), latency_ms=r.lognormvariate(4, 0.4),
+                error_code="HTTP_500" if failed else None, status_code=500 if failed else 200, requester=f"u{r.randrange(40)}",
+                tokens_in=20, tokens_out=r.randrange(20, 60), output="a fine answer", input="a question",
+                features=[("moving", str(r.gauss(moved, 1))), ("steady", str(r.gauss(0, 1)))],
+            )
+        )  # fmt: skip
+    return rows
+
+
+def test_a_rollout_is_judged_by_what_its_versions_did_and_drift_names_the_column_that_moved(make: Callable[..., Context]) -> None:
+    judged = {}
+    for name, errors in {"bad": 0.2, "same": 0.02}.items():
+        ctx = make(name, START + timedelta(minutes=31))
+        put(ctx.store, rollout(errors, shift=1.5 if name == "same" else 0.0))
+        for job in (conform, windows, quality, *((drift,) if name == "same" else ())):
+            job(ctx)
+        said = run_judge(ctx)
+        assert measures.verdicts(ctx.store) == said
+        judged[name] = said[0]
+    assert (judged["bad"].candidate, judged["bad"].prior) == ("2", "1")
+    assert judged["bad"].state is State.ROLL_BACK, judged["bad"].reason
+    assert judged["same"].state is not State.ROLL_BACK
+    assert judged["same"].e_value < 20
+    rows = delta.read(ctx.store.path(tables.DRIFT)).to_pylist()
+    against = {(one["column"], one["model_version"]): one for one in rows if one["against"] == "reference"}
+    for version in ("1", "2"):
+        moving, steady = (against[f"feature.{name}", version] for name in ("moving", "steady"))
+        assert moving["drifted"]
+        assert not steady["drifted"]
+        assert moving["evidently_drifted"]
+        assert not steady["evidently_drifted"]
+        assert moving["evidently_method"]
+        assert moving["evidently_score"] is not None
+    assert not [one["column"] for one in rows if one["against"] == "prior" and one["drifted"]]
