@@ -40,8 +40,8 @@ class Store:
     @contextmanager
     def begin(self) -> "Iterator[Tx]":
         """Read and write: everything inside happens, or nothing. Errors: TransientError when the database is busy."""
-        with _storage_errors(), self._engine.connect() as connection:
-            connection = connection.execution_options(lastgood_write=True)
+        with _storage_errors(), self._engine.connect() as plain_connection:
+            connection = plain_connection.execution_options(lastgood_write=True)
             with connection.begin():
                 yield Tx(connection)
 

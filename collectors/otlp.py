@@ -5,7 +5,7 @@ import gzip
 import logging
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -121,14 +121,14 @@ class GroupCommit:
         self._wake.set()
 
 
-class _Grpc(TraceServiceServicer):
+class _Grpc(TraceServiceServicer):  # type: ignore[misc]
     def __init__(
         self,
-        accept: Callable[[ExportTraceServiceRequest], "asyncio.Future[ExportTraceServiceResponse]"],
+        accept: Callable[[ExportTraceServiceRequest], Awaitable[ExportTraceServiceResponse]],
     ) -> None:
         self._accept = accept
 
-    async def Export(  # type: ignore[override]  # noqa: N802 (the generated servicer's name)
+    async def Export(  # noqa: N802 (the generated servicer's name)
         self,
         request: ExportTraceServiceRequest,
         context: grpc.aio.ServicerContext[object, object],
@@ -242,7 +242,7 @@ class OtlpReceiver:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        add_TraceServiceServicer_to_server(_Grpc(self.accept), server)  # type: ignore[no-untyped-call,arg-type]
+        add_TraceServiceServicer_to_server(_Grpc(self.accept), server)
         self.grpc_port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
         app = Starlette(routes=self.routes())
         web, sockets, self.http_port = bind(app, self.settings.host, self.settings.http_port)

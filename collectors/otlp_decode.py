@@ -232,6 +232,9 @@ def parse_json(body: bytes) -> ExportTraceServiceRequest:
                         for name in ("traceId", "spanId", "parentSpanId"):
                             if holder.get(name):
                                 holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
-        return ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+        message: ExportTraceServiceRequest = ParseDict(
+            document, ExportTraceServiceRequest(), ignore_unknown_fields=True
+        )
+        return message
     except (ParseError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error

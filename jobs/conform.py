@@ -46,7 +46,7 @@ def why_rejected() -> "Column":
             (f.col("tokens_in") < 0) | (f.col("tokens_out") < 0),
             f.lit("token count is negative"),
         ),
-        (~f.col("source").isin(list(telemetry.SOURCES)), f.lit("unknown source")),
+        (~f.coalesce(f.col("source").isin(list(telemetry.SOURCES)), f.lit(False)), f.lit("unknown source")),
     )
     reason = f.lit(None).cast("string")
     for failed, why in reversed(checks):
@@ -101,12 +101,9 @@ def _take(position: int, field: telemetry.Field) -> str:
         f"substr(s.provenance, {position}, 1)",
         f"rpad(substr(t.provenance, {position}, 1), 1, '{NONE}')",
     )
-    order = (
-        (lambda side: f"to_json({side}.{field.name})")
-        if field.type.startswith("map")
-        else (lambda side: f"{side}.{field.name}")
-    )
-    return f"({mine} < {theirs} OR ({mine} = {theirs} AND {order('s')} < {order('t')}))"
+    form = "to_json({}.{})" if field.type.startswith("map") else "{}.{}"
+    ours, old = form.format("s", field.name), form.format("t", field.name)
+    return f"({mine} < {theirs} OR ({mine} = {theirs} AND {ours} < {old}))"
 
 
 def merge_clauses() -> str:

@@ -119,11 +119,13 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
     theirs = opinions(sides["current"], sides["reference"], numeric, categorical) if usable else {}
     rows = []
     for name in usable:
-        values = [side[side[name].notna()] for side in (sides["current"], sides["reference"])]
+        new, old = (side[side[name].notna()] for side in (sides["current"], sides["reference"]))
         ours = distance(
-            *(np.asarray(side[name], dtype=object) for side in values),
-            *(side["at"].tolist() for side in values),
-            numeric=name in numeric,
+            np.asarray(new[name], dtype=object),
+            np.asarray(old[name], dtype=object),
+            new["at"].tolist(),
+            old["at"].tolist(),
+            name in numeric,
         )
         said = theirs.get(name)
         rows.append(

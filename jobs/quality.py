@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-REFUSAL = r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b|\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
+REFUSAL = (
+    r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"
+    r"|\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
+)
 TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
 MAX_TEXT = 20_000
 

@@ -281,8 +281,7 @@ class Demo:
         bad = self.fault in ("errors", "latency", "quality")
         if not bad or self.mode is Mode.OBSERVE:
             watched = time.monotonic() + WATCH_S
-            enough = lambda: time.monotonic() > watched and len(self._about(BAD)) >= 3  # noqa: E731
-            self._until("watch", lambda: enough() or self._rollback() is not None, WATCH_S + 60)
+            self._until("watch", lambda: self._watched(watched) or self._rollback() is not None, WATCH_S + 60)
         else:
             self._until("watch", lambda: self._rollback() is not None, 200)
         if (found := self._rollback()) is None or self.mode is Mode.OBSERVE:
@@ -304,6 +303,9 @@ class Demo:
             self._say(f"verified: {ended['reason']}")
         else:
             self._say(f"not verified: {ended.get('state')} {ended.get('reason')}")
+
+    def _watched(self, until: float) -> bool:
+        return time.monotonic() > until and len(self._about(BAD)) >= 3
 
     def _roll_out(self) -> None:
         fault = FAULTS[self.fault]

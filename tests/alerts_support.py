@@ -1,7 +1,6 @@
 """What the tests of alerts/ share: an in-memory workspace, a clock, telemetry and a verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,6 +183,9 @@ class House:
             self.store, self.workspace, self.config, self.notifier, self.telemetry, Signer([KEY]), self.clock
         )
 
+    def close(self) -> None:
+        self.store.close()
+
     def verdict(self, state: State = State.ROLL_BACK, **more: Any) -> None:
         self.controller.handle(verdict(state, self.clock.now, **more))
 
@@ -213,12 +215,3 @@ class House:
         """The token of the newest message that carries a link to decide."""
         asked = [e for e in self.notifier.events if any(x["text"].endswith("rollback") for x in e.get("links", []))]
         return str(asked[-1]["links"][0]["href"].split("/r/")[1])
-
-
-@contextmanager
-def house(folder: Path, workspace: Any, mode: Mode = Mode.APPROVE, **policy: Any) -> Any:
-    built = House(folder, workspace, settings(mode, **policy))
-    try:
-        yield built
-    finally:
-        built.store.close()

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 WIDTH, HEIGHT = 300, 48
 
 
@@ -12,7 +10,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.3g} %"
 
 
-def sparkline(values: Sequence[float | None], top: float | None = None) -> Markup:
+def sparkline(values: Sequence[float | None], top: float | None = None) -> str:
     """SVG path data of a line; a gap where a value is unknown. `top`: the value at the upper edge."""
     known = [v for v in values if v is not None]
     top = top or max(known, default=0) or 1
@@ -24,4 +22,4 @@ def sparkline(values: Sequence[float | None], top: float | None = None) -> Marku
             continue
         parts.append(f"{pen}{i * step:.1f} {HEIGHT - 2 - (HEIGHT - 4) * min(max(value / top, 0), 1):.1f}")
         pen = "L"
-    return Markup(" ".join(parts))
+    return " ".join(parts)

@@ -11,7 +11,6 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.errors import (
     BadRequest,
-    DatabricksError,
     InternalError,
     NotFound,
     PermissionDenied,
@@ -20,6 +19,7 @@ from databricks.sdk.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.serving import (
     ServedEntityInput,
     ServingEndpointDetailed,

@@ -35,7 +35,9 @@ def any_value(value: Any) -> AnyValue:
     if isinstance(value, list):
         return AnyValue(array_value=ArrayValue(values=[any_value(one) for one in value]))
     if isinstance(value, dict):
-        return AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key=k, value=any_value(v)) for k, v in value.items()]))
+        return AnyValue(
+            kvlist_value=KeyValueList(values=[KeyValue(key=k, value=any_value(v)) for k, v in value.items()])
+        )
     return AnyValue() if value is None else AnyValue(string_value=value)
 
 
@@ -201,7 +203,9 @@ def test_deeply_nested_values_do_not_cost_the_others() -> None:
 
 
 def test_json_and_protobuf_give_the_same_rows() -> None:
-    message = ExportTraceServiceRequest(resource_spans=[group(span(DIALECTS["MLflow"][0]), resource={"service.name": "s"})])
+    message = ExportTraceServiceRequest(
+        resource_spans=[group(span(DIALECTS["MLflow"][0]), resource={"service.name": "s"})]
+    )
     document = MessageToDict(message)
     sent = document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     sent |= {"traceId": "01" * 16, "spanId": "02" * 8, "kind": 3}
@@ -263,7 +267,14 @@ def test_random_json_is_refused_or_decoded(document: Any) -> None:
         assert pa.Table.from_pylist(list(decode(list(message.resource_spans), NOW)), schema=SCHEMA) is not None
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=4)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=4)
+)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2), max_leaves=4)  # fmt: skip
 NAMES = st.sampled_from(
     ["lastgood.request_id", "lastgood.endpoint", "gen_ai.usage.input_tokens", "gen_ai.response.finish_reasons",

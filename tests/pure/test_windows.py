@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.windows import KEPT_REQUESTERS, RELATIVE_ERROR, ZERO, Counts, add, bucket, merge, middle, quantile, stratum
+from lastgood.windows import (
+    KEPT_REQUESTERS,
+    RELATIVE_ERROR,
+    ZERO,
+    Counts,
+    add,
+    bucket,
+    merge,
+    middle,
+    quantile,
+    stratum,
+)
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 positive = st.floats(1e-6, 1e9)

@@ -36,7 +36,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
 
         def make(mode: Mode = Mode.AUTO, workspace: Any = None, **policy: Any) -> House:
             built = House(tmp_path, workspace or MemoryWorkspace(endpoint("2", "3")), settings(mode, **policy))
-            stack.callback(lambda: built.store.close())
+            stack.callback(built.close)
             return built
 
         yield make
@@ -485,7 +485,7 @@ def test_unreadable_telemetry_is_asked_again(build: Build) -> None:
 # crashes and restarts
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process dies here."""
 
 
@@ -496,7 +496,7 @@ def crash_points(house: House, monkeypatch: pytest.MonkeyPatch, at: int) -> list
     def here() -> None:
         count[0] += 1
         if count[0] == at:
-            raise Crash
+            raise CrashError
 
     def around(owner: Any, name: str) -> None:
         inner = getattr(owner, name)
@@ -528,7 +528,7 @@ def live_through(house: House, clicked: bool) -> Rollback:
             if clicked and house.rollback().state is Status.PROPOSED and house.notifier.events:
                 house.controller.decide(house.token(), Approve("ann"))
             house.controller.tick()
-        except Crash:
+        except CrashError:
             house.store.close()
             house.restart()
             house.clock.forward(150)  # the lease of the dead process runs out

@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help check format test demo pins wheel
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+
+check: ## lint, types, rules of the house
+	uv run ruff check .
+	uv run ruff format --check .
+	uv run mypy
+	uv run lint-imports
+
+format: ## format the code
+	uv run ruff check --fix .
+	uv run ruff format .
+
+test: ## run all tests
+	uv run pytest
+
+demo: ## watch a bad version being rolled back
+	uv run lastgood demo
+
+pins: ## resolve anew and write all transitive pins into pyproject.toml
+	uv run --no-project python tools/pins.py
+
+wheel: ## build the wheel through the sdist
+	uv build

@@ -1,0 +1,44 @@
+"""A command's wall time, CPU time and peak memory, its children included."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds and MiB (sum of resident sizes of the process tree, so shared pages count more than once)."""
+
+    wall_s: float
+    cpu_s: float
+    peak_rss_mb: float
+
+
+def run(command: Sequence[str]) -> Cost:
+    """Run to the end. Errors: CalledProcessError when it fails."""
+    started, before, peak = time.monotonic(), os.times(), 0.0
+    process = subprocess.Popen(command)
+    tree = psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            sizes = [one.memory_info().rss for one in (tree, *tree.children(recursive=True))]
+            peak = max(peak, sum(sizes) / 2**20)
+        time.sleep(0.2)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(round(time.monotonic() - started, 1), round(cpu, 1), round(peak))
+
+
+def machine() -> str:
+    """What committed results say they were measured on."""
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"

@@ -1,0 +1,107 @@
+"""Jobs in processes of their own: killed at any commit and run again, and through Spark Connect, they end the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import needs
+
+from lastgood import delta, tables, telemetry
+from lastgood.spark import has_java
+from lastgood.tables import Store
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WORK = Path(__file__).with_name("work.py")
+SAME = (tables.REQUESTS, tables.QUARANTINE, tables.WINDOWS, tables.QUALITY)
+
+
+def fill(store: Store) -> None:
+    r = random.Random(9)
+    rows = [
+        {
+            "endpoint": "chat", "request_id": f"r{i}", "model_version": "2" if i >= 300 and i % 2 else "1",
+            "requested_at": START + timedelta(seconds=2 * i), "latency_ms": -1.0 if i % 50 == 0 else r.lognormvariate(4, 0.3),
+            "latency_scope": "client", "source": "otlp", "received_at": START + timedelta(hours=1), "weight": 1.0,
+            "status_code": 200, "output": "fine", "input": "question", "tokens_in": 3, "tokens_out": i % 60, "requester": f"u{i % 9}",
+            "error_code": "TIMEOUT" if i >= 300 and i % 2 and i % 3 == 0 else None,
+        }
+        for i in range(900)
+    ]  # fmt: skip
+    delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
+
+
+def start(mode: str, store: Store, *jobs: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(WORK), mode, store.location, *jobs], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert out.endswith("done\n")
+
+
+def content(store: Store, table: tables.Table, *leave_out: str) -> list[str]:
+    """Rows as sorted texts: a map has no order of its own."""
+
+    def plain(value: object) -> object:
+        return sorted(value, key=repr) if isinstance(value, list) else value
+
+    rows = delta.read(store.path(table)).to_pylist()
+    return sorted(repr({name: plain(value) for name, value in row.items() if name not in leave_out}) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same jobs in one go."""
+    needs("Java (JAVA_HOME or lastgood[spark])", has_java())
+    store = Store(str(tmp_path_factory.mktemp("whole") / "data"))
+    fill(store)
+    finish(start("local", store, "conform", "windows", "quality", "drift", "judge"))
+    return store
+
+
+def kill_group(process: "subprocess.Popen[str]") -> None:
+    """SIGKILL to the process and its JVM (both started by this test, in their own session)."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+KILLED = {
+    "conform, right after the quarantine was written": ("conform", tables.QUARANTINE),
+    "conform, right after the requests were written": ("conform", tables.REQUESTS),
+    "windows, right after the windows were written": ("windows", tables.WINDOWS),
+    "quality, right after the answers were counted": ("quality", tables.QUALITY),
+}
+
+
+def test_jobs_killed_after_each_commit_and_run_again_end_the_same(uninterrupted: Store, store: Store) -> None:
+    fill(store)
+    for case, (job, table) in KILLED.items():
+        process = start("local", store, job)
+        while process.poll() is None and not delta.version(store.path(table)):
+            time.sleep(0.005)
+        kill_group(process)
+        assert delta.version(store.path(table)) == 1, case
+    finish(start("local", store, "conform", "windows", "quality"))
+    for table in SAME:
+        assert content(store, table) == content(uninterrupted, table), table.name
+    bookmarks = delta.read(store.path(tables.RUNS)).to_pylist()
+    assert {row["job"] for row in bookmarks} == {"conform", "windows", "quality"}
+
+
+def test_spark_connect_gives_the_same_as_local(uninterrupted: Store, store: Store) -> None:
+    fill(store)
+    finish(start("connect", store, "conform", "windows", "quality", "drift", "judge"))
+    for table in (*SAME, tables.VERDICTS, tables.DRIFT):
+        assert content(store, table) == content(uninterrupted, table), table.name
+        assert content(store, table), table.name
