@@ -276,6 +276,7 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
 
 def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
     where = Path(table)
@@ -293,10 +294,9 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
         else:
             raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
         columns = frame.columns
-    except PySparkException as error:
-        raise ConfigError(
-            f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {str(error).splitlines()[0]:.200}"
-        ) from error
+    except (PySparkException, Py4JJavaError) as error:
+        said = str(getattr(error, "java_exception", error)).splitlines()[0]
+        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {said:.200}") from error
     if columns in ([], ["_corrupt_record"]):
         raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     return frame

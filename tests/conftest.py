@@ -34,6 +34,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def java() -> None:
+    """For tests that start Spark in a process of its own."""
+    from lastgood.spark import has_java
+
+    needs("Java (JAVA_HOME or lastgood[spark])", has_java())
+
+
+@pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """One Spark session for the whole run."""
     from lastgood.spark import has_java, session

@@ -275,7 +275,11 @@ scalars = (
     | st.text(max_size=5)
     | st.binary(max_size=4)
 )
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2), max_leaves=4)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
 NAMES = st.sampled_from(
     ["lastgood.request_id", "lastgood.endpoint", "gen_ai.usage.input_tokens", "gen_ai.response.finish_reasons",
      "mlflow.chat.tokenUsage", "http.status_code", "gen_ai.request.stream", "feature.age_ms", "error.type", "input.value",

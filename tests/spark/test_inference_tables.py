@@ -12,7 +12,8 @@ from lastgood.errors import ConfigError
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ASKED = json.dumps({"messages": [{"role": "user", "content": "hi"}], "metadata": {"team": "search"}})
-SAID = json.dumps({"choices": [{"message": {"content": "ho"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2, "completion_tokens": 3}})  # fmt: skip
+USED = {"prompt_tokens": 2, "completion_tokens": 3}
+SAID = json.dumps({"choices": [{"message": {"content": "ho"}, "finish_reason": "stop"}], "usage": USED})
 FAILED = json.dumps({"error_code": "INTERNAL_ERROR", "message": "m"})
 SHARED = "status_code int, sampling_fraction double, request string, response string"
 TABLES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
