@@ -18,7 +18,25 @@ def make(path: Path, rows: int, seed: int = 1) -> None:
     """An inference table with two versions and bodies of about 1 KB together; version b fails four times as often."""
     rng = np.random.default_rng(seed)
     words = np.array(
-        "the model answers a question about lists and tuples with some detail so that bodies have weight".split()
+        [
+            "the",
+            "model",
+            "answers",
+            "a",
+            "question",
+            "about",
+            "lists",
+            "and",
+            "tuples",
+            "with",
+            "some",
+            "detail",
+            "so",
+            "that",
+            "bodies",
+            "have",
+            "weight",
+        ]
     )
     texts = [" ".join(rng.choice(words, 70)) for _ in range(500)]
     start = datetime(2026, 1, 5, tzinfo=UTC)

@@ -165,9 +165,7 @@ def _finding(
     ]
     since = datetime.fromtimestamp(value.since, UTC) if value.since is not None else None
     times = (
-        "only on this version"
-        if ratio is None and rates[0] > 0
-        else f"{ratio or 0:.1f} times as often as {evidence.prior}"
+        f"{ratio:.1f} times as often as {evidence.prior}" if ratio is not None else f"more often than {evidence.prior}"
     )
     between = (
         f" (between {low:.1f} and {high:.1f})" if ratio is not None and low is not None and high is not None else ""

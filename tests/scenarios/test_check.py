@@ -14,7 +14,13 @@ from benchmarks.check import make
 
 
 def check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lastgood", "check", *arguments], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "lastgood", "check", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.mark.usefixtures("java")
@@ -42,7 +48,13 @@ def test_an_inference_table_is_judged(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("java")
 def test_bad_rows_are_named_and_the_rest_is_judged(tmp_path: Path) -> None:
     rows = [
-        {"endpoint": "e", "model_version": "1", "requested_at": f"2026-01-05T00:{i % 60:02d}:00Z", "latency_ms": 20.0 + i, "request_id": f"r{i}"}
+        {
+            "endpoint": "e",
+            "model_version": "1",
+            "requested_at": f"2026-01-05T00:{i % 60:02d}:00Z",
+            "latency_ms": 20.0 + i,
+            "request_id": f"r{i}",
+        }
         for i in range(200)
     ]
     rows[3]["latency_ms"] = -5.0

@@ -11,7 +11,17 @@ import pytest
 
 def demo(folder: Path, *options: str) -> dict[str, Any]:
     outcome = folder / "outcome.json"
-    command = [sys.executable, "-m", "lastgood", "demo", "--out", str(folder / "demo"), "--json", str(outcome), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "lastgood",
+        "demo",
+        "--out",
+        str(folder / "demo"),
+        "--json",
+        str(outcome),
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found: dict[str, Any] = json.loads(outcome.read_text())
@@ -42,7 +52,11 @@ def test_a_healthy_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_unknown_fault_is_one_sentence() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lastgood", "demo", "--fault", "gremlins"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "lastgood", "demo", "--fault", "gremlins"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: --fault gremlins: expected one of")

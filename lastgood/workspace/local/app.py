@@ -95,7 +95,7 @@ class Service:
         routes += [
             Route(
                 "/.well-known/databricks-config",
-                lambda _: _error(404, "NOT_FOUND", "no such page"),
+                lambda _: JSONResponse({}),
             ),
             Route(api + "/{name}/metrics", self._guarded(self._metrics)),
             Route(
