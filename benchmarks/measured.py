@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import IO
 
 import psutil
 
@@ -21,10 +22,10 @@ class Cost:
     peak_rss_mb: float
 
 
-def run(command: Sequence[str]) -> Cost:
+def run(command: Sequence[str], stdout: IO[bytes] | None = None) -> Cost:
     """Run to the end. Errors: CalledProcessError when it fails."""
     started, before, peak = time.monotonic(), os.times(), 0.0
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=stdout)
     tree = psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):

@@ -276,7 +276,7 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
 
 def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
-    from py4j.protocol import Py4JJavaError
+    from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
     from pyspark.errors import PySparkException
 
     where = Path(table)
