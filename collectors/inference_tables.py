@@ -276,9 +276,6 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
 
 def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
-    from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-    from pyspark.errors import PySparkException
-
     where = Path(table)
     try:
         if (where / "_delta_log").is_dir():
@@ -294,7 +291,9 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
         else:
             raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
         columns = frame.columns
-    except (PySparkException, Py4JJavaError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # a broken file surfaces as a PySpark error or as a bare gateway error
         said = str(getattr(error, "java_exception", error)).splitlines()[0]
         raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {said:.200}") from error
     if columns in ([], ["_corrupt_record"]):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lastgood.judge.verdict import Verdict
 from lastgood.measures import series
+from lastgood.metrics import BY_NAME
 from lastgood.windows import Counts
 
 COLOURS = {
@@ -23,12 +24,7 @@ COLOURS = {
     "RollBack": "#c8293c",
 }
 PALETTE = ("#2f6db5", "#c8293c", "#6a4fa3", "#11806a", "#8a6d00", "#555555")
-PANELS = (
-    ("requests", "requests per window"),
-    ("p95", "p95 latency (ms)"),
-    ("errors", "error rate (%)"),
-    ("bad", "bad answers (%)"),
-)
+PANELS = ("requests", "p95_ms", "error_rate", "bad_answers")
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,10 @@ def timeline(
     """Traffic, p95, error rate and bad answers per version over time, with the verdicts as a band and events as lines (SVG)."""
     starts = sorted({one.start for one in counts})
     versions = list(names) or sorted({one.model_version for one in counts if one.model_version != "?"})
-    lines = {version: series(counts, version, starts) for version in versions}
-    shown = [(key, label) for key, label in PANELS if any(v is not None for line in lines.values() for v in line[key])]
+    lines = {(version, name): series(counts, version, starts, name) for version in versions for name in PANELS}
+    shown = [
+        name for name in PANELS if any(value is not None for version in versions for value in lines[version, name])
+    ]
     figure = Figure(figsize=(10, 1.9 * len(shown) + 0.7), layout="constrained")
     grid: Any = figure.subplots(
         len(shown) + 1,
@@ -71,18 +69,14 @@ def timeline(
         height_ratios=[2] * len(shown) + [0.35],
         squeeze=False,
     )[:, 0]
-    for axis, (key, label) in zip(grid, shown, strict=False):
+    for axis, name in zip(grid, shown, strict=False):
+        metric = BY_NAME[name]
+        scale, unit = (100, "%") if metric.unit == "share" else (1, "per window" if metric.unit == "1" else metric.unit)
         for colour, version in zip(PALETTE, versions, strict=False):
-            points = [float("nan") if value is None else value for value in lines[version][key]]
-            axis.plot(
-                starts,
-                points,
-                color=colour,
-                linewidth=1.6,
-                label=f"version {version}",
-                marker="." if len(starts) < 3 else "",
-            )
-        axis.set_ylabel(label, fontsize=8)
+            points = [float("nan") if value is None else value * scale for value in lines[version, name]]
+            marker = "." if len(starts) < 3 else ""
+            axis.plot(starts, points, color=colour, linewidth=1.6, label=f"version {version}", marker=marker)
+        axis.set_ylabel(f"{metric.label} ({unit})", fontsize=8)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=8)

@@ -29,10 +29,11 @@ from lastgood.jobs.windows import count, keyed
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
 from lastgood.judge.eprocess import rate_interval
 from lastgood.judge.judge import summary
+from lastgood.metrics import BY_NAME
 from lastgood.runs import Context
 from lastgood.spark import session
 from lastgood.telemetry import spark_ddl
-from lastgood.windows import Counts, merge, quantile
+from lastgood.windows import Counts, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -171,13 +172,11 @@ def _version(windows: Sequence[Counts]) -> dict[str, Any]:
     total = merge(windows)
     bad = rate_interval(float(total.rows), total.failed * total.rows / total.requests if total.requests else 0.0)
     starts = sorted({one.start for one in windows})
-    age = {f"p{q}": quantile(total.feature_age, q / 100) for q in (50, 95)} if total.feature_age else None
     return {
         **summary(windows),
         "error_rate_low": bad[1] if bad else None,
         "error_rate_high": bad[2] if bad else None,
         "error_codes": dict(total.errors),
-        "feature_age_ms": age,
         "first": starts[0],
         "last": starts[-1],
         "rows": total.rows,
@@ -217,23 +216,18 @@ HEADER = (
 
 
 def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
-    def number(name: str, form: str, of: Mapping[str, Any] = figures) -> str:
-        value = of.get(name)
-        return "-" if value is None else form.format(value)
+    def shown(name: str) -> str:
+        return BY_NAME[name].show(figures.get(name))
 
     codes = ", ".join(
         f"{code} {n:.0f}" for code, n in sorted(figures["error_codes"].items(), key=lambda kv: -kv[1])[:3]
     )
-    rate = (
-        f"{number('error_rate', '{:.2%}')} ({number('error_rate_low', '{:.2%}')}-{number('error_rate_high', '{:.2%}')})"
-    )
-    age = (figures.get("feature_age_ms") or {}).get("p95")
+    low, high = (f"{figures[name]:.2%}" for name in ("error_rate_low", "error_rate_high"))
+    rate = f"{figures['error_rate']:.2%} ({low}-{high}) {codes}".strip()
     seen = f"{figures['sampled_share']:.0%} sampled, {figures['with_output_share']:.0%} with output"
-    return [
-        version, number("requests", "{:,.0f}"), number("p50_ms", "{:.0f} ms"), number("p95_ms", "{:.0f} ms"), number("p99_ms", "{:.0f} ms"),
-        f"{rate} {codes}".strip(), f"{number('tokens_in', '{:.0f}')}/{number('tokens_out', '{:.0f}')}",
-        "-" if age is None else f"{age / 60_000:.0f} min", number("bad_answers", "{:.1%}"), seen,
-    ]  # fmt: skip
+    plain = (shown(name) for name in ("requests", "p50_ms", "p95_ms", "p99_ms"))
+    tokens = f"{shown('tokens_in')}/{shown('tokens_out')}"
+    return [version, *plain, rate, tokens, shown("feature_age_p95_ms"), shown("bad_answers"), seen]
 
 
 def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -26,14 +26,14 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lastgood import delta, measures, tables
+from lastgood import delta, measures, metrics, tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
 from lastgood.config import Mode, WorkspaceSettings
 from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError, LastgoodError, TransientError
 from lastgood.judge.judge import summary
 from lastgood.judge.verdict import State, Verdict
-from lastgood.spark import java_home
+from lastgood.spark import fetch_jars, java_home
 from lastgood.traffic import Traffic
 from lastgood.windows import Counts
 from lastgood.workspace.databricks import connect
@@ -51,6 +51,7 @@ FAULTS: dict[str, Fault | None] = {
 }
 """What is wrong with version 3 (stale features: with the feature store, so with every version)."""
 WINDOW_S, HEALTHY_S, WATCH_S = 5, 25.0, 60.0
+SHOWN = ("requests", "p50_ms", "p95_ms", "error_rate", "bad_answers", "tokens_out")
 STEPS = (
     "start",
     "healthy traffic",
@@ -212,6 +213,7 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Play the demo and write the report; the outcome is printed and returned."""
         java_home()
+        fetch_jars()
         self.out.mkdir(parents=True, exist_ok=False)
         with contextlib.ExitStack() as stack:
             self.live = stack.enter_context(Live(self._view("start"), console=self.console, refresh_per_second=4))
@@ -406,15 +408,7 @@ class Demo:
         head.add_task(step, total=len(STEPS), completed=STEPS.index(step))
         head.tasks[0].start_time = head.get_time() - (time.monotonic() - self.started)
         table = Table(expand=True)
-        for name in (
-            "version",
-            "requests",
-            "p50",
-            "p95",
-            "errors",
-            "bad answers",
-            "tokens out",
-        ):
+        for name in ("version", *(metrics.BY_NAME[one].label for one in SHOWN)):
             table.add_column(name, justify="left" if name == "version" else "right")
         recent = sorted({one.start for one in self._counts})[-12:]
         for version in sorted({one.model_version for one in self._counts if one.model_version != "?"}):
@@ -513,15 +507,7 @@ class Demo:
                     *_cells(summary([one for one in self._counts if one.model_version == version])),
                 ]
             )
-        header = (
-            "version",
-            "requests",
-            "p50",
-            "p95",
-            "errors",
-            "bad answers",
-            "tokens out",
-        )
+        header = ("version", *(metrics.BY_NAME[name].label for name in SHOWN))
         about = self._about(BAD)
         page = Report(
             f"Lastgood demo: {self.fault}",
@@ -538,11 +524,4 @@ class Demo:
 
 
 def _cells(figures: dict[str, float | None]) -> list[str]:
-    def show(name: str, form: str) -> str:
-        value = figures.get(name)
-        return "-" if value is None else form.format(value)
-
-    return [
-        show("requests", "{:.0f}"), show("p50_ms", "{:.0f} ms"), show("p95_ms", "{:.0f} ms"), show("error_rate", "{:.1%}"),
-        show("bad_answers", "{:.1%}"), show("tokens_out", "{:.0f}"),
-    ]  # fmt: skip
+    return [metrics.BY_NAME[name].show(figures.get(name)) for name in SHOWN]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lastgood import delta, tables
+from lastgood import delta, metrics, tables
 from lastgood.judge.judge import summary
 from lastgood.judge.verdict import Finding, State, Verdict
-from lastgood.windows import Counts, merge, quantile
+from lastgood.windows import Counts, merge
 
 MOVED_SHARE, MIN_REQUESTS = 0.02, 30
 
@@ -59,26 +59,14 @@ def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict
     )
 
 
-def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime]) -> dict[str, list[float | None]]:
-    """Per window: requests, p95 in ms, error rate (%), bad answers (%), of one version over all strata."""
+def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime], metric: str) -> list[float | None]:
+    """One metric of the catalogue per window, for one version over all strata; None where the version did not serve."""
     by_start: dict[datetime, list[Counts]] = {}
     for one in counts:
         if one.model_version == version:
             by_start.setdefault(one.start, []).append(one)
-    out: dict[str, list[float | None]] = {
-        "requests": [],
-        "p95": [],
-        "errors": [],
-        "bad": [],
-    }
-    for start in starts:
-        total = merge(by_start[start]) if start in by_start else None
-        answers = total.quality.get("answers", 0) if total else 0
-        out["requests"].append(total.requests if total else 0.0)
-        out["p95"].append(quantile(total.latency, 0.95) if total else None)
-        out["errors"].append(100 * total.failed / total.requests if total and total.requests else None)
-        out["bad"].append(100 * total.quality.get("bad", 0.0) / answers if total and answers else None)
-    return out
+    of = metrics.BY_NAME[metric].of
+    return [of(merge(by_start[start])) if start in by_start else None for start in starts]
 
 
 def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dict[str, Any] | None:
@@ -88,16 +76,16 @@ def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dic
         return None
     counts = windows(store, endpoint)
     starts = sorted({one.start for one in counts})[-points:]
-    new, prior = (series(counts, version, starts) for version in (said[-1].candidate, said[-1].prior or ""))
-    names = (
-        ("p95", "p95 latency", "ms"),
-        ("errors", "error rate", "%"),
-        ("bad", "bad answers", "%"),
-        ("requests", "requests", ""),
-    )
-    return {
-        "series": [{"name": label, "unit": unit, "new": new[key], "prior": prior[key]} for key, label, unit in names]
-    }
+    drawn = []
+    for name in ("p95_ms", "error_rate", "bad_answers", "requests"):
+        metric = metrics.BY_NAME[name]
+        unit, scale = ("%", 100.0) if metric.unit == "share" else (metric.unit, 1.0)
+        new, prior = (
+            [None if value is None else value * scale for value in series(counts, version, starts, name)]
+            for version in (said[-1].candidate, said[-1].prior or "")
+        )
+        drawn.append({"name": metric.label, "unit": "" if unit == "1" else unit, "new": new, "prior": prior})
+    return {"series": drawn}
 
 
 @dataclass(frozen=True)
@@ -145,6 +133,6 @@ class WindowTelemetry:
         now = summary(after).get(name)
         moved = share <= MOVED_SHARE
         recovered = None if now is None else now <= (was or 0.0) * factor + slack
-        shown = f"{now:.0f} ms" if name == "p95_ms" and now is not None else "unknown" if now is None else f"{now:.1%}"
-        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {name} is {shown}"
+        metric_shown = metrics.BY_NAME[name]
+        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {metric_shown.label} {metric_shown.show(now)}"
         return Recovered(moved, recovered, sentence, {"share": share, name: now, "before": was})

