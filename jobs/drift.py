@@ -4,11 +4,12 @@ Samples are the KEEP smallest hashes of the request id per side (bottom-k: merge
 50 million rows costs what one of 5,000 does.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.deployed import pairs
+from lastgood.jobs.deployed import Pair, pairs
 from lastgood.runs import Context, Run, append
 from lastgood.telemetry import spark_ddl
 
@@ -138,22 +139,17 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
     return pd.DataFrame(rows, columns=list(tables.DRIFT.columns))
 
 
-def measure(ctx: Context, requests: "DataFrame", now: datetime) -> "DataFrame":
-    """Rows of the drift table for the present versions of all endpoints."""
+def measure(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    """Rows of the drift table for the chosen versions of each endpoint."""
     from pyspark.sql import types
 
-    chosen = [
-        (endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC)) for endpoint, one in pairs(ctx).items()
-    ]
-    frame = ctx.spark.createDataFrame(chosen, "endpoint string, candidate string, prior string, since timestamp")
-    limit = ctx.settings.default.policy.drift_limit
+    rows = [(endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC)) for endpoint, one in chosen.items()]
+    frame = ctx.spark.createDataFrame(rows, "endpoint string, candidate string, prior string, since timestamp")
+    limits = {endpoint: ctx.settings.endpoint(endpoint).policy.drift_limit for endpoint in chosen}
     at = now.astimezone(UTC).replace(tzinfo=None)
     schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))
-    return (
-        samples(requests, frame)
-        .groupBy("endpoint", "version", "against")
-        .applyInPandas(lambda group: compare(group, limit, at), schema)
-    )
+    grouped = samples(requests, frame).groupBy("endpoint", "version", "against")
+    return grouped.applyInPandas(lambda group: compare(group, limits[group["endpoint"].iloc[0]], at), schema)
 
 
 def drift(ctx: Context) -> Run | None:
@@ -161,5 +157,5 @@ def drift(ctx: Context) -> Run | None:
     now = ctx.clock()
     requests = ctx.store.read(ctx.spark, tables.REQUESTS)
     version = ctx.store.version(ctx.spark, tables.REQUESTS)
-    append(ctx, measure(ctx, requests, now), tables.DRIFT)
+    append(ctx, measure(ctx, requests, pairs(ctx), now), tables.DRIFT)
     return Run("drift", tables.REQUESTS.name, version)

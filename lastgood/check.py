@@ -22,7 +22,7 @@ from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import fold, split
 from lastgood.jobs.deployed import Pair, Served, choose
-from lastgood.jobs.drift import compare, samples
+from lastgood.jobs.drift import measure
 from lastgood.jobs.judge import counts
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.windows import count, keyed
@@ -32,7 +32,6 @@ from lastgood.judge.judge import summary
 from lastgood.metrics import BY_NAME
 from lastgood.runs import Context
 from lastgood.spark import session
-from lastgood.telemetry import spark_ddl
 from lastgood.windows import Counts, merge
 
 if TYPE_CHECKING:
@@ -73,7 +72,9 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
             raise ConfigError(f"{table}: no usable request among its rows ({said})")
         chosen = _pairs(windows)
         bar.update(step, description="measuring drift")
-        drifted = _drift(ctx, requests, chosen)
+        drifted = (
+            [row.asDict() for row in measure(ctx, requests, chosen, datetime.now(UTC)).collect()] if chosen else []
+        )
         bar.update(step, description="judging")
         result = _result(table, kind, settings, windows, chosen, drifted, reasons)
     if html:
@@ -108,20 +109,6 @@ def _pairs(windows: Sequence[Counts]) -> dict[str, Pair]:
             Served(version, min(starts), max(starts), sum(one.rows for one in group))
         )
     return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
-
-
-def _drift(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair]) -> list[dict[str, Any]]:
-    from pyspark.sql import types
-
-    rows = [(name, one.candidate, one.prior, one.since) for name, one in chosen.items()]
-    if not rows:
-        return []
-    frame = ctx.spark.createDataFrame(rows, "endpoint string, candidate string, prior string, since timestamp")
-    limit, at = ctx.settings.default.policy.drift_limit, datetime.now(UTC).replace(tzinfo=None)
-    schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))
-    grouped = samples(requests, frame).groupBy("endpoint", "version", "against")
-    found = grouped.applyInPandas(lambda group: compare(group, limit, at), schema)
-    return [row.asDict() for row in found.collect()]
 
 
 def _result(

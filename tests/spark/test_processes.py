@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from conftest import needs
 
-from lastgood import delta, tables, telemetry
+from lastgood import delta, measures, tables, telemetry
+from lastgood.judge.verdict import State
 from lastgood.spark import has_java
 from lastgood.tables import Store
 
@@ -102,6 +103,8 @@ def test_jobs_killed_after_each_commit_and_run_again_end_the_same(uninterrupted:
 def test_spark_connect_gives_the_same_as_local(uninterrupted: Store, store: Store) -> None:
     fill(store)
     finish(start("connect", store, "conform", "windows", "quality", "drift", "judge"))
-    for table in (*SAME, tables.VERDICTS, tables.DRIFT):
+    for table in (*SAME, tables.DRIFT):
         assert content(store, table) == content(uninterrupted, table), table.name
         assert content(store, table), table.name
+    assert measures.verdicts(store) == measures.verdicts(uninterrupted)
+    assert [one.state for one in measures.verdicts(store)] == [State.ROLL_BACK]

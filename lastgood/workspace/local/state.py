@@ -179,7 +179,7 @@ class State:
             raise ApiError(
                 400,
                 "INVALID_PARAMETER_VALUE",
-                f"routes name entities that are not served: {unknown or names}",
+                f"routes name entities that are not served: {unknown}" if unknown else f"entity names repeat: {names}",
             )
         if not all(isinstance(s, int) and 0 <= s <= 100 for s in shares) or sum(shares) != 100:
             raise ApiError(
