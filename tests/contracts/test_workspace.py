@@ -106,7 +106,7 @@ BAD = {
     "a route to nothing": ([V1], {ONE: 50, "ghost": 50}, "not served"),
     "eleven entities": ([entity(MODELS[CHAT], str(i)) for i in range(11)], {f"support_chat-{i}": 10 for i in range(10)}, "1 to 10"),
     "no entity": ([], {}, "1 to 10"),
-    "the same name twice": ([V1, V1], {ONE: 100}, "not served"),
+    "the same name twice": ([V1, V1], {ONE: 100}, "names repeat"),
 }  # fmt: skip
 
 
