@@ -24,19 +24,19 @@ class Cost:
 
 def run(command: Sequence[str], stdout: IO[bytes] | None = None) -> Cost:
     """Run to the end. Errors: CalledProcessError when it fails."""
-    started, before, peak = time.monotonic(), os.times(), 0.0
+    started, peak = time.monotonic(), 0.0
+    cpu: dict[int, float] = {}
     process = subprocess.Popen(command, stdout=stdout)
     tree = psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
-            sizes = [one.memory_info().rss for one in (tree, *tree.children(recursive=True))]
-            peak = max(peak, sum(sizes) / 2**20)
+            members = (tree, *tree.children(recursive=True))
+            peak = max(peak, sum(one.memory_info().rss for one in members) / 2**20)
+            cpu |= {one.pid: sum(one.cpu_times()[:2]) for one in members}
         time.sleep(0.2)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Cost(round(time.monotonic() - started, 1), round(cpu, 1), round(peak))
+    return Cost(round(time.monotonic() - started, 1), round(sum(cpu.values()), 1), round(peak))
 
 
 def machine() -> str:
