@@ -53,7 +53,7 @@ def quantile(histogram: Histogram, q: float) -> float | None:
     return middle(max(histogram))
 
 
-def above(histogram: Histogram, index: int) -> float:
+def above(histogram: Histogram, index: float) -> float:
     """Weight in buckets above `index`."""
     return math.fsum(weight for one, weight in histogram.items() if one > index)
 

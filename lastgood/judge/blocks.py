@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from lastgood.judge.eprocess import Block
-from lastgood.windows import GROWTH, Counts, add, merge, quantile
+from lastgood.windows import GROWTH, Counts, above, add, merge, quantile
 
 QUANTILES, SPARSE_QUANTILES = (0.90, 0.95, 0.99), (0.75, 0.90, 0.95)
 SPARSE, POOL = 60.0, 400.0
@@ -75,10 +75,6 @@ def shift_buckets(tolerance: float) -> int:
     return math.ceil(math.log1p(tolerance) / math.log(GROWTH))
 
 
-def _above(histogram: dict[int, float], threshold: float) -> float:
-    return math.fsum(weight for index, weight in histogram.items() if index > threshold)
-
-
 def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
     """quantile -> blocks: slower than the pooled, label-blind quantile, the new version's latencies shifted down by tolerance.
 
@@ -101,7 +97,7 @@ def latency(pairs: Pairs, tolerance: float) -> dict[float, list[Block]]:
             n1, n0 = math.fsum(new.values()), math.fsum(old.values())
             for q in quantiles:
                 threshold = _threshold(pooled, q)
-                blocks[q].append(Block(time, n1, n0, _above(new, threshold), _above(old, threshold)))
+                blocks[q].append(Block(time, n1, n0, above(new, threshold), above(old, threshold)))
     return blocks
 
 
