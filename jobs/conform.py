@@ -12,46 +12,32 @@ NONE = "~"
 """Provenance of a field that no source gave."""
 
 
-def why_rejected() -> "Column":
-    """The first reason why a candidate cannot be a record; null when it can."""
+def rejections() -> dict[str, "Column"]:
+    """Reason -> whether a candidate cannot be a record for it; the first that holds is the reason given."""
     from pyspark.sql import functions as f
 
-    at, received = (
-        f.col("requested_at"),
-        f.coalesce("received_at", f.current_timestamp()),
-    )
+    at, received = f.col("requested_at"), f.coalesce("received_at", f.current_timestamp())
     ahead = f.unix_micros(at) - f.unix_micros(received)
-    checks = (
-        (f.col("reject_reason").isNotNull(), f.col("reject_reason")),
-        (f.coalesce(f.trim("endpoint"), f.lit("")) == "", f.lit("no endpoint")),
-        (f.coalesce(f.trim("request_id"), f.lit("")) == "", f.lit("no request id")),
-        (at.isNull(), f.lit("no request time")),
-        (
-            ahead > telemetry.MAX_AHEAD_S * 1_000_000,
-            f.lit("request time is in the future"),
-        ),
-        (
-            ahead < -telemetry.MAX_BEHIND_S * 1_000_000,
-            f.lit("request time is too long ago"),
-        ),
-        (
-            f.isnan("latency_ms") | (f.col("latency_ms") < 0),
-            f.lit("latency is negative or not a number"),
-        ),
-        (
-            f.col("latency_ms") > telemetry.MAX_LATENCY_MS,
-            f.lit("latency is above one day"),
-        ),
-        (
-            (f.col("tokens_in") < 0) | (f.col("tokens_out") < 0),
-            f.lit("token count is negative"),
-        ),
-        (~f.coalesce(f.col("source").isin(list(telemetry.SOURCES)), f.lit(False)), f.lit("unknown source")),
-    )
-    reason = f.lit(None).cast("string")
-    for failed, why in reversed(checks):
-        reason = f.when(failed, why).otherwise(reason)
-    return reason
+    latency = f.col("latency_ms")
+    return {
+        "no endpoint": f.coalesce(f.trim("endpoint"), f.lit("")) == "",
+        "no request id": f.coalesce(f.trim("request_id"), f.lit("")) == "",
+        "no request time": at.isNull(),
+        "request time is in the future": ahead > telemetry.MAX_AHEAD_S * 1_000_000,
+        "request time is too long ago": ahead < -telemetry.MAX_BEHIND_S * 1_000_000,
+        "latency is negative or not a number": f.isnan(latency) | (latency < 0),
+        "latency is above one day": latency > telemetry.MAX_LATENCY_MS,
+        "token count is negative": (f.col("tokens_in") < 0) | (f.col("tokens_out") < 0),
+        "unknown source": ~f.coalesce(f.col("source").isin(list(telemetry.SOURCES)), f.lit(False)),
+    }
+
+
+def why_rejected() -> "Column":
+    """The first reason why a candidate cannot be a record, its collector's own first; null when it can."""
+    from pyspark.sql import functions as f
+
+    ours = (f.when(failed, why) for why, failed in rejections().items())
+    return f.coalesce("reject_reason", *ours)
 
 
 def _rank(field: telemetry.Field) -> "Column":
@@ -66,6 +52,15 @@ def _order(name: str, kind: str) -> "Column":
     from pyspark.sql import functions as f
 
     return f.to_json(name) if kind.startswith("map") else f.col(name)
+
+
+def once(good: "DataFrame") -> "DataFrame":
+    """Candidates -> rows of `requests`, one for one: what `fold` makes of a request that only one candidate saw."""
+    from pyspark.sql import functions as f
+
+    ranks = [f.when(f.col(one.name).isNull(), NONE).otherwise(_rank(one)) for one in telemetry.VALUES]
+    stamps = {"sources": f.array("source"), "provenance": f.concat(*ranks)}
+    return good.select(*(stamps.get(name, f.col(name)).alias(name) for name in tables.REQUESTS.columns))
 
 
 def fold(good: "DataFrame") -> "DataFrame":

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 KEEP, MIN_ROWS = 2_000, 50
+ROOM = 450
+"""Ten standard deviations of how many of KEEP expected hashes fall below a bound: the bound never cuts into the KEEP."""
 NUMERIC = {
     "tokens_in": "input",
     "input_chars": "input",
@@ -73,15 +75,14 @@ def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
         "features",
         f.explode(f.filter(roles, lambda one: one.isNotNull())).alias("role"),
     ).select("*", "role.version", "role.against", "role.side")
+    group = ("endpoint", "version", "against", "side")
+    slim = slim.where(f.col("version").isNotNull())
+    sizes = slim.groupBy(*group).agg(f.count("*").alias("n"))
+    within = (f.col("hash") / 2.0**64 + 0.5) * f.col("n") <= KEEP + ROOM
+    few = slim.join(f.broadcast(sizes), list(group)).where(within)
     values = f.struct("hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features"))
-    kept = (
-        slim.where(f.col("version").isNotNull())
-        .groupBy("endpoint", "version", "against", "side")
-        .agg(f.slice(f.array_sort(f.collect_list(values)), 1, KEEP).alias("kept"))
-    )
-    return kept.select("endpoint", "version", "against", "side", f.explode("kept").alias("k")).select(
-        "endpoint", "version", "against", "side", "k.*"
-    )
+    kept = few.groupBy(*group).agg(f.slice(f.array_sort(f.collect_list(values)), 1, KEEP).alias("kept"))
+    return kept.select(*group, f.explode("kept").alias("k")).select(*group, "k.*")
 
 
 def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:

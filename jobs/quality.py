@@ -4,6 +4,8 @@ A successful answer is bad when it is empty, a refusal, repetitive, cut by lengt
 prompt. No flag is proof; the judge compares shares of the new version with the prior version's on the same strata.
 """
 
+from functools import reduce
+from operator import add, or_
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,40 +16,48 @@ REFUSAL = (
     r"|\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
 )
 TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
-MAX_TEXT = 20_000
+TEMPLATE_HINTS = ("<|", "INST]", "{{", "<unk>")
+"""Every match of TEMPLATE holds one of these: looking for them first is many times cheaper than the pattern."""
+REFUSAL_CHARS, REPETITION_CHARS = 400, 4_000
+"""How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
 
 
 def flags() -> dict[str, "Column"]:
     """Flag -> whether a successful answer has it (boolean columns over `output`, `input`, `finish_reason`)."""
     from pyspark.sql import functions as f
 
-    output = f.substring(f.coalesce("output", f.lit("")), 1, MAX_TEXT)
-    words = f.split(f.lower(f.trim(output)), r"\s+")
+    output = f.trim("output")
+    words = f.split(f.lower(f.substring(output, 1, REPETITION_CHARS)), r"\s+")
     distinct = f.size(f.array_distinct(words)) / f.size(words)
     asked = f.trim(f.coalesce("input", f.lit("")))
+    hinted = reduce(or_, (f.contains("output", f.lit(one)) for one in TEMPLATE_HINTS))
     return {
-        "empty": f.trim(output) == "",
-        "refusal": output.rlike(REFUSAL),
+        "empty": output == "",
+        "refusal": f.substring(output, 1, REFUSAL_CHARS).rlike(REFUSAL),
         "repetitive": (f.size(words) >= 12) & (distinct < 0.35),
         "truncated": f.coalesce(f.lower("finish_reason") == "length", f.lit(False)),
-        "template": output.rlike(TEMPLATE),
-        "echo": (f.length(asked) >= 20) & f.startswith(f.trim(output), asked),
+        "template": hinted & f.col("output").rlike(TEMPLATE),
+        "echo": (f.length(asked) >= 20) & f.startswith(output, asked),
     }
 
 
 def quality_flags(requests: "DataFrame") -> "DataFrame":
-    """Keyed requests -> rows of the `quality` table. Only successful requests whose bodies were captured count."""
+    """Keyed requests -> rows of the `quality` table. Only successful requests whose bodies were captured count.
+
+    An answer's flags are one bit each, so that no flag is worked out twice and few rows are left to be summed by flag.
+    """
     from pyspark.sql import functions as f
 
     key = ["endpoint", "model_version", "stratum", "window_start"]
     marks = flags()
-    captured = f.col("error_code").isNull() & f.col("output").isNotNull()
-    bad = f.lit(False)
-    for mark in marks.values():
-        bad = bad | mark
-    weight = f.col("weight")
-    sums = {"answers": f.sum(weight), "bad": f.sum(f.when(bad, weight).otherwise(0.0))}
-    sums |= {name: f.sum(f.when(mark, weight).otherwise(0.0)) for name, mark in marks.items()}
-    counted = requests.where(captured).groupBy(*key).agg(*(total.alias(f"q_{name}") for name, total in sums.items()))
-    pairs = [part for name in sums for part in (f.lit(name), f.col(f"q_{name}"))]
-    return counted.select(*key, f.create_map(*pairs).alias("quality"))
+    bits = reduce(add, (f.when(mark, 1 << i).otherwise(0) for i, mark in enumerate(marks.values())))
+    captured = requests.where(f.col("error_code").isNull() & f.col("output").isNotNull())
+    cells = captured.select(*key, "weight", bits.alias("bits")).groupBy(*key, "bits").agg(f.sum("weight").alias("n"))
+
+    def total(which: "Column") -> "Column":
+        return f.sum(f.when(which, f.col("n")).otherwise(0.0))
+
+    sums = {"answers": f.sum("n"), "bad": total(f.col("bits") > 0)}
+    sums |= {name: total(f.col("bits").bitwiseAND(1 << i) > 0) for i, name in enumerate(marks)}
+    pairs = [part for name, value in sums.items() for part in (f.lit(name), value)]
+    return cells.groupBy(*key).agg(f.create_map(*pairs).alias("quality"))

@@ -20,7 +20,7 @@ from lastgood.collectors.inference_tables import candidates, detect, read_any
 from lastgood.config import Settings
 from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
-from lastgood.jobs.conform import fold, split
+from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
 from lastgood.jobs.deployed import Pair, Served, choose
 from lastgood.jobs.drift import measure
 from lastgood.jobs.judge import counts
@@ -59,12 +59,9 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         bar.update(step, description=f"reading {table}")
         frame = read_any(spark, table)
         kind = detect(frame.columns)
-        good, rejected = split(candidates(frame, endpoint or Path(table.rstrip("/")).stem))
-        requests = _unique(good, frame.columns)
-        bar.update(step, description="conforming and counting")
-        requests.write.format("delta").save(f"{scratch}/requests")
-        requests = spark.read.format("delta").load(f"{scratch}/requests")
-        reasons = {row["why"]: row["count"] for row in rejected.groupBy("why").count().collect()}
+        bar.update(step, description="conforming")
+        requests, reasons = _conform(ctx, candidates(frame, endpoint or Path(table.rstrip("/")).stem))
+        bar.update(step, description="counting")
         made = keyed(requests, settings.window_s)
         windows = counts(count(made), quality_flags(made))
         if not windows:
@@ -82,20 +79,32 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
     return _plain(result)
 
 
-def _unique(good: "DataFrame", columns: Sequence[str]) -> "DataFrame":
-    """One row per request. Rows without a request id of their own cannot be doubled, so they need no folding."""
-    if detect(list(columns)) == "canonical" and "request_id" not in columns:
-        from pyspark.sql import functions as f
+def _conform(ctx: Context, found: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
+    """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
 
-        extra = {"sources": f.array("source"), "provenance": f.lit("")}
-        return good.select(
-            *(
-                extra.get(name, f.col(name)).alias(name)
-                for name in tables.REQUESTS.columns
-                if name in (*good.columns, *extra)
-            )
-        )
-    return fold(good)
+    Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
+    """
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as f
+
+    seen, why, known = Observation("rejected"), f.col("why"), list(rejections())
+    others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
+    judged = found.withColumn("why", why_rejected())
+    good, _ = split(judged.observe(seen, *(f.count_if(why == one).alias(one) for one in known), others))
+    rows, key = _kept(ctx, once(good), "candidates"), ["endpoint", "request_id"]
+    doubled = _kept(ctx, rows.groupBy(*key).count().where("count > 1").select(*key), "doubled")
+    reasons = {name: number for name, number in seen.get.items() if number}
+    if doubled.isEmpty():
+        return rows, reasons
+    twice = rows.join(doubled, key, "left_semi").withColumn("source", f.col("sources")[0])
+    return rows.join(doubled, key, "left_anti").unionByName(fold(twice)), reasons
+
+
+def _kept(ctx: Context, frame: "DataFrame", name: str) -> "DataFrame":
+    """The frame, worked out once."""
+    where = f"{ctx.store.location}/{name}"
+    frame.write.format("delta").save(where)
+    return ctx.spark.read.format("delta").load(where)
 
 
 def _pairs(windows: Sequence[Counts]) -> dict[str, Pair]:
