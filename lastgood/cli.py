@@ -94,9 +94,9 @@ def demo(
     ] = None,
 ) -> None:
     """Serve a bad model version on this machine and watch it being noticed and rolled back."""
-    from lastgood.demo import Demo
+    from lastgood.demo import Demo, Options
 
-    outcome = Demo(fault, mode, seed, keep, trace, out).run()
+    outcome = Demo(Options(fault, mode, seed, keep, trace, out)).run()
     if json_file:
         json_file.write_text(json.dumps(outcome, indent=2, default=str) + "\n")
 

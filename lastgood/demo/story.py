@@ -1,0 +1,317 @@
+"""The story of the demo: start every part, serve a bad version, see it noticed and rolled back, tell how it ended."""
+
+import contextlib
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from rich.console import Console
+from rich.live import Live
+
+from lastgood import delta, tables
+from lastgood.alerts.notify.fake_pagerduty import serve_fake
+from lastgood.config import Mode, WorkspaceSettings
+from lastgood.demo.processes import Process, free_port, resident_mb
+from lastgood.demo.watch import Watch
+from lastgood.errors import ConfigError, LastgoodError, TransientError
+from lastgood.spark import fetch_jars, java_home
+from lastgood.traffic import Traffic
+from lastgood.workspace.databricks import connect
+from lastgood.workspace.local.models import CHAT
+from lastgood.workspace.local.state import MODELS, Fault, entity
+
+PRIOR, BAD = "2", "3"
+FAULTS: dict[str, Fault | None] = {
+    "errors": Fault(error_share=0.2),
+    "latency": Fault(latency_factor=2.0),
+    "quality": Fault(worse_answers=0.4),
+    "stale-features": Fault(stale_features=True),
+    "drift": None,
+    "none": None,
+}
+"""What is wrong with version 3 (stale features: with the feature store, so with every version)."""
+GUILTY = ("errors", "latency", "quality")
+"""The faults that are version 3's own: only these may be rolled back."""
+WINDOW_S, HEALTHY_S, WATCH_S = 5, 25.0, 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. Errors: ConfigError for an unknown fault."""
+
+    fault: str = "errors"
+    mode: Mode = Mode.AUTO
+    seed: int = 7
+    keep: bool = False
+    trace: Path | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.fault not in FAULTS:
+            raise ConfigError(f"--fault {self.fault}: expected one of {', '.join(FAULTS)}")
+
+    @property
+    def guilty(self) -> bool:
+        return self.fault in GUILTY
+
+
+class Demo:
+    """One demo. `run` gives the outcome (the fields of `--json`)."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.out = (options.out or Path(f"lastgood-demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")).absolute()
+        self.console = Console(stderr=False)
+        self.store = tables.Store(str(self.out / "tables"))
+        self.watch = Watch(self.store)
+        self.token, self.person = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+        self.peak_mb = 0.0
+        self.outcome: dict[str, Any] = {"fault": options.fault, "mode": str(options.mode), "seed": options.seed}
+        self.traffic: Traffic | None = None
+
+    # parts
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LASTGOOD_", "DATABRICKS_"))}
+        return kept | {
+            "LASTGOOD_LOCAL_TOKEN": self.token,
+            "LASTGOOD_PERSON_TOKEN": self.person,
+            "LASTGOOD_LINK_KEY": secrets.token_urlsafe(32),
+            "LASTGOOD_PAGERDUTY_KEY": "R0DEMO",
+            "DO_NOT_TRACK": "1",
+            "MALLOC_ARENA_MAX": "2",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _settings(self, url: str, pagerduty: str) -> str:
+        port, source = free_port(), self.out / "workspace"
+        endpoint = {
+            "mode": str(self.options.mode),
+            "payload_table": str(source / "local_payload"),
+            "entities_table": str(source / "served_entities"),
+            "policy": {"verify_timeout_s": 120},
+        }
+        document = {
+            "storage": str(self.out / "tables"),
+            "state_url": f"sqlite:///{self.out}/state.db",
+            "window_s": WINDOW_S,
+            "workspace": {"host": url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
+            "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 1.5},
+            "web": {"port": port, "base_url": f"http://127.0.0.1:{port}"},
+            "pagerduty": {"url": pagerduty},
+            "spark": {"driver_memory": "900m"},
+            "endpoints": {CHAT: endpoint},
+        }
+        path = self.out / "lastgood.yaml"
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+        return str(path)
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        """Workspace, jobs, service and traffic, each listening on loopback."""
+        environment = self._environment()
+
+        def part(name: str, *arguments: str) -> Process:
+            process = Process([*arguments], self.out / f"{name}.log", environment)
+            stack.callback(process.end)
+            return process
+
+        seed = str(self.options.seed)
+        self.pager = stack.enter_context(serve_fake())
+        local = "lastgood.workspace.local"
+        self.space = part("workspace", "-m", local, "--payload", str(self.out / "workspace"), "--seed", seed)
+        self.url = str(self.space.ready(60)["url"])
+        config = self._settings(self.url, self.pager.url)
+        self.jobs = part("jobs", "-m", "lastgood", "job", "all", "--forever", "--config", config)
+        self.service = part("service", "-m", "lastgood", "serve", "--config", config, "--poll-s", "1")
+        os.environ["LASTGOOD_LOCAL_TOKEN"] = self.token
+        self.workspace = connect(WorkspaceSettings(host=self.url, token_env="LASTGOOD_LOCAL_TOKEN"))
+        headers = {"authorization": f"Bearer {self.token}"}
+        self.api = stack.enter_context(httpx.Client(base_url=self.url, headers=headers, timeout=30))
+        addresses = self.service.ready(60)
+        self.web = str(addresses["url"])
+        self.traffic = Traffic(
+            self.url, self.token, int(addresses["grpc"]), self.options.seed, trace=self.options.trace
+        )
+
+    # the story
+
+    def run(self) -> dict[str, Any]:
+        """Play the demo and write the report; the outcome is printed and returned."""
+        java_home()
+        fetch_jars()
+        self.out.mkdir(parents=True, exist_ok=False)
+        with contextlib.ExitStack() as stack:
+            self.live = stack.enter_context(Live(console=self.console, refresh_per_second=4))
+            self._show("start")
+            self._start(stack)
+            self._play()
+            if self.options.keep:
+                self._keep()
+            return self._finish()
+
+    def _play(self) -> None:
+        assert self.traffic
+        self.traffic.start()
+        self.watch.say(f"version {PRIOR} serves all traffic")
+        healthy = time.monotonic() + HEALTHY_S
+        self._until("healthy traffic", lambda: time.monotonic() > healthy, HEALTHY_S + 5)
+        self._roll_out()
+        if self.options.guilty and self.options.mode is not Mode.OBSERVE:
+            self._until("watch", lambda: self._rollback() is not None, 200)
+        else:
+            end = time.monotonic() + WATCH_S
+            self._until("watch", lambda: self._seen_enough(end) or self._rollback() is not None, WATCH_S + 60)
+        if self._rollback() is not None and self.options.mode is not Mode.OBSERVE:
+            self._roll_back()
+
+    def _seen_enough(self, end: float) -> bool:
+        return time.monotonic() > end and len(self.watch.about(BAD)) >= 3
+
+    def _roll_out(self) -> None:
+        fault = FAULTS[self.options.fault]
+        where = "*" if self.options.fault == "stale-features" else BAD
+        if fault is not None:
+            self.api.put(f"/local/faults/{CHAT}/{where}", json=asdict(fault)).raise_for_status()
+        now = self.workspace.endpoint(CHAT)
+        served = [dict(one.settings) for one in now.entities] + [entity(MODELS[CHAT], BAD)]
+        half = {f"support_chat-{PRIOR}": 50, f"support_chat-{BAD}": 50}
+        self.workspace.update_config(CHAT, served, {one.name: 0 for one in now.entities} | half, {})
+        self._until("roll out version 3", lambda: self.workspace.endpoint(CHAT).share(BAD) == 50, 30)
+        if self.traffic:
+            self.traffic.drifted = self.options.fault == "drift"
+        fault_said = "" if self.options.fault == "none" else f" (fault: {self.options.fault})"
+        self.watch.say(f"version {BAD} takes half of the traffic{fault_said}")
+
+    def _roll_back(self) -> None:
+        verdict = self.watch.about(BAD)[-1]
+        self.watch.say(f"verdict {verdict.state}: {verdict.reason}")
+        if self.options.mode is Mode.APPROVE:
+            self._approve()
+        if not self._until("roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 60):
+            return
+        self.outcome["rolled_back_at"] = datetime.now(UTC)
+        self.watch.say(f"rolled back: version {PRIOR} serves all traffic again")
+        self._until("verify", lambda: (self._rollback() or {}).get("state") in ("Done", "Failed"), 120)
+        ended = self._rollback() or {}
+        if ended.get("state") == "Done":
+            self.outcome["verified_at"] = datetime.fromisoformat(ended["ended_at"])
+            self.watch.say(f"verified: {ended['reason']}")
+        else:
+            self.watch.say(f"not verified: {ended.get('state')} {ended.get('reason')}")
+
+    def _rollback(self) -> dict[str, Any] | None:
+        incidents = httpx.get(f"{self.web}/api/incidents", timeout=10).json()
+        mine = (one["rollback"] for one in incidents if one["endpoint"] == CHAT and one["rollback"])
+        return next(mine, None)
+
+    def _link(self) -> str | None:
+        """The signed link, as PagerDuty was told it."""
+        links = (one["href"] for event in self.pager.events() for one in event.get("links") or ())
+        return next((href for href in links if "/r/" in href), None)
+
+    def _approve(self) -> None:
+        """Play the person that PagerDuty woke: open the link, read, confirm."""
+        self._until("roll back", lambda: self._link() is not None, 30)
+        if (link := self._link()) is None:
+            raise TransientError("PagerDuty was not told a link")
+        self.watch.say(f"PagerDuty has the signed link; a person opens it and confirms: {link[:60]}...")
+        with httpx.Client(timeout=10) as browser:
+            page = browser.get(link)
+            form = next((one for one in page.text.split("<form") if 'value="approve"' in one), "")
+            nonce = re.search(r'name="form" value="([^"]+)"', form)
+            if page.status_code != 200 or nonce is None:
+                raise TransientError(f"the evidence page answered {page.status_code} without a form")
+            data = {"form": nonce[1], "action": "approve", "person_token": self.person}
+            answer = browser.post(link, data=data, headers={"origin": self.web})
+            if answer.status_code != 303:
+                raise TransientError(f"the approval was answered with {answer.status_code}")
+
+    # watching
+
+    def _show(self, step: str) -> None:
+        title = f"fault {self.options.fault}, mode {self.options.mode}"
+        sent = f"{self.traffic.sent} requests sent, {self.traffic.failed} failed" if self.traffic else "starting"
+        self.live.update(self.watch.view(step, title, BAD, sent))
+
+    def _until(self, step: str, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Show and wait until `done()` or the time is up."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            for one in (self.space, self.jobs, self.service):
+                one.alive()
+            while not self.jobs.lines.empty():
+                line = self.jobs.lines.get()
+                self.watch.stages[line.get("job", "spark")] = f"{line.get('seconds', '')} s"
+            self.watch.refresh()
+            self.peak_mb = max(self.peak_mb, resident_mb())
+            self._show(step)
+            with contextlib.suppress(LastgoodError, httpx.HTTPError):
+                if done():
+                    return True
+            time.sleep(1.0)
+        return False
+
+    def _keep(self) -> None:
+        self._show("report")
+        self.live.stop()
+        self.console.print(f"service {self.web}  workspace {self.url}  person token {self.person}")
+        self.console.print("running until Ctrl-C")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+    # the end
+
+    def _finish(self) -> dict[str, Any]:
+        assert self.traffic
+        self._show("report")
+        self.traffic.stop()
+        logged = self.api.put("/local/flush").json()
+        self.jobs.end()
+        self.watch.refresh()
+        rows = delta.read(self.store.path(tables.REQUESTS), ["request_id", "sources"], [("endpoint", "=", CHAT)])
+        sources = rows.column("sources").to_pylist()
+        decided, shares = self.watch.deciding(BAD), self.workspace.endpoint(CHAT)
+        guilty = self.options.guilty
+        self.outcome |= {
+            "rolled_back": "rolled_back_at" in self.outcome,
+            "bad_version": BAD if guilty else None,
+            "serving_version": max((PRIOR, BAD), key=shares.share),
+            "first_bad_request_at": self.traffic.first_seen.get(f"support_chat-{BAD}") if guilty else None,
+            "verdict_at": decided.judged_at,
+            "rolled_back_at": self.outcome.get("rolled_back_at"),
+            "verified_at": self.outcome.get("verified_at"),
+            "verdict": str(decided.state),
+            "reason": decided.reason,
+            "requests": self.traffic.sent,
+            "spans": sum("otlp" in one for one in sources),
+            "inference_rows": sum("ai_gateway" in one for one in sources),
+            "inference_rows_logged": logged["rows"],
+            "requests_lost": self.traffic.sent - len(sources),
+            "pages": len({one.get("dedup_key") for one in self.pager.events()}),
+            "peak_rss_mb": round(self.peak_mb),
+        }
+        report = self.out / "report.html"
+        title = f"Lastgood demo: {self.options.fault}"
+        report.write_text(self.watch.page(title, self._headline(), BAD, self.outcome))
+        self.outcome |= {"report": str(report), "wall_s": round(time.monotonic() - self.watch.started, 1)}
+        self.live.stop()
+        self.console.print(f"{self._headline()}\nreport: {report}", soft_wrap=True)
+        return self.outcome
+
+    def _headline(self) -> str:
+        o = self.outcome
+        if not o["rolled_back"]:
+            return f"Nothing was rolled back: {o['verdict']}, {o['reason']}."
+        took = (o["rolled_back_at"] - o["first_bad_request_at"]).total_seconds() if o["first_bad_request_at"] else 0.0
+        return f"Version {BAD} was rolled back {took:.0f} s after its first request: {o['reason']}."
