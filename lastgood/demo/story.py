@@ -92,6 +92,7 @@ class Demo:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:MaxMetaspaceSize=350m",
         }
 
     def _settings(self, url: str, pagerduty: str) -> str:
