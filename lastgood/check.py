@@ -27,7 +27,7 @@ from lastgood.jobs.judge import counts
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.windows import count, keyed
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
-from lastgood.judge.eprocess import rate_interval
+from lastgood.judge.intervals import rate_interval
 from lastgood.judge.judge import summary
 from lastgood.metrics import BY_NAME
 from lastgood.runs import Context

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -41,6 +41,9 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+WEIGHTS = {"errors": 0.35, "latency": 0.20, "pace": 0.15, "ttft": 0.05, "length": 0.05, "quality": 0.15, "scores": 0.05}
+
+
 class Policy(_Model):
     """When the judge speaks. E-value thresholds: 100 means at most 1 healthy version in 100 is ever rolled back."""
 
@@ -50,6 +53,16 @@ class Policy(_Model):
     error_tolerance: float = Field(1.25, ge=1, description="ratio of error rates a healthy version may have")
     latency_tolerance: float = Field(0.10, ge=0, description="slower by this share is still healthy")
     quality_tolerance: float = Field(1.25, ge=1, description="ratio of bad-answer rates a healthy version may have")
+    length_tolerance: float = Field(0.25, ge=0, description="answers longer or shorter by this share are still healthy")
+    score_tolerance: float = Field(
+        0.05, ge=0, lt=1, description="evaluation scores (0-1) lower by this are still healthy"
+    )
+    weights: dict[str, float] = Field(
+        WEIGHTS, description="share of the false-rollback budget per metric; at most 1 in sum"
+    )
+    tempering: float = Field(
+        1.0, gt=0, le=1, description="evidence is raised to this power; see `lastgood judge calibrate`"
+    )
     min_windows: int = Field(3, ge=1)
     min_bad: int = Field(5, ge=1)
     min_requesters: int = Field(
@@ -68,6 +81,13 @@ class Policy(_Model):
     ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
     verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
     proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
+
+    @field_validator("weights")
+    @classmethod
+    def _budget(cls, weights: dict[str, float]) -> dict[str, float]:
+        if set(weights) - set(WEIGHTS) or min(weights.values(), default=0) < 0 or sum(weights.values()) > 1 + 1e-9:
+            raise ValueError(f"expected shares of 0 or more that sum to at most 1, of {', '.join(WEIGHTS)}")
+        return weights
 
 
 class EndpointSettings(_Model):

@@ -7,7 +7,7 @@ Source of the method: Masson, Rim, Lee, "DDSketch", VLDB 2019.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +17,10 @@ ZERO = -(2**31)
 SIZE_EDGES = (64, 256, 1024, 4096)
 KEPT_REQUESTERS = 8
 """How many distinct requesters with a failure are remembered per window (the smallest hashes: mergeable)."""
+CAP_REQUESTERS = 512
+"""How many requesters a window describes (the smallest hashes: mergeable, and the same requesters in every window)."""
+START_TOKENS = 16
+"""Pace is latency_ms / (tokens_out + START_TOKENS): what a request costs before its first token is worth about so many tokens."""
 
 Histogram = Mapping[int, float]
 
@@ -63,7 +67,10 @@ class Counts:
     """Counts of one (endpoint, model_version, stratum, window). Sums are weights (1 / sampling fraction); `rows` is not.
 
     errors: error code -> requests. latency, ttft, feature_age: milliseconds. quality: flag -> answers
-    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
+    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad). length: tokens_out; pace: see START_TOKENS.
+    requesters: hash of a requester -> (requests, failed ones, bucket of its longest latency, of its longest pace (ZERO: unknown),
+    then number and sum of the buckets of its latencies, and of its paces).
+    scores: name of an evaluation or label -> (number, sum, sum of squares) of values in 0-1, 1 = best.
     """
 
     endpoint: str
@@ -80,6 +87,10 @@ class Counts:
     tokens_out: float = 0.0
     error_requesters: tuple[str, ...] = ()
     quality: Mapping[str, float] = field(default_factory=dict)
+    length: Histogram = field(default_factory=dict)
+    pace: Histogram = field(default_factory=dict)
+    requesters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def failed(self) -> float:
@@ -92,6 +103,25 @@ def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for one in maps:
         for key, weight in one.items():
             total[key] = total.get(key, 0.0) + weight
+    return total
+
+
+def _requesters(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
+    total: dict[str, tuple[int, ...]] = {}
+    for one in maps:
+        for who, facts in one.items():
+            was = total.get(who, (0, 0, ZERO, ZERO, 0, 0, 0, 0))
+            total[who] = tuple(
+                (max if i in (2, 3) else int.__add__)(a, b) for i, (a, b) in enumerate(zip(was, facts, strict=True))
+            )
+    return dict(sorted(total.items())[:CAP_REQUESTERS])
+
+
+def _scores(maps: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, ...]]:
+    total: dict[str, tuple[float, ...]] = {}
+    for one in maps:
+        for name, sums in one.items():
+            total[name] = tuple(a + b for a, b in zip(total.get(name, (0.0, 0.0, 0.0)), sums, strict=True))
     return total
 
 
@@ -119,6 +149,10 @@ def merge(
         tokens_out=math.fsum(one.tokens_out for one in group),
         error_requesters=tuple(sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]),
         quality=_sum(one.quality for one in group),
+        length=add(*(one.length for one in group)),
+        pace=add(*(one.pace for one in group)),
+        requesters=_requesters(one.requesters for one in group),
+        scores=_scores(one.scores for one in group),
     )
 
 

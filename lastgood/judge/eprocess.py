@@ -1,155 +1,159 @@
-"""Anytime-valid two-version tests on blocks of counts (pure).
+"""Counts of good and bad in two versions -> anytime-valid evidence (pure, vectorised over any leading shape).
 
-A block is (window x stratum): n1, n0 requests and x1, x0 bad ones of the new and the prior version. Given X = x1 + x0,
-whatever hit both versions alike cancels. An e-process M_t satisfies P(sup_t M_t >= 1/alpha) <= alpha under the null
-(Ville's inequality), so it may be looked at after every block for ever. Derivation and sources: docs/explanation/judge.md.
+An e-process M satisfies P(sup_t M_t >= 1/alpha) <= alpha under its null (Ville), so it may be looked at after every block
+for ever. Derivations, sources and how each formula was checked: docs/explanation/judge-derivations.md.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, logsumexp
-from scipy.stats import beta
+from scipy.special import gammaln
 
 Floats = npt.NDArray[np.float64]
 
 WORSE = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
+WORSE_WEIGHTS = np.array([0.10, 0.20, 0.25, 0.25, 0.10, 0.10])
 BETTER = np.array([0.8, 0.6, 0.4, 0.2])
 BURN = np.array([1.5, 2.0, 3.0, 6.0, 14.4])
+LAMBDAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+RISE = np.array([1.5, 2.0, 3.0, 5.0])
+RESTART_SCALE = 10.0
+"""Minutes: half of the restarts' capital is spent within the first 90 (see `spent`)."""
+MAX_LOG = 690.0
 
 
-@dataclass(frozen=True)
-class Block:
-    """Counts of one window and stratum; `time` orders blocks (any unit)."""
+def log_e(pi: Floats, x1: Floats, x: Floats, r0: float, omega: Floats = WORSE) -> Floats:
+    """log e [..., omega] against P(bad | new) <= r0 P(bad | prior), r0 >= 1; x1 of the x bad ones are new, pi = share of new.
 
-    time: float
-    n1: float
-    n0: float
-    x1: float
-    x0: float
-
-
-def log_e(block: Block, r0: float, omega: Floats = WORSE) -> Floats:
-    """log e per omega against H0: P(bad | new) <= r0 * P(bad | prior).
-
-    log e = x1 ln(w) - X ln(1 - p0 + p0 w), p0 = pi r0 / (1 - pi + pi r0), pi = n1 / (n1 + n0): the hypergeometric
-    is dominated by the binomial in convex order (Hoeffding 1963).
+    log e = x1 ln w - x ln(1 - p0 + p0 w), p0 = pi r0 / (1 - pi + pi r0): given x, x1 is hypergeometric, which the binomial
+    dominates in convex order (Hoeffding 1963); sums of events with independent labels are binomial outright.
     """
-    if block.n1 <= 0 or block.n0 <= 0:
-        return np.zeros_like(omega)
-    pi = block.n1 / (block.n1 + block.n0)
     p0 = pi * r0 / (1 - pi + pi * r0)
-    return np.asarray(block.x1 * np.log(omega) - (block.x1 + block.x0) * np.log1p(p0 * (omega - 1)))
+    return np.asarray(x1[..., None] * np.log(omega) - x[..., None] * np.log1p(p0[..., None] * (omega - 1)))
 
 
-def _log_z(block: Block, theta: float) -> float:
-    """log of the normaliser of Fisher's noncentral hypergeometric, sum_x C(n1,x) C(n0,X-x) theta^x."""
-    n1, n0, total = (round(v) for v in (block.n1, block.n0, block.x1 + block.x0))
-    x = np.arange(max(0, total - n0), min(n1, total) + 1)
-    if x.size == 0:
-        return 0.0
-    terms = (
-        -gammaln(x + 1)
-        - gammaln(n1 - x + 1)
-        - gammaln(total - x + 1)
-        - gammaln(n0 - total + x + 1)
-        + x * math.log(theta)
-    )
-    return float(logsumexp(terms))
+def log_e_better(n1: Floats, n0: Floats, x1: Floats, x: Floats, r0: float, omega: Floats = BETTER) -> Floats:
+    """log e [blocks, omega] against odds ratio >= r0 (implied by a ratio of rates >= r0 >= 1); flat blocks.
 
-
-def log_e_better(block: Block, r0: float, omega: Floats = BETTER) -> Floats:
-    """log e per omega < 1 against H0: odds ratio >= r0 (which a ratio of rates >= r0 >= 1 implies).
-
-    e = w^x1 / E[w^x1] with E under the exact noncentral hypergeometric: Z(r0 w) / Z(r0).
+    e = w^x1 / E[w^x1] = w^x1 Z(r0) / Z(r0 w), Z the normaliser of Fisher's noncentral hypergeometric: the binomial
+    bound fails in this direction, so the expectation is exact.
     """
-    if block.n1 <= 0 or block.n0 <= 0 or block.x1 + block.x0 <= 0:
-        return np.zeros_like(omega)
-    base = _log_z(block, r0)
-    return np.asarray([block.x1 * math.log(w) - (_log_z(block, r0 * w) - base) for w in omega])
+    a, b, k, hits = (np.rint(v).astype(np.int64) for v in (n1, n0, x, x1))
+    first, last = np.maximum(0, k - b), np.minimum(a, k)
+    use = np.flatnonzero((a > 0) & (b > 0) & (k > 0) & (last >= first))
+    out = np.zeros((len(a), len(omega)))
+    if not len(use):
+        return out
+    size = (last - first + 1)[use]
+    starts = np.concatenate([[0], np.cumsum(size)[:-1]])
+    row = np.repeat(use, size)
+    values = first[row] + np.arange(len(row)) - np.repeat(starts, size)
+    base = -(gammaln(values + 1) + gammaln(a[row] - values + 1))
+    base -= gammaln(k[row] - values + 1) + gammaln(b[row] - k[row] + values + 1)
+
+    def log_z(theta: float) -> Floats:
+        terms = base + values * math.log(theta)
+        top = np.maximum.reduceat(terms, starts)
+        return np.asarray(top + np.log(np.add.reduceat(np.exp(terms - np.repeat(top, size)), starts)))
+
+    whole = log_z(r0)
+    for i, w in enumerate(omega):
+        out[use, i] = hits[use] * math.log(w) - (log_z(r0 * float(w)) - whole)
+    return out
+
+
+def log_e_above(n: Floats, x: Floats, rate: float, burn: Floats = BURN) -> Floats:
+    """log e [..., burn] against P(bad) <= rate: x ln(p/s) + (n - x) ln((1-p)/(1-s)) with p = min(burn s, .99)."""
+    p = np.minimum(burn * rate, 0.99)
+    return np.asarray(x[..., None] * np.log(p / rate) + (n - x)[..., None] * np.log((1 - p) / (1 - rate)))
+
+
+def log_e_mean(new: Floats, prior: Floats, guess: Floats, tolerance: float, lambdas: Floats = LAMBDAS) -> Floats:
+    """log e [..., lambda] against mean(new) >= mean(prior) - tolerance, values in [0, 1]: a betting e-process.
+
+    new, prior: [..., (n, sum, sum of squares)]; guess: any number in [0, 1] known before the block. Each value is a bet,
+    1 + a (guess - tolerance - y) on the new side and 1 + b (y - guess) on the prior's, with a n1 = b n0, so a wrong guess
+    cancels: (1 + a d)^n1 (1 - b d)^n0 <= exp(a n1 d - b n0 d) = 1. Products of bets are bounded below from the sums alone by
+    ln(1 + l z) >= l z + (ln(1 - l) + l) z^2, z >= -1 (Fan, Grama, Liu 2015), which keeps windows mergeable.
+    """
+    n1, n0 = new[..., 0, None], prior[..., 0, None]
+    whole = np.maximum(n1 + n0, 1.0)
+    total = np.zeros(np.broadcast_shapes(n1.shape, lambdas.shape))
+    guess = np.clip(guess, tolerance, 1.0)[..., None]
+    for side, other, sign, at in ((new, n0, -1.0, guess - tolerance), (prior, n1, 1.0, guess)):
+        n, s, q = (side[..., i, None] for i in range(3))
+        stake = lambdas * other / whole
+        z, z2 = sign * (s - n * at), q - 2 * at * s + n * at * at
+        total = total + stake * z + (np.log1p(-stake) + stake) * z2
+    return np.where((n1 > 0) & (n0 > 0), total, 0.0)
+
+
+def spent(minutes: Floats) -> Floats:
+    """Share of the restarts' capital that has been put to work after so many minutes: 1 - ln 10 / ln(10 + m). Never all of it."""
+    return np.asarray(1 - math.log(RESTART_SCALE) / np.log(RESTART_SCALE + minutes))
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Outcome of an e-process: its value now, and the time since when the blocks speak against the null."""
+class State:
+    """E-processes side by side, [..., omega]: log_l = sum of log e; log_a = log sum over restarts s of v_s exp(-log_l before s);
+    low = lowest log_l so far and low_at = its time in minutes (the estimated onset). All that must be kept between looks."""
 
-    e: float
-    since: float | None
+    minutes: float
+    log_l: Floats
+    log_a: Floats
+    low: Floats
+    low_at: Floats
 
 
-def run(times: Sequence[float], logs: Sequence[Floats], horizon: int) -> Evidence:
-    """Fold per-block log e-values (in time order): mean over omega of 0.5 exp(L) + 0.5 R.
+def start(*shape: int) -> State:
+    """Nothing seen yet, for e-processes of that shape (the last axis are the omegas)."""
+    zero = np.zeros(shape)
+    return State(0.0, zero, np.full(shape, -np.inf), zero, zero)
 
-    R restarts for a late onset: R_t = (R_{t-1} + 1/H) e_t over H blocks (spread evenly), so E[R] <= 1 up to H blocks.
+
+def advance(state: State, logs: Floats, minutes: Floats, weights: Floats) -> tuple[State, Floats, Floats]:
+    """Fold log e [T, ..., omega] of blocks that end `minutes` [T] after the start: (state, M [T, ...], onset minute [T, ...]).
+
+    M = mean over omega of (exp(L) + R) / 2, R_t = (R_{t-1} + v_t) e_t plus the capital not yet spent: restarts for a late onset
+    with weights v that sum to at most 1 over for ever. Folding block by block gives the same bits as folding all at once.
     """
-    if not logs:
-        return Evidence(1.0, None)
-    order = np.argsort(np.asarray(times), kind="stable")
-    stacked = np.stack([logs[i] for i in order])
-    stamps = [times[i] for i in order]
-    horizon = max(horizon, len(stacked))
-    total = np.zeros(stacked.shape[1])
-    restart = np.full(stacked.shape[1], -np.inf)
-    for row in stacked:
-        total = total + row
-        restart = np.logaddexp(restart, -math.log(horizon)) + row
-    unspent = math.log(max(1e-300, 1 - len(stacked) / horizon))
-    late = np.logaddexp(restart, unspent)
-    value = float(np.exp(np.minimum(logsumexp(np.stack([total, late]), axis=0) - math.log(2), 690)).mean())
-    best = int(np.argmax(np.maximum(total, late)))
-    tail = np.cumsum(stacked[::-1, best])[::-1]
-    return Evidence(value, stamps[int(np.argmax(tail))] if tail.max() > 0 else None)
+    if not len(logs):
+        return state, np.zeros((0, *logs.shape[1:-1])), np.zeros((0, *logs.shape[1:-1]))
+    edge = np.concatenate([[state.minutes], minutes])
+    level = np.add.accumulate(np.concatenate([state.log_l[None], logs]))
+    with np.errstate(divide="ignore"):
+        fresh = np.log(np.diff(spent(edge))).reshape(-1, *[1] * (logs.ndim - 1))
+    seeds = np.logaddexp.accumulate(np.concatenate([state.log_a[None], fresh - level[:-1]]))
+    low = np.minimum.accumulate(np.concatenate([state.low[None], level[:-1]]))
+    when = np.where(level[:-1] <= low[:-1], edge[:-1].reshape(fresh.shape), -1.0)
+    low_at = np.maximum.accumulate(np.concatenate([state.low_at[None], when]))
+    late = np.logaddexp(level[1:] + seeds[1:], np.log(1 - spent(minutes)).reshape(fresh.shape))
+    value = np.exp(np.minimum(np.logaddexp(level[1:], late) - math.log(2), MAX_LOG)) @ weights
+    best = np.argmax(level[1:] - low[1:], axis=-1)[..., None]
+    onset = np.take_along_axis(low_at[1:], best, -1)[..., 0]
+    return State(float(edge[-1]), level[-1], seeds[-1], low[-1], low_at[-1]), value, onset
 
 
-def worse(blocks: Sequence[Block], r0: float, horizon: int) -> Evidence:
-    """Evidence that the new version's bad rate is above r0 times the prior's."""
-    return run([b.time for b in blocks], [log_e(b, r0) for b in blocks], horizon)
+def alarm(x: Floats, expected: Floats, dispersion: float = 1.0, rise: Floats = RISE) -> Floats:
+    """The detector without a prior version [T]: mean over r of S_t = (S_{t-1} + 1) exp((x ln r - m (r - 1)) / dispersion).
+
+    S_t - t is a supermartingale while the rate is at most the expected m, so stopping at S >= A takes at least A blocks on
+    average (e-detectors; Shin, Ramdas, Rinaldo 2023). x, expected: [T] bad requests seen and expected at most.
+    """
+    logs = (x[:, None] * np.log(rise) - expected[:, None] * (rise - 1)) / dispersion
+    s, out = np.full(len(rise), -np.inf), np.empty(len(x))
+    for t, row in enumerate(logs):
+        s = np.minimum(np.logaddexp(s, 0.0) + row, MAX_LOG)
+        out[t] = np.exp(s).mean()
+    return out
 
 
-def not_worse(blocks: Sequence[Block], r0: float) -> float:
-    """Evidence that the new version's bad rate is below r0 times the prior's (safe to promote)."""
-    total = np.sum([log_e_better(b, r0) for b in blocks], axis=0) if blocks else np.zeros_like(BETTER)
-    return float(np.exp(np.minimum(total, 690)).mean())
-
-
-def above_slo(n: float, x: float, slo: float) -> float:
-    """Evidence that a bad rate is above `slo`: mean over burn rates b of (p/s)^x ((1-p)/(1-s))^(n-x), p = min(b s, .99)."""
-    p = np.minimum(BURN * slo, 0.99)
-    logs = x * np.log(p / slo) + (n - x) * np.log((1 - p) / (1 - slo))
-    return float(np.exp(np.minimum(logs, 690)).mean())
-
-
-def below_slo(n: float, x: float, slo: float) -> float:
-    """Evidence that a bad rate is below `slo` (same likelihood ratio, p = slo/2, slo/4, slo/10)."""
-    p = slo / np.array([2.0, 4.0, 10.0])
-    logs = x * np.log(p / slo) + (n - x) * np.log((1 - p) / (1 - slo))
-    return float(np.exp(np.minimum(logs, 690)).mean())
-
-
-def ratio_interval(blocks: Sequence[Block], level: float = 0.95) -> tuple[float | None, float | None, float | None]:
-    """(ratio, low, high) of new over prior bad rate, for display: conditional binomial (Clopper-Pearson) on the sums."""
-    n1, n0, x1, x0 = (math.fsum(getattr(b, name) for b in blocks) for name in ("n1", "n0", "x1", "x0"))
-    if n1 <= 0 or n0 <= 0 or x1 + x0 <= 0:
-        return None, None, None
-    tail, scale = (1 - level) / 2, n0 / n1
-    low = float(beta.ppf(tail, x1, x0 + 1)) if x1 > 0 else 0.0
-    high = float(beta.ppf(1 - tail, x1 + 1, x0)) if x0 > 0 else 1.0
-    ratio = (x1 / x0) * scale if x0 > 0 else None
-    return (
-        ratio,
-        low / (1 - low) * scale,
-        (high / (1 - high) * scale if high < 1 else None),
-    )
-
-
-def rate_interval(n: float, x: float, level: float = 0.95) -> tuple[float, float, float] | None:
-    """(rate, low, high) Clopper-Pearson; None without requests."""
-    if n <= 0:
-        return None
-    tail = (1 - level) / 2
-    low = float(beta.ppf(tail, x, n - x + 1)) if x > 0 else 0.0
-    high = float(beta.ppf(1 - tail, x + 1, n - x)) if x < n else 1.0
-    return x / n, low, high
+def log_e_split(new: Floats, prior: Floats, planned: float, concentration: float = 100.0) -> Floats:
+    """log e [...] against "a request reaches the new version with probability `planned`" from running totals: a Dirichlet mixture
+    around the plan (Lindon, Malek 2022)."""
+    a, b = concentration * planned, concentration * (1 - planned)
+    mixture = gammaln(a + new) - gammaln(a) + gammaln(b + prior) - gammaln(b)
+    mixture += gammaln(a + b) - gammaln(a + b + new + prior)
+    return np.asarray(mixture - new * math.log(planned) - prior * math.log1p(-planned))

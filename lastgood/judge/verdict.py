@@ -42,7 +42,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`judge(...)` of one endpoint at one moment. `prior` is None when no prior version is known."""
+    """`judge(...)` of one endpoint at one moment. `prior` is None when no prior version is known. `outlook`: what would change
+    it. figures["trail"]: every number the evidence rests on."""
 
     endpoint: str
     candidate: str
@@ -55,6 +56,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     vetoes: tuple[str, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+    outlook: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; datetimes stay datetimes."""

@@ -83,7 +83,7 @@ def test_missing_evidence_is_inconclusive(case: str) -> None:
     assert said in found.reason
 
 
-RARE = [window("2", i, failed=4 if i == 29 else 0, bad=0) for i in range(30)] + [
+RARE = [window("2", i, failed=12 if i == 2 else 0, bad=0) for i in range(30)] + [
     window("1", i, n=9000, failed=0, bad=0) for i in range(30)
 ]
 VETOED: dict[str, tuple[Evidence, History, str]] = {
@@ -92,7 +92,7 @@ VETOED: dict[str, tuple[Evidence, History, str]] = {
     "a rollback ten minutes ago": (evidence(new=BROKEN), History(last_rollback=START + timedelta(minutes=20)), "cooling down"),
     "the prior breaks the objective too": (evidence(new={"failed": 55}, old={"failed": 12}), NOBODY, "look upstream"),
     "too few windows": (evidence(2, new={"failed": 40}), NOBODY, "fewer than 3 windows"),
-    "too few failures": (Evidence("chat", "2", "1", RARE, 60), NOBODY, "only 4 failed requests"),
+    "too few failures": (Evidence("chat", "2", "1", RARE, 60), NOBODY, "only 12 failed requests"),
     "one requester": (
         replace(evidence(), windows=[replace(one, error_requesters=("a1",)) for one in evidence(new=BROKEN).windows]),
         NOBODY, "only 1 requesters",
@@ -110,7 +110,8 @@ VETOED: dict[str, tuple[Evidence, History, str]] = {
 @pytest.mark.parametrize("case", VETOED)
 def test_a_veto_holds_a_rollback_and_says_so(case: str) -> None:
     given_evidence, history, said = VETOED[case]
-    found = say(given_evidence, history, minutes=2 if "few windows" in case else 30)
+    policy = Policy(min_bad=20) if "few failures" in case else POLICY
+    found = say(given_evidence, history, policy, minutes=2 if "few windows" in case else 30)
     assert any(said in one for one in found.vetoes), found.vetoes
     assert found.state is State.PAGE
     assert found.e_value >= POLICY.rollback_e

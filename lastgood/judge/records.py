@@ -1,0 +1,133 @@
+"""Request records as arrays -> Columns of two versions (pure): what the windows job counts, without the detour by tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lastgood.judge.columns import (
+    FAMILIES,
+    LOWEST,
+    Columns,
+    Entries,
+    Ints,
+    Requesters,
+    family,
+    groups,
+    no_requesters,
+    tally,
+)
+from lastgood.judge.eprocess import Floats
+from lastgood.windows import GROWTH, SIZE_EDGES, START_TOKENS, ZERO
+
+SIZES = (*(str(edge) for edge in SIZE_EDGES), "more", "?")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Requests of the two versions, any order. at: epoch seconds; arm: 1 new, 0 prior; code: index into `codes`, -1 for success;
+    who: index of the requester, -1 unknown; the rest NaN where unknown. scope: index into `scopes`."""
+
+    at: Floats
+    arm: Ints
+    code: Ints
+    codes: Sequence[str]
+    who: Ints
+    latency_ms: Floats
+    tokens_in: Floats
+    tokens_out: Floats
+    ttft_ms: Floats
+    feature_age_ms: Floats
+    scope: Ints
+    scopes: Sequence[str]
+    values: Mapping[str, Floats] = field(default_factory=dict)
+
+    def take(self, at: npt.NDArray[np.bool_] | Ints) -> "Records":
+        """Only those rows."""
+        rows = {name: value[at] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return Records(**{**vars(self), **rows})
+
+    def labelled(self, arm: Ints) -> "Records":
+        """The same requests as if versions had been drawn otherwise."""
+        return Records(**{**vars(self), "arm": arm})
+
+
+def buckets(values: Floats) -> Ints:
+    """windows.bucket of each value; ZERO where unknown or not above 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.floor(np.log(values) / np.log(GROWTH))
+    return np.where(np.isfinite(found), found, ZERO).astype(np.int64)
+
+
+def pace(records: Records) -> Floats:
+    """Milliseconds per token, see windows.START_TOKENS; NaN where tokens are unknown."""
+    return np.asarray(records.latency_ms / (records.tokens_out + START_TOKENS))
+
+
+def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Columns:
+    """Counts by window of `width` seconds. Errors: none; no records give no windows."""
+    records = records.take(np.argsort(records.at, kind="stable"))
+    sizes = np.where(
+        np.isnan(records.tokens_in), len(SIZE_EDGES) + 1, np.searchsorted(SIZE_EDGES, records.tokens_in, "right")
+    )
+    starts, t = np.unique(np.floor(records.at / width), return_inverse=True)
+    found, group = np.unique(records.scope * len(SIZES) + sizes, return_inverse=True)
+    names = [f"{records.scopes[i // len(SIZES)]}/{SIZES[i % len(SIZES)]}" for i in found]
+    order = np.argsort(np.array(names)) if names else np.zeros(0, np.int64)
+    g = np.argsort(order)[group] if names else group
+    strata = tuple(names[i] for i in order) or ("?/?",)
+    shape = (len(starts), len(strata), 2)
+    cell = (t * shape[1] + g) * 2 + records.arm
+
+    def count(weights: npt.ArrayLike) -> Floats:
+        return tally(cell, weights, int(np.prod(shape))).reshape(shape)
+
+    bad = records.code >= 0
+    kinds = (
+        np.array([family(one) for one in records.codes] or [0])[records.code] if len(records.codes) else records.code
+    )
+    families = np.stack([count(bad & (kinds == k)) for k in range(len(FAMILIES))], -1)
+    age = records.feature_age_ms
+    stale = np.stack([count(~np.isnan(age)).sum(1), count(age > stale_ms).sum(1)], -1)[:, None]
+    values = {
+        "latency": records.latency_ms, "pace": pace(records), "ttft": records.ttft_ms, "length": records.tokens_out,
+    }  # fmt: skip
+    histograms = {name: _entries(t, g, records.arm, one) for name, one in values.items() if not np.isnan(one).all()}
+    scope, sized = groups(strata)
+    nothing = np.zeros(shape)
+    return Columns(
+        starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), count(bad), families,
+        nothing, nothing, stale, histograms, _requesters(records, t, g, bad),
+        {name: _sums(t, records.arm, one, len(starts)) for name, one in sorted(records.values.items())},
+    )  # fmt: skip
+
+
+def _entries(t: Ints, g: Ints, arm: Ints, values: Floats) -> Entries:
+    known = ~np.isnan(values)
+    at = np.clip(buckets(values[known]), LOWEST, 10**4)
+    return Entries(t[known], g[known], arm[known], at, np.ones(int(known.sum())))
+
+
+def _requesters(records: Records, t: Ints, g: Ints, bad: npt.NDArray[np.bool_]) -> Requesters:
+    known = records.who >= 0
+    t, g, arm, who = t[known], g[known], records.arm[known], records.who[known]
+    order = np.lexsort((arm, g, who, t))
+    rows = np.stack([t[order], g[order], arm[order], who[order]])
+    if not rows.shape[1]:
+        return no_requesters()
+    starts = np.flatnonzero(np.concatenate([[True], (rows[:, 1:] != rows[:, :-1]).any(0)]))
+    marks = [buckets(one[known][order]) for one in (records.latency_ms, pace(records))]
+    there = [(one != ZERO).astype(np.int64) for one in marks]
+    adds = [np.ones(rows.shape[1], np.int64), bad[known][order].astype(np.int64)]
+    adds += [part for one, has in zip(marks, there, strict=True) for part in (has, one * has)]
+    sums = [np.add.reduceat(one, starts) for one in adds]
+    worst = [np.maximum.reduceat(one, starts) for one in marks]
+    return Requesters(*rows[:, starts], *sums[:2], *worst, *sums[2:])
+
+
+def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:
+    known = ~np.isnan(values)
+    cell, v = t[known] * 2 + arm[known], np.clip(values[known], 0.0, 1.0)
+    parts = [tally(cell, one, 2 * length).reshape(length, 1, 2) for one in (np.ones(len(v)), v, v * v)]
+    return np.stack(parts, -1)

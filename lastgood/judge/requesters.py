@@ -1,0 +1,191 @@
+"""Who was served -> evidence that holds when a requester always meets the same version (pure).
+
+Where routing is sticky a requester's requests share one label, so requests are not independent evidence. The unit is then a
+requester's *first* bad event: its label was drawn once, by the split, whatever the requester does afterwards (retry storms).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lastgood.config import Policy
+from lastgood.judge import eprocess
+from lastgood.judge.columns import Columns, Ints, Requesters, tally
+from lastgood.judge.eprocess import Floats
+from lastgood.judge.streams import SPLIT_POOL, Blocks, Stream, pooled, quantile_shares, shift_buckets
+from lastgood.windows import ZERO
+
+EPOCH_S = 1800.0
+WHOLE = 0.6
+"""Share of a stream's budget on the whole time; the rest is spread over epochs of two EPOCH_S, one begun each EPOCH_S, in
+which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
+QUANTILE_PART, LEVEL_PART, RISES = 0.4, 0.2, {0.9: 0.2, 0.98: 0.2}
+"""How a latency budget is split: slow requests, slow requesters, requesters that got slower than they were."""
+SCORED, FEW, LAST = 8, 20, 200
+"""Requests per score of a requester; scores before one can count; scores that one is compared with."""
+DECIDED, MIXED = 20.0, 0.8
+"""Routing counts as request by request after as many expected changes of version as this, at this share of them seen."""
+
+
+def mixing(cols: Columns, pi: Floats) -> tuple[Floats, Floats]:
+    """(changes of version seen, expected) so far [T, S], between a requester's successive entries; expected under routing of every
+    request on its own with share pi [T, S] of new."""
+    found = cols.requesters
+    keep = found.n > 0
+    t, arm, who, series = found.t[keep], found.arm[keep], found.who[keep], cols.series[found.g[keep]]
+    order = np.lexsort((arm, t, who, series))
+    t, arm, who, series = t[order], arm[order], who[order], series[order]
+    again = (who[1:] == who[:-1]) & (series[1:] == series[:-1])
+    cell = t[1:] * cols.many + series[1:]
+    share = pi[t[1:], series[1:]]
+    size = len(cols.times) * cols.many
+    seen = tally(cell, again & (arm[1:] != arm[:-1]), size).reshape(-1, cols.many)
+    hoped = tally(cell, again * 2 * share * (1 - share), size).reshape(-1, cols.many)
+    return np.cumsum(seen, 0), np.cumsum(hoped, 0)
+
+
+def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Blocks:
+    """Requesters at risk (n) and first bad events (x) per window, group and version: a requester counts up to its first bad one.
+
+    Of several bad entries in that window one counts, chosen without regard to the version.
+    """
+    if not len(found.t):
+        return Blocks(np.zeros((*shape, 2)), np.zeros((*shape, 2, 1)))
+    tie = found.arm ^ (found.who & 1)
+    order = np.lexsort((tie, found.g, ~bad, found.t, found.who))
+    t, g, arm, who, hit = (v[order] for v in (found.t, found.g, found.arm, found.who, bad))
+    first = np.full(int(who.max()) + 1, np.iinfo(np.int64).max)
+    places = np.flatnonzero(hit)
+    np.minimum.at(first, who[places], places)
+    here = np.arange(len(t))
+    at_risk = here <= first[who]
+    cell = (t * shape[1] + g) * 2 + arm
+    size = shape[0] * shape[1] * 2
+    n = tally(cell, at_risk, size).reshape(*shape, 2)
+    x = tally(cell, at_risk & (here == first[who]), size).reshape(*shape, 2, 1)
+    return Blocks(n, x)
+
+
+def scores(found: Requesters, metric: str, shift: int) -> tuple[Requesters, Floats, Floats]:
+    """One entry per requester and SCORED requests of its: (entries, level, rise). Level: their mean bucket; rise: against all its
+    earlier ones, a change and not a habit (NaN before twice SCORED). The new version's are lowered by `shift`."""
+    known, total = (found.timed, found.latency_sum) if metric == "latency" else (found.paced, found.pace_sum)
+    order = np.lexsort((found.t, found.who))
+    who, known, total = found.who[order], known[order], total[order]
+    first = np.searchsorted(who, who)
+    n, s = np.cumsum(known), np.cumsum(total)
+    n, s = n - (n[first] - known[first]), s - (s[first] - total[first])
+    full = np.flatnonzero(n // SCORED > (n - known) // SCORED)
+    same = np.concatenate([[False], who[full][1:] == who[full][:-1]]) if len(full) else np.zeros(0, bool)
+    n, s = n[full].astype(float), s[full].astype(float)
+    was_n, was_s = (np.where(same, np.concatenate([[0.0], v])[: len(v)], 0.0) for v in (n, s))
+    level = (s - was_s) / (n - was_n) - shift * found.arm[order][full]
+    rise = np.where(was_n >= 2 * SCORED, level - was_s / np.maximum(was_n, 1), np.nan)
+    place = np.lexsort((who[full], found.t[order][full]))
+    kept = found.take(order[full][place])
+    return replace(kept, g=np.zeros_like(kept.g)), level[place], rise[place]
+
+
+def above(score: Floats, q: float) -> npt.NDArray[np.bool_]:
+    """Whether each score is above the q-quantile of the ones before it (the last LAST, at least FEW)."""
+    out = np.zeros(len(score), bool)
+    for i in range(FEW, min(LAST, len(score))):
+        out[i] = score[i] > np.quantile(score[:i], q)
+    if len(score) > LAST:
+        ranked = np.sort(np.lib.stride_tricks.sliding_window_view(score, LAST)[:-1], -1)
+        out[LAST:] = score[LAST:] > ranked[:, math.ceil(q * LAST) - 1]
+    return out
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One stream by requester: entries by window, and which of them are bad."""
+
+    name: str
+    metric: str
+    share: float
+    r0: float
+    found: Requesters
+    bad: npt.NDArray[np.bool_]
+
+
+def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
+    found = cols.requesters
+    usable = {name: policy.weights.get(name, 0.0) for name in ("errors", "latency", "pace")}
+    usable = {name: weight / (sum(usable.values()) or 1.0) for name, weight in usable.items()}
+    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0)]
+    shift = shift_buckets(policy.latency_tolerance)
+    for metric, worst in (("latency", found.slow), ("pace", found.pace)):
+        weight, limits = usable[metric], blocks[metric].thresholds
+        if limits is None:
+            continue
+        for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART).items()):
+            bad = (worst != ZERO) & (worst - shift * found.arm > limits[found.t, found.g, k])
+            made.append(_Test(name, metric, share, 1.0, found, bad))
+        scored, level, rise = scores(found, metric, shift)
+        once = np.unique(scored.who, return_index=True)[1]
+        once.sort()
+        made.append(
+            _Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, scored.take(once), above(level[once], 0.5))
+        )
+        risen = np.flatnonzero(~np.isnan(rise))
+        for q, part in RISES.items():
+            bad = above(rise[risen], q)
+            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, scored.take(risen), bad))
+    return made
+
+
+def _run(one: _Test, cols: Columns, eta: float, a: int, z: int) -> Stream:
+    """The test over windows a..z, every requester counting from window a on."""
+    i, j = np.searchsorted(one.found.t, [a, z])
+    part = one.found.take(np.arange(i, j), a)
+    made = first_bad(part, one.bad[i:j], (z - a, len(cols.strata)))
+    n, x = made.n, made.x[..., 0]
+    _, _, split = pooled(np.zeros(n.shape[1:]), np.zeros(n.shape[1]), n, SPLIT_POOL)
+    pi = split[..., 1] / np.maximum(split.sum(-1), 1e-9)
+    x = x * ((pi > 0) & (pi < 1))[..., None]
+    logs = eta * eprocess.log_e(pi, x[..., 1], x.sum(-1), one.r0).sum(1)[:, None]
+    minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
+    _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS)
+    seen, bad = (np.cumsum(v.sum(1)[:, None], 0) for v in (n, x))
+    new, prior = (np.stack([seen[..., arm], bad[..., arm]], -1) for arm in (1, 0))
+    return Stream(one.name, one.metric, one.share, e, onset + (cols.times[a] - cols.times[0]) / 60, new, prior)
+
+
+def by_requester(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[Stream]:
+    """Streams of one comparison: over the whole time, and anew for every epoch.
+
+    An epoch's evidence stands in its stream where it is the larger, so `share x e` is the largest of the parts.
+    """
+    known = cols.requesters.take(cols.requesters.n > 0)
+    known = known.take(np.argsort(known.t, kind="stable"))
+    cols = replace(cols, requesters=known)
+    begins = np.arange(cols.times[0] + EPOCH_S, cols.times[-1], EPOCH_S)
+    epochs = [tuple(int(i) for i in np.searchsorted(cols.times, [b, b + 2 * EPOCH_S])) for b in begins]
+    made = []
+    for one in _tests(cols, policy, blocks):
+        whole = _run(one, cols, policy.tempering, 0, len(cols.times))
+        e, onset = WHOLE * whole.e, whole.onset
+        for j, (a, z) in enumerate(epochs):
+            if z <= a:
+                continue
+            late = _run(one, cols, policy.tempering, a, z)
+            value = (1 - WHOLE) / ((j + 1) * (j + 2)) * late.e
+            better = value > e[a:z]
+            e[a:z] = np.where(better, value, e[a:z])
+            onset[a:z] = np.where(better, late.onset, onset[a:z])
+        made.append(Stream(one.name, one.metric, one.share, e, onset, whole.new, whole.prior))
+    return made
+
+
+def largest(streams: list[Stream], shape: tuple[int, int]) -> Floats:
+    """E [T, S] counting by requester: the largest share x M."""
+    e = np.zeros(shape)
+    for one in streams:
+        e = np.maximum(e, one.share * one.e)
+    return e
+
+
+__all__ = ["Ints", "by_requester", "first_bad", "largest", "mixing"]

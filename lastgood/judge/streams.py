@@ -1,0 +1,233 @@
+"""Columns -> streams: for every metric the blocks of good and bad in both versions and the e-process they feed (pure).
+
+A stream has a fixed share of the budget; the shares of all streams sum to at most 1. Counting by request, the evidence is
+the sum of share x M. Counting by requester (sticky routing), every stream has a filtration of its own, so the evidence is
+the largest share x M (union bound).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lastgood.config import Policy
+from lastgood.judge import eprocess
+from lastgood.judge.columns import FAMILIES, Columns, Entries, no_entries, tally
+from lastgood.judge.eprocess import Floats, State
+from lastgood.windows import GROWTH
+
+QUANTILES = (0.75, 0.90, 0.95, 0.99)
+QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)
+POOL, SPLIT_POOL, CHUNK = 400.0, 60.0, 128
+"""A threshold rests on at least POOL requests, a split on at least SPLIT_POOL, where the block itself has fewer (trailing ones)."""
+PLAUSIBLE = 3.0
+"""A block in which one version is absent still counts while fewer than this many of its requests were to be expected."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One test over time. e: M [T, S] before its share; onset [T, S] in minutes; new, prior: (seen, bad) so far [T, S, 2]."""
+
+    name: str
+    metric: str
+    share: float
+    e: Floats
+    onset: Floats
+    new: Floats
+    prior: Floats
+
+
+@dataclass
+class Carry:
+    """What the judge keeps between looks: e-process states by stream, trailing pools by metric. Handed on, never shared."""
+
+    states: dict[str, State]
+    pools: dict[str, tuple[int, Floats, Floats]]
+    zero: float | None = None
+
+
+def nothing() -> Carry:
+    return Carry({}, {})
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """n [T, G, 2] requests and x [T, G, 2, K] bad ones, for K tests that share them; thresholds [T, G, K] as buckets."""
+
+    n: Floats
+    x: Floats
+    thresholds: Floats | None = None
+
+
+def shift_buckets(tolerance: float) -> int:
+    """How many latency buckets a slowdown by `tolerance` spans, rounded up in the new version's favour."""
+    return math.ceil(math.log1p(tolerance) / math.log(GROWTH) - 1e-9)
+
+
+def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tuple[Floats, Floats, Floats]:
+    """counts [T, G, ...] each with as much of what came before as makes `at_least`: (pool after, sizes after [G], pools [T, G, ...]).
+
+    Linear in the counts and blind to versions, so it is a fair threshold or split; dense blocks stand for themselves.
+    """
+    out = np.empty_like(counts)
+    n = counts.reshape(*counts.shape[:2], -1).sum(-1)
+    extra = [1] * (counts.ndim - 2)
+    for t in range(len(counts)):
+        keep = np.clip((at_least - n[t]) / np.maximum(size, 1e-9), 0.0, 1.0)
+        carry = counts[t] + carry * keep.reshape(-1, *extra)
+        size = n[t] + size * keep
+        out[t] = carry
+    return carry, size, out
+
+
+def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
+    """Requests above the label-blind pooled quantiles, the new version's values shifted down by the tolerance (`flip`: below, up).
+
+    After the shift the null is "no slower than": a bad-rate ratio of 1 at every threshold.
+    """
+    if not len(found.t) and name not in carry.pools:
+        empty = np.zeros((len(cols.times), len(cols.strata), 2, len(QUANTILES)))
+        return Blocks(empty[..., 0], empty)
+    sign = -1 if flip else 1
+    value = sign * found.bucket - shift_buckets(tolerance) * found.arm
+    length, count = len(cols.times), len(cols.strata)
+    low, high = (int(value.min()), int(value.max())) if len(value) else (0, 0)
+    was, pool, size = carry.pools.get(name, (low, np.zeros((count, 0)), np.zeros(count)))
+    low, high = min(low, was), max(high, was + pool.shape[-1] - 1)
+    pool = np.pad(pool, ((0, 0), (was - low, high + 1 - was - pool.shape[-1])))
+    thresholds = np.zeros((length, count, len(QUANTILES)))
+    for a in range(0, length, CHUNK):
+        z = min(a + CHUNK, length)
+        i, j = np.searchsorted(found.t, [a, z])
+        cell = ((found.t[i:j] - a) * count + found.g[i:j]) * (high + 1 - low) + value[i:j] - low
+        whole = tally(cell, found.weight[i:j], (z - a) * count * (high + 1 - low))
+        pool, size, pools = pooled(pool, size, whole.reshape(z - a, count, high + 1 - low), POOL)
+        ranked = np.cumsum(pools, -1)
+        for k, q in enumerate(QUANTILES):
+            thresholds[a:z, :, k] = low + (ranked >= (q - 1e-9) * ranked[..., -1:]).argmax(-1)
+    carry.pools[name] = (low, pool, size)
+    where = (found.t * count + found.g) * 2 + found.arm
+    shape = (length, count, 2)
+    n = tally(where, found.weight, math.prod(shape)).reshape(shape)
+    x = np.empty((*shape, len(QUANTILES)))
+    for k in range(len(QUANTILES)):
+        over = value > thresholds[found.t, found.g, k]
+        x[..., k] = tally(where, found.weight * over, math.prod(shape)).reshape(shape)
+    return Blocks(n, x, thresholds)
+
+
+def failures(cols: Columns) -> Blocks:
+    """Failed requests, over all and by class of error.
+
+    Where failures in a window have no prompt length (a failed request may not say it), the lengths of that window and scope are
+    pooled: a stratum that only failures can enter would hide them.
+    """
+    n, x = cols.n.copy(), np.concatenate([cols.failed[..., None], cols.families], -1)
+    for one in np.unique(cols.scope):
+        mine = np.flatnonzero(cols.scope == one)
+        unknown = mine[~cols.sized[mine]]
+        if not len(unknown) or len(mine) == 1:
+            continue
+        lost = cols.failed[:, unknown].sum((1, 2)) > 0
+        for counts in (n, x):
+            whole = counts[:, mine].sum(1)
+            counts[np.ix_(lost, mine)] = 0.0
+            counts[lost, unknown[0]] = whole[lost]
+    return Blocks(n, x)
+
+
+def fold(name: str, metric: str, shares: Mapping[str, float], blocks: Blocks, r0: float, cols: Columns, carry: Carry,
+         minutes: Floats, tempering: float) -> list[Stream]:  # fmt: skip
+    """The e-processes of one metric, one per name in `shares` (in the order of the blocks' K)."""
+    count = len(cols.strata)
+    key = f"{name}:split"
+    _, pool, size = carry.pools.get(key, (0, np.zeros((count, 2)), np.zeros(count)))
+    pool, size, split = pooled(pool, size, blocks.n, SPLIT_POOL)
+    carry.pools[key] = (0, pool, size)
+    pi = split[..., 1] / np.maximum(split.sum(-1), 1e-9)
+    whole = blocks.n.sum(-1)
+    absent = (blocks.n.min(-1) <= 0) & (whole * np.minimum(pi, 1 - pi) >= PLAUSIBLE)
+    use = (pi > 0) & (pi < 1) & ~absent
+    seen = np.cumsum(cols.per_series(blocks.n * use[..., None]), 0)
+    made = []
+    for k, (part, share) in enumerate(shares.items()):
+        x = blocks.x[..., k] * use[..., None]
+        logs = tempering * eprocess.log_e(pi, x[..., 1], x.sum(-1), r0)
+        state = carry.states.get(part) or eprocess.start(cols.many, len(eprocess.WORSE))
+        carry.states[part], e, onset = eprocess.advance(state, cols.per_series(logs), minutes, eprocess.WORSE_WEIGHTS)
+        bad = np.cumsum(cols.per_series(x), 0)
+        new, prior = (np.stack([seen[..., arm], bad[..., arm]], -1) for arm in (1, 0))
+        made.append(Stream(part, metric, share, e, onset, new, prior))
+    return made
+
+
+def quantile_shares(name: str, weight: float) -> dict[str, float]:
+    return {f"{name} p{q * 100:.0f}": weight * share for q, share in zip(QUANTILES, QUANTILE_SHARES, strict=True)}
+
+
+def error_shares(weight: float) -> dict[str, float]:
+    return {"errors": weight * 0.7} | {f"errors {name}": weight * 0.3 / len(FAMILIES) for name in FAMILIES}
+
+
+def by_request(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], dict[str, Blocks]]:
+    """All streams that count requests, and the blocks they were made of (metric -> Blocks)."""
+    minutes = (cols.times + cols.width - _zero(cols, carry)) / 60
+    weights, eta = policy.weights, policy.tempering
+    blocks = {"errors": failures(cols), "quality": Blocks(cols.answers, cols.bad[..., None])}
+    tolerance = {
+        "latency": policy.latency_tolerance, "pace": policy.latency_tolerance, "ttft": policy.latency_tolerance,
+        "length": policy.length_tolerance,
+    }  # fmt: skip
+    found = {name: cols.histograms.get(name) or no_entries() for name in tolerance}
+    for name, limit in tolerance.items():
+        blocks[name] = slow(found[name], cols, limit, carry, name)
+    blocks["shorter"] = slow(found["length"], cols, policy.length_tolerance, carry, "shorter", flip=True)
+    made: list[Stream] = []
+    for name, one in blocks.items():
+        metric = "length" if name == "shorter" else name
+        weight = weights.get(metric, 0.0) * (0.5 if metric == "length" else 1.0)
+        r0 = {"errors": policy.error_tolerance, "quality": policy.quality_tolerance}.get(name, 1.0)
+        shares = {"errors": error_shares(weight), "quality": {"quality": weight}}.get(
+            name, quantile_shares(name, weight)
+        )
+        made += fold(name, metric, shares, one, r0, cols, carry, minutes, eta)
+    return made + _scores(cols, policy, carry, minutes), blocks
+
+
+def _zero(cols: Columns, carry: Carry) -> float:
+    """When the comparison began: the first window ever given."""
+    if carry.zero is None:
+        carry.zero = float(cols.times[0]) if len(cols.times) else 0.0
+    return carry.zero
+
+
+def _scores(cols: Columns, policy: Policy, carry: Carry, minutes: Floats) -> list[Stream]:
+    """Evaluation scores and labels: bounded means, one stream per name; the guess is the pooled mean of earlier windows."""
+    made = []
+    weight = policy.weights.get("scores", 0.0) / max(1, len(cols.scores))
+    for name, sums in cols.scores.items():
+        part = f"scores {name}"
+        whole, total = sums.sum(2), carry.pools.get(part, (0, np.zeros((cols.many, 3)), np.zeros(0)))[1]
+        before = np.concatenate([total[None], total + np.cumsum(whole, 0)])
+        carry.pools[part] = (0, before[-1], np.zeros(0))
+        guess = np.where(before[:-1, :, 0] > 0, before[:-1, :, 1] / np.maximum(before[:-1, :, 0], 1e-9), 0.5)
+        logs = policy.tempering * eprocess.log_e_mean(sums[:, :, 1], sums[:, :, 0], guess, policy.score_tolerance)
+        state = carry.states.get(part) or eprocess.start(cols.many, len(eprocess.LAMBDAS))
+        even = np.full(len(eprocess.LAMBDAS), 1 / len(eprocess.LAMBDAS))
+        carry.states[part], e, onset = eprocess.advance(state, logs, minutes, even)
+        kept = [np.cumsum(sums[:, :, arm, :2], 0) for arm in (1, 0)]
+        made.append(Stream(part, "scores", weight, e, onset, *kept))
+    return made
+
+
+def total(streams: list[Stream], cols: Columns) -> Floats:
+    """E [T, S] counting by request: the sum of share x M, what has no stream counting as 1."""
+    rest = 1 - math.fsum(one.share for one in streams)
+    e = np.full((len(cols.times), cols.many), max(0.0, rest))
+    for one in streams:
+        e = e + one.share * one.e
+    return e
+
+
+__all__ = ["Blocks", "Carry", "Stream", "by_request", "nothing", "total"]

@@ -1,0 +1,134 @@
+"""Columns -> trail: the evidence after every window, for one comparison or many side by side (pure)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lastgood.config import Policy
+from lastgood.judge import eprocess
+from lastgood.judge.columns import Columns, Ints, tally
+from lastgood.judge.eprocess import Floats
+from lastgood.judge.requesters import DECIDED, MIXED, by_requester, largest, mixing
+from lastgood.judge.streams import Blocks, Carry, Stream, by_request, nothing, pooled, total
+
+STICKY, UNDECIDED, REQUEST = 0, 1, 2
+KNOWN = 0.2
+"""Share of requests whose requester must be known before routing is judged by requesters."""
+UNDECIDED_SHARE = 0.3
+"""Until routing is known, evidence by requester may use this part of the budget; evidence by request the rest."""
+
+
+@dataclass(frozen=True)
+class Trail:
+    """After window t of comparison s: e [T, S]; routing [T, S]; slo [T, S, 2] evidence that an arm breaks its objective; windows,
+    bad, bad_requesters [T, S] of the new version. `streams` count requests, `sticky` requesters."""
+
+    cols: Columns
+    e: Floats
+    routing: Ints
+    known: npt.NDArray[np.bool_]
+    streams: list[Stream]
+    sticky: list[Stream]
+    blocks: dict[str, Blocks]
+    slo: Floats
+    windows: Ints
+    bad: Floats
+    bad_requesters: Floats
+    clumped: npt.NDArray[np.bool_]
+
+    def counted(self, t: int, s: int = 0) -> list[Stream]:
+        """The streams the evidence at t rests on."""
+        return self.streams if self.routing[t, s] == REQUEST else self.sticky
+
+
+def follow(cols: Columns, policy: Policy, carry: Carry | None = None) -> tuple[Trail, Carry]:
+    """Fold windows into the evidence, from nothing or from what an earlier call handed on (only when counting requests)."""
+    carry = carry or nothing()
+    streams, blocks = by_request(cols, policy, carry)
+    shape = (len(cols.times), cols.many)
+    e, routing, known, sticky = total(streams, cols), np.full(shape, REQUEST), np.zeros(shape, bool), []
+    if (cols.requesters.n > 0).any():
+        routing, known = _routing(cols)
+        sticky = by_requester(cols, policy, blocks)
+        first = largest(sticky, shape) * np.where(routing == UNDECIDED, UNDECIDED_SHARE, 1.0)
+        e = np.where(known, np.where(routing == REQUEST, (1 - UNDECIDED_SHARE) * e, first), e)
+    served = cols.per_series(cols.n)
+    bad = np.cumsum(cols.per_series(cols.failed)[..., 1], 0)
+    trail = Trail(
+        cols, e, routing, known, streams, sticky, blocks, _objective(cols, policy, carry), np.cumsum(served[..., 1] > 0, 0), bad,
+        _who_saw_failures(cols), ~known & _clumped(served),
+    )  # fmt: skip
+    return trail, carry
+
+
+def _routing(cols: Columns) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """(how requests are routed, whether requesters are known) [T, S] so far."""
+    served = cols.per_series(cols.n)
+    _, _, split = pooled(np.zeros(served.shape[1:]), np.zeros(served.shape[1]), served, 400.0)
+    seen, hoped = mixing(cols, split[..., 1] / np.maximum(split.sum(-1), 1e-9))
+    decided = hoped >= DECIDED
+    routing = np.where(decided & (seen >= MIXED * hoped), REQUEST, UNDECIDED)
+    routing = np.where(decided & (seen < 0.5 * hoped), STICKY, routing)
+    found = cols.requesters
+    cell = found.t * cols.many + cols.series[found.g]
+    named = np.cumsum(tally(cell, found.n, served.shape[0] * cols.many).reshape(-1, cols.many), 0)
+    known = named >= KNOWN * np.cumsum(served.sum(-1), 0)
+    return np.where(known, routing, REQUEST), known
+
+
+def _clumped(served: Floats) -> npt.NDArray[np.bool_]:
+    """[T, S]: the split wanders more than requests routed one by one would make it, at some scale of windows.
+
+    Differences between successive sums of 1, 8 and 64 windows are compared with their binomial variance; the median keeps planned
+    changes of the split out.
+    """
+    out = np.zeros(served.shape[:2], bool)
+    for scale in (1, 8, 64):
+        whole = len(served) // scale
+        if whole < 13:
+            continue
+        sums = served[: whole * scale].reshape(whole, scale, *served.shape[1:]).sum(1)
+        n = sums.sum(-1)
+        both = n[1:] + n[:-1]
+        share = (sums[1:, :, 1] + sums[:-1, :, 1]) / np.maximum(both, 1)
+        gap = sums[1:, :, 1] / np.maximum(n[1:], 1) - sums[:-1, :, 1] / np.maximum(n[:-1], 1)
+        spread = share * (1 - share) * (1 / np.maximum(n[1:], 1) + 1 / np.maximum(n[:-1], 1))
+        score = np.where((np.minimum(n[1:], n[:-1]) >= 8) & (spread > 0), gap**2 / np.maximum(spread, 1e-12), np.nan)
+        for t in range(12, whole, 6):
+            recent = score[max(0, t - 60) : t]
+            use = np.isfinite(recent).sum(0) >= 12
+            middle = np.nanmedian(np.where(use, recent, 0.0), 0)
+            limit = 0.4549 * (1 + 10 / math.sqrt(len(recent)))
+            out[t * scale :] = np.where(use & (middle > limit), True, out[t * scale :])
+    return out
+
+
+def _objective(cols: Columns, policy: Policy, carry: Carry) -> Floats:
+    """Evidence that a version breaks the error objective [T, S, 2], with restarts for a late onset."""
+    zero = carry.zero or 0.0
+    minutes = (cols.times + cols.width - zero) / 60
+    logs = cols.per_series(eprocess.log_e_above(cols.n, np.minimum(cols.failed, cols.n), policy.error_slo))
+    state = carry.states.get("slo") or eprocess.start(cols.many, 2, len(eprocess.BURN))
+    even = np.full(len(eprocess.BURN), 1 / len(eprocess.BURN))
+    carry.states["slo"], e, _ = eprocess.advance(state, logs, minutes, even)
+    return e
+
+
+def _who_saw_failures(cols: Columns) -> Floats:
+    """Distinct requesters that have seen the new version fail, so far [T, S]; inf where one of them is not known."""
+    found = cols.requesters
+    hit = (found.failed > 0) & (found.arm == 1)
+    shape = (len(cols.times), cols.many)
+    if not hit.any():
+        return np.zeros(shape)
+    t, who, series = found.t[hit], found.who[hit], cols.series[found.g[hit]]
+    order = np.lexsort((t, who, series))
+    t, who, series = t[order], who[order], series[order]
+    new = np.concatenate([[True], (who[1:] != who[:-1]) | (series[1:] != series[:-1])])
+    anonymous = np.array([name == "?" for name in cols.named] or [False])
+    weight = np.where(anonymous[np.minimum(who, len(anonymous) - 1)], np.inf, 1.0)
+    counted = np.zeros(shape)
+    np.add.at(counted, (t[new], series[new]), weight[new])
+    return np.cumsum(counted, 0)
