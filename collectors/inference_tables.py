@@ -109,7 +109,7 @@ def detect(columns: list[str]) -> str:
 
 
 def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Adds the column `body` to batches that have `request` and `response`."""
+    """In each batch `body` takes the place of `request` and `response`: sending the texts back would cost most of the pass."""
     kind = pa.struct([pa.field(name, arrow) for name, arrow in _BODY])
     for batch in batches:
         pairs = zip(
@@ -126,7 +126,8 @@ def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for name, arrow in _BODY
         ]
         body = pa.StructArray.from_arrays(children, fields=list(kind))
-        yield pa.RecordBatch.from_arrays([*batch.columns, body], [*batch.schema.names, "body"])
+        rest = batch.drop_columns(["request", "response"])
+        yield pa.RecordBatch.from_arrays([*rest.columns, body], [*rest.schema.names, "body"])
 
 
 def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None) -> "DataFrame":
@@ -179,7 +180,8 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         f.col("response").cast("string").alias("response"),
         f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
     )
-    schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in flat.schema.fields)
+    kept = [field for field in flat.schema.fields if field.name not in ("request", "response")]
+    schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in kept)
     said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
     if entities is not None:
         by_id = (

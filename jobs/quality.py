@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-REFUSAL = (
-    r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"
-    r"|\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
-)
+OPENING = r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"
+REFUSAL = r"\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
+REFUSAL_HINTS = ("an ai", "language model", "i can")
 TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
 TEMPLATE_HINTS = ("<|", "INST]", "{{", "<unk>")
-"""Every match of TEMPLATE holds one of these: looking for them first is many times cheaper than the pattern."""
+"""Every match of the pattern holds one of its hints: looking for them first is many times cheaper."""
 REFUSAL_CHARS, REPETITION_CHARS = 400, 4_000
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
+
+
+def _holds(text: "Column", hints: tuple[str, ...]) -> "Column":
+    from pyspark.sql import functions as f
+
+    return reduce(or_, (f.contains(text, f.lit(one)) for one in hints))
 
 
 def flags() -> dict[str, "Column"]:
@@ -30,13 +35,14 @@ def flags() -> dict[str, "Column"]:
     words = f.split(f.lower(f.substring(output, 1, REPETITION_CHARS)), r"\s+")
     distinct = f.size(f.array_distinct(words)) / f.size(words)
     asked = f.trim(f.coalesce("input", f.lit("")))
-    hinted = reduce(or_, (f.contains("output", f.lit(one)) for one in TEMPLATE_HINTS))
+    beginning = f.lower(f.substring(output, 1, REFUSAL_CHARS))
     return {
         "empty": output == "",
-        "refusal": f.substring(output, 1, REFUSAL_CHARS).rlike(REFUSAL),
+        "refusal": f.substring(output, 1, 80).rlike(OPENING)
+        | (_holds(beginning, REFUSAL_HINTS) & beginning.rlike(REFUSAL)),
         "repetitive": (f.size(words) >= 12) & (distinct < 0.35),
         "truncated": f.coalesce(f.lower("finish_reason") == "length", f.lit(False)),
-        "template": hinted & f.col("output").rlike(TEMPLATE),
+        "template": _holds(f.col("output"), TEMPLATE_HINTS) & f.col("output").rlike(TEMPLATE),
         "echo": (f.length(asked) >= 20) & f.startswith(output, asked),
     }
 
