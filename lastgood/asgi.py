@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from socket import socket as Socket
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,8 +17,8 @@ class Server(uvicorn.Server):
         yield
 
 
-def bind(app: ASGIApp, host: str, port: int) -> tuple[Server, list[Socket], int]:
+def bind(app: ASGIApp, host: str, port: int, **options: Any) -> tuple[Server, list[Socket], int]:
     """(server, its listening sockets, the port): `await server.serve(sockets=...)` until `server.should_exit`."""
-    config = uvicorn.Config(app, host, port, log_level="warning", lifespan="off")
+    config = uvicorn.Config(app, host, port, log_level="warning", lifespan="off", **options)
     socket = config.bind_socket()
     return Server(config), [socket], int(socket.getsockname()[1])

@@ -109,13 +109,27 @@ class Receiver(_Model):
     host: str = "127.0.0.1"
     grpc_port: int = Field(4317, ge=0, le=65535)
     http_port: int = Field(4318, ge=0, le=65535)
-    commit_interval_s: float = Field(
-        0.5,
-        gt=0,
-        description="spans are acknowledged once their group commit is durable",
+    spool: Path = Field(
+        Path("lastgood-spool"), description="folder on a local disk; a span is acknowledged once it is here"
     )
-    max_queued_spans: int = Field(200_000, ge=1)
+    max_spool_bytes: int = Field(2 * 2**30, ge=2**20, description="above it senders are asked to come back")
+    segment_bytes: int = Field(8 * 2**20, ge=1024, description="a segment of this size is handed on at once")
+    commit_interval_s: float = Field(
+        1.0, gt=0, description="a smaller one after this time: the delay of a quiet sender"
+    )
+    compact_every: int = Field(
+        64, ge=0, description="merge small files after this many commits; 0: leave it to another receiver"
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    read_timeout_s: float = Field(30.0, gt=0, description="how long a body may take to arrive")
+    max_concurrent: int = Field(256, ge=1, description="exports in work at once")
+    version_attributes: list[str] = Field([], description="span attributes asked first for the model version")
+    senders: dict[str, str] = Field(
+        {}, description="sender -> variable that holds its bearer token; empty: nobody is asked"
+    )
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = Field(None, description="senders must show a certificate of this authority")
 
 
 class Web(_Model):

@@ -1,5 +1,6 @@
 """Delta tables without Spark (delta-rs): exactly-once appends by the collectors, reads by service and dashboards."""
 
+import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,3 +90,21 @@ def read(
     except TableNotFoundError:
         return pa.table({})
     return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters)
+
+
+def compact(path: str | Path, target_bytes: int = 128 * 2**20) -> int:
+    """Merge small files into larger ones (no row changes, so change feeds show nothing); how many files went.
+
+    Of two compactions at once delta-rs lets both succeed, which doubles the rows they share: so one at a time, by a lock beside
+    the table; where the lock is held nothing is done. Machines that share a table must agree on one that compacts.
+    Errors: TransientError (a conflicting commit; nothing was changed).
+    """
+    where = Path(path)
+    with where.with_name(f".{where.name}.compacting").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return int(DeltaTable(str(path)).optimize.compact(target_size=target_bytes)["numFilesRemoved"])
+        except (BlockingIOError, TableNotFoundError):
+            return 0
+        except DeltaError as error:
+            raise TransientError(f"{path}: compaction failed: {error}", 60.0) from error

@@ -18,7 +18,7 @@ from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
 from lastgood.alerts.web.app import create_app
 from lastgood.asgi import bind
-from lastgood.collectors.otlp import OtlpReceiver
+from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
 from lastgood.errors import LastgoodError
 from lastgood.judge import History

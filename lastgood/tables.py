@@ -50,6 +50,22 @@ QUARANTINE = Table(
     ("quarantine_id",),
     days=30,
 )
+SCORES = Table(
+    "scores",
+    (
+        Field("endpoint", "string", "serving endpoint; null when only the trace is known"),
+        Field("request_id", "string", "request the score is about; null when only the trace is known"),
+        Field("trace_id", "string", "trace id, 32 hex digits"),
+        Field("name", "string", "what was evaluated"),
+        Field("value", "double", "the score"),
+        Field("label", "string", "the score in a word"),
+        Field("explanation", "string", "why"),
+        Field("source", "string", "otlp, or who reported it"),
+        Field("at", "timestamp", "when it was evaluated, UTC"),
+        Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
+    ),
+    change_feed=True,
+)
 WINDOWS = Table(
     "windows",
     (
@@ -158,6 +174,7 @@ ALL = (
     INBOX,
     REQUESTS,
     QUARANTINE,
+    SCORES,
     WINDOWS,
     QUALITY,
     DRIFT,

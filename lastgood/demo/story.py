@@ -108,7 +108,7 @@ class Demo:
             "state_url": f"sqlite:///{self.out}/state.db",
             "window_s": WINDOW_S,
             "workspace": {"host": url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
-            "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 1.5},
+            "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(self.out / "spool")},
             "web": {"port": port, "base_url": f"http://127.0.0.1:{port}"},
             "pagerduty": {"url": pagerduty},
             "spark": {"driver_memory": "900m"},
@@ -278,7 +278,8 @@ class Demo:
         self._show("report")
         self.traffic.stop()
         logged = self.api.put("/local/flush").json()
-        self.jobs.end()
+        self.service.end()  # drains the spool
+        self.jobs.end()  # takes in what has come since
         self.watch.refresh()
         rows = delta.read(self.store.path(tables.REQUESTS), ["request_id", "sources"], [("endpoint", "=", CHAT)])
         sources = rows.column("sources").to_pylist()

@@ -9,14 +9,17 @@ import pyarrow as pa
 import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from lastgood import telemetry
-from lastgood.collectors.otlp_decode import MAX_ATTRIBUTES, MAX_VALUE, decode, parse_json
+from lastgood import tables, telemetry
+from lastgood.collectors.otlp import dialects
+from lastgood.collectors.otlp import rows as decoded
+from lastgood.collectors.otlp.columns import TraceDecoder
+from lastgood.collectors.otlp.rows import MAX_ATTRIBUTES, MAX_VALUE, SpanDecoder
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 AT = int(NOW.timestamp()) * 10**9
@@ -60,10 +63,41 @@ def group(*spans: Span, resource: dict[str, Any] | None = None) -> ResourceSpans
     return found
 
 
+def export(*groups: ResourceSpans) -> ExportTraceServiceRequest:
+    return ExportTraceServiceRequest(resource_spans=groups)
+
+
+FAST = TraceDecoder()
+
+
+def parse_json(body: bytes) -> ExportTraceServiceRequest:
+    return decoded.parse_json(body, ExportTraceServiceRequest())
+
+
+def comparable(table: pa.Table) -> list[str]:
+    """Rows as texts, in an order of their own (NaN equals itself)."""
+    return sorted(repr(sorted((name, value or None) for name, value in row.items())) for row in table.to_pylist())
+
+
+def both(*requests: ExportTraceServiceRequest) -> decoded.Decoded:
+    """Decoded span by span, and column by column alike."""
+    found = [SpanDecoder().traces(one, NOW) for one in requests]
+    whole = decoded.Decoded(
+        [row for one in found for row in one.rows],
+        [row for one in found for row in one.scores],
+        sum(one.others for one in found),
+    )
+    fast = FAST.decode([(one.SerializeToString(), NOW) for one in requests])
+    assert comparable(fast.table) == comparable(pa.Table.from_pylist(whole.rows, SCHEMA))
+    assert (fast.scores, fast.others) == (whole.scores, whole.others)
+    return whole
+
+
 def rows(*spans: Span, resource: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    found = list(decode([group(*spans, resource=resource)], NOW))
-    assert pa.Table.from_pylist(found, schema=SCHEMA).num_rows == len(spans)
-    return found
+    """All spans are requests, or set aside as ones that cannot be a record."""
+    found = both(export(group(*spans, resource=resource)))
+    assert (len(found.rows), found.others) == (len(spans), 0)
+    return found.rows
 
 
 DIALECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -134,11 +168,6 @@ def test_a_status_message_says_the_error_where_no_attribute_does() -> None:
 
 
 REJECTED = {
-    "no attributes, internal": (span({}, kind=Span.SPAN_KIND_INTERNAL), "span is not a request"),
-    "no attributes, client": (span({}), "span is not a request"),
-    "a tool call inside a trace": (
-        span({"gen_ai.tool.name": "t"}, kind=Span.SPAN_KIND_INTERNAL, parent_span_id=b"\x03" * 8), "span is not a request",
-    ),
     "end before start": (span(end_time_unix_nano=AT - 1), "span ends before it starts"),
     "start at 2**64-1": (span(start_time_unix_nano=2**64 - 1), "span ends before it starts"),
     "a text of lists nested beyond reading": (
@@ -151,10 +180,11 @@ REJECTED = {
 def test_span_is_set_aside_with_a_reason_and_its_bytes(case: str) -> None:
     bad, reason = REJECTED[case]
     good = span({"lastgood.endpoint": "chat", "lastgood.request_id": "good"})
-    first, second, third = rows(good, bad, good)
+    third = span({"lastgood.endpoint": "chat", "lastgood.request_id": "other"}, span_id=b"\x05" * 8)
+    first, second, third = rows(good, bad, third)
     assert second["reject_reason"] == reason
     assert Span.FromString(second["raw"]).SerializeToString() == bad.SerializeToString()
-    assert first == third
+    assert first == third | {"request_id": first["request_id"]}
     assert first["request_id"] == "good"
 
 
@@ -198,7 +228,7 @@ def test_deeply_nested_values_do_not_cost_the_others() -> None:
     deep = span()
     deep.attributes.append(KeyValue(key="gen_ai.deep", value=value))
     sent = ExportTraceServiceRequest(resource_spans=[group(span(), deep, span())]).SerializeToString()
-    found = list(decode(list(ExportTraceServiceRequest.FromString(sent).resource_spans), NOW))
+    found = SpanDecoder().traces(ExportTraceServiceRequest.FromString(sent), NOW).rows
     assert [one["endpoint"] for one in (found[0], found[2])] == ["chat", "chat"]
 
 
@@ -210,7 +240,7 @@ def test_json_and_protobuf_give_the_same_rows() -> None:
     sent = document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     sent |= {"traceId": "01" * 16, "spanId": "02" * 8, "kind": 3}
     parsed = parse_json(orjson.dumps(document))
-    assert list(decode(list(parsed.resource_spans), NOW)) == list(decode(list(message.resource_spans), NOW))
+    assert both(parsed) == both(message)
 
 
 HOSTILE_JSON = [
@@ -244,7 +274,7 @@ def test_random_bytes_are_refused_or_decoded(body: bytes) -> None:
         message = ExportTraceServiceRequest.FromString(body)
     except DecodeError:
         return
-    assert pa.Table.from_pylist(list(decode(list(message.resource_spans), NOW)), schema=SCHEMA) is not None
+    both(message)
 
 
 KEYS = ["resourceSpans", "scopeSpans", "spans", "resource", "attributes", "key", "value", "stringValue", "intValue", "traceId",
@@ -264,7 +294,7 @@ def test_random_json_is_refused_or_decoded(document: Any) -> None:
             message = parse_json(orjson.dumps(one))
         except ValueError:
             continue
-        assert pa.Table.from_pylist(list(decode(list(message.resource_spans), NOW)), schema=SCHEMA) is not None
+        both(message)
 
 
 scalars = (
@@ -290,4 +320,159 @@ times = st.integers(0, 2**64 - 1)
 
 @given(st.dictionaries(NAMES | st.text(max_size=3), values, max_size=6), times, times, st.integers(-(2**31), 2**31 - 1))
 def test_every_decoded_span_fits_the_inbox(attributes: dict[str, Any], start: int, end: int, code: int) -> None:
-    rows(span(attributes, start_time_unix_nano=start, end_time_unix_nano=end, status=Status(code=code)))
+    rows(
+        span(
+            {"lastgood.endpoint": "chat"} | attributes,
+            start_time_unix_nano=start,
+            end_time_unix_nano=end,
+            status=Status(code=code),
+        )
+    )
+
+
+ROLES: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "an agent with two model calls and a tool: the calls are requests, the steps around them are not": (
+        [
+            {"id": 1, "gen_ai.operation.name": "invoke_agent", "kind": 1, "parent": 9},
+            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1},
+            {"id": 3, "gen_ai.operation.name": "execute_tool", "kind": 1, "parent": 1},
+            {"id": 4, "gen_ai.operation.name": "chat", "parent": 1},
+        ],
+        ["2", "4"],
+    ),
+    "a wrapper's model call around the client's own: the outer one counts": (
+        [
+            {"id": 1, "openinference.span.kind": "LLM", "kind": 1},
+            {"id": 2, "plain": "step", "kind": 1, "parent": 1},
+            {"id": 3, "gen_ai.operation.name": "chat", "parent": 2},
+        ],
+        ["1"],
+    ),
+    "a model call inside a request of another endpoint counts for itself": (
+        [
+            {"id": 1, "http.response.status_code": 200, "kind": 2, "endpoint": "app"},
+            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1},
+        ],
+        ["1", "2"],
+    ),
+    "a served agent: the root of an MLflow trace is the request": (
+        [
+            {"id": 1, "mlflow.spanType": "AGENT", "kind": 1},
+            {"id": 2, "mlflow.spanType": "TOOL", "kind": 1, "parent": 1},
+        ],
+        ["1"],
+    ),
+    "retries that the HTTP client made are steps, not requests": (
+        [
+            {"id": 1, "gen_ai.operation.name": "chat"},
+            {"id": 2, "http.response.status_code": 503, "parent": 1},
+            {"id": 3, "http.response.status_code": 200, "parent": 1},
+        ],
+        ["1"],
+    ),
+    "a server span without a status, and one inside the process": ([{"id": 1, "kind": 2}, {"id": 2, "kind": 1}], []),
+    "spans that are each other's parents": (
+        [
+            {"id": 1, "gen_ai.operation.name": "chat", "parent": 2, "endpoint": "a"},
+            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1, "endpoint": "b"},
+        ],
+        ["1", "2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROLES)
+def test_which_span_of_a_trace_is_the_request(case: str) -> None:
+    spans, expected = ROLES[case]
+    made = [
+        span(
+            {name: value for name, value in one.items() if name not in ("id", "kind", "parent", "endpoint")}
+            | ({"server.address": one["endpoint"]} if "endpoint" in one else {"server.address": "chat"}),
+            span_id=int(one["id"]).to_bytes(8, "big"),
+            kind=one.get("kind", Span.SPAN_KIND_CLIENT),
+            parent_span_id=int(one["parent"]).to_bytes(8, "big") if "parent" in one else b"",
+        )
+        for one in spans
+    ]
+    found = both(export(group(*made)))
+    assert [str(int(row["request_id"].rpartition("/")[2], 16)) for row in found.rows] == expected
+    assert found.others == len(spans) - len(expected)
+
+
+def test_evaluations_on_spans_become_scores_of_the_request() -> None:
+    judged = span(
+        {"lastgood.request_id": "r1", "lastgood.endpoint": "chat", "eval.tone.score": 0.25, "eval.tone.label": "rude"}
+    )
+    marks = {
+        "gen_ai.evaluation.name": "relevance",
+        "gen_ai.evaluation.score.value": 0.9,
+        "gen_ai.evaluation.score.label": "good",
+    }
+    judged.events.add(name="gen_ai.evaluation.result", time_unix_nano=AT, attributes=pairs(marks))
+    judged.events.add(name="mlflow.chunk.item.0", time_unix_nano=AT + 30_000_000)
+    found = both(export(group(judged)))
+    assert found.rows[0]["ttft_ms"] == 30.0
+    said = {one["name"]: (one["request_id"], one["endpoint"], one["value"], one["label"]) for one in found.scores}
+    assert said == {"relevance": ("r1", "chat", 0.9, "good"), "tone": ("r1", "chat", 0.25, "rude")}
+    assert pa.Table.from_pylist(found.scores, telemetry.arrow_schema(tables.SCORES.fields)).num_rows == 2
+
+
+def test_messages_are_read_as_what_was_asked_and_said() -> None:
+    asked = [
+        {"role": "system", "parts": [{"type": "text", "content": "be kind"}]},
+        {"role": "user", "parts": [{"type": "text", "content": "hi"}]},
+    ]
+    said = [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "h"}, {"type": "text", "content": "o"}],
+            "finish_reason": "stop",
+        }
+    ]
+    marks = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": orjson.dumps(asked).decode(),
+        "gen_ai.output.messages": "plain text",
+    }
+    assert [rows(span(marks))[0][name] for name in ("input", "output")] == ["hi", "plain text"]
+    marks["gen_ai.output.messages"] = orjson.dumps(said).decode()
+    assert rows(span(marks))[0]["output"] == "ho"
+
+
+def test_the_order_of_version_attributes_is_a_setting() -> None:
+    one = span({"lastgood.endpoint": "chat", "model_version": "2", "app.release": "7"})
+    mine = TraceDecoder(["app.release"]).decode([(export(group(one)).SerializeToString(), NOW)])
+    assert mine.table.column("model_version").to_pylist() == ["7"]
+    assert rows(one)[0]["model_version"] == "2"
+
+
+NAMES_OF_ALL = st.sampled_from(sorted(FAST.rows.known) + sorted(dialects.MODEL_CALLS) + ["gen_ai.x", "other", "llm.q"])
+KINDS_OF_VALUE = st.sampled_from(
+    [None, "", "x", "chat", "LLM", "AGENT", "5", "nan", "1e400", 5, -3, 503, 2**60, 2.5, math.nan, math.inf, 1e16, True, False, b"\xff", ["stop", 1],
+     [], {"a": 1}, '{"input_tokens": 7}', '[{"role":"user","parts":[{"content":"hi"}]}]', "\u00e9" * 1100]
+)  # fmt: skip
+SPANS = st.builds(
+    lambda attributes, fields: (attributes, fields),
+    st.dictionaries(NAMES_OF_ALL, KINDS_OF_VALUE, max_size=7),
+    st.fixed_dictionaries(
+        {
+            "trace_id": st.sampled_from([b"\x01" * 16, b"\x02" * 16, b"", b"\x03" * 5]),
+            "span_id": st.integers(0, 40).map(lambda i: i.to_bytes(8, "big")),
+            "parent_span_id": st.sampled_from([b"", b""] + [i.to_bytes(8, "big") for i in range(8)]),
+            "kind": st.integers(0, 5),
+            "end_time_unix_nano": st.sampled_from([AT, AT + 1, AT + 10**9, AT - 1]),
+            "status": st.sampled_from([Status(), Status(code=2), Status(code=2, message="b" * 300)]),
+        }
+    ),
+)
+EXPORTS = st.lists(
+    st.builds(lambda spans, resource: group(*(span(a, **f) for a, f in spans), resource=resource),
+              st.lists(SPANS, max_size=5), st.dictionaries(NAMES_OF_ALL, KINDS_OF_VALUE, max_size=3)),
+    max_size=2,
+).map(lambda groups: export(*groups))  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EXPORTS, min_size=1, max_size=3))
+def test_both_decoders_say_the_same_of_any_export(requests: list[ExportTraceServiceRequest]) -> None:
+    both(*requests)

@@ -1,0 +1,223 @@
+"""Sealed spool segments -> `inbox` and `scores` in Delta, exactly once. Runs in a process of its own beside the receiver.
+
+A commit carries (spool id, number of its newest segment) as Delta's application transaction, so a segment that a dead process had
+committed is known and skipped. Reports go to standard output, one frame each: b"J" or b"A", length, then JSON figures or an Arrow stream
+of the committed requests (without texts). The process ends, drained, when its standard input closes: also when its parent dies.
+"""
+
+import argparse
+import fcntl
+import json
+import logging
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from lastgood import delta, tables, telemetry
+from lastgood.collectors.otlp import rows, spool
+from lastgood.collectors.otlp.columns import SCHEMA, Batch, TraceDecoder
+from lastgood.errors import LastgoodError, TransientError
+
+log = logging.getLogger(__name__)
+COMMIT_BYTES = 32 * 2**20
+"""How many bytes of segments one commit takes when the drain is behind."""
+FRAME = struct.Struct("<cI")
+NOT_FED = frozenset({"input", "output", "features", "attributes", "raw"})
+_SCORES = telemetry.arrow_schema(tables.SCORES.fields)
+Report = Callable[[dict[str, Any], pa.Table | None], None]
+
+
+def decode(records: Sequence[spool.Record], decoder: TraceDecoder) -> Batch:
+    """Spooled exports of all kinds -> inbox columns and scores."""
+    spans = [(one.body, _time(one)) for one in records if one.kind == spool.TRACES]
+    found = decoder.decode(spans) if spans else Batch(SCHEMA.empty_table())
+    for one in records:
+        if one.kind == spool.LOGS:
+            more = rows.logs(ExportLogsServiceRequest.FromString(one.body), _time(one))
+        elif one.kind == spool.METRICS:
+            more = rows.metrics(ExportMetricsServiceRequest.FromString(one.body), _time(one))
+        else:
+            continue
+        found.scores += more.scores
+        found.others += more.others
+    return found
+
+
+def _time(record: spool.Record) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=record.received_at)
+
+
+@dataclass
+class Drain:
+    """`step` commits what is sealed. Errors of step: LastgoodError (nothing is lost: the segments stay)."""
+
+    folder: Path
+    inbox: str
+    scores: str
+    decoder: TraceDecoder
+    compact_every: int = 64
+    report: Report = lambda figures, table: None
+    commits: int = 0
+    _done: dict[str, int] = field(default_factory=dict)
+
+    def step(self) -> int:
+        """Commit the oldest sealed segments, up to COMMIT_BYTES; how many there were."""
+        group: list[Path] = []
+        size = 0
+        for one in spool.sealed(self.folder):
+            size += one.stat().st_size
+            if group and size > COMMIT_BYTES:
+                break
+            group.append(one)
+        if not group:
+            return 0
+        started, newest = time.monotonic(), int(group[-1].stem)
+        try:
+            tally = {"segments": len(group), "rows": 0, "scores": 0, "others": 0, "set_aside": 0}
+            fed = self._commit(group, newest, tally)
+        except LastgoodError:
+            self._done.clear()
+            raise
+        for one in group:
+            one.unlink()
+        self.report(tally | {"seconds": round(time.monotonic() - started, 4)}, fed)
+        return len(group)
+
+    def _committed(self, path: str) -> int:
+        if path not in self._done:
+            self._done[path] = delta.app_version(path, spool.identity(self.folder)) or 0
+        return self._done[path]
+
+    def _commit(self, group: Sequence[Path], newest: int, tally: dict[str, int]) -> pa.Table | None:
+        app = (spool.identity(self.folder), newest)
+        fed = None
+        for path in (self.inbox, self.scores):
+            new = [one for one in group if int(one.stem) > self._committed(path)]
+            if not new:
+                continue
+            found = self._read(new)
+            scored = path == self.scores
+            table = pa.Table.from_pylist(found.scores, _SCORES) if scored else found.table
+            if table.num_rows:
+                delta.append(path, table, app=app)
+                self._done[path] = newest
+                self._compact(path)
+            if scored:
+                tally["scores"] += table.num_rows
+            else:
+                fed = table
+                aside = table.num_rows - table.column("reject_reason").null_count
+                tally["set_aside"] += aside
+                tally["rows"] += table.num_rows - aside
+                tally["others"] += found.others
+        return fed
+
+    def _read(self, segments: Sequence[Path]) -> Batch:
+        """What the segments hold; a damaged rest of one becomes a rejected inbox row with its bytes."""
+        key = tuple(segments)
+        if getattr(self, "_last", (None, None))[0] == key:
+            last: Batch = self._last[1]
+            return last
+        records, damaged = [], []
+        for one in segments:
+            data, end = one.read_bytes(), 0
+            for record, behind in spool.unpack(data):
+                records.append(record)
+                end = behind
+            if end < len(data):
+                reason = f"spool segment {one.stem} is damaged at byte {end}"
+                log.error("%s", reason)
+                stamp = {"source": "otlp", "received_at": datetime.now(UTC)}
+                damaged.append(stamp | {"reject_reason": reason, "raw": data[end:]})
+        found = decode(records, self.decoder)
+        if damaged:
+            found.table = pa.concat_tables([found.table, pa.Table.from_pylist(damaged, SCHEMA)])
+        self._last: tuple[tuple[Path, ...], Batch] = (key, found)
+        return found
+
+    def _compact(self, path: str) -> None:
+        self.commits += 1
+        if self.compact_every and self.commits % self.compact_every == 0:
+            try:
+                delta.compact(path)
+            except TransientError as error:
+                log.warning("%s", error)
+
+    def run(self, closing: threading.Event, poll_s: float = 0.02) -> None:
+        """Step until `closing` is set and nothing is left that can be committed."""
+        with (self.folder / "drain.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                ending = closing.is_set()
+                try:
+                    if self.step():
+                        continue
+                except LastgoodError as error:
+                    log.error("not committed, tried again: %s", error)
+                    if ending:
+                        return
+                    closing.wait(getattr(error, "retry_after_s", None) or 1.0)
+                    continue
+                if ending:
+                    return
+                closing.wait(poll_s)
+
+
+def _frames(feed: bool) -> Report:
+    out = sys.stdout.buffer
+
+    def say(figures: dict[str, Any], table: pa.Table | None) -> None:
+        frames = [(b"J", json.dumps(figures).encode())]
+        if feed and table is not None and table.num_rows:
+            kept = table.select([name for name in table.column_names if name not in NOT_FED])
+            stream = pa.BufferOutputStream()
+            with pa.ipc.new_stream(stream, kept.schema) as writer:
+                writer.write_table(kept)
+            frames.append((b"A", stream.getvalue().to_pybytes()))
+        try:
+            for kind, body in frames:
+                out.write(FRAME.pack(kind, len(body)) + body)
+            out.flush()
+        except BrokenPipeError:  # the parent has gone; the commit stands
+            pass
+
+    return say
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Drain a spool until standard input closes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spool", type=Path)
+    parser.add_argument("inbox")
+    parser.add_argument("scores")
+    parser.add_argument("--version-attribute", action="append", default=[])
+    parser.add_argument("--compact-every", type=int, default=64)
+    parser.add_argument("--feed", action="store_true")
+    given = parser.parse_args(arguments)
+    closing = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it closes standard input when it is done
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        closing.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    decoder = TraceDecoder(given.version_attribute)
+    Drain(given.spool, given.inbox, given.scores, decoder, given.compact_every, _frames(given.feed)).run(closing)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    main()

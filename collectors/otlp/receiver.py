@@ -1,0 +1,328 @@
+"""OTLP receiver (gRPC and HTTP): exports in, checked and written to the spool on disk, and only then acknowledged.
+
+Statuses by the OTLP specification 1.9: what can be sent again is UNAVAILABLE / 503, or RESOURCE_EXHAUSTED with RetryInfo / 429 with
+Retry-After (the spool is full); what can not is INVALID_ARGUMENT / 400, UNAUTHENTICATED / 401, 413, 415.
+"""
+
+import asyncio
+import hmac
+import io
+import logging
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pyarrow as pa
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lastgood.asgi import bind
+from lastgood.collectors.otlp import rows
+from lastgood.collectors.otlp.spool import LOGS, METRICS, TRACES, Record
+from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
+from lastgood.config import Receiver, secret
+from lastgood.errors import ConfigError, TransientError
+
+log = logging.getLogger(__name__)
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One of OTLP's services: its messages, how many items an export has, and how many of them Lastgood does not take."""
+
+    kind: int
+    name: str
+    path: str
+    request: type[Message]
+    answer: Callable[[int, int], Message]
+    count: Callable[[Any, datetime], tuple[int, int]]
+
+
+def _spans(request: Any, _: datetime) -> tuple[int, int]:
+    return sum(len(scope.spans) for group in request.resource_spans for scope in group.scope_spans), 0
+
+
+def _scored(decode: Callable[[Any, datetime], rows.Decoded]) -> Callable[[Any, datetime], tuple[int, int]]:
+    def count(request: Any, now: datetime) -> tuple[int, int]:
+        found = decode(request, now)
+        return len(found.scores), found.others
+
+    return count
+
+
+_ONLY = "only evaluation scores (gen_ai.evaluation...) are taken"
+
+
+def _logs_answer(taken: int, left: int) -> Message:
+    part = logs_pb.ExportLogsPartialSuccess(rejected_log_records=left, error_message=_ONLY)
+    return logs_pb.ExportLogsServiceResponse(partial_success=part if left else None)
+
+
+def _metrics_answer(taken: int, left: int) -> Message:
+    part = metrics_pb.ExportMetricsPartialSuccess(rejected_data_points=left, error_message=_ONLY)
+    return metrics_pb.ExportMetricsServiceResponse(partial_success=part if left else None)
+
+
+SIGNALS = (
+    Signal(TRACES, "trace.v1.TraceService", "/v1/traces", trace_pb.ExportTraceServiceRequest,
+           lambda taken, left: trace_pb.ExportTraceServiceResponse(), _spans),
+    Signal(LOGS, "logs.v1.LogsService", "/v1/logs", logs_pb.ExportLogsServiceRequest, _logs_answer, _scored(rows.logs)),
+    Signal(METRICS, "metrics.v1.MetricsService", "/v1/metrics", metrics_pb.ExportMetricsServiceRequest, _metrics_answer,
+           _scored(rows.metrics)),
+)  # fmt: skip
+
+
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its content encoding. Errors: ValueError (unknown, broken, or larger than `limit` bytes)."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding == "zstd":
+        try:
+            plain: bytes = pa.input_stream(io.BytesIO(body), compression="zstd").read(limit + 1)
+        except OSError as error:
+            raise ValueError(f"broken zstd body: {error}") from error
+        whole = True
+    elif encoding in ("gzip", "deflate"):
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            plain = inflate.decompress(body, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"broken {encoding} body: {error}") from error
+        whole = inflate.eof
+    else:
+        raise ValueError(f"content encoding {encoding!r} is not supported; send gzip or zstd")
+    if len(plain) > limit or not whole:
+        raise ValueError(f"{encoding} body is cut short or above {limit} bytes")
+    return plain
+
+
+class Senders:
+    """Who may send: bearer tokens by sender. Nobody is asked where none are configured."""
+
+    def __init__(self, settings: Receiver) -> None:
+        self._tokens: dict[str, str] = {}
+        for name, variable in settings.senders.items():
+            token = secret(variable)
+            if not token:
+                raise ConfigError(f"receiver.senders.{name}: the variable {variable} is not set")
+            self._tokens[name] = token
+
+    def knows(self, authorization: str | None) -> bool:
+        """Whether an `authorization` header holds a sender's token; every token is compared, in constant time."""
+        if not self._tokens:
+            return True
+        given = (authorization or "").removeprefix("Bearer ").encode()
+        return sum(hmac.compare_digest(given, token.encode()) for token in self._tokens.values()) > 0
+
+
+class NotAllowedError(Exception):
+    """No sender's token."""
+
+
+@dataclass
+class OtlpReceiver:
+    """Exports in over gRPC and HTTP; `running()` serves until its block ends, then drains.
+
+    `sink` gets the requests of each commit as a table of inbox columns without texts, in a thread of its own.
+    """
+
+    inbox_path: str
+    settings: Receiver
+    scores_path: str = ""
+    sink: Sink | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    grpc_port: int = 0
+    http_port: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.senders = Senders(self.settings)
+        self.scores_path = self.scores_path or f"{self.inbox_path.rstrip('/').rpartition('/')[0]}/scores"
+
+    async def accept(self, signal: Signal, body: bytes, message: Message | None = None) -> Message:
+        """Check and keep one export. Errors: DecodeError (no such message), TransientError (send it again)."""
+        message = message or signal.request.FromString(body)
+        now = self.clock()
+        taken, left = signal.count(message, now)
+        if taken:
+            record = Record(signal.kind, int(now.timestamp() * 1e6), body or message.SerializeToString())
+            try:
+                await self.writer.put(record)
+            except TransientError:
+                self.tally.refused += taken
+                raise
+            self.tally.accepted += taken
+        return signal.answer(taken, left)
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes acknowledged and not yet in Delta."""
+        return self.writer.spool.pending_bytes
+
+    # HTTP
+
+    async def _body(self, request: Request) -> bytes:
+        limit, body = self.settings.max_body_bytes, bytearray()
+        async with asyncio.timeout(self.settings.read_timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise OverflowError(f"body is above {limit} bytes")
+        return bytes(body)
+
+    def _http(self, signal: Signal) -> Callable[[Request], Awaitable[Response]]:
+        async def export(request: Request) -> Response:
+            kind = request.headers.get("content-type", "").split(";")[0].strip()
+            try:
+                if not self.senders.knows(request.headers.get("authorization")):
+                    return _refusal(kind, 401, "no sender's token", {"www-authenticate": "Bearer"})
+                if kind not in (PROTOBUF, JSON):
+                    return _refusal(kind, 415, f"content type {kind!r}; expected {PROTOBUF} or {JSON}")
+                encoding = request.headers.get("content-encoding", "").strip().lower()
+                plain = unpack(await self._body(request), encoding, self.settings.max_body_bytes)
+                message = rows.parse_json(plain, signal.request()) if kind == JSON else None
+                answer = await self.accept(signal, b"" if message else plain, message)
+            except TimeoutError:
+                return _refusal(kind, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
+            except OverflowError as error:
+                return _refusal(kind, 413, str(error))
+            except TransientError as error:
+                wait = {"retry-after": str(max(1, round(error.retry_after_s or 1)))}
+                return _refusal(kind, 429 if "spool" in str(error) else 503, str(error), wait)
+            except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
+                return _refusal(kind, 400, f"not an OTLP export: {error}"[:300])
+            return _answer(kind, 200, answer)
+
+        return export
+
+    def routes(self) -> list[Route]:
+        return [Route(one.path, self._http(one), methods=["POST"]) for one in SIGNALS]
+
+    # gRPC
+
+    def _grpc(self, signal: Signal) -> grpc.GenericRpcHandler:
+        async def export(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            given = dict(context.invocation_metadata() or ())
+            if not self.senders.knows(str(given.get("authorization", ""))):
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no sender's token")
+            try:
+                return bytes((await self.accept(signal, body)).SerializeToString())
+            except TransientError as error:
+                full = "spool" in str(error)
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
+                await context.abort(code, str(error), _retry_info(error, full))
+            except DecodeError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not an OTLP export: {error}")
+            raise AssertionError("abort raises")
+
+        method = grpc.unary_unary_rpc_method_handler(export)
+        return grpc.method_handlers_generic_handler(f"opentelemetry.proto.collector.{signal.name}", {"Export": method})
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        options = [
+            ("grpc.max_receive_message_length", self.settings.max_body_bytes),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self.settings.max_concurrent)
+        server.add_generic_rpc_handlers([self._grpc(one) for one in SIGNALS])
+        where, tls = f"{self.settings.host}:{self.settings.grpc_port}", self._tls()
+        if tls is None:
+            self.grpc_port = server.add_insecure_port(where)
+        else:
+            key, cert, authority = tls
+            credentials = grpc.ssl_server_credentials(
+                [(key, cert)], authority, require_client_auth=authority is not None
+            )
+            self.grpc_port = server.add_secure_port(where, credentials)
+        return server
+
+    def _tls(self) -> tuple[bytes, bytes, bytes | None] | None:
+        one = self.settings
+        if one.tls_cert is None or one.tls_key is None:
+            if one.tls_cert or one.tls_key or one.tls_client_ca:
+                raise ConfigError("receiver: tls_cert and tls_key go together, and tls_client_ca needs both")
+            return None
+        try:
+            authority = one.tls_client_ca.read_bytes() if one.tls_client_ca else None
+            return one.tls_key.read_bytes(), one.tls_cert.read_bytes(), authority
+        except OSError as error:
+            raise ConfigError(f"receiver: {error}") from error
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["OtlpReceiver"]:
+        spool = open_spool(self.settings)
+        self.writer = GroupCommit(spool, self.settings)
+        drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink)
+        server = self._grpc_server()
+        web, sockets, self.http_port = bind(
+            Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, **_https(self.settings)
+        )
+        writing = asyncio.create_task(self.writer.run())
+        drain.start()
+        await server.start()
+        serving = asyncio.create_task(web.serve(sockets=sockets))
+        try:
+            yield self
+        finally:
+            stopping = asyncio.create_task(server.stop(grace=5))
+            web.should_exit = True
+            await asyncio.gather(stopping, serving)
+            self.writer.close()
+            await writing
+            spool.close()
+            await asyncio.to_thread(drain.stop)
+
+
+def _https(settings: Receiver) -> dict[str, Any]:
+    if settings.tls_cert is None:
+        return {}
+    import ssl
+
+    found = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
+    if settings.tls_client_ca is None:
+        return found
+    return found | {"ssl_ca_certs": str(settings.tls_client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+
+
+def _retry_info(error: TransientError, full: bool) -> tuple[tuple[str, bytes], ...]:
+    """OTLP senders retry RESOURCE_EXHAUSTED only where RetryInfo says when."""
+    wait = error.retry_after_s or 1.0
+    told = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(wait), nanos=int(wait % 1 * 1e9)))
+    code = code_pb2.RESOURCE_EXHAUSTED if full else code_pb2.UNAVAILABLE
+    status = status_pb2.Status(code=code, message=str(error))
+    status.details.add().Pack(told)
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def _answer(kind: str, status: int, message: Message, headers: Mapping[str, str] | None = None) -> Response:
+    if kind == JSON:
+        from google.protobuf.json_format import MessageToJson
+
+        return Response(MessageToJson(message, indent=None), status, headers, JSON)
+    return Response(message.SerializeToString(), status, headers, PROTOBUF)
+
+
+def _refusal(kind: str, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as OTLP/HTTP wants it: a google.rpc.Status in the sender's own encoding."""
+    if kind not in (PROTOBUF, JSON):
+        return Response(text, status, headers)
+    return _answer(kind, status, status_pb2.Status(message=text), headers)
+
+
+__all__ = ["OtlpReceiver", "Senders", "Signal", "unpack"]

@@ -1,0 +1,191 @@
+"""Export bodies -> a write-ahead spool on disk: appended, checksummed, fsynced together, and only then acknowledged.
+
+A spool is a folder of numbered segments: `NNNNNNNNNN.open` takes appends, `.seg` is sealed and waits for the drain.
+A record is a 20-byte header (magic, CRC-32 of what follows it, length, received_at in microseconds, kind) and the body. Numbers only
+grow: the newest segment is never removed before its successor exists, so (spool id, number) names a segment for ever.
+"""
+
+import fcntl
+import os
+import struct
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lastgood.errors import ConfigError, CorruptError, TransientError
+
+_HEADER = struct.Struct("<2sHIIq")
+_MAGIC = b"LG"
+TRACES, LOGS, METRICS = 0, 1, 2
+"""Kinds of bodies: which OTLP export request a record holds, as protobuf."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One export request as it came: `received_at` in microseconds since 1970, `body` protobuf."""
+
+    kind: int
+    received_at: int
+    body: bytes
+
+
+def pack(record: Record) -> bytes:
+    """The record as it stands in a segment."""
+    rest = struct.pack("<HIq", record.kind, len(record.body), record.received_at)
+    crc = zlib.crc32(record.body, zlib.crc32(rest))
+    return _HEADER.pack(_MAGIC, record.kind, crc, len(record.body), record.received_at) + record.body
+
+
+def unpack(data: bytes) -> Iterator[tuple[Record, int]]:
+    """(record, offset behind it) of each whole record from the start; ends at the first that is torn or damaged."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        magic, kind, crc, length, received_at = _HEADER.unpack_from(data, at)
+        end = at + _HEADER.size + length
+        if magic != _MAGIC or end > len(data):
+            return
+        body = data[at + _HEADER.size : end]
+        if zlib.crc32(body, zlib.crc32(struct.pack("<HIq", kind, length, received_at))) != crc:
+            return
+        yield Record(kind, received_at, body), end
+        at = end
+
+
+class Spool:
+    """The writing side. One process at a time; `append` and `seal` are called from one thread at a time.
+
+    Errors: ConfigError when another process holds the folder.
+    """
+
+    def __init__(self, folder: Path, segment_bytes: int, max_bytes: int) -> None:
+        self.folder, self._segment_bytes, self._max_bytes = folder, segment_bytes, max_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ConfigError(f"{folder}: another receiver writes to this spool; give each its own folder") from error
+        self.repaired_bytes = self._recover()
+        self._next = max((int(one.stem) for one in sealed(folder)), default=0) + 1
+        self._open()
+        for empty in [one for one in sealed(folder) if one.stat().st_size == 0]:
+            empty.unlink()  # only now: the highest number must not be forgotten
+        self._sealed = {one.name: one.stat().st_size for one in sealed(folder)}
+        self._guard = threading.Lock()
+        self._known = sum(self._sealed.values())
+
+    def _recover(self) -> int:
+        """Seal what a dead process left open, without its torn tail; how many bytes that tail had."""
+        torn = 0
+        for left in sorted(self.folder.glob("*.open")):
+            data = left.read_bytes()
+            whole = max((end for _, end in unpack(data)), default=0)
+            torn += len(data) - whole
+            with left.open("r+b") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+            left.rename(left.with_suffix(".seg"))
+        self._sync_folder()
+        return torn
+
+    def _sync_folder(self) -> None:
+        fd = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _open(self) -> None:
+        self._path = self.folder / f"{self._next:010}.open"
+        self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._size, self._opened = 0, time.monotonic()
+        self._next += 1
+        self._sync_folder()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that are on disk here and not yet known to be in Delta."""
+        with self._guard:
+            for name in [name for name in self._sealed if not (self.folder / name).exists()]:
+                del self._sealed[name]
+            self._known = sum(self._sealed.values()) + self._size
+            return self._known
+
+    def room(self, size: int) -> None:
+        """Errors: TransientError when `size` more bytes would go over the bound."""
+        if self._known + size > self._max_bytes and self.pending_bytes + size > self._max_bytes:
+            raise TransientError(f"the spool holds {self._max_bytes >> 20} MiB, its bound: Delta does not keep up", 2.0)
+
+    def append(self, records: list[Record]) -> None:
+        """All of them on disk (written and fsynced), or none: TransientError (disk full, I/O error)."""
+        data = b"".join(map(pack, records))
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._fd, memoryview(data)[written:])
+            os.fdatasync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
+            raise TransientError(f"{self.folder}: the spool could not be written: {error}", 5.0) from error
+        self._size += len(data)
+        self._known += len(data)
+        if self._size >= self._segment_bytes:
+            self.seal()
+
+    def seal(self, older_than_s: float = 0.0) -> None:
+        """Hand the open segment to the drain, if it holds anything and is old enough."""
+        if self._size == 0 or time.monotonic() - self._opened < older_than_s:
+            return
+        os.close(self._fd)
+        done, size = self._path, self._size
+        self._open()
+        done.rename(done.with_suffix(".seg"))
+        self._sync_folder()
+        with self._guard:
+            self._sealed[done.with_suffix(".seg").name] = size
+
+    def close(self) -> None:
+        self.seal()
+        os.close(self._fd)
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def identity(folder: Path) -> str:
+    """The spool's own id, made on first use: half of the key that makes the drain exactly-once."""
+    path = folder / "id"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"id.{os.getpid()}"
+        draft.write_text(uuid.uuid4().hex)
+        draft.rename(path)
+    return path.read_text().strip()
+
+
+def sealed(folder: Path) -> list[Path]:
+    """Sealed segments, oldest first."""
+    return sorted(folder.glob("*.seg"))
+
+
+def read(segment: Path) -> list[Record]:
+    """The records of a sealed segment. Errors: CorruptError where the bytes are not what was written."""
+    data = segment.read_bytes()
+    records, end = [], 0
+    for record, behind in unpack(data):
+        records.append(record)
+        end = behind
+    if end != len(data):
+        raise CorruptError(f"{segment}: damaged at byte {end} of {len(data)}")
+    return records

@@ -1,0 +1,264 @@
+"""The spool and its drain: torn tails, damage, a full disk, kill -9 at random points; what was acknowledged is stored once."""
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from lastgood import delta
+from lastgood.collectors.otlp import spool
+from lastgood.collectors.otlp.columns import TraceDecoder
+from lastgood.collectors.otlp.drain import Drain
+from lastgood.collectors.otlp.spool import Record, Spool
+from lastgood.errors import ConfigError, CorruptError, TransientError
+
+NOW = int(datetime.now(UTC).timestamp() * 1e6)
+records = st.builds(Record, st.integers(0, 2), st.integers(0, 2**50), st.binary(max_size=200))
+
+
+def export(name: str) -> bytes:
+    marks = {"lastgood.request_id": name, "lastgood.endpoint": "chat"}
+    attributes = [KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in marks.items()]
+    one = Span(trace_id=b"\x01" * 16, span_id=b"\x02" * 8, kind=3, start_time_unix_nano=NOW * 1000,
+               end_time_unix_nano=NOW * 1000 + 5, attributes=attributes)  # fmt: skip
+    return ExportTraceServiceRequest(
+        resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=[one])])]
+    ).SerializeToString()
+
+
+def record(name: str) -> Record:
+    return Record(spool.TRACES, NOW, export(name))
+
+
+def opened(folder: Path, segment_bytes: int = 1 << 20, max_bytes: int = 1 << 30) -> Spool:
+    return Spool(folder, segment_bytes, max_bytes)
+
+
+def drain(folder: Path, base: Path) -> Drain:
+    return Drain(folder, str(base / "inbox"), str(base / "scores"), TraceDecoder())
+
+
+def stored(base: Path) -> list[str]:
+    return sorted(str(row["request_id"]) for row in delta.read(base / "inbox", ["request_id"]).to_pylist())
+
+
+@given(st.lists(records, max_size=5), st.data())
+def test_whatever_is_cut_off_or_flipped_the_records_before_it_are_read(
+    written: list[Record], data: st.DataObject
+) -> None:
+    whole = b"".join(map(spool.pack, written))
+    assert [one for one, _ in spool.unpack(whole)] == written
+    if not whole:
+        return
+    at = data.draw(st.integers(0, len(whole) - 1))
+    starts = [0]
+    for one in written:
+        starts.append(starts[-1] + len(spool.pack(one)))
+    safe = sum(end <= at for end in starts[1:])
+    assert [one for one, _ in spool.unpack(whole[:at])] == written[:safe]
+    flipped = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+    assert [one for one, _ in spool.unpack(flipped)] == written[:safe]
+
+
+def test_a_torn_tail_is_cut_off_and_numbers_only_grow(tmp_path: Path) -> None:
+    with opened(tmp_path) as one:
+        one.append([record("a")])
+    (sealed,) = spool.sealed(tmp_path)
+    left = tmp_path / f"{int(sealed.stem) + 5:010}.open"  # beside the empty one that was open at the end
+    left.write_bytes(spool.pack(record("b")) + spool.pack(record("torn"))[:-7])
+    with opened(tmp_path) as again:
+        assert again.repaired_bytes == len(spool.pack(record("torn"))) - 7
+        again.append([record("c")])
+    numbers = [int(one.stem) for one in spool.sealed(tmp_path)]
+    assert numbers == [int(sealed.stem), int(left.stem), numbers[-1]]
+    assert numbers[-1] > numbers[1]
+    assert [one for segment in spool.sealed(tmp_path) for one in spool.read(segment)] == [
+        record(name) for name in "abc"
+    ]
+
+
+def test_one_receiver_a_spool(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(ConfigError, match="another receiver writes to this spool"):
+        opened(tmp_path)
+
+
+def test_the_bound_counts_what_is_not_yet_in_delta(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    size = len(spool.pack(record("a")))
+    with opened(folder, segment_bytes=1, max_bytes=2 * size) as one:
+        for name in "ab":
+            one.room(size)
+            one.append([record(name)])
+        with pytest.raises(TransientError, match="its bound"):
+            one.room(size)
+        assert drain(folder, tmp_path).step() == 2
+        one.room(size)
+    assert stored(tmp_path) == ["a", "b"]
+
+
+def test_a_damaged_segment_gives_up_what_is_whole_and_keeps_the_rest_as_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with opened(folder) as one:
+        one.append([record(name) for name in "abc"])
+    (segment,) = spool.sealed(folder)
+    data = bytearray(segment.read_bytes())
+    data[-3] ^= 0xFF
+    segment.write_bytes(data)
+    with pytest.raises(CorruptError, match="damaged at byte"):
+        spool.read(segment)
+    assert drain(folder, tmp_path).step() == 1
+    rows = {row["request_id"]: row for row in delta.read(tmp_path / "inbox").to_pylist()}
+    assert rows.keys() == {"a", "b", None}
+    assert "is damaged at byte" in rows[None]["reject_reason"]
+    assert rows[None]["raw"] == bytes(data[-len(spool.pack(record("c"))) :])
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from lastgood.collectors.otlp.spool import Record, Spool
+from lastgood.errors import TransientError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+spool = Spool(Path(sys.argv[1]), 1 << 30, 1 << 40)
+for i in range(10):
+    if i == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3500, resource.RLIM_INFINITY))
+    if i == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        spool.append([Record(0, i, b"x" * 1000)])
+        print(i)
+    except TransientError as error:
+        assert "could not be written" in str(error)
+spool.close()
+"""
+
+
+def test_a_full_disk_refuses_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    acknowledged = [int(line) for line in done.stdout.split()]
+    assert acknowledged == [0, 1, 2, 6, 7, 8, 9]
+    (segment,) = spool.sealed(tmp_path)
+    assert [one.received_at for one in spool.read(segment)] == acknowledged
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lastgood.collectors.otlp.spool import Record, Spool
+first = int(sys.argv[2])
+spool = Spool(Path(sys.argv[1]), 600, 1 << 40)
+for i in range(first, first + 100_000):
+    spool.append([Record(0, i, b"%d" % i * (i % 9 + 1))])
+    print(i, flush=True)
+"""
+
+
+def test_sixty_kills_of_a_writer_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    r, acknowledged = random.Random(5), set()
+    for life in range(60):
+        first = life * 100_000
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(first)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.endswith("\n"):
+                    acknowledged.add(int(line))
+                if r.random() < 0.05:
+                    process.kill()
+                    break
+            rest = process.stdout.read()
+            acknowledged |= {int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")}
+    with opened(tmp_path):
+        pass
+    found = [one for segment in spool.sealed(tmp_path) for one in spool.read(segment)]
+    assert len({one.received_at for one in found}) == len(found)
+    assert acknowledged <= {one.received_at for one in found}
+    assert len(found) <= len(acknowledged) + 60
+    assert all(one.body == b"%d" % one.received_at * (one.received_at % 9 + 1) for one in found)
+
+
+def test_forty_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
+    """Killed at random moments while segments keep coming; a commit that a dead drain made is not made again."""
+    r, folder = random.Random(6), tmp_path / "spool"
+    spool.identity(folder)
+    names = [f"r{i}" for i in range(400)]
+    writing = opened(folder, segment_bytes=1)
+    feeder = threading.Thread(target=lambda: [(writing.append([record(name)]), time.sleep(0.1)) for name in names])
+    feeder.start()
+    command = [
+        sys.executable,
+        "-m",
+        "lastgood.collectors.otlp.drain",
+        str(folder),
+        str(tmp_path / "inbox"),
+        str(tmp_path / "scores"),
+    ]
+    for _ in range(40):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            if r.random() < 0.7:
+                process.stdout.read(1)  # the first commit is done
+            time.sleep(r.random() * 0.05)
+            process.kill()
+    feeder.join()
+    writing.close()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        assert process.wait(60) == 0
+    assert stored(tmp_path) == sorted(names)
+    assert spool.sealed(folder) == []
+
+
+def test_two_receivers_on_one_table_and_a_compactor(tmp_path: Path) -> None:
+    done = []
+    folders = [tmp_path / f"spool{i}" for i in range(2)]
+
+    def work(folder: Path) -> None:
+        mine = drain(folder, tmp_path)
+        mine.compact_every = 3
+        with opened(folder, segment_bytes=1) as one:
+            for i in range(20):
+                one.append([record(f"{folder.name}-{i}")])
+                while True:
+                    try:
+                        mine.step()
+                        break
+                    except TransientError:
+                        continue
+        done.append(folder)
+
+    threads = [threading.Thread(target=work, args=(folder,)) for folder in folders]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(120)
+    assert len(done) == 2
+    assert stored(tmp_path) == sorted(f"spool{i}-{j}" for i in range(2) for j in range(20))
+
+
+def test_a_commit_made_before_the_crash_is_known_after_it(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with opened(folder, segment_bytes=1) as one:
+        for name in "ab":
+            one.append([record(name)])
+    kept = {path: path.read_bytes() for path in spool.sealed(folder)}
+    drain(folder, tmp_path).step()
+    for path, data in kept.items():  # as if it had died between the commit and the removal
+        path.write_bytes(data)
+    with opened(folder, segment_bytes=1) as one:
+        one.append([record("c")])
+    mine = drain(folder, tmp_path)
+    while mine.step():
+        pass
+    assert stored(tmp_path) == ["a", "b", "c"]
