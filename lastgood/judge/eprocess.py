@@ -14,13 +14,15 @@ from scipy.special import gammaln
 Floats = npt.NDArray[np.float64]
 
 WORSE = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
-WORSE_WEIGHTS = np.array([0.10, 0.20, 0.25, 0.25, 0.10, 0.10])
+WORSE_WEIGHTS = np.array([0.06, 0.14, 0.30, 0.30, 0.14, 0.06])
 BETTER = np.array([0.8, 0.6, 0.4, 0.2])
 BURN = np.array([1.5, 2.0, 3.0, 6.0, 14.4])
 LAMBDAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 RISE = np.array([1.5, 2.0, 3.0, 5.0])
 RESTART_SCALE = 10.0
 """Minutes: half of the restarts' capital is spent within the first 90 (see `spent`)."""
+FROM_START = 0.6
+"""Share of the evidence on "worse from the start"; the rest is on "worse from some later minute on"."""
 MAX_LOG = 690.0
 
 
@@ -116,7 +118,7 @@ def start(*shape: int) -> State:
 def advance(state: State, logs: Floats, minutes: Floats, weights: Floats) -> tuple[State, Floats, Floats]:
     """Fold log e [T, ..., omega] of blocks that end `minutes` [T] after the start: (state, M [T, ...], onset minute [T, ...]).
 
-    M = mean over omega of (exp(L) + R) / 2, R_t = (R_{t-1} + v_t) e_t plus the capital not yet spent: restarts for a late onset
+    M = mean over omega of FROM_START exp(L) + (1 - FROM_START) R, R_t = (R_{t-1} + v_t) e_t plus the capital not yet spent: restarts for a late onset
     with weights v that sum to at most 1 over for ever. Folding block by block gives the same bits as folding all at once.
     """
     if not len(logs):
@@ -130,7 +132,8 @@ def advance(state: State, logs: Floats, minutes: Floats, weights: Floats) -> tup
     when = np.where(level[:-1] <= low[:-1], edge[:-1].reshape(fresh.shape), -1.0)
     low_at = np.maximum.accumulate(np.concatenate([state.low_at[None], when]))
     late = np.logaddexp(level[1:] + seeds[1:], np.log(1 - spent(minutes)).reshape(fresh.shape))
-    value = np.exp(np.minimum(np.logaddexp(level[1:], late) - math.log(2), MAX_LOG)) @ weights
+    both = np.logaddexp(level[1:] + math.log(FROM_START), late + math.log(1 - FROM_START))
+    value = np.exp(np.minimum(both, MAX_LOG)) @ weights
     best = np.argmax(level[1:] - low[1:], axis=-1)[..., None]
     onset = np.take_along_axis(low_at[1:], best, -1)[..., 0]
     return State(float(edge[-1]), level[-1], seeds[-1], low[-1], low_at[-1]), value, onset

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SAFE_RATIO, SAFE_E, SLO_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 100.0, 1000.0, 0.05
 STALE_SHARE = 0.5
-FIRST_ATTEMPT = 0.8
+FIRST_ATTEMPT = 0.9
 """Part of the budget that a version's first attempt may use; the others share the rest (see `budget`)."""
 RUN_LENGTH, PSEUDO, TOLERATED_RISE = 43_200.0, 2_000.0, 1.25
 

@@ -5,6 +5,7 @@ requester's *first* bad event: its label was drawn once, by the split, whatever 
 """
 
 import math
+from bisect import insort
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.columns import Columns, Ints, Requesters, tally
 from lastgood.judge.eprocess import Floats
-from lastgood.judge.streams import SPLIT_POOL, Blocks, Stream, pooled, quantile_shares, shift_buckets
+from lastgood.judge.streams import BLOCK, Blocks, Stream, gathered, quantile_shares, shift_buckets
 from lastgood.windows import ZERO
 
 EPOCH_S = 1800.0
@@ -91,11 +92,15 @@ def scores(found: Requesters, metric: str, shift: int) -> tuple[Requesters, Floa
 def above(score: Floats, q: float) -> npt.NDArray[np.bool_]:
     """Whether each score is above the q-quantile of the ones before it (the last LAST, at least FEW)."""
     out = np.zeros(len(score), bool)
-    for i in range(FEW, min(LAST, len(score))):
-        out[i] = score[i] > np.quantile(score[:i], q)
+    ranked: list[float] = []
+    for i, one in enumerate(score[:LAST].tolist()):
+        out[i] = i >= FEW and one > ranked[math.ceil(q * i) - 1]
+        insort(ranked, one)
     if len(score) > LAST:
-        ranked = np.sort(np.lib.stride_tricks.sliding_window_view(score, LAST)[:-1], -1)
-        out[LAST:] = score[LAST:] > ranked[:, math.ceil(q * LAST) - 1]
+        k = math.ceil(q * LAST) - 1
+        out[LAST:] = (
+            score[LAST:] > np.partition(np.lib.stride_tricks.sliding_window_view(score, LAST)[:-1], k, -1)[:, k]
+        )
     return out
 
 
@@ -143,10 +148,10 @@ def _run(one: _Test, cols: Columns, eta: float, a: int, z: int) -> Stream:
     part = one.found.take(np.arange(i, j), a)
     made = first_bad(part, one.bad[i:j], (z - a, len(cols.strata)))
     n, x = made.n, made.x[..., 0]
-    _, _, split = pooled(np.zeros(n.shape[1:]), np.zeros(n.shape[1]), n, SPLIT_POOL)
-    pi = split[..., 1] / np.maximum(split.sum(-1), 1e-9)
-    x = x * ((pi > 0) & (pi < 1))[..., None]
-    logs = eta * eprocess.log_e(pi, x[..., 1], x.sum(-1), one.r0).sum(1)[:, None]
+    _, blocks = gathered(np.zeros((*n.shape[1:], 2)), np.stack([n, x], -1), BLOCK)
+    pi = blocks[..., 1, 0] / np.maximum(blocks[..., 0].sum(-1), 1e-9)
+    hits = blocks[..., 1] * ((pi > 0) & (pi < 1))[..., None]
+    logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), one.r0).sum(1)[:, None]
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
     _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS)
     seen, bad = (np.cumsum(v.sum(1)[:, None], 0) for v in (n, x))

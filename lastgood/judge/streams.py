@@ -19,10 +19,8 @@ from lastgood.windows import GROWTH
 
 QUANTILES = (0.75, 0.90, 0.95, 0.99)
 QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)
-POOL, SPLIT_POOL, CHUNK = 400.0, 60.0, 128
-"""A threshold rests on at least POOL requests, a split on at least SPLIT_POOL, where the block itself has fewer (trailing ones)."""
-PLAUSIBLE = 3.0
-"""A block in which one version is absent still counts while fewer than this many of its requests were to be expected."""
+POOL, BLOCK, CHUNK = 400.0, 60.0, 128
+"""A threshold rests on at least POOL requests, the window's and trailing ones; a block on at least BLOCK."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def shift_buckets(tolerance: float) -> int:
 def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tuple[Floats, Floats, Floats]:
     """counts [T, G, ...] each with as much of what came before as makes `at_least`: (pool after, sizes after [G], pools [T, G, ...]).
 
-    Linear in the counts and blind to versions, so it is a fair threshold or split; dense blocks stand for themselves.
+    Linear in the counts and blind to versions, so it is a fair threshold; dense windows stand for themselves.
     """
     out = np.empty_like(counts)
     n = counts.reshape(*counts.shape[:2], -1).sum(-1)
@@ -79,6 +77,22 @@ def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tupl
         size = n[t] + size * keep
         out[t] = carry
     return carry, size, out
+
+
+def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Floats]:
+    """counts [T, G, 2, 1 + K] (requests, then bad ones) as blocks: a group's windows are put together until they hold enough
+    requests; the block stands at its last window, zeros elsewhere. (what is still open [G, 2, 1 + K], blocks).
+
+    Where a block ends depends on neither version nor outcome, so within it labels are exchangeable and its own split is exact: a
+    split estimated from other windows would be off by chance, and errors of many small blocks add up to false evidence.
+    """
+    out = np.zeros_like(counts)
+    for t in range(len(counts)):
+        carry = carry + counts[t]
+        full = carry[..., 0].sum(-1) >= at_least
+        out[t, full] = carry[full]
+        carry[full] = 0.0
+    return carry, out
 
 
 def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
@@ -140,23 +154,22 @@ def failures(cols: Columns) -> Blocks:
 def fold(name: str, metric: str, shares: Mapping[str, float], blocks: Blocks, r0: float, cols: Columns, carry: Carry,
          minutes: Floats, tempering: float) -> list[Stream]:  # fmt: skip
     """The e-processes of one metric, one per name in `shares` (in the order of the blocks' K)."""
-    count = len(cols.strata)
-    key = f"{name}:split"
-    _, pool, size = carry.pools.get(key, (0, np.zeros((count, 2)), np.zeros(count)))
-    pool, size, split = pooled(pool, size, blocks.n, SPLIT_POOL)
-    carry.pools[key] = (0, pool, size)
-    pi = split[..., 1] / np.maximum(split.sum(-1), 1e-9)
-    whole = blocks.n.sum(-1)
-    absent = (blocks.n.min(-1) <= 0) & (whole * np.minimum(pi, 1 - pi) >= PLAUSIBLE)
-    use = (pi > 0) & (pi < 1) & ~absent
-    seen = np.cumsum(cols.per_series(blocks.n * use[..., None]), 0)
+    counts = np.concatenate([blocks.n[..., None], blocks.x], -1)
+    key = f"{name}:open"
+    opened = carry.pools[key][1] if key in carry.pools else np.zeros(counts.shape[1:])
+    opened, counts = gathered(opened, counts, BLOCK)
+    carry.pools[key] = (0, opened, np.zeros(0))
+    whole = counts[..., 0].sum(-1)
+    pi = counts[..., 1, 0] / np.maximum(whole, 1e-9)
+    use = (pi > 0) & (pi < 1)
+    seen = np.cumsum(cols.per_series(blocks.n), 0)
     made = []
     for k, (part, share) in enumerate(shares.items()):
-        x = blocks.x[..., k] * use[..., None]
+        x = counts[..., 1 + k] * use[..., None]
         logs = tempering * eprocess.log_e(pi, x[..., 1], x.sum(-1), r0)
         state = carry.states.get(part) or eprocess.start(cols.many, len(eprocess.WORSE))
         carry.states[part], e, onset = eprocess.advance(state, cols.per_series(logs), minutes, eprocess.WORSE_WEIGHTS)
-        bad = np.cumsum(cols.per_series(x), 0)
+        bad = np.cumsum(cols.per_series(blocks.x[..., k]), 0)
         new, prior = (np.stack([seen[..., arm], bad[..., arm]], -1) for arm in (1, 0))
         made.append(Stream(part, metric, share, e, onset, new, prior))
     return made
@@ -167,7 +180,7 @@ def quantile_shares(name: str, weight: float) -> dict[str, float]:
 
 
 def error_shares(weight: float) -> dict[str, float]:
-    return {"errors": weight * 0.7} | {f"errors {name}": weight * 0.3 / len(FAMILIES) for name in FAMILIES}
+    return {"errors": weight * 0.8} | {f"errors {name}": weight * 0.2 / len(FAMILIES) for name in FAMILIES}
 
 
 def by_request(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], dict[str, Blocks]]:

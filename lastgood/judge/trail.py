@@ -1,6 +1,5 @@
 """Columns -> trail: the evidence after every window, for one comparison or many side by side (pure)."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +57,7 @@ def follow(cols: Columns, policy: Policy, carry: Carry | None = None) -> tuple[T
     bad = np.cumsum(cols.per_series(cols.failed)[..., 1], 0)
     trail = Trail(
         cols, e, routing, known, streams, sticky, blocks, _objective(cols, policy, carry), np.cumsum(served[..., 1] > 0, 0), bad,
-        _who_saw_failures(cols), ~known & _clumped(served),
+        _who_saw_failures(cols), ~known & _clumped(cols, blocks),
     )  # fmt: skip
     return trail, carry
 
@@ -78,30 +77,41 @@ def _routing(cols: Columns) -> tuple[Ints, npt.NDArray[np.bool_]]:
     return np.where(known, routing, REQUEST), known
 
 
-def _clumped(served: Floats) -> npt.NDArray[np.bool_]:
-    """[T, S]: the split wanders more than requests routed one by one would make it, at some scale of windows.
+def _clumped(cols: Columns, blocks: dict[str, Blocks]) -> npt.NDArray[np.bool_]:
+    """[T, S]: requests, failures or slow requests change sides in bunches, as they do when a requester always meets the same version.
 
-    Differences between successive sums of 1, 8 and 64 windows are compared with their binomial variance; the median keeps planned
-    changes of the split out.
+    For the split the median over pairs of neighbours decides, which keeps planned changes of it out; for failures the mean, which
+    sees single storms.
     """
-    out = np.zeros(served.shape[:2], bool)
+    served, failed = cols.per_series(cols.n), cols.per_series(blocks["errors"].x[..., 0])
+    slow = cols.per_series(blocks["latency"].x[..., 1])
+    return _restless(served, 8, True) | _restless(failed, 2, False) | _restless(slow, 2, False)
+
+
+def _restless(counts: Floats, least: int, robust: bool) -> npt.NDArray[np.bool_]:
+    """[T, S]: whether the share of new among counts [T, S, 2] differs between neighbours more than a binomial one would, at some
+    scale (sums of 1, 8 and 64 windows with at least `least` each), over the last 60 pairs of them."""
+    out = np.zeros(counts.shape[:2], bool)
     for scale in (1, 8, 64):
-        whole = len(served) // scale
-        if whole < 13:
+        whole = len(counts) // scale
+        if whole < 4:
             continue
-        sums = served[: whole * scale].reshape(whole, scale, *served.shape[1:]).sum(1)
-        n = sums.sum(-1)
-        both = n[1:] + n[:-1]
-        share = (sums[1:, :, 1] + sums[:-1, :, 1]) / np.maximum(both, 1)
+        sums = counts[: whole * scale].reshape(whole, scale, *counts.shape[1:]).sum(1)
+        n, so_far = sums.sum(-1), np.cumsum(sums, 0)[1:]
+        share = so_far[..., 1] / np.maximum(so_far.sum(-1), 1)
         gap = sums[1:, :, 1] / np.maximum(n[1:], 1) - sums[:-1, :, 1] / np.maximum(n[:-1], 1)
         spread = share * (1 - share) * (1 / np.maximum(n[1:], 1) + 1 / np.maximum(n[:-1], 1))
-        score = np.where((np.minimum(n[1:], n[:-1]) >= 8) & (spread > 0), gap**2 / np.maximum(spread, 1e-12), np.nan)
-        for t in range(12, whole, 6):
-            recent = score[max(0, t - 60) : t]
-            use = np.isfinite(recent).sum(0) >= 12
-            middle = np.nanmedian(np.where(use, recent, 0.0), 0)
-            limit = 0.4549 * (1 + 10 / math.sqrt(len(recent)))
-            out[t * scale :] = np.where(use & (middle > limit), True, out[t * scale :])
+        use = (np.minimum(n[1:], n[:-1]) >= least) & (spread > 0)
+        score = np.where(use, gap**2 / np.maximum(spread, 1e-12), np.nan)
+        for t in range(2, whole - 1):
+            if scale == 1 and t % 4:
+                continue
+            recent = score[max(0, t - 59) : t + 1]
+            seen = np.isfinite(recent).sum(0)
+            kept = np.where(seen > 0, recent, 0.0)
+            middle, typical = (np.nanmedian(kept, 0), 0.4549) if robust else (np.nanmean(kept, 0), 1.0)
+            limit = typical * (1 + (10 if robust else 4) / np.sqrt(np.maximum(seen, 1)))
+            out[(t + 2) * scale - 1 :] = np.where(seen >= 3, middle > limit, out[(t + 2) * scale - 1 :])
     return out
 
 
