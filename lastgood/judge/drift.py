@@ -13,6 +13,8 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 BLOCKS, TOP_CATEGORIES = 10, 20
+LEAST_INDEPENDENT = 20.0
+"""A sample that is worth fewer independent rows than this says nothing: no block of it is longer than its memory."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,29 @@ class Distance:
     n_reference: int
 
 
-def _js(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
-    """Jensen-Shannon divergence (base 2) of two count vectors, less its bias under equality, (k-1)(1/n+1/m)/(8 ln 2)."""
-    n, m = p.sum(), q.sum()
+def _worth(codes: npt.NDArray[np.int64], times: Sequence[float], numeric: bool) -> float:
+    """Share of independent rows the sample is worth, (1 - r) / (1 + r), r the first autocorrelation in time (of the bin, or of
+    being the same category)."""
+    ordered = codes[np.argsort(np.asarray(times), kind="stable")]
+    a, b = ordered[:-1], ordered[1:]
+    if numeric:
+        spread = float(ordered.var())
+        r = float(((a - ordered.mean()) * (b - ordered.mean())).mean()) / spread if spread > 0 else 0.0
+    else:
+        chance = float(((np.bincount(codes) / len(codes)) ** 2).sum())
+        r = (float((a == b).mean()) - chance) / (1 - chance) if chance < 1 else 0.0
+    r = min(0.999, max(0.0, r))
+    return (1 - r) / (1 + r)
+
+
+def _js(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64], worth: tuple[float, float]) -> float:
+    """Jensen-Shannon divergence (base 2) of two count vectors, less its bias under equality, (k-1)(1/n+1/m)/(8 ln 2), with n and m
+    the independent rows they are worth."""
+    n, m = p.sum() * worth[0], q.sum() * worth[1]
     if n <= 0 or m <= 0:
         return 0.0
     k = int(((p + q) > 0).sum())
-    p, q = p / n, q / m
+    p, q = p / p.sum(), q / q.sum()
     mid = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = np.where(p > 0, p * np.log2(p / mid), 0) + np.where(q > 0, q * np.log2(q / mid), 0)
@@ -76,18 +94,22 @@ def distance(
         return Distance(0.0, 0.0, n, m)
     cur, ref = _codes(current, reference, numeric)
     size = int(max(cur.max(), ref.max())) + 1
+    sides = ((cur, current_times), (ref, reference_times))
+    worth = [_worth(codes, times, numeric) for codes, times in sides]
+    if min(n * worth[0], m * worth[1]) < LEAST_INDEPENDENT:
+        return Distance(0.0, 0.0, n, m)
     tables = []
-    for codes, times in ((cur, current_times), (ref, reference_times)):
+    for codes, times in sides:
         block = _blocks(times)
         tables.append(
             np.stack([np.bincount(codes[block == b], minlength=size).astype(float) for b in range(block.max() + 1)])
         )
     whole = [table.sum(axis=0) for table in tables]
-    theta = _js(whole[0], whole[1])
+    theta = _js(whole[0], whole[1], (worth[0], worth[1]))
     variance, freedom = 0.0, 0
     for side, table in enumerate(tables):
         left = [(whole[side] - row, whole[1 - side]) for row in table]
-        again = np.array([_js(*(pair if side == 0 else pair[::-1])) for pair in left])
+        again = np.array([_js(*(pair if side == 0 else pair[::-1]), worth=(worth[0], worth[1])) for pair in left])
         if len(again) > 1:
             variance += (len(again) - 1) / len(again) * float(((again - again.mean()) ** 2).sum())
             freedom += len(again) - 1

@@ -22,7 +22,7 @@ EPOCH_S = 1800.0
 WHOLE = 0.6
 """Share of a stream's budget on the whole time; the rest is spread over epochs of two EPOCH_S, one begun each EPOCH_S, in
 which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
-QUANTILE_PART, LEVEL_PART, RISES = 0.4, 0.2, {0.9: 0.2, 0.98: 0.2}
+QUANTILE_PART, LEVEL_PART, RISES = 0.6, 0.1, {0.9: 0.2, 0.98: 0.1}
 """How a latency budget is split: slow requests, slow requesters, requesters that got slower than they were."""
 SCORED, FEW, LAST = 8, 20, 200
 """Requests per score of a requester; scores before one can count; scores that one is compared with."""
@@ -118,13 +118,15 @@ class _Test:
 
 def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
     found = cols.requesters
-    usable = {name: policy.weights.get(name, 0.0) for name in ("errors", "latency", "pace")}
+    begin = found.take(found.t == found.t.min()) if len(found.t) else found
+    there = {"errors": True, "latency": bool(begin.timed.any()), "pace": bool(begin.paced.any())}
+    usable = {name: policy.weights.get(name, 0.0) * has for name, has in there.items()}
     usable = {name: weight / (sum(usable.values()) or 1.0) for name, weight in usable.items()}
     made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0)]
     shift = shift_buckets(policy.latency_tolerance)
     for metric, worst in (("latency", found.slow), ("pace", found.pace)):
         weight, limits = usable[metric], blocks[metric].thresholds
-        if limits is None:
+        if limits is None or not there[metric]:
             continue
         for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART).items()):
             bad = (worst != ZERO) & (worst - shift * found.arm > limits[found.t, found.g, k])

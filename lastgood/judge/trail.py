@@ -15,6 +15,7 @@ from lastgood.judge.streams import Blocks, Carry, Stream, by_request, nothing, p
 STICKY, UNDECIDED, REQUEST = 0, 1, 2
 KNOWN = 0.2
 """Share of requests whose requester must be known before routing is judged by requesters."""
+RECENT = 60
 UNDECIDED_SHARE = 0.3
 """Until routing is known, evidence by requester may use this part of the budget; evidence by request the rest."""
 
@@ -90,7 +91,7 @@ def _clumped(cols: Columns, blocks: dict[str, Blocks]) -> npt.NDArray[np.bool_]:
 
 def _restless(counts: Floats, least: int, robust: bool) -> npt.NDArray[np.bool_]:
     """[T, S]: whether the share of new among counts [T, S, 2] differs between neighbours more than a binomial one would, at some
-    scale (sums of 1, 8 and 64 windows with at least `least` each), over the last 60 pairs of them."""
+    scale (sums of 1, 8 and 64 windows with at least `least` each), over the last RECENT pairs of them."""
     out = np.zeros(counts.shape[:2], bool)
     for scale in (1, 8, 64):
         whole = len(counts) // scale
@@ -103,15 +104,15 @@ def _restless(counts: Floats, least: int, robust: bool) -> npt.NDArray[np.bool_]
         spread = share * (1 - share) * (1 / np.maximum(n[1:], 1) + 1 / np.maximum(n[:-1], 1))
         use = (np.minimum(n[1:], n[:-1]) >= least) & (spread > 0)
         score = np.where(use, gap**2 / np.maximum(spread, 1e-12), np.nan)
-        for t in range(2, whole - 1):
-            if scale == 1 and t % 4:
-                continue
-            recent = score[max(0, t - 59) : t + 1]
-            seen = np.isfinite(recent).sum(0)
-            kept = np.where(seen > 0, recent, 0.0)
-            middle, typical = (np.nanmedian(kept, 0), 0.4549) if robust else (np.nanmean(kept, 0), 1.0)
-            limit = typical * (1 + (10 if robust else 4) / np.sqrt(np.maximum(seen, 1)))
-            out[(t + 2) * scale - 1 :] = np.where(seen >= 3, middle > limit, out[(t + 2) * scale - 1 :])
+        at = np.arange(2, whole - 1, 8 if scale == 1 else 1)
+        recent = np.concatenate([np.full((RECENT - 1, score.shape[1]), np.nan), score])
+        recent = np.lib.stride_tricks.sliding_window_view(recent, RECENT, 0)[at]
+        seen = np.isfinite(recent).sum(-1)
+        recent = np.where((seen > 0)[..., None], recent, 0.0)
+        middle, limit = (np.nanmedian(recent, -1), 0.4549) if robust else (np.nanmean(recent, -1), 1.0)
+        over = (seen >= 3) & (middle > limit * (1 + (10 if robust else 4) / np.sqrt(np.maximum(seen, 1))))
+        last = np.searchsorted((at + 2) * scale - 1, np.arange(len(counts)), "right") - 1
+        out |= np.where((last >= 0)[:, None], over[np.maximum(last, 0)], False)
     return out
 
 

@@ -1,0 +1,178 @@
+"""`python -m benchmarks.judge [--quick]`: the table, plots with --plots DIR, and last one line of JSON."""
+
+import argparse
+import json
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from scipy.stats import beta
+
+from benchmarks.judge import drift, ours, sticky, week
+from benchmarks.judge.rivals import RIVALS, STREAMED, first, series
+from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, SLOW, Floats, Regression, Scenario, simulate
+from benchmarks.measured import machine
+from lastgood.config import Policy
+
+POLICY = Policy()
+SPLITS = (0.5, 0.1)
+CASES = {"healthy": HEALTHY, "errors x4": FAILING, "latency x1.3": SLOW}
+OURS, HOUR, MINUTE_WINDOWS = "lastgood", 60.0, "one-minute windows"
+
+
+def upper(hits: int, runs: int) -> float:
+    """Upper limit of a one-sided 95 % Clopper-Pearson interval."""
+    return 1.0 if hits >= runs else float(beta.ppf(0.95, hits + 1, runs - hits))
+
+
+def minutes(one: Scenario, split: float, what: Regression, runs: int, seed: int, per: int) -> dict[str, Floats]:
+    """Minutes from the onset until each method rolls back [runs]. per: windows a minute."""
+    rng = np.random.default_rng(seed)
+    per = 1 if one.name == MINUTE_WINDOWS else per
+    if one.sticky:
+        found = [sticky.records(one, split, what, rng) for _ in range(runs)]
+        mine = np.array([sticky.judged(r, POLICY, 60.0 / per) for r in found])
+        traffic = sticky.traffic(found, one.minutes)
+        nameless = np.array([sticky.judged(r, POLICY, 60.0, by_requester=False) for r in found[:100]])
+        more = {"lastgood, requesters unknown": nameless}
+    else:
+        traffic, more = simulate(one, split, what, runs, rng, per), {}
+        mine = ours.judge(traffic, POLICY, 125)
+    seen = series(traffic)
+    out = {OURS: mine} | {name: first(rule(seen)) for name, rule in RIVALS.items()} | more
+    return {name: v - one.onset if what is not HEALTHY else v for name, v in out.items()}
+
+
+def cell(found: Floats, what: str) -> dict[str, float]:
+    """A rate with its upper limit for healthy runs; power within the hour and median minutes for regressed ones."""
+    hits = (
+        int((np.isfinite(found) & (found > 0) & (found <= HOUR)).sum())
+        if what != "healthy"
+        else int(np.isfinite(found).sum())
+    )
+    if what == "healthy":
+        return {"runs": len(found), "frr": hits / len(found), "upper95": upper(hits, len(found))}
+    real = found[found > 0]  # a rollback before the onset is a false one, not a fast one
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        median = float(np.median(real)) if len(real) else math.inf
+    return {"runs": len(found), "power": hits / len(found), "median_minutes": median}
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """scenario -> split -> case -> method -> figures."""
+    # 10 s windows are what the service judges; --quick takes 20 s for speed.
+    nulls, alternatives, per = (200, 40, 3) if quick else (2000, 500, 6)
+    out: dict[str, Any] = {}
+    cells = [(one, split, what) for one in SCENARIOS for split in SPLITS for what in CASES]
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scenarios", total=len(cells))
+        for seed, (one, split, what) in enumerate(cells):
+            runs = nulls if what == "healthy" else alternatives
+            bar.update(task, description=f"{one.name}, {split:.0%}, {what}")
+            parts = [
+                minutes(one, split, CASES[what], min(500, runs - i), 1000 * seed + i, per) for i in range(0, runs, 500)
+            ]
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            place = out.setdefault(one.name, {}).setdefault(f"{split:.0%}", {})
+            place[what] = {name: cell(found, what) for name, found in joined.items()}
+            bar.advance(task)
+    return out
+
+
+def summary(found: dict[str, Any], weeks: dict[str, float]) -> dict[str, Any]:
+    """The figures the issue names. Power and minutes are of the regressed cells at 10 requests/s: minutes are the median of their
+    medians, and the worst cell beside it."""
+    nulls = [s[split]["healthy"][OURS] for s in found.values() for split in s]
+    busy = [one.name for one in SCENARIOS if one.per_minute >= 600]
+    cells = {s: [found[n][s][what][OURS] for n in busy for what in CASES if what != "healthy"] for s in ("50%", "10%")}
+    times = {s: [c["median_minutes"] for c in cells[s]] for s in cells}
+    return {
+        "max_frr": max(c["frr"] for c in nulls),
+        "max_frr_upper95": max(c["upper95"] for c in nulls),
+        "min_power": min(c["power"] for split in cells.values() for c in split),
+        "median_minutes_50_50": float(np.median(times["50%"])),
+        "median_minutes_10_90": float(np.median(times["10%"])),
+        "worst_cell_minutes_50_50": max(times["50%"]),
+        "worst_cell_minutes_10_90": max(times["10%"]),
+        "week_frr": weeks["frr"],
+        "week_frr_upper95": weeks["upper95"],
+        "week_runs": weeks["runs"],
+        "scenarios": found,
+    }
+
+
+def _row(method: str, found: dict[str, Any], split: str) -> list[str]:
+    row = [method]
+    for one in found.values():
+        cells = one[split]
+        if method not in cells["healthy"]:
+            row.append("-")
+            continue
+        null, power = cells["healthy"][method], [cells[w][method] for w in CASES if w != "healthy"]
+        times = " / ".join(
+            f"{p['median_minutes']:.1f}" + (f" ({p['power']:.0%})" if p["power"] < 0.995 else "")
+            if math.isfinite(p["median_minutes"])
+            else f"- ({p['power']:.0%})"
+            for p in power
+        )
+        row.append(f"{null['frr']:.2%}\n{times}")
+    return row
+
+
+def show(found: dict[str, Any], totals: dict[str, Any], console: Console) -> None:
+    """The tables for people."""
+    methods = list(dict.fromkeys(m for s in found.values() for split in s.values() for m in split["healthy"]))
+    for split in ("50%", "10%"):
+        table = Table(
+            title=f"new version gets {split}: false rollbacks of a healthy version; minutes to errors x4 / latency x1.3"
+        )
+        for name in ("method", *found):
+            table.add_column(name)
+        for method in methods:
+            table.add_row(*_row(method, found, split))
+        console.print(table)
+    console.print(
+        f"a week of looks every minute, 60 requests a minute, {totals['week_runs']} runs: {totals['week_frr']:.2%} false "
+        f"rollbacks (upper 95 % limit {totals['week_frr_upper95']:.2%})"
+    )
+    console.print(f"streaming detectors: first {STREAMED} runs of each 500. {machine()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.judge")
+    parser.add_argument("--quick", action="store_true", help="few runs, about a minute")
+    parser.add_argument("--plots", type=Path, help="folder for plots")
+    options = parser.parse_args()
+    started = time.monotonic()
+    found = measure(options.quick)
+    weeks = week.measure(20 if options.quick else 300, POLICY)
+    weeks["upper95"] = upper(int(weeks["hits"]), int(weeks["runs"]))
+    totals = summary(found, weeks)
+    console = Console(width=220)
+    show(found, totals, console)
+    totals["drift"] = drift.measure(options.quick)
+    drift.show(totals["drift"], console)
+    if options.plots:
+        from benchmarks.judge.plots import draw
+
+        draw(found, options.plots)
+    totals["seconds"] = round(time.monotonic() - started, 1)
+    print(json.dumps(_finite(totals)))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: never is null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    main()
