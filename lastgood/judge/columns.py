@@ -62,8 +62,13 @@ class Requesters:
         kept = {name: value[at] for name, value in vars(self).items()}
         return Requesters(**{**kept, "t": kept["t"] - first})
 
+    def between(self, i: int, j: int, first: int) -> "Requesters":
+        """Entries i to j as a view, window numbers counted from `first`."""
+        kept = {name: value[i:j] for name, value in vars(self).items()}
+        return Requesters(**{**kept, "t": kept["t"] - first})
 
-def tally(cells: Ints, weights: npt.ArrayLike, size: int) -> Floats:
+
+def tally(cells: Ints, weights: npt.ArrayLike | None, size: int) -> Floats:
     """Sums of weights by cell [size]."""
     return np.bincount(cells, weights, size).astype(np.float64, copy=False)
 

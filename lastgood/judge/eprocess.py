@@ -26,7 +26,7 @@ FROM_START = 0.6
 MAX_LOG = 690.0
 
 
-def log_e(pi: Floats, x1: Floats, x: Floats, r0: float, omega: Floats = WORSE) -> Floats:
+def log_e(pi: Floats, x1: Floats, x: Floats, r0: float | Floats, omega: Floats = WORSE) -> Floats:
     """log e [..., omega] against P(bad | new) <= r0 P(bad | prior), r0 >= 1; x1 of the x bad ones are new, pi = share of new.
 
     log e = x1 ln w - x ln(1 - p0 + p0 w), p0 = pi r0 / (1 - pi + pi r0): given x, x1 is hypergeometric, which the binomial

@@ -52,20 +52,18 @@ def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, i
 
     Of several bad entries in that window one counts, chosen without regard to the version.
     """
-    if not len(found.t):
-        return Blocks(np.zeros((*shape, 2)), np.zeros((*shape, 2, 1)))
-    tie = found.arm ^ (found.who & 1)
-    order = np.lexsort((tie, found.g, ~bad, found.t, found.who))
-    t, g, arm, who, hit = (v[order] for v in (found.t, found.g, found.arm, found.who, bad))
-    first = np.full(int(who.max()) + 1, np.iinfo(np.int64).max)
-    places = np.flatnonzero(hit)
-    np.minimum.at(first, who[places], places)
-    here = np.arange(len(t))
-    at_risk = here <= first[who]
-    cell = (t * shape[1] + g) * 2 + arm
+    hit = np.flatnonzero(bad)
+    order = np.lexsort((found.arm[hit] ^ (found.who[hit] & 1), found.g[hit], found.t[hit], found.who[hit]))
+    hit = hit[order]
+    chosen = hit[np.concatenate([[True], found.who[hit][1:] != found.who[hit][:-1]])] if len(hit) else hit
+    until = np.full(int(found.who.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    until[found.who[chosen]] = found.t[chosen]
+    at_risk = found.t < until[found.who]
+    at_risk[chosen] = True
+    cell = (found.t * shape[1] + found.g) * 2 + found.arm
     size = shape[0] * shape[1] * 2
-    n = tally(cell, at_risk, size).reshape(*shape, 2)
-    x = tally(cell, at_risk & (here == first[who]), size).reshape(*shape, 2, 1)
+    n = tally(cell[at_risk], None, size).reshape(*shape, 2)
+    x = tally(cell[chosen], None, size).reshape(*shape, 2, 1)
     return Blocks(n, x)
 
 
@@ -144,47 +142,55 @@ def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Te
     return made
 
 
-def _run(one: _Test, cols: Columns, eta: float, a: int, z: int) -> Stream:
-    """The test over windows a..z, every requester counting from window a on."""
-    i, j = np.searchsorted(one.found.t, [a, z])
-    part = one.found.take(np.arange(i, j), a)
-    made = first_bad(part, one.bad[i:j], (z - a, len(cols.strata)))
-    n, x = made.n, made.x[..., 0]
-    _, blocks = gathered(np.zeros((*n.shape[1:], 2)), np.stack([n, x], -1), BLOCK)
+def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple[Floats, Floats, Floats]:
+    """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests], and (at risk, bad) so
+    far [z - a, tests, 2 arms, 2]."""
+    made = []
+    for one in tests:
+        i, j = np.searchsorted(one.found.t, [a, z])
+        part = first_bad(one.found.between(int(i), int(j), a), one.bad[i:j], (z - a, len(cols.strata)))
+        made.append(np.stack([part.n, part.x[..., 0]], -1))
+    counts = np.stack(made, 1)
+    flat = counts.reshape(z - a, -1, 2, 2)
+    blocks = gathered(np.zeros(flat.shape[1:]), flat, BLOCK)[1].reshape(counts.shape)
     pi = blocks[..., 1, 0] / np.maximum(blocks[..., 0].sum(-1), 1e-9)
     hits = blocks[..., 1] * ((pi > 0) & (pi < 1))[..., None]
-    logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), one.r0).sum(1)[:, None]
+    limits = np.array([one.r0 for one in tests])[:, None]
+    logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), limits).sum(2)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
     _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS)
-    seen, bad = (np.cumsum(v.sum(1)[:, None], 0) for v in (n, x))
-    new, prior = (np.stack([seen[..., arm], bad[..., arm]], -1) for arm in (1, 0))
-    return Stream(one.name, one.metric, one.share, e, onset + (cols.times[a] - cols.times[0]) / 60, new, prior)
+    return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts.sum(2), 0)
 
 
-def by_requester(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[Stream]:
-    """Streams of one comparison: over the whole time, and anew for every epoch.
+def by_requester(
+    cols: Columns, policy: Policy, blocks: dict[str, Blocks], wanted: npt.NDArray[np.bool_]
+) -> list[Stream]:
+    """Streams of one comparison: over the whole time, and anew for every epoch, where they are `wanted` [T] (0 elsewhere).
 
     An epoch's evidence stands in its stream where it is the larger, so `share x e` is the largest of the parts.
     """
-    known = cols.requesters.take(cols.requesters.n > 0)
-    known = known.take(np.argsort(known.t, kind="stable"))
-    cols = replace(cols, requesters=known)
-    begins = np.arange(cols.times[0] + EPOCH_S, cols.times[-1], EPOCH_S)
-    epochs = [tuple(int(i) for i in np.searchsorted(cols.times, [b, b + 2 * EPOCH_S])) for b in begins]
-    made = []
-    for one in _tests(cols, policy, blocks):
-        whole = _run(one, cols, policy.tempering, 0, len(cols.times))
-        e, onset = WHOLE * whole.e, whole.onset
-        for j, (a, z) in enumerate(epochs):
-            if z <= a:
-                continue
-            late = _run(one, cols, policy.tempering, a, z)
-            value = (1 - WHOLE) / ((j + 1) * (j + 2)) * late.e
-            better = value > e[a:z]
-            e[a:z] = np.where(better, value, e[a:z])
-            onset[a:z] = np.where(better, late.onset, onset[a:z])
-        made.append(Stream(one.name, one.metric, one.share, e, onset, whole.new, whole.prior))
-    return made
+    last, length = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else 0, len(cols.times)
+    if not last:
+        return []
+    known = cols.requesters.take((cols.requesters.n > 0) & (cols.requesters.t < last))
+    cols = replace(cols, requesters=known.take(np.argsort(known.t, kind="stable")))
+    tests = _tests(cols, policy, blocks)
+    e, onset, seen = _run(tests, cols, policy.tempering, 0, last)
+    e *= WHOLE
+    for j, begin in enumerate(np.arange(cols.times[0] + EPOCH_S, cols.times[last - 1], EPOCH_S)):
+        a, z = (min(last, int(i)) for i in np.searchsorted(cols.times, [begin, begin + 2 * EPOCH_S]))
+        if z <= a or not wanted[a:z].any():
+            continue
+        late, since, _ = _run(tests, cols, policy.tempering, a, z)
+        late *= (1 - WHOLE) / ((j + 1) * (j + 2))
+        onset[a:z] = np.where(late > e[a:z], since, onset[a:z])
+        e[a:z] = np.maximum(e[a:z], late)
+    rest = ((0, length - last), (0, 0))
+    e, onset, seen = np.pad(e, rest), np.pad(onset, rest), np.pad(seen, (*rest, (0, 0), (0, 0)), mode="edge")
+    return [
+        Stream(one.name, one.metric, one.share, e[:, [k]], onset[:, [k]], seen[:, [k], 1], seen[:, [k], 0])
+        for k, one in enumerate(tests)
+    ]
 
 
 def largest(streams: list[Stream], shape: tuple[int, int]) -> Floats:

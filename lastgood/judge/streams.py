@@ -86,12 +86,18 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     Where a block ends depends on neither version nor outcome, so within it labels are exchangeable and its own split is exact: a
     split estimated from other windows would be off by chance, and errors of many small blocks add up to false evidence.
     """
+    n, size, carry = counts[..., 0].sum(-1), carry[..., 0].sum(-1), carry.copy()
+    if not size.any() and (n >= at_least).all():
+        return carry, counts
     out = np.zeros_like(counts)
     for t in range(len(counts)):
-        carry = carry + counts[t]
-        full = carry[..., 0].sum(-1) >= at_least
-        out[t, full] = carry[full]
-        carry[full] = 0.0
+        carry += counts[t]
+        size += n[t]
+        full = size >= at_least
+        if full.any():
+            out[t, full] = carry[full]
+            carry[full] = 0.0
+            size[full] = 0.0
     return carry, out
 
 

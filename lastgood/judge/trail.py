@@ -51,7 +51,7 @@ def follow(cols: Columns, policy: Policy, carry: Carry | None = None) -> tuple[T
     e, routing, known, sticky = total(streams, cols), np.full(shape, REQUEST), np.zeros(shape, bool), []
     if (cols.requesters.n > 0).any():
         routing, known = _routing(cols)
-        sticky = by_requester(cols, policy, blocks)
+        sticky = by_requester(cols, policy, blocks, (routing != REQUEST).any(1))
         first = largest(sticky, shape) * np.where(routing == UNDECIDED, UNDECIDED_SHARE, 1.0)
         e = np.where(known, np.where(routing == REQUEST, (1 - UNDECIDED_SHARE) * e, first), e)
     served = cols.per_series(cols.n)
