@@ -1,5 +1,6 @@
 """Incident, rollback and links -> the message a person gets (pure)."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -9,7 +10,7 @@ from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.plan import Plan
 from lastgood.config import Settings
-from lastgood.judge.verdict import Finding, Verdict
+from lastgood.judge.verdict import Finding, State, Verdict
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
@@ -64,7 +65,39 @@ def trigger(
         timestamp=now.isoformat(),
         details=details,
         links=links,
+        about=about(incident),
     )
+
+
+def about(incident: Incident) -> dict[str, str]:
+    """What an incident is about, for receivers that know alerts by labels."""
+    return {"endpoint": incident.endpoint, "version": incident.candidate}
+
+
+def opened(verdict: Verdict, now: datetime) -> Incident:
+    """A new incident."""
+    key = _identity(verdict.endpoint, verdict.candidate, now)
+    return Incident(key, verdict.endpoint, verdict.candidate, verdict.prior, plain(verdict), "", now, now, None, "")
+
+
+def by_hand(endpoint: str, candidate: str, prior: str | None, reason: str, now: datetime, source: str = "") -> Incident:
+    """An incident that no verdict stands behind: a person or another system wanted it."""
+    document = {
+        **plain(Verdict(endpoint, candidate, prior, State.PAGE, reason, now, now)),
+        "source": source or "a person",
+    }
+    key = _identity(endpoint, candidate, now)
+    return Incident(key, endpoint, candidate, prior, document, "", now, now, None, "")
+
+
+def _identity(endpoint: str, candidate: str, now: datetime) -> str:
+    return hashlib.sha256(f"{endpoint}\n{candidate}\n{now.isoformat()}".encode()).hexdigest()[:16]
+
+
+def worst_metric(document: Mapping[str, Any]) -> str:
+    """The metric of the finding with the most evidence in a stored verdict; empty when there is none."""
+    worst = max(document["findings"], key=lambda finding: finding["e_value"] or 0, default=None)
+    return str(worst["metric"]) if worst else ""
 
 
 def failed(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,19 @@ class KillSwitch:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One run of the release checklist. `document`: its rows as plain values."""
+
+    endpoint: str
+    version: str
+    at: datetime
+    passed: bool
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Message:
     id: int
+    channel: str
     event: Mapping[str, Any]
     attempts: int

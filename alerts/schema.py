@@ -7,7 +7,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite keeps no zone, so it is put back on reading."""
+    """An aware UTC datetime; SQLite keeps no zone and PostgreSQL the session's, so UTC is put back on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -16,7 +16,9 @@ class UtcTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 metadata = MetaData()
@@ -51,6 +53,7 @@ rollbacks = Table(
     Column("id", String(32), primary_key=True),  # the plan's id: one rollback per plan
     Column("incident_id", String(32), nullable=False, index=True),
     Column("live_key", String(32), unique=True),  # the incident while not ended, null afterwards
+    Column("kind", String(16), nullable=False),  # rollback | promote | drill
     Column("endpoint", String(255), nullable=False, index=True),
     Column("bad_version", String(255), nullable=False),
     Column("mode", String(16), nullable=False),
@@ -62,6 +65,7 @@ rollbacks = Table(
     Column("until", UtcTime),
     Column("reason", Text, nullable=False),
     Column("who", String(255), nullable=False),
+    Column("approvals", JSON, nullable=False),  # who has approved so far
     Column("revision", Integer, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("shifted_at", UtcTime),  # when the first change was about to be sent
@@ -102,7 +106,8 @@ outbox = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("once", String(700), unique=True, nullable=False),  # the same thing is never said twice
-    Column("subject", String(64), nullable=False, index=True),  # sent in order within a subject
+    Column("channel", String(32), nullable=False),
+    Column("subject", String(64), nullable=False, index=True),  # sent in order within a channel and subject
     Column("event", JSON, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -130,6 +135,26 @@ snapshots = Table(
     Column("config_version", Integer, primary_key=True),
     Column("settings", JSON, nullable=False),
     Column("seen_at", UtcTime, nullable=False),
+)
+
+served_well = Table(
+    "served_well",
+    metadata,
+    Column("endpoint", String(255), primary_key=True),
+    Column("version", String(255), primary_key=True),
+    Column("last_at", UtcTime, nullable=False),  # when the judge last called it healthy
+    Column("times", Integer, nullable=False),
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("endpoint", String(255), nullable=False, index=True),
+    Column("version", String(255), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("document", JSON, nullable=False),
 )
 
 flags = Table(

@@ -81,6 +81,26 @@ class Policy(_Model):
     ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
     verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
     proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
+    approvals: int = Field(1, ge=1, le=2, description="how many different persons must approve a rollback")
+    promote_shares: tuple[int, ...] = Field((5, 25, 50, 100), description="traffic of a promotion's steps, per cent")
+    promote_step_s: float = Field(600, ge=0, description="how long a step serves before the judge is believed")
+    promote_timeout_s: float = Field(7200, gt=0, description="how long a step may wait for the judge")
+
+
+class Release(_Model):
+    """What `lastgood release check` asks of an endpoint."""
+
+    probe: dict[str, Any] = Field({"prompt": "ping", "max_tokens": 16}, description="a request that must be answered")
+    bad_probe: dict[str, Any] = Field({"prompt": 7}, description="a request that must be refused with 400")
+    response_fields: tuple[str, ...] = Field((), description="fields every answer must have")
+    permissions: dict[str, str] = Field({}, description="principal -> the level it must have (CAN_QUERY, ...)")
+    owner_tag: str = "owner"
+    probes: int = Field(40, ge=10, le=1000, description="requests of the latency probe")
+    latency_p95_ms: float = Field(2000, gt=0, description="95th percentile the endpoint must keep")
+    searchable_s: float = Field(300, gt=0, description="how long a request may take to appear in telemetry")
+    drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
+    dashboard_url: str | None = Field(None, description="must answer 200")
+    max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
 
     @field_validator("weights")
     @classmethod
@@ -101,6 +121,15 @@ class EndpointSettings(_Model):
         None,
         description="served_entities table that names the versions behind entity ids",
     )
+    aliases: tuple[str, ...] = Field(
+        ("lastgood", "champion"), description="registry aliases of good versions, best first"
+    )
+    staging: str | None = Field(None, description="endpoint whose release check lets a version be promoted here")
+    runbook_url: str | None = None
+    write_only: dict[str, Any] = Field(
+        {}, description="served-entity fields the workspace takes and does not report (burst_scaling_enabled: true)"
+    )
+    release: Release = Release()
 
 
 class Receiver(_Model):
@@ -132,6 +161,15 @@ class Receiver(_Model):
     tls_client_ca: Path | None = Field(None, description="senders must show a certificate of this authority")
 
 
+class Oidc(_Model):
+    """Login through an OpenID provider (authorization code with PKCE)."""
+
+    issuer: str = Field(description="https://issuer; its /.well-known/openid-configuration is read")
+    client_id: str
+    client_secret_env: str | None = Field(None, description="variable that holds the secret of a confidential client")
+    session_s: int = Field(3600, ge=60, description="how long a login lasts")
+
+
 class Web(_Model):
     """Evidence pages and signed links."""
 
@@ -142,9 +180,27 @@ class Web(_Model):
     link_ttl_s: int = Field(3600, ge=60)
     person_token_env: str = Field(
         "LASTGOOD_PERSON_TOKEN",
-        description="variable that holds the local approver's token",
+        description="variable that holds the approvers' tokens: `token`, or `ann:token1,bob:token2`",
     )
+    approvers: tuple[str, ...] = Field((), description="patterns of who may decide (*@example.com); none: all known")
+    posts_per_minute: int = Field(30, ge=1, description="decisions one client may send")
+    oidc: Oidc | None = None
     trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
+
+
+class Alertmanager(_Model):
+    """Alerts pushed to Alertmanager, and its webhook taken in. Without a URL nothing is pushed."""
+
+    url: str | None = None
+    hook_token_env: str = Field("LASTGOOD_HOOK_TOKEN", description="variable with the bearer token of its webhook")
+
+
+class Hooks(_Model):
+    """Webhooks out; the variables hold their URLs (they are secrets)."""
+
+    slack_env: str = Field("LASTGOOD_SLACK_URL", description="a Slack-compatible incoming webhook")
+    url_env: str = Field("LASTGOOD_WEBHOOK_URL", description="gets every event, signed (Standard Webhooks)")
+    secret_env: str = Field("LASTGOOD_WEBHOOK_SECRET", description="whsec_...: what the generic webhook is signed with")
 
 
 class PagerDuty(_Model):
@@ -189,6 +245,9 @@ class Settings(BaseSettings):
     receiver: Receiver = Receiver()
     web: Web = Web()
     pagerduty: PagerDuty = PagerDuty()
+    alertmanager: Alertmanager = Alertmanager()
+    hooks: Hooks = Hooks()
+    dashboard_url: str | None = Field(None, description="linked from every message")
     workspace: WorkspaceSettings = WorkspaceSettings()
     spark: SparkSettings = SparkSettings()
 

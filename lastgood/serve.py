@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 
 from lastgood import delta, measures, tables
 from lastgood.alerts.controller import Controller
-from lastgood.alerts.notify import LogNotifier, Notifier
-from lastgood.alerts.notify.pagerduty import PagerDuty
+from lastgood.alerts.notify import configured
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
@@ -49,15 +48,13 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
             "%s is not set: links are good until this process ends",
             settings.web.link_key_env,
         )
-    routing = secret(settings.pagerduty.routing_key_env)
-    notifier: Notifier = PagerDuty(settings.pagerduty.url, routing) if routing else LogNotifier()
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
     telemetry = _Telemetry(measures.WindowTelemetry(delta_store, settings.window_s))
     return Controller(
         Store(settings.state),
         connect(settings.workspace),
         settings,
-        notifier,
+        configured(settings),
         telemetry,
         Signer(keys),
         now,
@@ -119,6 +116,7 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
         loops: list[Awaitable[None]] = [
             _every(poll_s, _Verdicts(store, acts), stop),
             _every(min(2.0, poll_s), acts.tick, stop),
+            _every(min(2.0, poll_s), acts.send, stop),
             _every(12 * poll_s, acts.observe_endpoints, stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}

@@ -14,7 +14,7 @@ from lastgood.alerts.store import Store
 from lastgood.config import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.judge.verdict import Finding, State, Verdict
-from lastgood.workspace import Endpoint, ServedEntity, Update
+from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
@@ -52,6 +52,7 @@ class MemoryWorkspace:
     def __init__(self, *endpoints: Endpoint, polls: int = 2, outcome: str = "ok") -> None:
         self.polls, self.outcome, self.lose = polls, outcome, 0
         self.errors: list[LastgoodError] = []
+        self.known_aliases: dict[str, str] = {}
         self.updates: list[tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]] = []
         self._endpoints = {e.name: e for e in endpoints}
         self._left: dict[str, int] = {}
@@ -66,6 +67,19 @@ class MemoryWorkspace:
 
     def endpoints(self) -> Sequence[Endpoint]:
         return [self.endpoint(name) for name in self._endpoints]
+
+    def aliases(self, model: str) -> Mapping[str, str]:
+        return self.known_aliases
+
+    def permissions(self, name: str) -> Mapping[str, str]:
+        return {"ann": "CAN_MANAGE"}
+
+    def me(self) -> str:
+        return "ann"
+
+    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
+        current = self._endpoints[name]
+        return Reply(200, 0.01, max(current.traffic, key=lambda one: current.traffic[one]), {})
 
     def update_config(
         self,
@@ -180,7 +194,13 @@ class House:
     def restart(self) -> None:
         self.store = Store(f"sqlite:///{self.folder}/state.db")
         self.controller = Controller(
-            self.store, self.workspace, self.config, self.notifier, self.telemetry, Signer([KEY]), self.clock
+            self.store,
+            self.workspace,
+            self.config,
+            {"pagerduty": self.notifier},
+            self.telemetry,
+            Signer([KEY]),
+            self.clock,
         )
 
     def close(self) -> None:
@@ -193,6 +213,7 @@ class House:
         for _ in range(times):
             self.clock.forward(every_s)
             self.controller.tick()
+            self.controller.send()
 
     def tick_until(self, done: Callable[[Rollback], bool], most: int = 100) -> Rollback:
         for _ in range(most):

@@ -56,3 +56,30 @@ def spark() -> Iterator[Any]:
 def store(tmp_path: Path) -> Store:
     """An empty folder for the Delta tables."""
     return Store(str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A throwaway PostgreSQL cluster; a SQLAlchemy URL without a database."""
+    from servers import postgres, postgres_binaries
+
+    binaries = postgres_binaries()
+    needs("PostgreSQL (Debian: postgresql)", binaries is not None)
+    assert binaries is not None
+    with postgres(binaries) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """An empty database."""
+    import uuid
+
+    from sqlalchemy import create_engine, text
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    engine = create_engine(f"{postgres_server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{postgres_server}/{name}"

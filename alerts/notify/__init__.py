@@ -4,6 +4,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from lastgood.alerts.notify.alertmanager import Alertmanager
+from lastgood.alerts.notify.pagerduty import PagerDuty
+from lastgood.alerts.notify.webhooks import SignedWebhook, Slack
+from lastgood.config import Settings, secret
+from lastgood.errors import ConfigError
+
 
 class Notifier(Protocol):
     def send(self, event: Mapping[str, Any]) -> None:
@@ -20,3 +26,25 @@ class LogNotifier:
     def send(self, event: Mapping[str, Any]) -> None:
         summary = event.get("payload", {}).get("summary", "")
         logging.getLogger("lastgood.alerts").warning("%s %s: %s", event["event_action"], event["dedup_key"], summary)
+
+
+def configured(settings: Settings) -> dict[str, Notifier]:
+    """The receivers the settings name; the log when they name none.
+
+    Errors: ConfigError (a webhook without a secret).
+    """
+    found: dict[str, Notifier] = {}
+    if key := secret(settings.pagerduty.routing_key_env):
+        found["pagerduty"] = PagerDuty(settings.pagerduty.url, key)
+    if settings.alertmanager.url:
+        found["alertmanager"] = Alertmanager(settings.alertmanager.url)
+    if url := secret(settings.hooks.slack_env):
+        found["slack"] = Slack(url)
+    if url := secret(settings.hooks.url_env):
+        signing = secret(settings.hooks.secret_env)
+        if not signing:
+            raise ConfigError(
+                f"{settings.hooks.url_env} is set and {settings.hooks.secret_env} is not: it must be signed"
+            )
+        found["webhook"] = SignedWebhook(url, signing)
+    return found or {"log": LogNotifier()}

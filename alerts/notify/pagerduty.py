@@ -8,11 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from tenacity.wait import wait_base
 
-from lastgood.errors import RefusedError, TransientError
+from lastgood.alerts.notify.http import Poster
 
 MAX_BYTES = 512 * 1024
 MAX_SUMMARY = 1024
@@ -32,32 +30,15 @@ class PagerDuty:
     ) -> None:
         self._url = url
         self._routing_key = routing_key
-        self._client = httpx.Client(timeout=timeout_s)
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(attempts),
-            wait=wait or wait_random_exponential(multiplier=0.2, max=2),
-            reraise=True,
-        )
+        self._poster = Poster("PagerDuty", timeout_s=timeout_s, attempts=attempts, wait=wait, accepted=(202,))
 
     def send(self, event: Mapping[str, Any]) -> None:
         """Errors: TransientError (429, 5xx, no connection), RefusedError (any other answer)."""
-        body = fit({**event, "routing_key": self._routing_key})
-        self._retrying(self._post, body)
+        sent = {key: value for key, value in event.items() if key != "about"}
+        self._poster.post(self._url, fit({**sent, "routing_key": self._routing_key}))
 
     def close(self) -> None:
-        self._client.close()
-
-    def _post(self, body: bytes) -> None:
-        try:
-            answer = self._client.post(self._url, content=body, headers={"Content-Type": "application/json"})
-        except httpx.TransportError as error:
-            raise TransientError(f"PagerDuty cannot be reached: {type(error).__name__}") from error
-        if answer.status_code == 202:
-            return
-        if answer.status_code == 429 or answer.status_code >= 500:
-            raise TransientError(f"PagerDuty answered {answer.status_code}")
-        raise RefusedError(f"PagerDuty refused the event ({answer.status_code}): {answer.text[:500]}")
+        self._poster.close()
 
 
 def event(
@@ -70,15 +51,20 @@ def event(
     timestamp: str = "",
     details: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """An Events v2 document without routing key. `action`: trigger, acknowledge or resolve; `links`: text to URL."""
+    """An Events v2 document without routing key. `action`: trigger, acknowledge or resolve; `links`: text to URL.
+
+    `about` (endpoint, version) is for the other channels and is not sent to PagerDuty.
+    """
     if action != "trigger":
-        return {"event_action": action, "dedup_key": dedup_key}
+        return {"event_action": action, "dedup_key": dedup_key, "about": dict(about or {})}
     payload = {"summary": summary[:MAX_SUMMARY], "severity": severity, "source": source, "timestamp": timestamp}
     return {
         "event_action": action,
         "dedup_key": dedup_key,
         "client": "Lastgood",
+        "about": dict(about or {}),
         "payload": {**payload, "custom_details": dict(details or {})},
         "links": [{"text": text, "href": href} for text, href in (links or {}).items()],
     }

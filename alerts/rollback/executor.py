@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Effect, Event, Seen, Status, Tick, View, step
-from lastgood.alerts.rollback.plan import Plan, Route, Target
+from lastgood.alerts.rollback.plan import Kind, Plan, Route, Target
 from lastgood.alerts.rollback.verify import Telemetry
-from lastgood.alerts.store import Store, Tx
+from lastgood.alerts.store import Store
+from lastgood.alerts.tx import Tx
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, RefusedError, TransientError
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
@@ -29,7 +30,7 @@ class Executor:
         self,
         store: Store,
         workspace: WorkspaceControl,
-        telemetry: Telemetry,
+        telemetry: Mapping[Kind, Telemetry],
         settings: Settings,
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str],
@@ -70,6 +71,8 @@ class Executor:
         """
         now, before, plan = self._clock(), rollback.progress, rollback.plan
         policy = self._settings.endpoint(plan.endpoint).policy
+        if plan.kind is Kind.PROMOTE:
+            policy = policy.model_copy(update={"verify_timeout_s": policy.promote_timeout_s})
         progress, effects = step(before, event, now, policy, plan.path is Route.SLOW)
         if progress == before and not effects:
             return rollback, ()
@@ -87,9 +90,11 @@ class Executor:
             changed = replace(changed, ended_at=now)
             tx.release(lease, rollback.id)
         saved = tx.save_rollback(changed)
-        if progress.state is not before.state:
-            who, facts = progress.who or "lastgood", {"rollback": rollback.id, "reason": progress.reason}
-            tx.record(now, who, progress.state, endpoint=plan.endpoint, **facts)
+        if (progress.state, progress.approvals) != (before.state, before.approvals):
+            who = progress.who or "lastgood"
+            facts = {"rollback": rollback.id, "incident": rollback.incident_id, "reason": progress.reason}
+            what = progress.state if progress.state is not before.state else "approved, one of two"
+            tx.record(now, who, what, endpoint=plan.endpoint, **facts)
         for effect in effects:
             if effect in CHANGES:
                 tx.write_journal(rollback.id, now, effect, "intent")
@@ -108,10 +113,10 @@ class Executor:
     def _recovery(self, rollback: Rollback) -> Event:
         plan = rollback.plan
         try:
-            return self._telemetry.recovery(
+            return self._telemetry[plan.kind].recovery(
                 plan.endpoint, plan.bad_version, plan.prior_version, rollback.progress.since, rollback.metric
             )
-        except TransientError as error:
+        except (TransientError, ConfigError) as error:
             return Tick(f"the telemetry cannot be read: {error}")
 
     def _change(self, rollback: Rollback, effect: Effect) -> None:

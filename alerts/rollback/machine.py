@@ -2,7 +2,7 @@
 
 Proposed -> Approved -> Shifting -> Verifying -> Done
 Proposed <-> Held;  Proposed, Held -> Rejected;  Proposed, Held, Approved -> Expired
-Approved, Shifting, Verifying -> Failed
+Approved, Shifting, Verifying -> Failed;  with two approvals asked for, the first one keeps it Proposed
 """
 
 from dataclasses import dataclass, replace
@@ -44,6 +44,7 @@ class Progress:
     until: datetime | None = None
     reason: str = ""
     who: str = ""
+    approvals: tuple[str, ...] = ()
 
 
 class View(StrEnum):
@@ -60,7 +61,10 @@ class View(StrEnum):
 
 @dataclass(frozen=True)
 class Approve:
+    """`alone`: no second person is asked for (the automatic mode)."""
+
     who: str
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Withdraw:
-    """The reason for the proposal is gone."""
+    """The reason for it is gone: a proposal expires, a promotion under way stops."""
 
     reason: str
 
@@ -130,8 +134,16 @@ def _decide(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
     match event:
         case Approve(who) if progress.state is Status.PROPOSED and progress.until and now >= progress.until:
             raise RefusedError(f"the proposal expired before {who} approved it")
-        case Approve(who):
-            return Progress(Status.APPROVED, now, None, progress.reason, who), (Effect.TOLD,)
+        case Approve(who) if who in progress.approvals:
+            raise RefusedError(f"{who} has approved it already: another person must")
+        case Approve(who, alone):
+            given = (*progress.approvals, who)
+            missing = 0 if alone else policy.approvals - len(given)
+            if missing > 0:
+                until = now + timedelta(seconds=policy.proposal_ttl_s)
+                said = f"approved by {who}: {missing} more must approve"
+                return Progress(Status.PROPOSED, now, until, said, who, given), (Effect.ASK,)
+            return Progress(Status.APPROVED, now, None, progress.reason, " and ".join(given), given), (Effect.TOLD,)
         case Hold(who, minutes) if 1 <= minutes <= MAX_HOLD_MINUTES:
             until = now + timedelta(minutes=minutes)
             return Progress(Status.HELD, now, until, f"held for {minutes} minutes", who), (Effect.ASK,)
@@ -158,11 +170,13 @@ def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow
     late = now - progress.since >= timedelta(seconds=policy.ready_timeout_s)
     match event:
         case Seen(View.SHIFTED, detail):
-            return Progress(Status.VERIFYING, now, None, detail, progress.who), ()
+            return replace(progress, state=Status.VERIFYING, since=now, until=None, reason=detail), ()
         case Seen(View.CHANGED, detail) if progress.state is Status.APPROVED:
             return replace(progress, state=Status.EXPIRED, since=now, reason=detail), ()
         case Seen(View.CHANGED | View.BROKEN, detail):
             return replace(progress, state=Status.FAILED, since=now, reason=detail), (Effect.PAGE,)
+        case Withdraw(reason):
+            return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
         case Seen() | Tick() if late:
             reason = f"not shifted within {policy.ready_timeout_s:g} s: {event.detail or progress.reason}"
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
@@ -179,6 +193,8 @@ def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
     match event:
         case Recovery(traffic_moved=True, recovered=True, sentence=sentence):
             return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
+        case Recovery(hopeless=True, sentence=reason) | Withdraw(reason):
+            return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
         case Recovery(sentence=said) | Tick(said):
             if now - progress.since < timedelta(seconds=policy.verify_timeout_s):
                 return replace(progress, reason=said or progress.reason), ()

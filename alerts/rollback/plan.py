@@ -1,7 +1,9 @@
 """An endpoint as it is + the bad and the prior version -> the exact change a rollback makes (pure)."""
 
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -12,6 +14,14 @@ from lastgood.errors import CorruptError, RefusedError
 from lastgood.workspace import Endpoint, ServedEntity, Update
 
 MAX_ENTITIES = 10  # a serving endpoint holds no more served entities
+
+
+class Kind(StrEnum):
+    """What a plan is for. A promotion moves traffic to a new version; a drill rehearses a rollback on staging."""
+
+    ROLLBACK = "rollback"
+    PROMOTE = "promote"
+    DRILL = "drill"
 
 
 class Route(StrEnum):
@@ -44,7 +54,8 @@ class Plan:
     """What a rollback will do. Everything of the endpoint that is not named in `diff()` stays as it is.
 
     `entities` are the served entities' whole input documents afterwards; `traffic_*` map served entity name to
-    per cent. The bad version stays deployed at 0 %. `made_at` is ISO 8601 UTC; `id` is the hash of all else.
+    per cent. The version that loses traffic stays deployed. `made_at` is ISO 8601 UTC; `id` is the hash of all else.
+    For a promotion `bad_version` is the one that gives traffic up, `prior_version` the one that is promoted.
     """
 
     endpoint: str
@@ -59,6 +70,7 @@ class Plan:
     passthrough: Mapping[str, Any]
     reasons: tuple[str, ...]
     made_at: str
+    kind: Kind = Kind.ROLLBACK
 
     @property
     def id(self) -> str:
@@ -81,7 +93,22 @@ class Plan:
             before, after = self.traffic_before.get(name, 0), self.traffic_after.get(name, 0)
             if before != after:
                 lines.append(f"traffic of {name}: {before} % -> {after} %")
-        return [*lines, f"version {self.bad_version} stays deployed at 0 %", "nothing else changes"]
+        left = sum(
+            self.traffic_after.get(str(e["name"]), 0)
+            for e in self.entities
+            if str(e.get("entity_version")) == self.bad_version
+        )
+        return [*lines, f"version {self.bad_version} stays deployed at {left} %", "nothing else changes"]
+
+    def config_diff(self) -> str:
+        """A unified diff of the endpoint's whole config; values that may be secrets are hidden in it."""
+        before = [e for e in self.entities if self.path is Route.FAST or e["name"] != self.prior_entity]
+        old, new = (
+            json.dumps(redacted({"served_entities": list(entities), "traffic": traffic}), indent=2).splitlines()
+            for entities, traffic in ((before, self.traffic_before), (self.entities, self.traffic_after))
+        )
+        names = f"{self.endpoint} config {self.config_version}", f"{self.endpoint} after"
+        return "\n".join(difflib.unified_diff(old, new, *names, n=2, lineterm=""))
 
     def as_dict(self) -> dict[str, Any]:
         return {"id": self.id, **asdict(self)}
@@ -91,13 +118,34 @@ class Plan:
         """The stored plan. Errors: CorruptError when it is not what was stored."""
         try:
             values = {f.name: document[f.name] for f in fields(cls)}
-            values |= {"path": Route(values["path"]), "entities": tuple(values["entities"])}
+            values |= {
+                "path": Route(values["path"]),
+                "kind": Kind(values["kind"]),
+                "entities": tuple(values["entities"]),
+            }
             plan = cls(**(values | {"reasons": tuple(values["reasons"])}))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"a stored plan cannot be read: {error!r}") from error
         if plan.id != document.get("id"):
             raise CorruptError(f"plan {document.get('id')} is not what was stored")
         return plan
+
+
+_SECRET = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
+
+
+def redacted(value: Any, hide: bool = False) -> Any:
+    """A config document for people: environment values and whatever is named like a secret are hidden.
+
+    References to a secret (`{{secrets/scope/key}}`) are not secret and stay.
+    """
+    if isinstance(value, Mapping):
+        return {
+            k: redacted(v, hide or k == "environment_vars" or bool(_SECRET.search(str(k)))) for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redacted(one, hide) for one in value]
+    return value if not hide or value is None or str(value).startswith("{{secrets/") else "(hidden)"
 
 
 def canonical(document: Any) -> str:
@@ -114,9 +162,13 @@ def make_plan(
     snapshot: Snapshot | None,
     reasons: Sequence[str],
     now: datetime,
+    kind: Kind = Kind.ROLLBACK,
+    share: int | None = None,
+    write_only: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan that moves the traffic of `bad` to `prior`.
+    """The plan that moves the traffic of `bad` to `prior`, or only so much that `prior` takes `share` per cent.
 
+    `write_only`: fields of every served entity that the workspace does not report (burst_scaling_enabled).
     `refused`: versions rolled back before. `snapshot`: of the prior version, for the slow path.
     Errors: RefusedError with the reason there is none.
     """
@@ -130,15 +182,23 @@ def make_plan(
     if endpoint.update is Update.IN_PROGRESS:
         raise RefusedError("another update of the endpoint is in progress")
     deployed = _prior(endpoint, prior, bad_entities[0].entity_name)
-    entities = [{**e.settings, "name": e.name} for e in endpoint.entities]
+    entities = [{**(write_only or {}), **e.settings, "name": e.name} for e in endpoint.entities]
     if deployed is None:
-        restored = _restore(endpoint, prior, snapshot)
+        restored = {**(write_only or {}), **_restore(endpoint, prior, snapshot)}
         entities.append(restored)
     name = deployed.name if deployed else restored["name"]
     after = dict(endpoint.traffic)
     moved = sum(after.get(e.name, 0) for e in bad_entities)
-    after |= {e.name: 0 for e in bad_entities if e.name in after}
+    if share is not None:
+        moved = min(moved, share - after.get(name, 0))
+    if moved <= 0:
+        raise RefusedError(f"nothing to do: version {prior} takes {after.get(name, 0)} % already")
     after[name] = after.get(name, 0) + moved
+    for e in bad_entities:
+        given = min(moved, after.get(e.name, 0))
+        moved -= given
+        if e.name in after:
+            after[e.name] -= given
     return Plan(
         endpoint=endpoint.name,
         bad_version=bad,
@@ -152,6 +212,7 @@ def make_plan(
         passthrough=dict(endpoint.passthrough),
         reasons=tuple(reasons),
         made_at=now.isoformat(),
+        kind=kind,
     )
 
 

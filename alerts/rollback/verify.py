@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was measured since the shift. None: the telemetry does not say yet."""
+    """What was measured since the shift. None: the telemetry does not say yet. `hopeless`: waiting changes nothing."""
 
     traffic_moved: bool | None
     recovered: bool | None
     sentence: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    hopeless: bool = False
 
 
 class Telemetry(Protocol):

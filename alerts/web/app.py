@@ -115,7 +115,7 @@ class Pages:
 
     def link(self, request: Request) -> Response:
         token = request.path_params["token"]
-        claims, incident, rollback = self._controller.verify_link(token)
+        claims, incident, rollback = self._controller.people.verify_link(token)
         open_now = (
             claims.action is Action.DECIDE
             and rollback is not None
@@ -123,7 +123,7 @@ class Pages:
             and rollback.nonce == claims.nonce
         )
         cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
-        forms = {action: self._controller.signer.sign_form(token, action, cookie) for action in ACTIONS}
+        forms = {action: self._controller.people.signer.sign_form(token, action, cookie) for action in ACTIONS}
         evidence = self._evidence(incident.endpoint) or {}
         response = self._page(
             "evidence.html",
@@ -165,7 +165,7 @@ class Pages:
         action = form.get("action", "")
         if action not in ACTIONS:
             raise HTTPException(400, f"The action must be one of {', '.join(ACTIONS)}.")
-        signer, cookie = self._controller.signer, request.cookies.get(COOKIE, "")
+        signer, cookie = self._controller.people.signer, request.cookies.get(COOKIE, "")
         signer.verify_form(form.get("form", ""), token, action, cookie)
         decision: Approve | Hold | Reject = Approve(who)
         if action == "hold":
@@ -173,7 +173,7 @@ class Pages:
             decision = Hold(who, int(minutes) if minutes.isascii() and minutes.isdigit() and len(minutes) < 6 else 0)
         elif action == "reject":
             decision = Reject(who, form.get("reason", "")[:500])
-        rollback = await run_in_threadpool(self._controller.decide, token, decision)
+        rollback = await run_in_threadpool(self._controller.people.decide, token, decision)
         return RedirectResponse(f"/incidents/{rollback.incident_id}", 303)
 
     def _person(self, request: Request, form: Mapping[str, str]) -> str:

@@ -39,7 +39,8 @@ class Endpoint:
     """A serving endpoint as read at one moment.
 
     `traffic` maps served entity name to per cent (0-100). `passthrough` holds config fields that an update
-    must send back unchanged (auto_capture_config). `pending_*` describe the update under way, if any.
+    must send back unchanged (auto_capture_config). `pending_*` describe the update under way, if any. `gateway` is the AI
+    Gateway's settings (an update does not touch them). An update is checked against the rights of `creator` too.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Endpoint:
     pending_entities: tuple[ServedEntity, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     passthrough: Mapping[str, Any] = field(default_factory=dict)
+    gateway: Mapping[str, Any] = field(default_factory=dict)
+    creator: str = ""
 
     def entity(self, version: str) -> ServedEntity | None:
         """The served entity that serves `version`, or None."""
@@ -62,12 +65,41 @@ class Endpoint:
         return sum(self.traffic.get(e.name, 0) for e in self.entities if e.entity_version == version)
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An endpoint's answer to one request; `served_by` is the served entity's name where the endpoint says it."""
+
+    status: int
+    seconds: float
+    served_by: str
+    body: Any
+
+
 class Workspace(Protocol):
     """Read side. Errors: ConfigError (no such endpoint, no permission, bad token), TransientError (retry)."""
 
     def endpoint(self, name: str) -> Endpoint: ...
 
     def endpoints(self) -> Sequence[Endpoint]: ...
+
+    def aliases(self, model: str) -> Mapping[str, str]:
+        """Registry alias -> version of a registered model."""
+        ...
+
+    def permissions(self, name: str) -> Mapping[str, str]:
+        """Principal -> its highest permission level on the endpoint."""
+        ...
+
+    def me(self) -> str:
+        """Who the workspace says we are."""
+        ...
+
+    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
+        """Send one request to the endpoint; any HTTP status is an answer. `token`: other credentials ('': none).
+
+        Errors: TransientError when there is no answer.
+        """
+        ...
 
 
 class WorkspaceControl(Workspace, Protocol):

@@ -3,10 +3,12 @@
 Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an update always sends entities and routes.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.errors import (
@@ -28,8 +30,9 @@ from databricks.sdk.service.serving import (
 
 from lastgood.config import WorkspaceSettings, secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
-from lastgood.workspace import Endpoint, ServedEntity, Update
+from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
 
+_LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
 
 
@@ -110,6 +113,8 @@ def parse(found: ServingEndpointDetailed) -> Endpoint:
         pending_entities=tuple(_entity(one) for one in pending.get("served_entities") or ()),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
         passthrough=passthrough,
+        gateway=document.get("ai_gateway") or {},
+        creator=str(document.get("creator") or ""),
     )
 
 
@@ -127,6 +132,41 @@ class DatabricksWorkspace:
         with _errors("endpoints"):
             names = [str(one.name) for one in self._client.serving_endpoints.list()]
         return [self.endpoint(name) for name in names]
+
+    def aliases(self, model: str) -> Mapping[str, str]:
+        with _errors(f"model {model}"):
+            found = self._client.registered_models.get(model, include_aliases=True)
+        return {str(one.alias_name): str(one.version_num) for one in found.aliases or ()}
+
+    def permissions(self, name: str) -> Mapping[str, str]:
+        with _errors(f"permissions of {name}"):
+            identity = str(self._client.serving_endpoints.get(name).id)
+            found = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
+        levels: dict[str, str] = {}
+        for one in found:
+            who = str(one.user_name or one.group_name or one.service_principal_name)
+            held = [p.permission_level.value for p in one.all_permissions or () if p.permission_level]
+            levels[who] = max(held, key=_LEVELS.index, default=_LEVELS[0])
+        return levels
+
+    def me(self) -> str:
+        with _errors("current user"):
+            return str(self._client.current_user.me().user_name)
+
+    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
+        """See Workspace. Sent by httpx: the SDK would retry, and cannot leave the credentials out."""
+        config = self._client.config
+        headers = config.authenticate() if token is None else {"Authorization": f"Bearer {token}"} if token else {}
+        url, started = f"{config.host}/serving-endpoints/{name}/invocations", time.monotonic()
+        try:
+            answer = httpx.post(url, json=dict(document), headers=headers, timeout=config.http_timeout_seconds or 30)
+        except httpx.TransportError as error:
+            raise TransientError(f"request to {name}: {type(error).__name__}") from error
+        try:
+            body = answer.json()
+        except ValueError:
+            body = answer.text
+        return Reply(answer.status_code, time.monotonic() - started, answer.headers.get("served-model-name", ""), body)
 
     def update_config(
         self,

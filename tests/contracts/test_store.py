@@ -7,23 +7,27 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from alerts_support import START, endpoint
-from sqlalchemy import create_engine
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import create_engine, inspect
 
 from lastgood.alerts import schema
-from lastgood.alerts.records import Incident, KillSwitch, Rollback
+from lastgood.alerts.migrate import configuration
+from lastgood.alerts.records import Check, Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
-from lastgood.alerts.rollback.plan import Snapshot, make_plan
+from lastgood.alerts.rollback.plan import Kind, Snapshot, make_plan
 from lastgood.alerts.store import Store
 from lastgood.errors import ConfigError, CorruptError, TransientError
 
 LATER = START + timedelta(minutes=1)
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path}/new/state.db"
 
 
@@ -148,7 +152,9 @@ def test_a_stored_plan_that_was_changed_is_not_used(store: Store, url: str) -> N
     with store.begin() as tx:
         tx.add_rollback(rollback())
     with create_engine(url).begin() as db:
-        db.exec_driver_sql("""UPDATE rollbacks SET plan = replace(plan, '"chat-2": 100', '"chat-2": 99')""")
+        new = """replace(CAST(plan AS TEXT), '"chat-2": 100', '"chat-2": 99')"""
+        kind = "JSON" if url.startswith("postgresql") else "TEXT"
+        db.exec_driver_sql(f"UPDATE rollbacks SET plan = CAST({new} AS {kind})")
     with pytest.raises(CorruptError, match="not what was stored"), store.read() as tx:
         tx.rollback(rollback().id)
 
@@ -251,14 +257,74 @@ def test_audit_entries_of_several_writers_form_one_chain(store: Store, url: str)
         assert tx.verify() == []
 
 
-def test_every_table_can_be_made_in_postgresql() -> None:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    made = [str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables]
-    assert len(made) == 10
-    assert all("TIMESTAMP WITH TIME ZONE" in ddl for ddl in made if " at " in ddl or "_at" in ddl)
+def test_the_migrations_make_the_tables_the_code_uses_and_take_them_away_again(url: str) -> None:
+    Store(url).close()
+    engine = create_engine(url)
+    with engine.connect() as db:
+        assert compare_metadata(MigrationContext.configure(db), schema.metadata) == []
+    with engine.begin() as db:
+        command.downgrade(configuration(db), "base")
+    with engine.connect() as db:
+        assert inspect(db).get_table_names() == ["alembic_version"]
+    engine.dispose()
+    Store(url).close()
+
+
+def test_instances_that_start_together_migrate_once(url: str) -> None:
+    barrier, problems = threading.Barrier(4), []
+
+    def start() -> None:
+        barrier.wait()
+        try:
+            Store(url).close()
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_the_state_of_a_newer_release_is_left_alone(url: str) -> None:
+    Store(url).close()
+    with create_engine(url).begin() as db:
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="newer Lastgood"):
+        Store(url)
+
+
+def test_what_served_well_and_what_was_checked_is_remembered(store: Store) -> None:
+    with store.begin() as tx:
+        tx.add_served_well("chat", "1", START)
+        tx.add_served_well("chat", "2", LATER)
+        tx.add_served_well("chat", "2", LATER)
+        assert tx.served_well("chat") == [("2", LATER, 2), ("1", START, 1)]
+        assert tx.last_check("chat", "3") is None
+        for passed in (False, True):
+            tx.add_check(Check("chat", "3", LATER, passed, {"rows": []}))
+        assert tx.last_check("chat", "3") == Check("chat", "3", LATER, True, {"rows": []})
+
+
+def test_promotions_and_drills_are_no_rollbacks(store: Store) -> None:
+    first = rollback()
+    for kind in (Kind.PROMOTE, Kind.DRILL):
+        plan = replace(first.plan, kind=kind)
+        with store.begin() as tx:
+            assert tx.add_rollback(replace(first, id=plan.id, incident_id=kind, plan=plan, shifted_at=START))
+            assert (tx.rolled_back("chat"), tx.shifts_since("chat", START), tx.last_shift("chat")) == (set(), 0, None)
+            found = tx.rollback(plan.id)
+            assert found is not None and found.plan.kind is kind
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nodriver://host/db"])
 def test_an_unusable_address_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigError, match="state_url"):
         Store(url)
+
+
+def test_a_database_that_does_not_answer_is_worth_another_try() -> None:
+    with pytest.raises(TransientError, match="cannot be reached"):
+        Store("postgresql+psycopg://nobody@127.0.0.1:9/none")

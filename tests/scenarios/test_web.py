@@ -211,7 +211,7 @@ def test_the_sites_own_forms_pass(site: Site) -> None:
 
 def test_links_that_are_not_good(site: Site) -> None:
     house, form = site.house, site.form("approve")
-    claims = house.controller.signer.verify(house.token(), START)
+    claims = house.controller.people.signer.verify(house.token(), START)
     signer = Signer([KEY])
     cases: list[tuple[str, int, int]] = [
         ("nonsense", 403, 403),
@@ -235,7 +235,7 @@ def test_links_that_are_not_good(site: Site) -> None:
 
 def test_the_kill_switch_is_on_every_page(site: Site) -> None:
     form = site.form("approve")
-    site.house.controller.set_kill_switch(True, "ann", f"why {EVIL}")
+    site.house.controller.people.set_kill_switch(True, "ann", f"why {EVIL}")
     for path in ("/", site.path, f"/incidents/{site.house.rollback().incident_id}", "/incidents/none", "/r/x"):
         page = site.browser.get(path).text
         assert "The kill switch is on" in page and "&lt;script&gt;" in page and EVIL not in page

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from lastgood.errors import ConfigError
 from lastgood.workspace.local import models
+from lastgood.workspace.local.chaos import Chaos
 from lastgood.workspace.local.payload import PayloadWriter, as_json
 from lastgood.workspace.local.state import (
     ApiError,
@@ -39,6 +40,7 @@ class Service:
         self.payload = PayloadWriter(config, self.state.history)
         self._rng = np.random.default_rng(config.seed)
         self._recent: dict[str, deque[tuple[float, int, float]]] = {}
+        self.chaos = Chaos()
 
     def app(self) -> Starlette:
         api, uc = "/api/2.0/serving-endpoints", "/api/2.1/unity-catalog/models/{model}"
@@ -81,6 +83,11 @@ class Service:
                 uc + "/versions/{version:int}",
                 lambda r, b: _version(r["model"], r["version"]),
             ),
+            ("GET", uc, self._model),
+            ("GET", "/api/2.0/preview/scim/v2/Me", lambda r, b: {"userName": "person@example.com"}),
+            ("PUT", api + "/{name}/ai-gateway", lambda r, b: self.state.put_gateway(r["name"], b)),
+            ("GET", "/local/chaos", lambda r, b: self.chaos.state()),
+            ("PUT", "/local/chaos", lambda r, b: self.chaos.put(b)),
             ("GET", uc + "/aliases/{alias}", self._alias),
             ("PUT", uc + "/aliases/{alias}", self._set_alias),
             (
@@ -121,7 +128,7 @@ class Service:
                     "Credential was not sent or was of an unsupported type for this API.",
                 )
             try:
-                return await handler(request)
+                return await self.chaos.meet(request, handler)
             except ApiError as error:
                 return _error(error.status, error.code, error.message)
 
@@ -146,6 +153,14 @@ class Service:
         if version is None:
             raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"alias {where['alias']} does not exist")
         return _version(where["model"], version)
+
+    def _model(self, where: dict[str, Any], body: Any) -> dict[str, Any]:
+        catalog, schema, name = [*where["model"].split("."), "", ""][:3]
+        aliases = self.state.aliases.get(where["model"], {})
+        shown = [{"alias_name": alias, "version_num": version} for alias, version in aliases.items()]
+        return {"full_name": where["model"], "catalog_name": catalog, "schema_name": schema, "name": name} | {
+            "aliases": shown
+        }
 
     def _set_alias(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(body.get("version_num"), int):

@@ -37,7 +37,10 @@ class LocalConfig:
 
 @dataclass
 class Fault:
-    """What is wrong with a version: shares 0-1; `latency_factor` multiplies its service time."""
+    """What is wrong with a version: shares 0-1; `latency_factor` multiplies its service time.
+
+    `never_ready`: an update that deploys it fails. `not_ready`: it is deployed and shown as being created.
+    """
 
     latency_factor: float = 1.0
     error_share: float = 0.0
@@ -45,6 +48,7 @@ class Fault:
     stale_features: bool = False
     crash: bool = False
     never_ready: bool = False
+    not_ready: bool = False
 
 
 @dataclass
@@ -56,6 +60,7 @@ class _Endpoint:
     tags: dict[str, str] = field(default_factory=dict)
     permissions: list[dict[str, Any]] = field(default_factory=list)
     created: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def entity(model: str, version: str, **settings: Any) -> dict[str, Any]:
@@ -71,6 +76,8 @@ def entity(model: str, version: str, **settings: Any) -> dict[str, Any]:
     return base | settings
 
 
+KEPT = ("ai_gateway", "budget_policy_id", "description", "email_notifications", "route_optimized", "telemetry_config")
+"""What an endpoint has besides its config; an update of the config does not touch it."""
 MODELS = {CHAT: "main.default.support_chat", TABULAR: "main.default.tumour_risk"}
 
 
@@ -206,7 +213,8 @@ class State:
                 )
             config = self.validate(body.get("config") or {}) | {"config_version": 1}
             tags = {t["key"]: t.get("value", "") for t in body.get("tags") or ()}
-            self._endpoints[name] = _Endpoint(config, tags=tags, created=len(self._endpoints) + 1)
+            extra = {key: copy.deepcopy(body[key]) for key in KEPT if key in body}
+            self._endpoints[name] = _Endpoint(config, tags=tags, created=len(self._endpoints) + 1, extra=extra)
             self._remember(name, self._endpoints[name])
             return self.get(name)
 
@@ -240,24 +248,31 @@ class State:
                 "name": name,
                 "id": f"{found.created:032x}",
                 "creator": "person@example.com",
-                "config": self._shown(found.config, "DEPLOYMENT_READY"),
+                "config": self._shown(name, found.config, "DEPLOYMENT_READY"),
                 "state": {"ready": "READY", "config_update": found.update},
                 "tags": [{"key": key, "value": value} for key, value in found.tags.items()],
                 "permission_level": "CAN_MANAGE",
             }
             if found.pending:
-                document["pending_config"] = self._shown(found.pending, "DEPLOYMENT_CREATING")
-            return document
+                document["pending_config"] = self._shown(name, found.pending, "DEPLOYMENT_CREATING")
+            return document | copy.deepcopy(found.extra)
 
-    @staticmethod
-    def _shown(config: dict[str, Any], deployment: str) -> dict[str, Any]:
+    def _shown(self, name: str, config: dict[str, Any], deployment: str) -> dict[str, Any]:
+        """As the API shows it: `burst_scaling_enabled` can be written and is never read back."""
         shown = copy.deepcopy(config)
         for one in shown["served_entities"]:
+            one.pop("burst_scaling_enabled", None)
+            waiting = self.fault(name, one["entity_version"]).not_ready
             one |= {
                 "creator": "person@example.com",
-                "state": {"deployment": deployment},
+                "state": {"deployment": "DEPLOYMENT_CREATING" if waiting else deployment},
             }
         return shown
+
+    def put_gateway(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            self._find(name).extra["ai_gateway"] = copy.deepcopy(body)
+            return body
 
     def names(self) -> list[str]:
         with self.lock:

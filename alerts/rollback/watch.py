@@ -1,0 +1,54 @@
+"""What else can verify a shift: the judge's own word (promotions), and requests sent on purpose (drills)."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from lastgood.alerts.rollback.verify import Recovery
+from lastgood.alerts.store import Store
+from lastgood.config import Settings
+from lastgood.judge.verdict import State
+from lastgood.workspace import Workspace
+
+DRILL_REQUESTS = 20
+
+
+class Judged:
+    """Verifies a promotion's step: the judge must call the promoted version healthy, from evidence after the step."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._store, self._settings, self._clock = store, settings, clock
+
+    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
+        """`prior_version` is the one that is promoted."""
+        step = timedelta(seconds=self._settings.endpoint(endpoint).policy.promote_step_s)
+        with self._store.read() as tx:
+            judged_at, document = tx.verdict(endpoint) or (since, {})
+        state, reason = document.get("state"), document.get("reason")
+        if judged_at <= since or document.get("candidate") != prior_version:
+            return Recovery(None, None, f"the judge has not spoken on version {prior_version} since the step")
+        if state in (State.PAGE, State.ROLL_BACK):
+            return Recovery(None, False, f"the judge says {state}: {reason}", hopeless=True)
+        if state == State.HEALTHY and judged_at >= since + step:
+            return Recovery(True, True, f"the judge says {state}: {reason}")
+        return Recovery(None, None, f"the judge says {state}; a step serves {step.total_seconds():g} s at least")
+
+
+class Probed:
+    """Verifies a drill: requests are sent, and the answers name the served entity."""
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        self._workspace, self._settings = workspace, settings
+
+    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
+        """Errors: TransientError, ConfigError of the workspace."""
+        versions = {e.name: e.entity_version for e in self._workspace.endpoint(endpoint).entities}
+        probe = self._settings.endpoint(endpoint).release.probe
+        replies = [self._workspace.invoke(endpoint, probe) for _ in range(DRILL_REQUESTS)]
+        failed = [reply.status for reply in replies if reply.status != 200]
+        by: Mapping[str, int] = {
+            version: sum(versions.get(reply.served_by) == version for reply in replies) for version in versions.values()
+        }
+        still, said = by.get(bad_version, 0), ", ".join(f"version {v}: {n}" for v, n in by.items())
+        if not sum(by.values()):
+            said = "the endpoint does not say which version answers"
+        return Recovery(still == 0, not failed, f"{said}; {len(failed)} of {len(replies)} requests failed")

@@ -1,0 +1,112 @@
+"""Incidents and rollbacks -> messages in the outbox, with signed links. Says each thing once."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from lastgood.alerts import messages
+from lastgood.alerts.notify.pagerduty import event as pagerduty_event
+from lastgood.alerts.records import Incident, Rollback
+from lastgood.alerts.rollback.links import Action, Claims, Signer
+from lastgood.alerts.rollback.machine import Effect, Status
+from lastgood.alerts.rollback.plan import Plan
+from lastgood.alerts.tx import Tx
+from lastgood.config import Settings
+
+AUTO = "lastgood (auto)"
+
+
+class Teller:
+    """`channels`: the names of the notifiers every message goes to."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        signer: Signer,
+        channels: Sequence[str],
+        clock: Callable[[], datetime],
+        new_nonce: Callable[[], str],
+    ) -> None:
+        self.settings = settings
+        self.signer = signer
+        self._channels = channels
+        self._clock = clock
+        self._new_nonce = new_nonce
+
+    def announce(self, tx: Tx, rollback: Rollback, effect: Effect) -> None:
+        """Say what a rollback's step means to people. Promotions and drills have no incident: their caller tells."""
+        incident, reason = tx.incident(rollback.incident_id), rollback.progress.reason
+        if incident is None:
+            return
+        if effect is Effect.ASK:
+            self.ask(tx, incident, rollback)
+        elif effect is Effect.TOLD and rollback.progress.who != AUTO:
+            self._about(tx, incident, f"{rollback.id}:told", "acknowledge", incident.id)
+        elif effect is Effect.RESOLVE:
+            self.resolve(tx, incident, f"rolled back to version {rollback.plan.prior_version}: {reason}")
+        elif effect is Effect.PAGE:
+            tried = "; ".join(f"{effect} {kind}" for effect, kind, _ in tx.journal(rollback.id)) or "nothing was sent"
+            said = f"the rollback failed: {reason}"
+            tx.update_incident(incident.id, self._clock(), note=said)
+            self.tell(tx, incident, f"{rollback.id}:failed", said, plan=rollback.plan, failed=True, tried=tried)
+
+    def resolve(self, tx: Tx, incident: Incident, why: str) -> None:
+        now = self._clock()
+        tx.update_incident(incident.id, now, resolved_at=now, resolution=why)
+        tx.record(now, "lastgood", "resolved", incident=incident.id, reason=why)
+        last = tx.last_rollback(incident.id)
+        failed = last is not None and last.state is Status.FAILED
+        for key in (incident.id, messages.failed_key(incident.id))[: 1 + failed]:
+            self._about(tx, incident, f"{key}:resolve", "resolve", key)
+
+    def ask(self, tx: Tx, incident: Incident, rollback: Rollback) -> None:
+        plan, said = rollback.plan, f"roll back to version {rollback.plan.prior_version}?"
+        if rollback.progress.reason:
+            said += f" ({rollback.progress.reason})"
+        self.tell(tx, incident, f"ask:{rollback.nonce}", said, plan=plan, rollback=rollback)
+
+    def tell(
+        self,
+        tx: Tx,
+        incident: Incident,
+        once: str,
+        said: str,
+        *,
+        plan: Plan | None = None,
+        rollback: Rollback | None = None,
+        failed: bool = False,
+        severity: str | None = None,
+        **more: object,
+    ) -> bool:
+        """Queue the incident's alert; False when `once` was said before. With a rollback its link decides."""
+        now, pagerduty = self._clock(), self.settings.pagerduty
+        severity = severity or (pagerduty.severity_rollback if plan else pagerduty.severity_page)
+        name = "Evidence and rollback" if rollback else "Evidence"
+        links = {name: f"{self.settings.web.base_url.rstrip('/')}/r/{self.link(incident, rollback)}"}
+        runbook = self.settings.endpoint(incident.endpoint).runbook_url
+        links |= {k: v for k, v in {"Dashboard": self.settings.dashboard_url, "Runbook": runbook}.items() if v}
+        more |= {"plan": plan.diff(), "why this version": plan.reasons, "plan id": plan.id} if plan else {}
+        if (switch := tx.kill_switch()).on:
+            more["kill switch"] = f"on ({switch.who}: {switch.why}): no rollback starts or goes on"
+        document = messages.trigger(incident, self.settings, now, said, severity=severity, links=links, **more)
+        if failed:
+            document = messages.failed(document)
+        key = hashlib.sha256(once.encode()).hexdigest()[:32]
+        return tx.say(f"{incident.id}:{key}", incident.id, document, now, self._channels)
+
+    def link(self, incident: Incident, rollback: Rollback | None) -> str:
+        """A signed token: to decide on the rollback, or (None) only to look at the incident's evidence."""
+        expires = self._clock() + timedelta(seconds=self.settings.web.link_ttl_s)
+        if rollback is None:
+            claims = Claims(incident.endpoint, incident.id, Action.VIEW, "", 0, self._new_nonce(), expires)
+        else:
+            ends = rollback.progress.until if rollback.state is Status.PROPOSED else None
+            plan, ends = rollback.plan, min(expires, ends or expires)
+            claims = Claims(
+                plan.endpoint, incident.id, Action.DECIDE, plan.id, plan.config_version, rollback.nonce, ends
+            )
+        return self.signer.sign(claims)
+
+    def _about(self, tx: Tx, incident: Incident, once: str, action: str, key: str) -> None:
+        document = pagerduty_event(action, key, about=messages.about(incident))
+        tx.say(once, incident.id, document, self._clock(), self._channels)

@@ -1,0 +1,310 @@
+"""The operations of one transaction on the operational state: records in, records out, guards that let one through."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from lastgood.alerts import schema as t
+from lastgood.alerts.audit import entry_hash, plain, problems
+from lastgood.alerts.records import Check, Incident, KillSwitch, Message, Rollback
+from lastgood.alerts.rollback.machine import Progress, Status
+from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot
+from lastgood.errors import TransientError
+
+
+class Tx:
+    """The operations of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def _insert(self, table: Any, values: Mapping[str, Any]) -> bool:
+        """False when a row with the same key is there already."""
+        try:
+            with self._db.begin_nested():
+                self._db.execute(insert(table).values(**values))
+        except IntegrityError:
+            return False
+        return True
+
+    # verdicts and incidents
+
+    def save_verdict(self, endpoint: str, judged_at: datetime, document: Mapping[str, Any]) -> bool:
+        """False when a newer verdict is already known."""
+        values = {"judged_at": judged_at, "document": document}
+        if self._insert(t.verdicts, {"endpoint": endpoint, **values}):
+            return True
+        where = (t.verdicts.c.endpoint == endpoint) & (t.verdicts.c.judged_at <= judged_at)
+        return self._db.execute(update(t.verdicts).where(where).values(**values)).rowcount == 1
+
+    def verdicts(self) -> list[Mapping[str, Any]]:
+        return list(self._db.scalars(select(t.verdicts.c.document).order_by(t.verdicts.c.endpoint)))
+
+    def verdict(self, endpoint: str) -> tuple[datetime, Mapping[str, Any]] | None:
+        """The newest one: when it was judged, and its document."""
+        row = self._db.execute(select(t.verdicts).where(t.verdicts.c.endpoint == endpoint)).first()
+        return (row.judged_at, row.document) if row else None
+
+    def add_served_well(self, endpoint: str, version: str, at: datetime) -> None:
+        """The judge called this version healthy."""
+        if not self._insert(t.served_well, {"endpoint": endpoint, "version": version, "last_at": at, "times": 1}):
+            where = (t.served_well.c.endpoint == endpoint) & (t.served_well.c.version == version)
+            values = {"last_at": at, "times": t.served_well.c.times + 1}
+            self._db.execute(update(t.served_well).where(where).values(**values))
+
+    def served_well(self, endpoint: str) -> list[tuple[str, datetime, int]]:
+        """(version, last judged healthy, how often), newest first."""
+        w = t.served_well.c
+        query = select(w.version, w.last_at, w.times).where(w.endpoint == endpoint).order_by(w.last_at.desc())
+        return [(row.version, row.last_at, row.times) for row in self._db.execute(query)]
+
+    def open_incident(self, incident: Incident) -> bool:
+        """False when one is open for the same endpoint and candidate."""
+        return self._insert(
+            t.incidents, {**vars(incident), "open_key": _open_key(incident.endpoint, incident.candidate)}
+        )
+
+    def find_incident(self, endpoint: str, candidate: str) -> Incident | None:
+        """The open incident of this endpoint and candidate."""
+        where = t.incidents.c.open_key == _open_key(endpoint, candidate)
+        return _incident(self._db.execute(select(t.incidents).where(where)).first())
+
+    def incident(self, incident_id: str) -> Incident | None:
+        return _incident(self._db.execute(select(t.incidents).where(t.incidents.c.id == incident_id)).first())
+
+    def incidents(self, endpoint: str | None = None, open_only: bool = False, limit: int = 100) -> list[Incident]:
+        """Newest first."""
+        query = select(t.incidents).order_by(t.incidents.c.opened_at.desc()).limit(limit)
+        if endpoint is not None:
+            query = query.where(t.incidents.c.endpoint == endpoint)
+        if open_only:
+            query = query.where(t.incidents.c.open_key.is_not(None))
+        return [i for row in self._db.execute(query) if (i := _incident(row))]
+
+    def update_incident(self, incident_id: str, now: datetime, **values: Any) -> None:
+        if "resolved_at" in values:
+            values["open_key"] = None
+        where = t.incidents.c.id == incident_id
+        self._db.execute(update(t.incidents).where(where).values(updated_at=now, **values))
+
+    # rollbacks and their journal
+
+    def add_rollback(self, rollback: Rollback) -> bool:
+        """False when the plan has a rollback, or the incident one that has not ended."""
+        values = {k: v for k, v in vars(rollback).items() if k not in ("plan", "progress")}
+        values |= vars(rollback.progress) | {"plan": rollback.plan.as_dict(), "live_key": rollback.incident_id}
+        values |= {"endpoint": rollback.plan.endpoint, "bad_version": rollback.plan.bad_version}
+        values |= {"kind": rollback.plan.kind}
+        return self._insert(t.rollbacks, values)
+
+    def save_rollback(self, rollback: Rollback) -> Rollback:
+        """Errors: TransientError when somebody else changed it since it was read."""
+        values: dict[str, Any] = {**vars(rollback.progress), "nonce": rollback.nonce, "revision": rollback.revision + 1}
+        values |= {"shifted_at": rollback.shifted_at, "ended_at": rollback.ended_at}
+        if rollback.state.ended:
+            values["live_key"] = None
+        where = (t.rollbacks.c.id == rollback.id) & (t.rollbacks.c.revision == rollback.revision)
+        if self._db.execute(update(t.rollbacks).where(where).values(**values)).rowcount != 1:
+            raise TransientError(f"rollback {rollback.id} was changed by somebody else at the same moment")
+        return replace(rollback, revision=rollback.revision + 1)
+
+    def rollback(self, rollback_id: str) -> Rollback | None:
+        return _rollback(self._db.execute(select(t.rollbacks).where(t.rollbacks.c.id == rollback_id)).first())
+
+    def last_rollback(self, incident_id: str) -> Rollback | None:
+        r = t.rollbacks.c
+        query = select(t.rollbacks).where(r.incident_id == incident_id).order_by(r.created_at.desc())
+        return _rollback(self._db.execute(query).first())
+
+    def rollbacks(self, endpoint: str, limit: int = 20) -> list[Rollback]:
+        """Newest first; promotions and drills too."""
+        query = select(t.rollbacks).where(t.rollbacks.c.endpoint == endpoint)
+        query = query.order_by(t.rollbacks.c.created_at.desc()).limit(limit)
+        return [r for row in self._db.execute(query) if (r := _rollback(row))]
+
+    def live_rollbacks(self) -> list[str]:
+        """Ids of the rollbacks that have not ended, oldest first."""
+        query = select(t.rollbacks.c.id).where(t.rollbacks.c.live_key.is_not(None)).order_by(t.rollbacks.c.created_at)
+        return list(self._db.scalars(query))
+
+    def rolled_back(self, endpoint: str) -> set[str]:
+        """The versions of the endpoint that traffic was ever moved away from."""
+        where = _rolled_back(endpoint) & t.rollbacks.c.shifted_at.is_not(None)
+        return set(self._db.scalars(select(t.rollbacks.c.bad_version).where(where)))
+
+    def last_shift(self, endpoint: str) -> datetime | None:
+        """When traffic of the endpoint was last moved by a rollback."""
+        last: datetime | None = self._db.scalar(
+            select(func.max(t.rollbacks.c.shifted_at)).where(_rolled_back(endpoint))
+        )
+        return last
+
+    def shifts_since(self, endpoint: str, moment: datetime) -> int:
+        """How many rollbacks of the endpoint began to shift, or ended after shifting, since `moment`."""
+        r = t.rollbacks.c
+        recent = (r.shifted_at >= moment) | (r.shifted_at.is_not(None) & (r.ended_at >= moment))
+        return self._db.scalar(select(func.count()).where(_rolled_back(endpoint) & recent)) or 0
+
+    def write_journal(self, rollback_id: str, at: datetime, effect: str, kind: str, detail: str = "") -> None:
+        values = {"rollback_id": rollback_id, "at": at, "effect": effect, "kind": kind, "detail": detail}
+        self._db.execute(insert(t.journal).values(**values))
+
+    def journal(self, rollback_id: str) -> list[tuple[str, str, str]]:
+        """(effect, kind, detail), oldest first."""
+        query = select(t.journal).where(t.journal.c.rollback_id == rollback_id).order_by(t.journal.c.seq)
+        return [(row.effect, row.kind, row.detail) for row in self._db.execute(query)]
+
+    # guards
+
+    def use_nonce(self, nonce: str, rollback_id: str, action: str, who: str, now: datetime) -> bool:
+        """True exactly once per nonce."""
+        values = {"nonce": nonce, "rollback_id": rollback_id, "action": action, "who": who, "used_at": now}
+        return self._insert(t.nonces, values)
+
+    def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+        """True when `holder` has the lease until `until`: it was free, had run out, or was already theirs."""
+        if self._insert(t.leases, {"name": name, "holder": holder, "until": until}):
+            return True
+        free = (t.leases.c.holder == holder) | (t.leases.c.until <= now)
+        values = {"holder": holder, "until": until}
+        return self._db.execute(update(t.leases).where((t.leases.c.name == name) & free).values(**values)).rowcount == 1
+
+    def leased(self, name: str, now: datetime) -> bool:
+        where = (t.leases.c.name == name) & (t.leases.c.until > now)
+        return self._db.execute(select(t.leases.c.name).where(where)).first() is not None
+
+    def release(self, name: str, holder: str) -> None:
+        self._db.execute(t.leases.delete().where((t.leases.c.name == name) & (t.leases.c.holder == holder)))
+
+    def set_flag_once(self, name: str, value: Any) -> None:
+        self._insert(t.flags, {"name": name, "value": value})
+
+    def set_kill_switch(self, switch: KillSwitch) -> None:
+        if not self._insert(t.flags, {"name": "kill_switch", "value": vars(switch)}):
+            self._db.execute(update(t.flags).where(t.flags.c.name == "kill_switch").values(value=vars(switch)))
+
+    def kill_switch(self) -> KillSwitch:
+        value = self._db.scalar(select(t.flags.c.value).where(t.flags.c.name == "kill_switch"))
+        return KillSwitch(**value) if value else KillSwitch()
+
+    # snapshots
+
+    def add_snapshot(self, snapshot: Snapshot, now: datetime) -> None:
+        """Kept when it differs from the newest one of the same version."""
+        last = self.snapshot(snapshot.endpoint, snapshot.version)
+        if last is None or last.settings != snapshot.settings:
+            self._insert(t.snapshots, {**vars(snapshot), "seen_at": now})
+
+    def snapshots(self, endpoint: str) -> list[str]:
+        """The versions a snapshot is kept of, those of the newest configurations first."""
+        s = t.snapshots.c
+        newest = func.max(s.config_version)
+        query = select(s.version).where(s.endpoint == endpoint).group_by(s.version).order_by(newest.desc())
+        return list(self._db.scalars(query))
+
+    def snapshot(self, endpoint: str, version: str) -> Snapshot | None:
+        """The newest one of this version."""
+        where = (t.snapshots.c.endpoint == endpoint) & (t.snapshots.c.version == version)
+        row = self._db.execute(select(t.snapshots).where(where).order_by(t.snapshots.c.config_version.desc())).first()
+        return Snapshot(row.endpoint, row.config_version, row.version, row.settings) if row else None
+
+    # outbox
+
+    def say(
+        self, once: str, subject: str, event: Mapping[str, Any], now: datetime, channels: Iterable[str] = ("pagerduty",)
+    ) -> bool:
+        """Queue a message, once for every channel; False when the same thing was said before."""
+        values = {"subject": subject, "event": event, "created_at": now, "attempts": 0, "next_at": now}
+        values |= {"finished": False, "error": ""}
+        said = [
+            self._insert(t.outbox, {**values, "once": f"{once}@{channel}", "channel": channel}) for channel in channels
+        ]
+        return any(said)
+
+    def due(self, now: datetime) -> list[Message]:
+        """Messages to send now: of each channel and subject only the oldest: a resolve never overtakes its trigger."""
+        o = t.outbox.c
+        heads = select(func.min(o.id)).where(~o.finished).group_by(o.channel, o.subject)
+        query = select(t.outbox).where(o.id.in_(heads), o.next_at <= now).order_by(o.next_at, o.id)
+        return [Message(row.id, row.channel, row.event, row.attempts) for row in self._db.execute(query)]
+
+    def unsent(self) -> dict[str, tuple[int, str]]:
+        """channel -> (messages not delivered yet, the newest error)."""
+        o = t.outbox.c
+        found: dict[str, tuple[int, str]] = {}
+        for row in self._db.execute(select(o.channel, o.error).where(~o.finished).order_by(o.id)):
+            found[row.channel] = (found.get(row.channel, (0, ""))[0] + 1, row.error)
+        return found
+
+    def sent(self, message_id: int, error: str = "", again_at: datetime | None = None) -> None:
+        """Finished (with `error`: given up), or, with `again_at`, to be tried again then."""
+        values: dict[str, Any] = {"finished": again_at is None, "error": error, "attempts": t.outbox.c.attempts + 1}
+        if again_at:
+            values["next_at"] = again_at
+        self._db.execute(update(t.outbox).where(t.outbox.c.id == message_id).values(**values))
+
+    # release checks
+
+    def add_check(self, check: Check) -> None:
+        self._db.execute(insert(t.checks).values(**vars(check)))
+
+    def last_check(self, endpoint: str, version: str) -> Check | None:
+        c = t.checks.c
+        query = select(t.checks).where(c.endpoint == endpoint, c.version == version).order_by(c.id.desc())
+        row = self._db.execute(query).first()
+        return Check(**{k: v for k, v in row._mapping.items() if k != "id"}) if row else None
+
+    # audit
+
+    def record(self, at: datetime, who: str, what: str, **detail: Any) -> None:
+        """Append to the audit log: each entry's hash covers the one before it."""
+        query = select(t.flags.c.value).where(t.flags.c.name == "audit_head").with_for_update()
+        head = self._db.execute(query).scalar_one()
+        entry = {
+            "seq": head["seq"] + 1,
+            "at": at.astimezone(UTC),
+            "who": who,
+            "what": what,
+            "detail": plain(detail),
+        }
+        digest = entry_hash(head["hash"], entry)
+        self._db.execute(insert(t.audit).values(**entry, hash=digest))
+        value = {"seq": entry["seq"], "hash": digest}
+        self._db.execute(update(t.flags).where(t.flags.c.name == "audit_head").values(value=value))
+
+    def audit(self, incident: str | None = None) -> list[Mapping[str, Any]]:
+        """The entries in order; with `incident` only those that concern it."""
+        found = [dict(row._mapping) for row in self._db.execute(select(t.audit).order_by(t.audit.c.seq))]
+        return [one for one in found if incident is None or one["detail"].get("incident") == incident]
+
+    def verify(self) -> list[str]:
+        """What is wrong with the audit log, in sentences; empty when every entry is as it was written."""
+        head = self._db.execute(select(t.flags.c.value).where(t.flags.c.name == "audit_head")).scalar_one()
+        return problems(self.audit(), head)
+
+
+def _rolled_back(endpoint: str) -> Any:
+    """Real rollbacks of the endpoint: neither promotions nor drills."""
+    return (t.rollbacks.c.endpoint == endpoint) & (t.rollbacks.c.kind == Kind.ROLLBACK)
+
+
+def _open_key(endpoint: str, candidate: str) -> str:
+    return f"{endpoint}\n{candidate}"
+
+
+def _incident(row: Row[Any] | None) -> Incident | None:
+    return Incident(**{k: v for k, v in row._mapping.items() if k != "open_key"}) if row else None
+
+
+def _rollback(row: Row[Any] | None) -> Rollback | None:
+    if row is None:
+        return None
+    progress = Progress(Status(row.state), row.since, row.until, row.reason, row.who, tuple(row.approvals))
+    return Rollback(
+        row.id, row.incident_id, row.mode, row.metric, Plan.from_dict(row.plan), row.nonce, progress,
+        row.revision, row.created_at, row.shifted_at, row.ended_at,
+    )  # fmt: skip

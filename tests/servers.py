@@ -1,0 +1,77 @@
+"""Real servers for tests, each on loopback, thrown away afterwards: PostgreSQL, Alertmanager, Chromium."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def postgres_binaries() -> Path | None:
+    """Debian keeps them off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@contextmanager
+def postgres(binaries: Path) -> Iterator[str]:
+    """A cluster of its own; gives a SQLAlchemy URL without a database. PostgreSQL refuses to run as root."""
+    folder, port = Path(tempfile.mkdtemp(prefix="lastgood-pg-")), free_port()
+    user: Sequence[str] = ()
+    if os.getuid() == 0:
+        user = ("runuser", "-u", "postgres", "--")
+        os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
+
+    def run(*command: str) -> None:
+        subprocess.run([*user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    data = str(folder / "data")
+    run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "lastgood", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = str(binaries / "pg_ctl"), "-D", data, "-w"
+    run(*control, "-l", str(folder / "log"), "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://lastgood@127.0.0.1:{port}"
+    finally:
+        run(*control, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def alertmanager(binary: str, config: str) -> Iterator[str]:
+    """A single Alertmanager with this configuration; gives its URL."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        (Path(folder) / "alertmanager.yml").write_text(config)
+        command = [
+            binary, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        ]  # fmt: skip
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(100):
+                try:
+                    if httpx.get(f"{url}/-/ready").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
