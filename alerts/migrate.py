@@ -1,5 +1,6 @@
 """The operational state's database, empty or of an earlier release -> the tables of this release (Alembic)."""
 
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -12,6 +13,9 @@ from lastgood.errors import ConfigError
 
 LOCK = 0x1A57600D
 """PostgreSQL's advisory lock while tables change: instances that start together wait for each other."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Alembic keeps the migration it is in in global variables."""
 
 
 def configuration(connection: Connection | None = None) -> Config:
@@ -26,7 +30,7 @@ def migrate(engine: Engine) -> None:
     scripts = ScriptDirectory.from_config(configuration())
     if _current(engine) == scripts.get_current_head():
         return
-    with engine.connect() as plain:
+    with _ONE_AT_A_TIME, engine.connect() as plain:
         connection = plain.execution_options(lastgood_write=True)
         with connection.begin():
             if engine.dialect.name == "postgresql":

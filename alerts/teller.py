@@ -46,7 +46,7 @@ class Teller:
             self.resolve(tx, incident, f"rolled back to version {rollback.plan.prior_version}: {reason}")
         elif effect is Effect.PAGE:
             tried = "; ".join(f"{effect} {kind}" for effect, kind, _ in tx.journal(rollback.id)) or "nothing was sent"
-            said = f"the rollback failed: {reason}"
+            said = f"the rollback failed: {reason} (asked of the workspace: {tried})"
             tx.update_incident(incident.id, self._clock(), note=said)
             self.tell(tx, incident, f"{rollback.id}:failed", said, plan=rollback.plan, failed=True, tried=tried)
 

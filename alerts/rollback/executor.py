@@ -164,7 +164,9 @@ def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:
         if endpoint.update in (Update.FAILED, Update.CANCELED):
             return Seen(View.BROKEN, f"the update ended as {endpoint.update}; the configuration before it still serves")
         return Seen(View.SENT, "the workspace accepted the update and does not show it yet")
-    return _ready(prior, View.RESTORED) if restored else Seen(View.BASE)
+    if plan.path is Route.SLOW and not restored:
+        return Seen(View.BASE)
+    return _ready(prior, View.RESTORED if restored else View.BASE)
 
 
 def _ready(prior: ServedEntity | None, view: View) -> Seen:

@@ -59,21 +59,27 @@ def _errors(what: str) -> Iterator[None]:
     except LastgoodError:
         raise
     except NotFound as error:
-        raise ConfigError(f"{what}: there is no such endpoint ({error})") from error
+        raise ConfigError(f"{what}: there is no such endpoint ({_said(error)})") from error
     except Unauthenticated as error:
-        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({error})") from error
+        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
     except PermissionDenied as error:
-        raise ConfigError(
-            f"{what}: permission denied; grant CAN_MANAGE, and check that the endpoint's creator exists ({error})"
-        ) from error
+        hint = "grant CAN_MANAGE, and check that the endpoint's creator exists"
+        raise ConfigError(f"{what}: permission denied; {hint} ({_said(error)})") from error
     except (TooManyRequests, TemporarilyUnavailable, InternalError) as error:
-        raise TransientError(f"{what}: {error}", 5.0) from error
+        raise TransientError(f"{what}: {_said(error)}", 5.0) from error
     except ResourceConflict as error:
-        raise RefusedError(f"{what}: an update by someone else is in progress ({error})") from error
+        raise RefusedError(f"{what}: an update by someone else is in progress ({_said(error)})") from error
     except BadRequest as error:
-        raise ConfigError(f"{what}: the workspace refuses the request: {error}") from error
+        raise ConfigError(f"{what}: the workspace refuses the request: {_said(error)}") from error
     except (DatabricksError, OSError, TimeoutError) as error:
-        raise TransientError(f"{what}: {error}", 5.0) from error
+        cause = error.__cause__
+        why = _said(cause) if isinstance(cause, DatabricksError) else type(cause).__name__ if cause else ""
+        raise TransientError(f"{what}: {_said(error)} {why}".rstrip(), 5.0) from error
+
+
+def _said(error: BaseException) -> str:
+    """The error without the configuration the SDK puts behind it."""
+    return str(error).split(" Config: ", maxsplit=1)[0]
 
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:

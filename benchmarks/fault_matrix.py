@@ -1,0 +1,281 @@
+"""Every fault at every state of a rollback, on the local workspace over HTTP: `python -m benchmarks.fault_matrix [--quick]`.
+
+A cell drives a rollback to a state, switches the fault on, and goes on until the rollback has ended or is bound to wait
+for a person. What must come out is written down here (`expected`); the table shows what did.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import httpx
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.config import Config
+
+from benchmarks.measured import machine
+from benchmarks.rig import NEW, OLD, Rig, config
+from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
+from lastgood.errors import LastgoodError
+from lastgood.workspace import local
+from lastgood.workspace.databricks import DatabricksWorkspace
+
+WORKERS, UPDATE_S, MOST_TICKS = 8, 0.15, 40
+STATES = ("Proposed", "Held", "Approved", "Restoring", "Shifting", "Verifying", "Done", "Rejected", "Expired", "Failed")
+ENDED = STATES[6:]
+WITHOUT_EFFECT = (*ENDED, "Verifying")
+"""While verifying the workspace is not asked any more: telemetry decides."""
+
+Inject = Callable[[Rig], None]
+
+
+def rules(*found: dict[str, Any]) -> Inject:
+    return lambda rig: rig.call("PUT", "/local/chaos", {"rules": list(found)}) and None
+
+
+def version_fault(version: str, **fault: Any) -> Inject:
+    return lambda rig: rig.call("PUT", f"/local/faults/{rig.name}/{version}", fault) and None
+
+
+def deployed(rig: Rig, shares: dict[str, int], *more: dict[str, Any]) -> None:
+    """Somebody else's update; the workspace refuses it while ours is in progress."""
+    rig.call("PUT", f"/api/2.0/serving-endpoints/{rig.name}/config", config(shares, OLD, NEW, *more))
+
+
+def failing_update(rig: Rig) -> None:
+    version_fault("1", never_ready=True)(rig)
+    deployed(rig, {"3": 100}, local.entity(NEW["entity_name"], "1"))
+
+
+def changed(rig: Rig) -> None:
+    deployed(rig, {"2": 10, "3": 90})
+    time.sleep(2 * UPDATE_S)
+
+
+def second_instance(rig: Rig) -> None:
+    """Another process on the same state ticks at the same moments."""
+    other, mine = rig.instance(), rig.controller.tick
+
+    def both() -> None:
+        thread = threading.Thread(target=other.tick)
+        thread.start()
+        mine()
+        thread.join()
+
+    rig.controller.tick = both  # type: ignore[method-assign]
+
+
+FAULTS: dict[str, Inject] = {
+    "none": lambda rig: None,
+    "another update in progress, which fails": failing_update,
+    "config changed since the plan": changed,
+    "a person deploys in parallel": lambda rig: deployed(rig, {"1": 100}, local.entity(NEW["entity_name"], "1")),
+    "two Lastgood instances": second_instance,
+    "endpoint deleted": lambda rig: rig.call("DELETE", f"/api/2.0/serving-endpoints/{rig.name}") and None,
+    "permission denied": rules({"kind": "403", "op": "update", "times": 99}),
+    "token expired": rules({"kind": "401", "times": 99}),
+    "rate limit, passing": rules({"kind": "429", "times": 2}),
+    "rate limit, lasting": rules({"kind": "429", "times": 999}),
+    "server error, passing": rules({"kind": "500", "times": 2}),
+    "server error, lasting": rules({"kind": "500", "times": 999}),
+    "timeout, passing": rules({"kind": "timeout", "times": 1, "hang_s": 1.5}),
+    "timeout, lasting": rules({"kind": "timeout", "times": 999, "hang_s": 1.5}),
+    "response lost after acting": rules({"kind": "lost", "op": "update", "times": 1}),
+    "update fails (UPDATE_FAILED)": version_fault("2", never_ready=True),
+    "prior version not ready": version_fault("2", not_ready=True),
+}
+QUICK = (
+    "none",
+    "config changed since the plan",
+    "two Lastgood instances",
+    "permission denied",
+    "response lost after acting",
+)
+
+
+def expected(fault: str, state: str) -> tuple[str, str]:
+    """(end state, a part of the reason) of a cell; the reason is what a person reads."""
+    if state in ENDED:
+        return state, ""
+    if state == "Verifying":
+        return "Done", "traffic moved"
+    ours = state in ("Restoring", "Shifting")  # our update is in progress: the workspace refuses everybody else's
+    return {
+        "config changed since the plan": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),
+        "a person deploys in parallel": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),
+        "endpoint deleted": ("Failed", "there is no such endpoint"),
+        "permission denied": ("Done", "") if state == "Shifting" else ("Failed", "grant CAN_MANAGE"),
+        "token expired": ("Failed", "renew it"),
+        "rate limit, lasting": ("Failed", "not shifted within 60 s: the workspace cannot be read"),
+        "server error, lasting": ("Failed", "not shifted within 60 s: the workspace cannot be read"),
+        "timeout, lasting": ("Failed", "not shifted within 60 s: the workspace cannot be read"),
+        "update fails (UPDATE_FAILED)": ("Failed", "UPDATE_FAILED; the configuration before it still serves"),
+        "prior version not ready": ("Failed", "waiting for the prior version to become ready"),
+    }.get(fault, ("Done", "traffic moved"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    fault: str
+    state: str
+    ended: str
+    reason: str
+    said: bool
+    updates: int
+    most: int
+    unsaid: bool
+
+    @property
+    def defined(self) -> bool:
+        state, reason = expected(self.fault, self.state)
+        return self.ended == state and reason in self.reason
+
+    @property
+    def silent(self) -> bool:
+        """Neither done nor as it was, and nobody was told why."""
+        return not self.said or self.unsaid or (self.ended != "Done" and not self.reason)
+
+
+def reach(rig: Rig, state: str) -> None:
+    """Drive the rollback to a state."""
+    if state in ("Held", "Rejected"):
+        rig.decide(Hold("ann", 5) if state == "Held" else Reject("ann", "a false alarm"))
+    elif state == "Expired":
+        rig.tick(700)
+    elif state != "Proposed":
+        rig.decide(Approve("ann"))
+    if state == "Failed":
+        rules({"kind": "403", "op": "update", "times": 99})(rig)
+        finish(rig)
+        rules()(rig)
+    elif state in ("Restoring", "Shifting"):
+        rig.tick()
+    elif state in ("Verifying", "Done"):
+        rig.said.ready = state == "Done"
+        until(rig, lambda: rig.rollback().state in (Status.VERIFYING, Status.DONE))
+        if state == "Done":
+            finish(rig)
+    rig.said.ready = True
+    wanted = {"Restoring": "Shifting"}.get(state, state)
+    assert rig.rollback().state == wanted, (state, rig.rollback().progress)
+
+
+def until(rig: Rig, done: Callable[[], bool]) -> None:
+    for _ in range(MOST_TICKS):
+        if done():
+            return
+        if rig.rollback().state in (Status.PROPOSED, Status.HELD):
+            try:
+                rig.decide(Approve("ann"))
+            except LastgoodError:
+                pass
+        rig.tick(8)
+        time.sleep(UPDATE_S)
+
+
+def finish(rig: Rig) -> None:
+    until(rig, lambda: rig.rollback().state.ended)
+
+
+def cell(fault: str, state: str, folder: Path, api: httpx.Client, workspace: DatabricksWorkspace, name: str) -> Cell:
+    """Play one cell."""
+    rules_off = rules()
+    rig = Rig(name, folder, api, workspace, slow=state == "Restoring")
+    foreign = 0
+    reach(rig, state)
+    before = rig.shown()["config"]
+    FAULTS[fault](rig)
+    if fault in ("config changed since the plan", "a person deploys in parallel") and rig.shown():
+        foreign = 0 if state in ("Restoring", "Shifting") else 1
+    finish(rig)
+    rules_off(rig)
+    rig.tick()
+    time.sleep(2 * UPDATE_S)
+    after, rollback = rig.shown(), rig.rollback()
+    updates = after["config"]["config_version"] - before["config_version"] - foreign if after else 0
+    most = {"Restoring": 2, "Proposed": 1, "Held": 1, "Approved": 1, "Shifting": 1}.get(state, 0)
+    told = [e["payload"]["custom_details"] for e in rig.said.events if e["dedup_key"].endswith("-failed")]
+    said = rollback.state is not Status.FAILED or bool(told)
+    moved = bool(after) and after["config"]["traffic_config"] != before["traffic_config"] and not foreign
+    unsaid = rollback.state is Status.FAILED and moved and "accepted" not in str(told[-1:])
+    rig.store.close()
+    reason = rollback.progress.reason.replace(name, "ENDPOINT")
+    return Cell(fault, state, rollback.state, reason, said, updates, most, unsaid)
+
+
+@contextmanager
+def workers(number: int) -> Iterator[SimpleQueue[tuple[httpx.Client, DatabricksWorkspace]]]:
+    """A local workspace for each worker: faults are switched on for all calls to one."""
+    free: SimpleQueue[tuple[httpx.Client, DatabricksWorkspace]] = SimpleQueue()
+    with ExitStack() as stack:
+        for _ in range(number):
+            space = stack.enter_context(local.serve(local.LocalConfig(update_s=UPDATE_S)))
+            headers = {"authorization": f"Bearer {space.token}"}
+            api = stack.enter_context(httpx.Client(base_url=space.url, headers=headers, timeout=30))
+            options = {"retry_timeout_seconds": 1, "http_timeout_seconds": 1}
+            client = WorkspaceClient(config=Config(host=space.url, token=space.token, auth_type="pat", **options))
+            free.put((api, DatabricksWorkspace(client)))
+        yield free
+
+
+def run(faults: Sequence[str], states: Sequence[str] = STATES) -> list[Cell]:
+    """All cells, side by side."""
+    with tempfile.TemporaryDirectory() as folder, workers(WORKERS) as free, ThreadPoolExecutor(WORKERS) as pool:
+
+        def one(number: int, fault: str, state: str) -> Cell:
+            api, workspace = free.get()
+            try:
+                return cell(fault, state, Path(folder), api, workspace, f"cell-{number}")
+            finally:
+                free.put((api, workspace))
+
+        pairs = [(fault, state) for fault in faults for state in states]
+        return list(pool.map(lambda item: one(item[0], *item[1]), enumerate(pairs)))
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """Markdown: the end state of each cell; `!` where it is not what is expected. Below, the reasons people read."""
+    states = list(dict.fromkeys(c.state for c in cells))
+    lines = [f"| fault | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
+    for fault in dict.fromkeys(c.fault for c in cells):
+        row = [c for c in cells if c.fault == fault]
+        lines.append(f"| {fault} | {' | '.join(c.ended + ('' if c.defined else ' !') for c in row)} |")
+    lines += ["", "What a person reads:", ""]
+    for fault in dict.fromkeys(c.fault for c in cells):
+        reasons = dict.fromkeys(
+            (c.ended, c.reason) for c in cells if c.fault == fault and c.state not in WITHOUT_EFFECT
+        )
+        lines += [f"- {fault}: {ended}: {reason}" for ended, reason in reasons if ended != "Done"]
+    return "\n".join(lines)
+
+
+def figures(cells: Sequence[Cell]) -> dict[str, int]:
+    return {
+        "cells": len(cells),
+        "defined": sum(c.defined for c in cells),
+        "double_rollbacks": sum(c.updates > c.most for c in cells),
+        "silent": sum(c.silent for c in cells),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"only {len(QUICK)} faults")
+    given = parser.parse_args()
+    started = time.monotonic()
+    cells = run(QUICK if given.quick else tuple(FAULTS))
+    print(table(cells))
+    print(f"\n{machine()}; {time.monotonic() - started:.0f} s")
+    print(json.dumps(figures(cells)))
+
+
+if __name__ == "__main__":
+    main()
