@@ -217,9 +217,9 @@ class Demo:
         return next(mine, None)
 
     def _link(self) -> str | None:
-        """The signed link, as PagerDuty was told it."""
-        links = (one["href"] for event in self.pager.events() for one in event.get("links") or ())
-        return next((href for href in links if "/r/" in href), None)
+        """The signed link to decide, as PagerDuty was told it (a page before the proposal only shows evidence)."""
+        links = (one for event in self.pager.events() for one in event.get("links") or ())
+        return next((one["href"] for one in links if one["text"].endswith("rollback")), None)
 
     def _approve(self) -> None:
         """Play the person that PagerDuty woke: open the link, read, confirm."""
