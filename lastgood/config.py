@@ -86,6 +86,13 @@ class Policy(_Model):
     promote_step_s: float = Field(600, ge=0, description="how long a step serves before the judge is believed")
     promote_timeout_s: float = Field(7200, gt=0, description="how long a step may wait for the judge")
 
+    @field_validator("weights")
+    @classmethod
+    def _budget(cls, weights: dict[str, float]) -> dict[str, float]:
+        if set(weights) - set(WEIGHTS) or min(weights.values(), default=0) < 0 or sum(weights.values()) > 1 + 1e-9:
+            raise ValueError(f"expected shares of 0 or more that sum to at most 1, of {', '.join(WEIGHTS)}")
+        return weights
+
 
 class Release(_Model):
     """What `lastgood release check` asks of an endpoint."""
@@ -101,13 +108,6 @@ class Release(_Model):
     drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
     dashboard_url: str | None = Field(None, description="must answer 200")
     max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
-
-    @field_validator("weights")
-    @classmethod
-    def _budget(cls, weights: dict[str, float]) -> dict[str, float]:
-        if set(weights) - set(WEIGHTS) or min(weights.values(), default=0) < 0 or sum(weights.values()) > 1 + 1e-9:
-            raise ValueError(f"expected shares of 0 or more that sum to at most 1, of {', '.join(WEIGHTS)}")
-        return weights
 
 
 class EndpointSettings(_Model):
