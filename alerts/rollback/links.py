@@ -4,6 +4,7 @@ A token names one plan, one action, one nonce and its expiry. What makes it work
 """
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -76,6 +77,10 @@ class Signer:
         if now >= claims.expires_at:
             raise LinkError(Problem.EXPIRED, f"this link expired at {claims.expires_at:%Y-%m-%d %H:%M} UTC")
         return claims
+
+    def derived(self, purpose: str) -> str:
+        """A key for another purpose, from the newest key."""
+        return hmac.new(self._keys[-1].encode(), f"lastgood.{purpose}".encode(), hashlib.sha256).hexdigest()
 
     def sign_form(self, token: str, action: str, cookie: str) -> str:
         """A CSRF value that is good for one action on one link in one browser (double submit with `cookie`)."""

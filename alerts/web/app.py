@@ -1,36 +1,27 @@
 """Signed link -> evidence page -> a person's decision. GET and HEAD change nothing; only a POST by a person does."""
 
-import base64
-import hashlib
-import hmac
-import secrets
-from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lastgood.alerts import reports
 from lastgood.alerts.controller import Controller
-from lastgood.alerts.messages import sureness
-from lastgood.alerts.records import Incident, Rollback
-from lastgood.alerts.rollback.links import Action, LinkError, Problem
-from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
-from lastgood.alerts.web.view import percent, sparkline
+from lastgood.alerts.notify.alertmanager import reported
+from lastgood.alerts.rollback.links import LinkError, Problem
+from lastgood.alerts.rollback.machine import Approve, Hold, Reject
+from lastgood.alerts.web import guard
+from lastgood.alerts.web.auth import Auth
+from lastgood.alerts.web.openapi import DOCUMENT
+from lastgood.alerts.web.pages import ACTIONS, COOKIE, Evidence, Pages
 from lastgood.config import secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 
-Evidence = Callable[[str], Mapping[str, Any] | None]
-MAX_FORM_BYTES = 8 * 1024
-COOKIE = "lastgood_form"
-ACTIONS = ("approve", "hold", "reject")
 LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 409, Problem.USED: 409}
 
 
@@ -40,133 +31,47 @@ def create_app(controller: Controller, evidence: Evidence = lambda endpoint: Non
     `evidence(endpoint)` gives what the page draws besides the verdict, or None:
     {"series": [{"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]}, ...]}.
     """
-    pages = Pages(controller, evidence)
+    web = controller.settings.web
+    auth = Auth(web, controller.people.signer.derived("session"))
+    pages = Pages(controller, evidence, auth)
+    acts = Acts(controller, auth, pages)
     routes = [
         Route("/", pages.index),
         Route("/r/{token}", pages.link),
-        Route("/r/{token}", pages.decide, methods=["POST"]),
+        Route("/r/{token}", acts.decide, methods=["POST"]),
         Route("/incidents/{id}", pages.incident),
+        Route("/kill", pages.kill),
+        Route("/kill", acts.kill, methods=["POST"]),
+        Route("/hooks/alertmanager", acts.alertmanager, methods=["POST"]),
         Route("/api/incidents", pages.api_incidents),
         Route("/api/rollbacks/{id}", pages.api_rollback),
         Route("/healthz", pages.healthz),
+        Route("/openapi.json", lambda request: JSONResponse(DOCUMENT)),
+        *auth.routes(),
     ]
-    handlers: Any = {LastgoodError: pages.problem, HTTPException: pages.problem}
-    return Starlette(routes=routes, middleware=[Middleware(Headers, csp=pages.csp)], exception_handlers=handlers)
+    https = web.base_url.startswith("https:")
+    layers = [Middleware(guard.Headers, csp=pages.csp, https=https), *auth.middleware()]
+    handlers: Any = {LastgoodError: acts.problem, HTTPException: acts.problem}
+    return Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
 
 
-class Headers:
-    """Security headers on every answer."""
+class Acts:
+    """The handlers that change something, each by an authenticated person or system."""
 
-    def __init__(self, app: ASGIApp, csp: str) -> None:
-        self._app = app
-        values = {
-            "Content-Security-Policy": csp,
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-store",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "X-Robots-Tag": "noindex, nofollow",
-        }
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in values.items()]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._headers]
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
-
-class Pages:
-    """The handlers. What they show is read from the store; what they change goes through the controller."""
-
-    def __init__(self, controller: Controller, evidence: Evidence) -> None:
+    def __init__(self, controller: Controller, auth: Auth, pages: Pages) -> None:
         self._controller = controller
-        self._store = controller.store
+        self._auth = auth
+        self._pages = pages
         self._web = controller.settings.web
-        self._evidence = evidence
-        self._person_token = secret(self._web.person_token_env)
-        loader = PackageLoader("lastgood.alerts.web")
-        self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness}
-        css = self._templates.get_template("style.html").render()
-        digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-        style = f"style-src 'sha256-{digest}'"
-        self.csp = f"default-src 'none'; {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-        self._css = css
-
-    # read only
-
-    def index(self, request: Request) -> Response:
-        with self._store.read() as tx:
-            return self._page("index.html", verdicts=tx.verdicts(), incidents=tx.incidents())
-
-    def incident(self, request: Request) -> Response:
-        with self._store.read() as tx:
-            incident = tx.incident(request.path_params["id"])
-            rollback = tx.last_rollback(incident.id) if incident else None
-            journal = tx.journal(rollback.id) if rollback else []
-        if incident is None:
-            raise HTTPException(404, "There is no such incident.")
-        refresh = rollback is not None and rollback.state.under_way
-        return self._page("incident.html", incident=incident, rollback=rollback, journal=journal, refresh=refresh)
-
-    def link(self, request: Request) -> Response:
-        token = request.path_params["token"]
-        claims, incident, rollback = self._controller.people.verify_link(token)
-        open_now = (
-            claims.action is Action.DECIDE
-            and rollback is not None
-            and rollback.state in (Status.PROPOSED, Status.HELD)
-            and rollback.nonce == claims.nonce
-        )
-        cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
-        forms = {action: self._controller.people.signer.sign_form(token, action, cookie) for action in ACTIONS}
-        evidence = self._evidence(incident.endpoint) or {}
-        response = self._page(
-            "evidence.html",
-            incident=incident,
-            rollback=rollback,
-            decidable=open_now,
-            forms=forms,
-            series=evidence.get("series", []),
-            forwarded=self._web.trust_forwarded_user,
-        )
-        if open_now:
-            secure = self._web.base_url.startswith("https:")
-            response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure, path="/r/")
-        return response
-
-    def api_incidents(self, request: Request) -> Response:
-        with self._store.read() as tx:
-            found = [(incident, tx.last_rollback(incident.id)) for incident in tx.incidents()]
-        return JSONResponse([_incident(*pair) for pair in found])
-
-    def api_rollback(self, request: Request) -> Response:
-        with self._store.read() as tx:
-            rollback = tx.rollback(request.path_params["id"])
-        if rollback is None:
-            return JSONResponse({"error": "there is no such rollback"}, 404)
-        return JSONResponse(_rollback(rollback))
-
-    def healthz(self, request: Request) -> Response:
-        with self._store.read() as tx:
-            return JSONResponse({"status": "ok", "kill_switch": tx.kill_switch().on})
-
-    # the one that changes something
+        self._hook_token = secret(controller.settings.alertmanager.hook_token_env)
 
     async def decide(self, request: Request) -> Response:
         token = request.path_params["token"]
-        _same_site(request, self._web.base_url)
-        form = await _form(request)
-        who = self._person(request, form)
+        form, who = await self._form(request)
         action = form.get("action", "")
         if action not in ACTIONS:
             raise HTTPException(400, f"The action must be one of {', '.join(ACTIONS)}.")
-        signer, cookie = self._controller.people.signer, request.cookies.get(COOKIE, "")
-        signer.verify_form(form.get("form", ""), token, action, cookie)
+        self._ours(request, form, token, action)
         decision: Approve | Hold | Reject = Approve(who)
         if action == "hold":
             minutes = form.get("minutes", "")
@@ -176,24 +81,34 @@ class Pages:
         rollback = await run_in_threadpool(self._controller.people.decide, token, decision)
         return RedirectResponse(f"/incidents/{rollback.incident_id}", 303)
 
-    def _person(self, request: Request, form: Mapping[str, str]) -> str:
-        """Who is asking. Errors: HTTPException 403 when it is nobody we know."""
-        email = request.headers.get("x-forwarded-email", "").strip()
-        if self._web.trust_forwarded_user and email:
-            return email[:200]
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = bearer if scheme.lower() == "bearer" else form.get("person_token", "")
-        if self._person_token and hmac.compare_digest(given.encode(), self._person_token.encode()):
-            return "local approver"
-        raise HTTPException(403, "Only an authenticated person can decide. The person token is missing or wrong.")
+    async def kill(self, request: Request) -> Response:
+        form, who = await self._form(request)
+        action, why = form.get("action", ""), form.get("why", "").strip()[:500]
+        if action not in ("on", "off") or not why:
+            raise HTTPException(400, "Say on or off, and why.")
+        self._ours(request, form, "kill", action)
+        await run_in_threadpool(self._controller.people.set_kill_switch, action == "on", who, why)
+        return RedirectResponse("/kill", 303)
 
-    # answers
+    async def alertmanager(self, request: Request) -> Response:
+        """Groups of Alertmanager's webhook; 503 makes it send the group again."""
+        self._auth.hook(request, self._hook_token)
+        group = await guard.document(request)
+        try:
+            found = reported(group)
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        return JSONResponse(await run_in_threadpool(reports.take, self._controller, found))
 
-    def _page(self, template: str, status: int = 200, **values: Any) -> Response:
-        with self._store.read() as tx:
-            switch = tx.kill_switch()
-        values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
-        return HTMLResponse(self._templates.get_template(template).render(**values), status)
+    async def _form(self, request: Request) -> tuple[dict[str, str], str]:
+        guard.same_site(request, self._web.base_url)
+        form = await guard.form(request)
+        return form, self._auth.person(request, form)
+
+    def _ours(self, request: Request, form: dict[str, str], subject: str, action: str) -> None:
+        """Errors: LinkError when this page did not make the form for this browser, subject and action."""
+        cookie = request.cookies.get(COOKIE, "")
+        self._controller.people.signer.verify_form(form.get("form", ""), subject, action, cookie)
 
     def problem(self, request: Request, error: Exception) -> Response:
         """Every refusal as one clear page; the evidence stays where it is."""
@@ -206,75 +121,11 @@ class Pages:
             status = 409
         elif isinstance(error, (TransientError, ConfigError)):
             status = 503
+        if request.url.path.startswith(("/api/", "/hooks/")):
+            return JSONResponse({"error": text}, status, headers)
         try:
-            response = self._page("problem.html", status, text=text, code=status)
+            response = self._pages.page("problem.html", status, text=text, code=status)
         except TransientError:
             return JSONResponse({"error": text}, status)
         response.headers.update(headers or {})
         return response
-
-
-def _same_site(request: Request, base_url: str) -> None:
-    """Errors: HTTPException 403 for a request another site made a browser send.
-
-    This site sends no referrer, so its own forms carry `Origin: null`; then only Sec-Fetch-Site tells them apart.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    own = {urlsplit(base_url).netloc, request.headers.get("host", "")}
-    if site is not None and site not in ("same-origin", "none"):
-        raise HTTPException(403, "This request came from another site.")
-    if origin is not None and not (origin == "null" and site == "same-origin") and urlsplit(origin).netloc not in own:
-        raise HTTPException(403, "This request came from another site (or from a page not served over https).")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The form's fields, the first of each. Errors: HTTPException 413, 415, 400."""
-    if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise HTTPException(415, "Expected a form.")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            raise HTTPException(413, "The form is too large.")
-    try:
-        return {name: values[0] for name, values in parse_qs(body.decode(), max_num_fields=20).items()}
-    except ValueError as error:
-        raise HTTPException(400, "The form cannot be read.") from error
-
-
-def _incident(incident: Incident, rollback: Rollback | None) -> dict[str, Any]:
-    return {
-        "id": incident.id,
-        "endpoint": incident.endpoint,
-        "candidate": incident.candidate,
-        "prior": incident.prior,
-        "state": "resolved" if incident.resolved_at else "open",
-        "verdict": incident.verdict,
-        "note": incident.note,
-        "opened_at": incident.opened_at.isoformat(),
-        "resolved_at": incident.resolved_at.isoformat() if incident.resolved_at else None,
-        "resolution": incident.resolution,
-        "rollback": _rollback(rollback) if rollback else None,
-    }
-
-
-def _rollback(rollback: Rollback) -> dict[str, Any]:
-    """Without the served entities' settings: they may hold secrets."""
-    plan, progress = rollback.plan, rollback.progress
-    return {
-        "id": rollback.id,
-        "incident": rollback.incident_id,
-        "endpoint": plan.endpoint,
-        "bad_version": plan.bad_version,
-        "prior_version": plan.prior_version,
-        "path": plan.path,
-        "config_version": plan.config_version,
-        "diff": plan.diff(),
-        "mode": rollback.mode,
-        "state": progress.state,
-        "since": progress.since.isoformat(),
-        "reason": progress.reason,
-        "who": progress.who,
-        "created_at": rollback.created_at.isoformat(),
-        "ended_at": rollback.ended_at.isoformat() if rollback.ended_at else None,
-    }

@@ -1,13 +1,47 @@
 """Figures -> what a page shows of them (pure)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from lastgood.metrics import BY_NAME
 
 WIDTH, HEIGHT = 300, 48
+SHOWN = ("p95_ms", "error_rate", "bad_answers", "tokens_out", "feature_age_p95_ms", "requests")
 
 
 def percent(value: float | None) -> str:
     """A share 0-1 in per cent; a dash when it is not known."""
     return "-" if value is None else f"{100 * value:.3g} %"
+
+
+def when(value: str | datetime | None) -> str:
+    """A moment to the minute, in UTC; a dash when it is not known."""
+    if value is None:
+        return "-"
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except ValueError:
+        return str(value)
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def beside(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(measure, new version, prior version) of a stored verdict, those that are known of either."""
+    sides: list[dict[str, Any]] = []
+    for side in ("new", "prior"):
+        found = (verdict.get("figures") or {}).get(side)
+        sides.append({k: v for k, v in found.items() if isinstance(v, (int, float))} if isinstance(found, dict) else {})
+    known = [BY_NAME[name] for name in SHOWN if any(name in side for side in sides)]
+    return [(m.label, m.show(sides[0].get(m.name)), m.show(sides[1].get(m.name))) for m in known]
+
+
+def story(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """(when, who, what, why) of audit entries."""
+    return [
+        (when(e["at"]), str(e["who"]), str(e["what"]), str(e["detail"].get("reason") or e["detail"].get("why") or ""))
+        for e in entries
+    ]
 
 
 def sparkline(values: Sequence[float | None], top: float | None = None) -> str:

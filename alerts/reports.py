@@ -1,0 +1,52 @@
+"""What another system's alerts say of endpoints -> incidents with evidence and a link, resolved when the alert is."""
+
+from collections.abc import Sequence
+
+from lastgood.alerts import messages
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.notify.alertmanager import Reported
+from lastgood.alerts.tx import Tx
+from lastgood.errors import ConfigError
+from lastgood.workspace import Endpoint
+
+SOURCE = "Alertmanager"
+
+
+def take(acts: Controller, reports: Sequence[Reported]) -> dict[str, list[str]]:
+    """Open or resolve incidents; the same report twice changes nothing. {"taken": keys, "unknown": endpoints}.
+
+    Errors: TransientError (send the group again).
+    """
+    taken, unknown = [], []
+    for one in reports:
+        try:
+            endpoint = acts.workspace.endpoint(one.endpoint)
+        except ConfigError:
+            unknown.append(one.endpoint)
+            continue
+        version = one.version or _busiest(endpoint)
+        with acts.store.begin() as tx:
+            (_fires if one.firing else _ends)(acts, tx, one, version)
+        taken.append(one.key)
+    return {"taken": taken, "unknown": unknown}
+
+
+def _busiest(endpoint: Endpoint) -> str:
+    busiest = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+    return busiest.entity_version if busiest else "?"
+
+
+def _fires(acts: Controller, tx: Tx, one: Reported, version: str) -> None:
+    now, incident = acts.clock(), tx.find_incident(one.endpoint, version)
+    if incident is None:
+        incident = messages.by_hand(one.endpoint, version, None, one.summary, now, SOURCE)
+        tx.open_incident(incident)
+        tx.record(now, SOURCE, "opened", incident=incident.id, endpoint=one.endpoint, reason=one.summary)
+    acts.teller.tell(tx, incident, f"report:{one.key}", f"{SOURCE}: {one.summary}")
+
+
+def _ends(acts: Controller, tx: Tx, one: Reported, version: str) -> None:
+    """An incident that the judge sees too stays open until the judge says healthy."""
+    incident = tx.find_incident(one.endpoint, version)
+    if incident is not None and incident.verdict.get("source") == SOURCE:
+        acts.teller.resolve(tx, incident, f"{SOURCE} resolved: {one.summary}")

@@ -1,0 +1,99 @@
+"""The service's own description (OpenAPI 3.1): what /openapi.json answers and what the tests hold the service to."""
+
+from typing import Any
+
+TEXT: dict[str, Any] = {"type": "string"}
+LINKED = {"type": "object", "additionalProperties": True}
+
+
+def _answers(good: dict[str, Any], *bad: int) -> dict[str, Any]:
+    problem = {"description": "refused, with the reason", "content": {"text/html": {}, "application/json": {}}}
+    return {"200": good, **{str(status): problem for status in bad}}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "done", "content": {"application/json": {"schema": schema}}}
+
+
+PAGE = {"description": "a page", "content": {"text/html": {}}}
+MOVED = {"303": {"description": "done: see the page it leads to"}}
+
+
+def _path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": TEXT}
+
+
+def _form(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": list(required), "properties": fields}
+    return {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+
+
+DECISION = _form(
+    "action",
+    "form",
+    action={"enum": ["approve", "hold", "reject"]},
+    form=TEXT,
+    minutes={"type": "string", "description": "hold: 1 to 1440"},
+    reason=TEXT,
+    person_token=TEXT,
+)
+SWITCH = _form("action", "form", "why", action={"enum": ["on", "off"]}, form=TEXT, why=TEXT, person_token=TEXT)
+LABELS = {"type": "object", "additionalProperties": TEXT}
+ALERT = {
+    "type": "object",
+    "properties": {
+        "status": {"enum": ["firing", "resolved"]},
+        "labels": LABELS,
+        "annotations": LABELS,
+        "startsAt": TEXT,
+        "fingerprint": TEXT,
+    },
+}
+GROUP = {
+    "type": "object",
+    "required": ["version", "alerts"],
+    "properties": {"version": {"const": "4"}, "alerts": {"type": "array", "items": ALERT, "maxItems": 200}},
+}
+DOCUMENT: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {"title": "Lastgood", "version": "1", "description": "Evidence, decisions and their progress."},
+    "paths": {
+        "/": {"get": {"summary": "Endpoints and incidents", "responses": {"200": PAGE}}},
+        "/r/{token}": {
+            "parameters": [_path("token")],
+            "get": {"summary": "Evidence behind a signed link", "responses": _answers(PAGE, 403, 404, 409, 410)},
+            "post": {
+                "summary": "Decide, once, as an authenticated person",
+                "requestBody": DECISION,
+                "responses": MOVED | _answers(PAGE, 400, 403, 404, 405, 409, 410, 413, 415, 429),
+            },
+        },
+        "/incidents/{id}": {
+            "parameters": [_path("id")],
+            "get": {"summary": "An incident and its progress", "responses": _answers(PAGE, 404)},
+        },
+        "/kill": {
+            "get": {"summary": "The kill switch", "responses": {"200": PAGE}},
+            "post": {
+                "summary": "Turn it, as an authenticated person",
+                "requestBody": SWITCH,
+                "responses": MOVED | _answers(PAGE, 400, 403, 413, 415, 429),
+            },
+        },
+        "/hooks/alertmanager": {
+            "post": {
+                "summary": "A group of Alertmanager's webhook",
+                "security": [{"hook": []}],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": GROUP}}},
+                "responses": _answers(_json(LINKED), 400, 403, 413, 415, 422, 429),
+            }
+        },
+        "/api/incidents": {"get": {"responses": {"200": _json({"type": "array", "items": LINKED})}}},
+        "/api/rollbacks/{id}": {
+            "parameters": [_path("id")],
+            "get": {"responses": _answers(_json(LINKED), 404)},
+        },
+        "/healthz": {"get": {"responses": {"200": _json(LINKED)}}},
+    },
+    "components": {"securitySchemes": {"hook": {"type": "http", "scheme": "bearer"}}},
+}

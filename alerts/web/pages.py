@@ -1,0 +1,173 @@
+"""What the store holds -> the pages and JSON people and programs read. Nothing here changes anything."""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.messages import sureness
+from lastgood.alerts.records import Incident, Rollback
+from lastgood.alerts.rollback.links import Action
+from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.web.auth import Auth
+from lastgood.alerts.web.view import beside, percent, sparkline, story, when
+
+Evidence = Callable[[str], Mapping[str, Any] | None]
+COOKIE = "lastgood_form"
+ACTIONS = ("approve", "hold", "reject")
+
+
+class Pages:
+    """The read-only handlers, and the page every answer is made with."""
+
+    def __init__(self, controller: Controller, evidence: Evidence, auth: Auth) -> None:
+        self._people = controller.people
+        self._store = controller.store
+        self._web = controller.settings.web
+        self._settings = controller.settings
+        self._evidence = evidence
+        self._auth = auth
+        loader = PackageLoader("lastgood.alerts.web")
+        self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": when}
+        css = self._templates.get_template("style.html").render()
+        digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+        style = f"style-src 'sha256-{digest}'"
+        self.csp = f"default-src 'none'; {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        self._css = css
+
+    def index(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            unsent = tx.unsent()
+            return self.page("index.html", verdicts=tx.verdicts(), incidents=tx.incidents(), unsent=unsent)
+
+    def incident(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            incident = tx.incident(request.path_params["id"])
+            rollback = tx.last_rollback(incident.id) if incident else None
+            journal = tx.journal(rollback.id) if rollback else []
+            entries = tx.audit(incident.id) if incident else []
+        if incident is None:
+            raise HTTPException(404, "There is no such incident.")
+        refresh = rollback is not None and rollback.state.under_way
+        values: dict[str, Any] = {"journal": journal, "story": story(entries), "figures": beside(incident.verdict)}
+        return self.page("incident.html", incident=incident, rollback=rollback, refresh=refresh, **values)
+
+    def link(self, request: Request) -> Response:
+        token = request.path_params["token"]
+        claims, incident, rollback = self._people.verify_link(token)
+        decidable = (
+            claims.action is Action.DECIDE
+            and rollback is not None
+            and rollback.state in (Status.PROPOSED, Status.HELD)
+            and rollback.nonce == claims.nonce
+        )
+        with self._store.read() as tx:
+            entries = tx.audit(incident.id)
+        evidence = self._evidence(incident.endpoint) or {}
+        return self._with_forms(
+            request,
+            token,
+            ACTIONS if decidable else (),
+            "evidence.html",
+            incident=incident,
+            rollback=rollback,
+            decidable=decidable,
+            needed=self._settings.endpoint(incident.endpoint).policy.approvals,
+            series=evidence.get("series", []),
+            figures=beside(incident.verdict),
+            story=story(entries),
+        )
+
+    def kill(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            entries = [e for e in tx.audit() if str(e["what"]).startswith("kill switch")]
+        return self._with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:]))
+
+    def _with_forms(
+        self, request: Request, subject: str, actions: tuple[str, ...], template: str, **values: Any
+    ) -> Response:
+        """A page with a form for each action, good in this browser only."""
+        cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
+        forms = {action: self._people.signer.sign_form(subject, action, cookie) for action in actions}
+        asks, known = self._auth.asks_for_token, self._auth.known(request)
+        login: dict[str, Any] = {"known": known, "asks_for_token": asks and not known, "path": request.url.path}
+        response = self.page(template, forms=forms, can_sign_in=self._auth.can_sign_in, **login, **values)
+        if actions:
+            secure = self._web.base_url.startswith("https:")
+            response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+        with self._store.read() as tx:
+            switch = tx.kill_switch()
+        values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
+        return HTMLResponse(self._templates.get_template(template).render(**values), status)
+
+    # JSON
+
+    def api_incidents(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            found = [(incident, tx.last_rollback(incident.id)) for incident in tx.incidents()]
+        return JSONResponse([_incident(*pair) for pair in found])
+
+    def api_rollback(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            rollback = tx.rollback(request.path_params["id"])
+        if rollback is None:
+            return JSONResponse({"error": "there is no such rollback"}, 404)
+        return JSONResponse(_rollback(rollback))
+
+    def healthz(self, request: Request) -> Response:
+        with self._store.read() as tx:
+            switch = tx.kill_switch()
+            unsent = {channel: count for channel, (count, _) in tx.unsent().items()}
+        return JSONResponse({"status": "ok", "kill_switch": switch.on, "unsent": unsent})
+
+
+def _incident(incident: Incident, rollback: Rollback | None) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "endpoint": incident.endpoint,
+        "candidate": incident.candidate,
+        "prior": incident.prior,
+        "state": "resolved" if incident.resolved_at else "open",
+        "verdict": incident.verdict,
+        "note": incident.note,
+        "opened_at": incident.opened_at.isoformat(),
+        "resolved_at": incident.resolved_at.isoformat() if incident.resolved_at else None,
+        "resolution": incident.resolution,
+        "rollback": _rollback(rollback) if rollback else None,
+    }
+
+
+def _rollback(rollback: Rollback) -> dict[str, Any]:
+    """Without the served entities' settings: they may hold secrets."""
+    plan, progress = rollback.plan, rollback.progress
+    return {
+        "id": rollback.id,
+        "kind": plan.kind,
+        "incident": rollback.incident_id,
+        "endpoint": plan.endpoint,
+        "bad_version": plan.bad_version,
+        "prior_version": plan.prior_version,
+        "path": plan.path,
+        "config_version": plan.config_version,
+        "diff": plan.diff(),
+        "reasons": plan.reasons,
+        "mode": rollback.mode,
+        "state": progress.state,
+        "since": progress.since.isoformat(),
+        "reason": progress.reason,
+        "who": progress.who,
+        "approvals": progress.approvals,
+        "created_at": rollback.created_at.isoformat(),
+        "ended_at": rollback.ended_at.isoformat() if rollback.ended_at else None,
+    }
