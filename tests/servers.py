@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.remote.webdriver import WebDriver
 
 
 def free_port() -> int:
@@ -75,3 +77,24 @@ def alertmanager(binary: str, config: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
+
+
+@contextmanager
+def chromium(width: int, height: int) -> Iterator[WebDriver]:
+    """A real Chromium with a fresh profile and this window, steered by chromedriver; pages run no script in it."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = ChromeOptions()
+        for flag in (
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+            f"--user-data-dir={profile}", "--force-device-scale-factor=2", f"--window-size={width},{height}",
+        ):  # fmt: skip
+            options.add_argument(flag)
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": {"width": width, "height": height}})
+        options.binary_location = str(shutil.which("chromium"))
+        driver = Chrome(options=options, service=ChromeService(str(shutil.which("chromedriver"))))
+        try:
+            yield driver
+        finally:
+            driver.quit()
