@@ -425,11 +425,12 @@ def main() -> None:
     peer = medians.get((cases[0].name, "collector-fsync"))
     print(machine())
     figures = {
-        "spans_per_s": ours["sustained_per_s"],
-        "collector_spans_per_s": peer["sustained_per_s"] if peer else None,
-        "ratio": round(ours["sustained_per_s"] / peer["sustained_per_s"], 2) if peer else None,
-        "ratio_plain": round(ours["sustained_per_s"] / medians[cases[0].name, "plain"]["sustained_per_s"], 2),
-        "acked_per_s": ours["spans_per_s"],
+        "spans_per_s": ours["spans_per_s"],
+        "collector_spans_per_s": peer["spans_per_s"] if peer else None,
+        "ratio": round(ours["spans_per_s"] / peer["spans_per_s"], 2) if peer else None,
+        "sustained_per_s": ours["sustained_per_s"],
+        "ratio_sustained": round(ours["sustained_per_s"] / peer["sustained_per_s"], 2) if peer else None,
+        "ratio_plain_python": round(ours["sustained_per_s"] / medians[cases[0].name, "plain"]["sustained_per_s"], 2),
         "acked": int(ours["acked"]), "stored": int(ours["stored"]), "lost": int(ours["lost"]), "doubled": int(ours["doubled"]),
         "p99_ack_ms": ours["p99_ack_ms"], "cpu_s_per_million": ours["cpu_s_per_million"], "peak_rss_mb": ours["peak_rss_mb"],
     }  # fmt: skip

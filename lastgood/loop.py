@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from lastgood import serve, tables
+from lastgood import tables
+from lastgood.alerts.store import Store
 from lastgood.collectors.inference_tables import collect
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
@@ -16,6 +17,7 @@ from lastgood.jobs.deployed import pairs
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
+from lastgood.judge import History
 from lastgood.runs import Context, Run
 from lastgood.spark import session
 
@@ -40,10 +42,20 @@ def collect_all(ctx: Context) -> list[Run]:
     return found
 
 
+def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
+    """What the judge must know of earlier rollbacks, from the operational state."""
+    store = Store(settings.state)
+    try:
+        with store.read() as tx:
+            return {name: History(tx.last_shift(name), frozenset(tx.rolled_back(name))) for name in endpoints}
+    finally:
+        store.close()
+
+
 def judge(ctx: Context) -> list[Any]:
     """Judge now, knowing earlier rollbacks."""
     known = list(pairs(ctx))
-    return run_judge(ctx, serve.history(ctx.settings, known)) if known else []
+    return run_judge(ctx, history(ctx.settings, known)) if known else []
 
 
 JOBS: dict[str, Callable[[Context], Any]] = {

@@ -20,7 +20,6 @@ from lastgood.asgi import bind
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
 from lastgood.errors import LastgoodError
-from lastgood.judge import History
 from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.serve")
@@ -59,16 +58,6 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
         Signer(keys),
         now,
     )
-
-
-def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
-    """What the judge must know of earlier rollbacks, from the operational state."""
-    store = Store(settings.state)
-    try:
-        with store.read() as tx:
-            return {name: History(tx.last_shift(name), frozenset(tx.rolled_back(name))) for name in endpoints}
-    finally:
-        store.close()
 
 
 async def _every(seconds: float, what: Callable[[], None], stop: asyncio.Event) -> None:
@@ -126,4 +115,4 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
         await pages
 
 
-__all__ = ["controller", "history", "now", "serve"]
+__all__ = ["controller", "now", "serve"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 BLOCKS, TOP_CATEGORIES = 10, 20
 LEAST_INDEPENDENT = 20.0
@@ -113,5 +113,5 @@ def distance(
         if len(again) > 1:
             variance += (len(again) - 1) / len(again) * float(((again - again.mean()) ** 2).sum())
             freedom += len(again) - 1
-    low = theta - float(student.ppf(level, max(1, freedom))) * variance**0.5
+    low = theta - float(stdtrit(max(1, freedom), level)) * variance**0.5
     return Distance(max(0.0, theta) ** 0.5, max(0.0, low) ** 0.5, n, m)

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from lastgood.judge import eprocess
 from lastgood.judge.eprocess import Floats
@@ -16,8 +16,8 @@ def rate_interval(n: float, x: float, level: float = 0.95) -> tuple[float, float
     if n <= 0:
         return None
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, x, n - x + 1)) if x > 0 else 0.0
-    high = float(beta.ppf(1 - tail, x + 1, n - x)) if x < n else 1.0
+    low = float(betaincinv(x, n - x + 1, tail)) if x > 0 else 0.0
+    high = float(betaincinv(x + 1, n - x, 1 - tail)) if x < n else 1.0
     return x / n, low, high
 
 
@@ -28,8 +28,8 @@ def ratio_interval(
     if n1 <= 0 or n0 <= 0 or x1 + x0 <= 0:
         return None, None, None
     tail, scale = (1 - level) / 2, n0 / n1
-    low = float(beta.ppf(tail, x1, x0 + 1)) if x1 > 0 else 0.0
-    high = float(beta.ppf(1 - tail, x1 + 1, x0)) if x0 > 0 else 1.0
+    low = float(betaincinv(x1, x0 + 1, tail)) if x1 > 0 else 0.0
+    high = float(betaincinv(x1 + 1, x0, 1 - tail)) if x0 > 0 else 1.0
     ratio = (x1 / x0) * scale if x0 > 0 else None
     return ratio, low / (1 - low) * scale, (high / (1 - high) * scale if high < 1 else None)
 

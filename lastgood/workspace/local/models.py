@@ -8,12 +8,6 @@ from pydoc_data.topics import topics
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.datasets import load_breast_cancer
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lastgood.errors import ConfigError
 
@@ -61,6 +55,8 @@ class ChatModel:
     """Retrieves the paragraphs nearest to the prompt. Version 1: one paragraph by words; later ones: two, by word pairs too."""
 
     def __init__(self, version: str) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self.version = version
         self._take = 1 if version == "1" else 2
         self._vectorizer = TfidfVectorizer(
@@ -97,6 +93,8 @@ class ChatModel:
 @lru_cache(maxsize=1)
 def tumours() -> Any:
     """scikit-learn's breast cancer data."""
+    from sklearn.datasets import load_breast_cancer
+
     return load_breast_cancer()
 
 
@@ -104,6 +102,11 @@ class TumourModel:
     """Malignant (0) or benign (1). Version 1: logistic regression; later ones: a small random forest."""
 
     def __init__(self, version: str) -> None:
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         data = tumours()
         self._columns = [str(name) for name in data.feature_names]
         model: Any = RandomForestClassifier(20, max_depth=6, random_state=0, n_jobs=1)
