@@ -16,6 +16,7 @@ from lastgood import tables, telemetry
 from lastgood.collectors import bodies
 from lastgood.config import Capture
 from lastgood.errors import ConfigError
+from lastgood.redact import Redactor
 from lastgood.runs import Context, Run, append, bookmark, record
 
 if TYPE_CHECKING:
@@ -303,6 +304,20 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     return frame
 
 
+def _hidden(rows: "DataFrame", rule: Redactor) -> "DataFrame":
+    """Rows without what the rule hides of input, output and features."""
+    from pyspark.sql import functions as f
+
+    if rule.capture in (Capture.NONE, Capture.FEATURES):
+        names = ("input", "output", "features") if rule.capture is Capture.NONE else ("input", "output")
+        return rows.withColumns({name: f.lit(None).cast(rows.schema[name].dataType) for name in names})
+    text = f.udf(rule.text, "string")
+    found = f.udf(
+        lambda pairs: pairs and {key: rule.feature(value) for key, value in pairs.items()}, "map<string,string>"
+    )
+    return rows.withColumns({"input": text("input"), "output": text("output"), "features": found("features")})
+
+
 def _there(table: str) -> bool:
     return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
 
@@ -312,7 +327,7 @@ def collect(
     table: str,
     endpoint: str | None,
     entities_table: str | None,
-    capture: Capture = Capture.FULL,
+    rule: Redactor | None = None,
 ) -> Run | None:
     """Append what is new in an inference table to the inbox; None when nothing is, or when there is no table yet.
 
@@ -333,10 +348,8 @@ def collect(
         endpoint,
         entities,
     )
-    if capture is not Capture.FULL:
-        hidden = ("input", "output", "features") if capture is Capture.NONE else ("input", "output")
-        for name in hidden:
-            rows = rows.withColumn(name, f.lit(None).cast(rows.schema[name].dataType))
+    if rule and rule.active:
+        rows = _hidden(rows, rule)
     append(ctx, rows, tables.INBOX)
     run = Run("collect", table, last, new.count())
     record(ctx, run, time.monotonic() - started)

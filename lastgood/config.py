@@ -30,10 +30,11 @@ class Mode(StrEnum):
 
 
 class Capture(StrEnum):
-    """What is kept of request and response bodies: nothing, tabular features without texts, or all."""
+    """What is kept of request and response bodies: nothing, tabular features without texts, texts with patterns blotted out, or all."""
 
     NONE = "none"
     FEATURES = "features"
+    REDACTED = "redacted"
     FULL = "full"
 
 
@@ -115,6 +116,10 @@ class EndpointSettings(_Model):
 
     mode: Mode = Mode.APPROVE
     capture: Capture = Capture.FULL
+    redact: dict[str, str] = Field(
+        {}, description="name -> pattern, beside lastgood.redact.PATTERNS; capture: redacted"
+    )
+    redact_hook: str | None = Field(None, description="package.module:function, str -> str, after the patterns")
     policy: Policy = Policy()
     payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(

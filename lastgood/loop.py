@@ -18,6 +18,7 @@ from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
 from lastgood.judge import History
+from lastgood.redact import redactor
 from lastgood.runs import Context, Run
 from lastgood.spark import session
 
@@ -37,7 +38,7 @@ def collect_all(ctx: Context) -> list[Run]:
     found = []
     for name, one in ctx.settings.endpoints.items():
         if one.payload_table:
-            run = collect(ctx, one.payload_table, name, one.entities_table, one.capture)
+            run = collect(ctx, one.payload_table, name, one.entities_table, redactor(one))
             found += [run] if run else []
     return found
 

@@ -20,6 +20,7 @@ from lastgood.asgi import bind
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
 from lastgood.errors import LastgoodError
+from lastgood.redact import Redactor, redactor
 from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.serve")
@@ -90,10 +91,19 @@ class _Verdicts:
         self._version = version
 
 
+def redaction(settings: Settings) -> Callable[[str | None], Redactor] | None:
+    """The rule of each endpoint; None when every endpoint keeps its bodies."""
+    rules = {name: redactor(one) for name, one in settings.endpoints.items()}
+    default = redactor(settings.default)
+    if not any(one.active for one in (default, *rules.values())):
+        return None
+    return lambda endpoint: rules.get(endpoint or "", default)
+
+
 async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 5.0) -> None:
     """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
     store = tables.Store(settings.storage)
-    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver)
+    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, redaction=redaction(settings))
     acts = controller(settings, store)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)

@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from lastgood import delta, tables, telemetry
-from lastgood.collectors.otlp import rows, spool
+from lastgood.collectors.otlp import feedback, rows, spool
 from lastgood.collectors.otlp.columns import SCHEMA, Batch, TraceDecoder
 from lastgood.errors import LastgoodError, TransientError
 
@@ -45,6 +45,8 @@ def decode(records: Sequence[spool.Record], decoder: TraceDecoder) -> Batch:
     for one in records:
         if one.kind == spool.LOGS:
             more = rows.logs(ExportLogsServiceRequest.FromString(one.body), _time(one))
+        elif one.kind == spool.FEEDBACK:
+            more = feedback.decode(one.body, _time(one))
         elif one.kind == spool.METRICS:
             more = rows.metrics(ExportMetricsServiceRequest.FromString(one.body), _time(one))
         else:

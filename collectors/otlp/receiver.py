@@ -25,15 +25,17 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lastgood.asgi import bind
-from lastgood.collectors.otlp import rows
-from lastgood.collectors.otlp.spool import LOGS, METRICS, TRACES, Record
+from lastgood.collectors.otlp import feedback, rows
+from lastgood.collectors.otlp.bodies import redact
+from lastgood.collectors.otlp.spool import FEEDBACK, LOGS, METRICS, TRACES, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
 from lastgood.config import Receiver, secret
 from lastgood.errors import ConfigError, TransientError
+from lastgood.redact import Redactor
 
 log = logging.getLogger(__name__)
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
@@ -136,13 +138,15 @@ class NotAllowedError(Exception):
 class OtlpReceiver:
     """Exports in over gRPC and HTTP; `running()` serves until its block ends, then drains.
 
-    `sink` gets the requests of each commit as a table of inbox columns without texts, in a thread of its own.
+    `redaction` gives the rule of an endpoint (None: all texts are kept); `sink` gets the requests of each commit as a table of inbox
+    columns without texts, in a thread of its own.
     """
 
     inbox_path: str
     settings: Receiver
     scores_path: str = ""
     sink: Sink | None = None
+    redaction: Callable[[str | None], Redactor] | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     grpc_port: int = 0
     http_port: int = 0
@@ -155,6 +159,9 @@ class OtlpReceiver:
     async def accept(self, signal: Signal, body: bytes, message: Message | None = None) -> Message:
         """Check and keep one export. Errors: DecodeError (no such message), TransientError (send it again)."""
         message = message or signal.request.FromString(body)
+        if self.redaction and isinstance(message, trace_pb.ExportTraceServiceRequest):
+            redact(message, self.redaction)
+            body = b""
         now = self.clock()
         taken, left = signal.count(message, now)
         if taken:
@@ -208,8 +215,27 @@ class OtlpReceiver:
 
         return export
 
+    async def http_feedback(self, request: Request) -> Response:
+        """`POST /v1/feedback`: see `feedback`."""
+        try:
+            if not self.senders.knows(request.headers.get("authorization")):
+                return _refusal(JSON, 401, "no sender's token", {"www-authenticate": "Bearer"})
+            body = await self._body(request)
+            reports = feedback.parse(body)
+            await self.writer.put(Record(FEEDBACK, int(self.clock().timestamp() * 1e6), body))
+        except TimeoutError:
+            return _refusal(JSON, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
+        except OverflowError as error:
+            return _refusal(JSON, 413, str(error))
+        except TransientError as error:
+            return _refusal(JSON, 429, str(error), {"retry-after": str(max(1, round(error.retry_after_s or 1)))})
+        except ValueError as error:
+            return _refusal(JSON, 400, str(error)[:300])
+        return JSONResponse({"accepted": len(reports)})
+
     def routes(self) -> list[Route]:
-        return [Route(one.path, self._http(one), methods=["POST"]) for one in SIGNALS]
+        signals = [Route(one.path, self._http(one), methods=["POST"]) for one in SIGNALS]
+        return [*signals, Route("/v1/feedback", self.http_feedback, methods=["POST"])]
 
     # gRPC
 

@@ -21,8 +21,8 @@ from lastgood.errors import ConfigError, CorruptError, TransientError
 
 _HEADER = struct.Struct("<2sHIIq")
 _MAGIC = b"LG"
-TRACES, LOGS, METRICS = 0, 1, 2
-"""Kinds of bodies: which OTLP export request a record holds, as protobuf."""
+TRACES, LOGS, METRICS, FEEDBACK = 0, 1, 2, 3
+"""Kinds of bodies: which OTLP export request a record holds, as protobuf; feedback as JSON."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Spool:
         self._open()
         for empty in [one for one in sealed(folder) if one.stat().st_size == 0]:
             empty.unlink()  # only now: the highest number must not be forgotten
-        self._sealed = {one.name: one.stat().st_size for one in sealed(folder)}
+        self._sealed = {one.stem: one.stat().st_size for one in sealed(folder)}
         self._guard = threading.Lock()
         self._known = sum(self._sealed.values())
 
@@ -112,10 +112,14 @@ class Spool:
     def pending_bytes(self) -> int:
         """Bytes that are on disk here and not yet known to be in Delta."""
         with self._guard:
-            for name in [name for name in self._sealed if not (self.folder / name).exists()]:
-                del self._sealed[name]
+            for stem in [one for one in self._sealed if not self._there(one)]:
+                del self._sealed[stem]
             self._known = sum(self._sealed.values()) + self._size
             return self._known
+
+    def _there(self, stem: str) -> bool:
+        """Asked in the order in which a segment changes its name, so that one just being sealed is not missed."""
+        return any((self.folder / f"{stem}{ending}").exists() for ending in (".open", ".seg"))
 
     def room(self, size: int) -> None:
         """Errors: TransientError when `size` more bytes would go over the bound."""
@@ -144,12 +148,12 @@ class Spool:
         if self._size == 0 or time.monotonic() - self._opened < older_than_s:
             return
         os.close(self._fd)
-        done, size = self._path, self._size
+        done = self._path
+        with self._guard:
+            self._sealed[done.stem], self._size = self._size, 0
         self._open()
         done.rename(done.with_suffix(".seg"))
         self._sync_folder()
-        with self._guard:
-            self._sealed[done.with_suffix(".seg").name] = size
 
     def close(self) -> None:
         self.seal()

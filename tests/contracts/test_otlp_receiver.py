@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -42,10 +43,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
-from lastgood import delta
+from lastgood import delta, instrument
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.config import Receiver
+from lastgood.config import Capture, Receiver
 from lastgood.errors import ConfigError
+from lastgood.redact import Redactor
 
 AT = int(datetime.now(UTC).timestamp()) * 10**9
 JSON = {"content-type": "application/json"}
@@ -70,8 +72,8 @@ def batch(*ids: str, good: bool = True) -> ExportTraceServiceRequest:
 def receiving(path: Path, **settings: object) -> Iterator[OtlpReceiver]:
     """A receiver in a thread, its event loop its own; leaving drains it."""
     options = {"grpc_port": 0, "http_port": 0, "commit_interval_s": 0.05, "spool": path / "spool"} | settings
-    sink = options.pop("sink", None)
-    receiver, up = OtlpReceiver(str(path / "inbox"), Receiver(**options), sink=sink), threading.Event()
+    more = {name: options.pop(name) for name in ("sink", "redaction") if name in options}
+    receiver, up = OtlpReceiver(str(path / "inbox"), Receiver(**options), **more), threading.Event()
     stop: list[Callable[[], object]] = []
 
     async def serve() -> None:
@@ -379,8 +381,9 @@ PROCESS = """
 import asyncio, sys
 from pathlib import Path
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.config import Receiver
+from lastgood.config import Capture, Receiver
 from lastgood.errors import ConfigError
+from lastgood.redact import Redactor
 async def main():
     settings = Receiver(grpc_port=int(sys.argv[2]), http_port=0, commit_interval_s=0.05, spool=Path(sys.argv[3]))
     async with OtlpReceiver(sys.argv[1], settings).running():
@@ -439,3 +442,96 @@ def test_kill_9_loses_nothing_that_was_acknowledged_and_a_resend_completes_it(tm
         pass
     assert {row["request_id"] for row in inbox(tmp_path)} == {one for ids in batches for one in ids}
     assert not list((tmp_path / "spool").glob("*.seg"))
+
+
+def test_texts_are_taken_out_before_anything_is_written(tmp_path: Path) -> None:
+    secret, hidden = (
+        "ask ann@example.com about it",
+        {"chat": Redactor(Capture.REDACTED), "quiet": Redactor(Capture.NONE)},
+    )
+    sent = batch("a", "b", "c")
+    spans = sent.resource_spans[0].scope_spans[0].spans
+    for one, endpoint in zip(spans, ("chat", "quiet", "open"), strict=True):
+        one.attributes[1].value.string_value = endpoint
+        for key in ("gen_ai.input.messages", "gen_ai.prompt.0.content"):
+            one.attributes.append(KeyValue(key=key, value=AnyValue(string_value=secret)))
+        one.events.add(name="gen_ai.user.message").attributes.append(
+            KeyValue(key="gen_ai.prompt", value=AnyValue(string_value=secret))
+        )
+    with receiving(tmp_path, commit_interval_s=30, redaction=lambda name: hidden.get(name, Redactor())) as receiver:
+        assert post(receiver, sent.SerializeToString(), content_type="application/x-protobuf").status_code == 200
+        (segment,) = (tmp_path / "spool").glob("*.open")
+        assert segment.read_bytes().count(b"ann@example.com") == 3
+    rows = {row["request_id"]: row for row in inbox(tmp_path)}
+    assert [rows[name]["input"] for name in "abc"] == ["ask [EMAIL] about it", None, secret]
+
+
+REPORT = {
+    "request_id": "r1",
+    "endpoint": "chat",
+    "name": "thumbs",
+    "value": True,
+    "explanation": "good",
+    "source": "app",
+}
+NO_REPORTS = {
+    "not JSON": b"{",
+    "a number": b"7",
+    "no request": b'{"value": 1}',
+    "no value": b'{"request_id": "r"}',
+    "a value that is a text": b'{"request_id": "r", "value": "high"}',
+    "an unknown field": b'{"request_id": "r", "value": 1, "valeu": 2}',
+    "a time without a zone": b'{"request_id": "r", "value": 1, "at": "2026-03-01T12:00:00"}',
+    "one bad among good": b'[{"request_id": "r", "value": 1}, {"request_id": ""}]',
+}
+
+
+def test_feedback_is_kept_and_what_is_none_is_named(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/feedback"
+        more = {"request_id": "r2", "label": "wrong", "at": "2026-03-01T12:00:00+01:00"}
+        assert httpx.post(url, json=[REPORT, more], timeout=20).json() == {"accepted": 2}
+        assert httpx.post(url, json=REPORT | {"value": 0.0}, timeout=20).json() == {"accepted": 1}
+        for case, body in NO_REPORTS.items():
+            answer = httpx.post(url, content=body, timeout=20)
+            assert (answer.status_code, bool(answer.json()["message"])) == (400, True), case
+    found = delta.read(tmp_path / "scores").to_pylist()
+    assert sorted((row["request_id"], row["name"], row["value"], row["label"], row["source"]) for row in found) == [
+        ("r1", "thumbs", 0.0, None, "app"),
+        ("r1", "thumbs", 1.0, None, "app"),
+        ("r2", "feedback", None, "wrong", "feedback"),
+    ]
+    assert datetime(2026, 3, 1, 11, tzinfo=UTC) in [row["at"] for row in found]
+
+
+def test_the_instrument_makes_a_whole_record(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver:
+        provider = TracerProvider()
+        exporter = GrpcExporter(f"http://127.0.0.1:{receiver.grpc_port}", insecure=True)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=50))
+        with patched_provider(provider):
+            with instrument.request("chat", "mine", team="search"):
+                instrument.freshness(orders=datetime.now(UTC) - timedelta(minutes=5), users=datetime.now(UTC))
+                usage = {"prompt_tokens": 3, "completion_tokens": 4}
+                instrument.answer({"choices": [{"finish_reason": "stop"}], "usage": usage, "model_version": "7"})
+            with pytest.raises(ZeroDivisionError), instrument.request("chat", "failed"):
+                raise ZeroDivisionError
+        provider.force_flush(20_000)
+        rows = {row["request_id"]: row for row in inbox(tmp_path, receiver)}
+        provider.shutdown()
+    mine = rows["mine"]
+    assert (mine["endpoint"], mine["model_version"], mine["tokens_in"], mine["tokens_out"]) == ("chat", "7", 3, 4)
+    assert (mine["finish_reason"], mine["team"], mine["error_code"]) == ("stop", "search", None)
+    assert 300_000 <= float(str(mine["feature_age_ms"])) < 400_000
+    assert rows["failed"]["error_code"] == "ZeroDivisionError"
+
+
+@contextmanager
+def patched_provider(provider: TracerProvider) -> Iterator[None]:
+    """OpenTelemetry's global tracer provider can be set only once a process; the instrument asks for it each time."""
+    before = trace.get_tracer
+    trace.get_tracer = provider.get_tracer  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        trace.get_tracer = before
