@@ -100,6 +100,30 @@ def test_jobs_killed_after_each_commit_and_run_again_end_the_same(uninterrupted:
     assert {row["job"] for row in bookmarks} == {"conform", "windows", "quality"}
 
 
+def test_a_collector_killed_between_its_rows_and_its_bookmark_ends_the_same(store: Store) -> None:
+    """The inbox then has some rows twice; the requests do not."""
+    needs("Java (JAVA_HOME or lastgood[spark])", has_java())
+    rows = [
+        {
+            "databricks_request_id": f"p{i}", "request_time": datetime.now(UTC) - timedelta(minutes=5), "status_code": 200,
+            "execution_duration_ms": 20 + i, "served_entity_id": "1", "request": '{"prompt": "q"}', "response": '{"generated_text": "a"}',
+        }
+        for i in range(300)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(1, "request_time", table.column("request_time").cast(pa.timestamp("us", "UTC")))
+    delta.append(f"{store.location}-payload", table)
+    process = start("local", store, "collect")
+    while process.poll() is None and not delta.version(store.path(tables.INBOX)):
+        time.sleep(0.005)
+    kill_group(process)
+    assert delta.read(store.path(tables.INBOX)).num_rows == 300
+    finish(start("local", store, "collect", "conform", "windows"))
+    kept = delta.read(store.path(tables.REQUESTS)).to_pylist()
+    assert sorted(row["request_id"] for row in kept) == sorted(f"p{i}" for i in range(300))
+    assert sum(one.rows for one in measures.windows(store)) == 300
+
+
 def test_spark_connect_gives_the_same_as_local(uninterrupted: Store, store: Store) -> None:
     fill(store)
     finish(start("connect", store, "conform", "windows", "quality", "drift", "judge"))

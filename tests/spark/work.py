@@ -8,18 +8,27 @@ from lastgood.jobs.conform import conform
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
+from lastgood.loop import collect_all
 from lastgood.runs import Context
 from lastgood.spark import session
 from lastgood.tables import Store
 
-JOBS = {"conform": conform, "windows": windows, "quality": quality, "drift": drift, "judge": run_judge}
+JOBS = {
+    "collect": collect_all,
+    "conform": conform,
+    "windows": windows,
+    "quality": quality,
+    "drift": drift,
+    "judge": run_judge,
+}
 
 if __name__ == "__main__":
     mode, storage, *jobs = sys.argv[1:]
     spark, store = session(SparkSettings(mode=mode)), Store(storage)
     store.ensure(spark)
     now = datetime(2026, 3, 1, 12, 31, tzinfo=UTC)
-    context = Context(spark, store, load(storage=storage, window_s=60), lambda: now)
+    payload = {"chat": {"payload_table": f"{storage}-payload"}}
+    context = Context(spark, store, load(storage=storage, window_s=60, endpoints=payload), lambda: now)
     for job in jobs:
         print(job, flush=True)
         JOBS[job](context)
