@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from lastgood.alerts import messages
 from lastgood.alerts.notify import Notifier
@@ -248,6 +249,17 @@ class Controller:
         finally:
             with self.store.begin() as tx:
                 tx.release("send", self._holder)
+
+    def try_notifiers(self, event: Mapping[str, Any]) -> dict[str, str]:
+        """channel -> what was wrong with sending this now; empty when it was taken."""
+        found = {}
+        for name, notifier in self._notifiers.items():
+            try:
+                notifier.send(event)
+                found[name] = ""
+            except LastgoodError as error:
+                found[name] = str(error)
+        return found
 
     def observe_endpoints(self) -> None:
         """Keep a snapshot of every ready version that takes traffic: what the slow path puts back.

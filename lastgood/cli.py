@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lastgood import __version__, cli_acts, cli_judge
+from lastgood import __version__, cli_acts, cli_judge, cli_release
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_judge.app, name="judge")
 cli_acts.register(app)
+cli_release.register(app)
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)"),

@@ -103,8 +103,9 @@ class Release(_Model):
     response_fields: tuple[str, ...] = Field((), description="fields every answer must have")
     permissions: dict[str, str] = Field({}, description="principal -> the level it must have (CAN_QUERY, ...)")
     owner_tag: str = "owner"
-    probes: int = Field(40, ge=10, le=1000, description="requests of the latency probe")
+    probes: int = Field(100, ge=72, le=1000, description="requests of the latency probe (72: a p95 needs so many)")
     latency_p95_ms: float = Field(2000, gt=0, description="95th percentile the endpoint must keep")
+    features: bool = Field(True, description="whether requests must report the age of their features")
     searchable_s: float = Field(300, gt=0, description="how long a request may take to appear in telemetry")
     drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
     dashboard_url: str | None = Field(None, description="must answer 200")

@@ -90,10 +90,12 @@ class Night:
     def running(self) -> Iterator["Night"]:
         with serving(self.app, self.port):
             self._thread.start()
-            yield self
-            self._stop.set()
-            self._thread.join(10)
-        self.house.close()
+            try:
+                yield self
+            finally:
+                self._stop.set()
+                self._thread.join(10)
+                self.house.close()
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""A version that passed staging -> the next step of its promotion, as a plan. The judge speaks between the steps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot, make_plan
+from lastgood.alerts.tx import Tx
+from lastgood.config import EndpointSettings
+from lastgood.errors import RefusedError
+from lastgood.workspace import Endpoint
+
+
+def allowed(tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now: datetime, again: bool) -> None:
+    """Errors: RefusedError with what must be done first.
+
+    `again`: a person says that a version which was rolled back may be promoted.
+    """
+    if settings.staging is None:
+        raise RefusedError(f"endpoints.{endpoint}.staging is not set: name the endpoint whose release check must pass")
+    check, how = tx.last_check(settings.staging, version), f"run `lastgood release check {settings.staging}`"
+    if check is None:
+        raise RefusedError(f"version {version} was not checked on {settings.staging}: {how}")
+    if not check.passed:
+        failed = ", ".join(row["name"] for row in check.document["rows"] if not row["passed"])
+        raise RefusedError(f"the release check of version {version} on {settings.staging} failed ({failed}): {how}")
+    if now - check.at > timedelta(seconds=settings.release.max_age_s):
+        raise RefusedError(
+            f"the release check of version {version} is of {check.at:%Y-%m-%d %H:%M} UTC, too old: {how}"
+        )
+    if version in tx.rolled_back(endpoint) and not again:
+        raise RefusedError(f"version {version} was rolled back on {endpoint} before: --again promotes it all the same")
+    if found := tx.incidents(endpoint, open_only=True):
+        raise RefusedError(f"an incident of {endpoint} version {found[0].candidate} is open: resolve it first")
+
+
+def next_step(
+    endpoint: Endpoint, version: str, shares: Sequence[int], kept: Snapshot | None, now: datetime
+) -> Plan | None:
+    """The plan to the next share of `shares` (per cent) above the version's; None when it takes all.
+
+    `kept`: a snapshot of the version from an earlier time; without one it is served like the version in charge.
+    Errors: RefusedError.
+    """
+    share = endpoint.share(version)
+    target = next((one for one in sorted({*shares, 100}) if one > share), None)
+    if target is None:
+        return None
+    others = [e for e in endpoint.entities if e.entity_version != version]
+    charge = max(others, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+    if charge is None:
+        raise RefusedError(f"{endpoint.name} serves no other version: there is nothing to promote against")
+    if kept is None:
+        name = f"{charge.entity_name.rsplit('.', 1)[-1]}-{version}"
+        like = {**charge.settings, "entity_version": version, "name": name}
+        kept = Snapshot(endpoint.name, endpoint.config_version, version, like)
+    reasons: tuple[str, ...] = (f"step to {target} %: the judge must call version {version} healthy before the next",)
+    if endpoint.entity(version) is None:
+        reasons += (f"version {version} is deployed first, at 0 %",)
+    return make_plan(
+        endpoint, charge.entity_version, version,
+        refused=(), snapshot=replace(kept, endpoint=endpoint.name), reasons=reasons, now=now, kind=Kind.PROMOTE, share=target,
+    )  # fmt: skip

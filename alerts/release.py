@@ -1,0 +1,272 @@
+"""An endpoint -> the release checklist, run for real: each row says what was found and how to fix it."""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import httpx
+from scipy.stats import binom
+
+from lastgood import delta, measures, metrics, tables
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.notify.pagerduty import event
+from lastgood.alerts.records import Check, Rollback
+from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.rollback.plan import Kind, make_plan
+from lastgood.errors import LastgoodError, RefusedError
+from lastgood.windows import merge
+from lastgood.workspace import Endpoint
+
+RECENT_WINDOWS = 30
+Follow = Callable[[Rollback], Rollback]
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    passed: bool
+    found: str
+    fix: str
+
+
+class Checklist:
+    """`follow` moves a drill on until it has ended. `who` is in the audit log."""
+
+    def __init__(self, acts: Controller, store: tables.Store, follow: Follow, who: str) -> None:
+        self._acts, self._store, self._follow, self._who = acts, store, follow, who
+        self._workspace = acts.workspace
+
+    def run(self, name: str) -> Check:
+        """All rows, in order; recorded. Errors: ConfigError, TransientError when the endpoint cannot be read."""
+        self.endpoint = self._workspace.endpoint(name)
+        self.settings = self._acts.settings.endpoint(name)
+        self.want = self.settings.release
+        self.serving = _serving(self.endpoint)
+        rows = [self._row(check) for check in CHECKS]
+        document = {"rows": [asdict(row) for row in rows]}
+        check = Check(name, self.serving, self._acts.clock(), all(row.passed for row in rows), document)
+        with self._acts.store.begin() as tx:
+            tx.add_check(check)
+            failed = [row.name for row in rows if not row.passed]
+            facts = {"endpoint": name, "version": self.serving, "failed": failed}
+            tx.record(check.at, self._who, "release check passed" if check.passed else "release check failed", **facts)
+        return check
+
+    def _row(self, check: "tuple[str, Callable[[Checklist], tuple[bool, str]], str]") -> Row:
+        name, run, fix = check
+        try:
+            passed, found = run(self)
+        except LastgoodError as error:
+            passed, found = False, str(error)
+        return Row(name, passed, found, "" if passed else fix.format(name=self.endpoint.name, **self.want.model_dump()))
+
+    # the checks: whether it is so, and what was found
+
+    def anonymous(self) -> tuple[bool, str]:
+        reply = self._workspace.invoke(self.endpoint.name, self.want.probe, token="")
+        return reply.status in (401, 403), f"a request without credentials is answered {reply.status}"
+
+    def accepted(self) -> tuple[bool, str]:
+        reply = self._workspace.invoke(self.endpoint.name, self.want.probe)
+        return reply.status == 200, f"a request with our token is answered {reply.status}"
+
+    def permissions(self) -> tuple[bool, str]:
+        held, want = self._workspace.permissions(self.endpoint.name), self.want.permissions
+        wrong = [
+            f"{who} holds {held.get(who, 'nothing')}, not {level}"
+            for who, level in want.items()
+            if held.get(who) != level
+        ]
+        more = [who for who, level in held.items() if level == "CAN_MANAGE" and who not in want]
+        wrong += [f"{who} holds CAN_MANAGE and is not configured" for who in more]
+        return bool(want) and not wrong, "; ".join(wrong) or (
+            f"{len(held)} as configured" if want else "none are configured"
+        )
+
+    def contract(self) -> tuple[bool, str]:
+        good = self._workspace.invoke(self.endpoint.name, self.want.probe)
+        bad = self._workspace.invoke(self.endpoint.name, self.want.bad_probe)
+        fields = set(good.body) if isinstance(good.body, dict) else set()
+        missing = sorted(set(self.want.response_fields) - fields)
+        said = f"answer has {sorted(fields)}, lacks {missing or 'nothing'}; a bad payload is answered {bad.status}"
+        return bool(self.want.response_fields) and not missing and good.status == 200 and bad.status == 400, said
+
+    def searchable(self) -> tuple[bool, str]:
+        tag, started = f"release-{uuid.uuid4()}", time.monotonic()
+        self._workspace.invoke(self.endpoint.name, {**self.want.probe, "client_request_id": tag})
+        while (waited := time.monotonic() - started) < self.want.searchable_s:
+            if where := self._find(tag):
+                return True, f"the tagged request was found in {where} after {waited:.0f} s"
+            time.sleep(min(1.0, self.want.searchable_s / 20))
+        return False, f"the tagged request {tag} was not found within {self.want.searchable_s:g} s"
+
+    def _find(self, tag: str) -> str:
+        places = [("requests", self._store.path(tables.REQUESTS), "request_id")]
+        if self.settings.payload_table and tables.is_path(self.settings.payload_table):
+            places.append(("the inference table", self.settings.payload_table, "client_request_id"))
+        for name, path, column in places:
+            if delta.version(path) is not None and delta.read(path, [column], [(column, "=", tag)]).num_rows:
+                return name
+        return ""
+
+    def latency(self) -> tuple[bool, str]:
+        def one(_: int) -> float:
+            reply = self._workspace.invoke(self.endpoint.name, self.want.probe)
+            return reply.seconds * 1000 if reply.status == 200 else float("inf")
+
+        with ThreadPoolExecutor(4) as pool:
+            took = sorted(pool.map(one, range(self.want.probes)))
+        low, p95, high = quantile_interval(took, 0.95)
+        target = self.want.latency_p95_ms
+        return (
+            high < target,
+            f"p95 {p95:.0f} ms (95 %: {low:.0f} to {high:.0f}) of {len(took)} requests, target {target:g} ms",
+        )
+
+    def rate_limit(self) -> tuple[bool, str]:
+        limits = self.endpoint.gateway.get("rate_limits") or []
+        return bool(limits), f"{len(limits)} rate limits"
+
+    def autoscaling(self) -> tuple[bool, str]:
+        entity = self.endpoint.entity(self.serving)
+        settings = entity.settings if entity else {}
+        names = (
+            "workload_size",
+            "min_provisioned_concurrency",
+            "max_provisioned_concurrency",
+            "max_provisioned_throughput",
+        )
+        sized = {name: settings[name] for name in names if settings.get(name)}
+        return bool(sized) and not settings.get("scale_to_zero_enabled"), (
+            f"{sized or 'no size'}, scale to zero {'on' if settings.get('scale_to_zero_enabled') else 'off'}"
+        )
+
+    def prior_ready(self) -> tuple[bool, str]:
+        others = [e for e in self.endpoint.entities if e.entity_version != self.serving and e.ready]
+        warm = [e.entity_version for e in others if not e.settings.get("scale_to_zero_enabled")]
+        return bool(warm), f"ready beside version {self.serving}: {', '.join(warm) or 'none'}"
+
+    def drill(self) -> tuple[bool, str]:
+        """There and back on the staging endpoint (this one when no other is named), through the real executor."""
+        name, started = self.settings.staging or self.endpoint.name, time.monotonic()
+        endpoint = self._workspace.endpoint(name)
+        serving = _serving(endpoint)
+        with self._acts.store.read() as tx:
+            there = self._acts.plan(tx, endpoint, serving, self._acts.aliases(endpoint), why="a drill")
+        if done := self._shift(replace(there, kind=Kind.DRILL)):
+            return False, f"{name} to version {there.prior_version}: {done}"
+        first = time.monotonic() - started
+        back = make_plan(
+            self._workspace.endpoint(name),
+            there.prior_version,
+            serving,
+            refused=(),
+            snapshot=None,
+            reasons=("back from a drill",),
+            now=self._acts.clock(),
+            kind=Kind.DRILL,
+            share=endpoint.share(serving),
+        )
+        if done := self._shift(back):
+            return False, f"{name} back to version {serving}: {done}"
+        whole = time.monotonic() - started
+        said = f"{name}: version {serving} to {there.prior_version} in {first:.1f} s and back in {whole - first:.1f} s"
+        return whole < self.want.drill_s, said
+
+    def _shift(self, plan: Any) -> str:
+        """Empty when it was shifted and verified, else why not."""
+        done = self._follow(self._acts.people.start(plan, self._who, "a drill"))
+        return "" if done.state is Status.DONE else f"{done.state}: {done.progress.reason}"
+
+    def owner(self) -> tuple[bool, str]:
+        owner = self.endpoint.tags.get(self.want.owner_tag, "")
+        return bool(owner), f"tag {self.want.owner_tag}: {owner or 'missing'}"
+
+    def features(self) -> tuple[bool, str]:
+        if not self.want.features:
+            return True, "no features are used (release.features is false)"
+        counts = [c for c in measures.windows(self._store, self.endpoint.name) if c.feature_age][-RECENT_WINDOWS:]
+        if not counts:
+            return False, "no request reports the age of its features"
+        metric, limit = metrics.BY_NAME["feature_age_p95_ms"], self.settings.policy.feature_age_limit_ms
+        age = metric.of(merge(counts))
+        return age is not None and age <= limit, f"95th percentile {metric.show(age)}, limit {limit / 60_000:.0f} min"
+
+    def dashboards(self) -> tuple[bool, str]:
+        url = self.want.dashboard_url or self._acts.settings.dashboard_url
+        if not url:
+            return False, "no dashboard is configured"
+        try:
+            status = httpx.get(url, timeout=10, follow_redirects=True).status_code
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            return False, f"the dashboard cannot be reached: {type(error).__name__}"
+        return status == 200, f"the dashboard answers {status}"
+
+    def alerts(self) -> tuple[bool, str]:
+        """A resolve of a key nobody knows shows that the receiver takes our events, and wakes nobody."""
+        found = self._acts.try_notifiers(event("resolve", "lastgood-release-check"))
+        wrong = [f"{name}: {said}" for name, said in found.items() if said]
+        real = [name for name in found if name != "log"]
+        return bool(real) and not wrong, "; ".join(wrong) or (", ".join(real) or "no receiver is configured")
+
+
+def _serving(endpoint: Endpoint) -> str:
+    """The version with the most traffic. Errors: RefusedError when nothing is served."""
+    busiest = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+    if busiest is None:
+        raise RefusedError(f"{endpoint.name} serves nothing")
+    return busiest.entity_version
+
+
+def quantile_interval(ordered: Sequence[float], q: float, level: float = 0.95) -> tuple[float, float, float]:
+    """(low, quantile, high) from order statistics: distribution-free, exact binomial coverage of at least `level`.
+
+    Infinite where the sample is too small for an upper limit (72 values for q = 0.95).
+    Source: Hahn and Meeker, Statistical Intervals, section 5.2.
+    """
+    n, tail = len(ordered), (1 - level) / 2
+    low, high = int(binom.ppf(tail, n, q)), int(binom.ppf(1 - tail, n, q)) + 1
+    value = ordered[max(math.ceil(q * n) - 1, 0)]
+    return ordered[max(low - 1, 0)], value, ordered[high - 1] if high <= n else float("inf")
+
+
+CHECKS: tuple[tuple[str, Callable[[Checklist], tuple[bool, str]], str], ...] = (
+    ("anonymous requests refused", Checklist.anonymous, "put the endpoint behind the workspace's authentication"),
+    ("token accepted", Checklist.accepted, "grant CAN_QUERY on {name} to the principal Lastgood runs as"),
+    (
+        "permissions as configured",
+        Checklist.permissions,
+        "list them under endpoints.{name}.release.permissions, or change them",
+    ),
+    ("contract honoured", Checklist.contract, "list release.response_fields; answer them, and 400 to a bad payload"),
+    (
+        "logs searchable",
+        Checklist.searchable,
+        "turn the inference table on, set payload_table, and schedule `lastgood job all`",
+    ),
+    (
+        "latency under target",
+        Checklist.latency,
+        "a larger workload_size, or a release.latency_p95_ms above {latency_p95_ms:g}",
+    ),
+    ("rate limit set", Checklist.rate_limit, "set rate_limits in the AI Gateway of {name}"),
+    (
+        "autoscaling set",
+        Checklist.autoscaling,
+        "set a workload_size or provisioned concurrency, and turn scale to zero off",
+    ),
+    ("prior version ready", Checklist.prior_ready, "keep the version before it deployed at 0 % with scale to zero off"),
+    ("rollback tested", Checklist.drill, "read `lastgood audit show --endpoint {name}`; a prior version must be ready"),
+    ("ownership assigned", Checklist.owner, "tag {name} with {owner_tag}"),
+    (
+        "features fresh",
+        Checklist.features,
+        "run the feature pipeline; send feature.age_ms with spans, or set release.features",
+    ),
+    ("dashboards exist", Checklist.dashboards, "set dashboard_url to a page that answers"),
+    ("alerts exist", Checklist.alerts, "configure PagerDuty, Alertmanager, Slack or a webhook, with a key that works"),
+)

@@ -1,0 +1,221 @@
+"""The release checklist run for real on a staging endpoint, and the promotion it allows, with the judge between the steps."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from alerts_support import verdict
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
+from lastgood.alerts.release import CHECKS, quantile_interval
+from lastgood.alerts.store import Store
+from lastgood.cli import app
+from lastgood.errors import LastgoodError, RefusedError
+from lastgood.judge.verdict import State
+from lastgood.workspace import local
+from lastgood.workspace.local import Running
+
+MODEL = local.MODELS[local.CHAT]
+PROBE = {"prompt": "What is a list?", "max_tokens": 8}
+
+
+class World:
+    def __init__(self, folder: Path, running: Running, pager: FakePagerDuty) -> None:
+        self.folder, self.running, self.state = folder, running, running.service.state
+        self.config = folder / "lastgood.yaml"
+        release = {
+            "probe": PROBE, "response_fields": ["generated_text", "usage"], "permissions": {"ops@example.com": "CAN_MANAGE"},
+            "latency_p95_ms": 5000, "searchable_s": 20, "features": False, "probes": 80, "dashboard_url": pager.url.replace("/v2/enqueue", "/events"),
+        }  # fmt: skip
+        payload = f"{folder}/payload/local_payload"
+        policy = {"promote_shares": [20, 100], "promote_step_s": 0, "promote_timeout_s": 30, "ready_timeout_s": 30}
+        self.document: dict[str, Any] = {
+            "storage": str(folder / "data"),
+            "workspace": {"host": running.url, "token_env": "LOCAL_TOKEN", "retry_timeout_s": 5},
+            "pagerduty": {"url": pager.url},
+            "endpoints": {
+                "staging": {"release": release, "payload_table": payload},
+                "chat": {"staging": "staging", "policy": policy, "release": release},
+            },
+        }
+        self.save()
+
+    def save(self) -> None:
+        self.config.write_text(yaml.safe_dump(self.document))
+
+    def run(self, *arguments: str) -> Result:
+        result = CliRunner().invoke(app, [*arguments, "--config", str(self.config)])
+        if isinstance(result.exception, LastgoodError):
+            raise result.exception
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--json").output)
+
+    def make(self, name: str, shares: dict[str, int]) -> None:
+        entities = [local.entity(MODEL, v) for v in shares]
+        routes = [{"served_entity_name": f"support_chat-{v}", "traffic_percentage": s} for v, s in shares.items()]
+        config = {"served_entities": entities, "traffic_config": {"routes": routes}}
+        self.state.create({"name": name, "config": config, "tags": [{"key": "owner", "value": "ann"}]})
+        self.state.put_gateway(name, {"rate_limits": [{"calls": 100, "renewal_period": "minute"}]})
+        grant = {"user_name": "ops@example.com", "permission_level": "CAN_MANAGE"}
+        self.state.permissions(str(self.state.get(name)["id"]), {"access_control_list": [grant]})
+
+    def traffic(self, name: str) -> dict[str, int]:
+        entities, shares = self.state.serving(name)
+        return {e["entity_version"]: share for e, share in zip(entities, shares, strict=True)}
+
+    def store(self) -> Store:
+        return Store(f"sqlite:///{self.folder}/data/state.db")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    settings = local.LocalConfig(
+        f"{tmp_path}/payload", update_s=0.2, latency_scale=0.1, payload_delay_s=0.2, payload_batch_s=0.2
+    )
+    with local.serve(settings) as running, serve_fake() as pager:
+        monkeypatch.setenv("LOCAL_TOKEN", running.token)
+        monkeypatch.setenv("LASTGOOD_PAGERDUTY_KEY", "R0")
+        world = World(tmp_path, running, pager)
+        world.make("staging", {"3": 100, "2": 0})
+        world.make("chat", {"2": 100})
+        yield world
+
+
+def test_a_good_endpoint_passes_every_row_and_is_as_before(world: World) -> None:
+    done = world.json("release", "check", "staging")
+    assert {row["name"]: row["found"] for row in done["rows"] if not row["passed"]} == {}
+    assert [row["name"] for row in done["rows"]] == [name for name, _, _ in CHECKS]
+    assert (done["endpoint"], done["version"], done["passed"]) == ("staging", "3", True)
+    drilled = next(row["found"] for row in done["rows"] if row["name"] == "rollback tested")
+    assert "version 3 to 2 in" in drilled and "and back in" in drilled
+    assert world.traffic("staging") == {"3": 100, "2": 0}
+    assert "passed" in world.run("audit", "show", "--endpoint", "staging").output
+    with world.store().read() as tx:
+        assert tx.rolled_back("staging") == set(), "a drill is not a rollback"
+
+
+def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
+    mine = world.document["endpoints"]["staging"]
+    mine["release"] |= {"response_fields": ["answer"], "latency_p95_ms": 0.001, "searchable_s": 0.3, "features": True}
+    mine["release"] |= {"permissions": {"ops@example.com": "CAN_QUERY"}, "dashboard_url": "http://127.0.0.1:9/"}
+    world.save()
+    world.state.patch_tags("staging", {"delete_tags": ["owner"]})
+    world.state.put_gateway("staging", {})
+    entity = local.entity(MODEL, "3", scale_to_zero_enabled=True)
+    routes = [{"served_entity_name": entity["name"], "traffic_percentage": 100}]
+    world.state.update("staging", {"served_entities": [entity], "traffic_config": {"routes": routes}})
+    time.sleep(0.4)
+    result = world.run("release", "check", "staging")
+    assert result.exit_code == 1
+    done = world.json("release", "check", "staging")
+    failed = {row["name"]: row for row in done["rows"] if not row["passed"]}
+    assert set(failed) == {name for name, _, _ in CHECKS} - {
+        "anonymous requests refused",
+        "token accepted",
+        "alerts exist",
+    }
+    assert all(row["fix"] for row in failed.values())
+    assert "ops@example.com holds CAN_MANAGE, not CAN_QUERY" in failed["permissions as configured"]["found"]
+    assert "no prior version is known" in failed["rollback tested"]["found"]
+    assert failed["ownership assigned"]["fix"] == "tag staging with owner"
+
+
+def test_a_version_that_was_not_checked_is_not_promoted(world: World) -> None:
+    with pytest.raises(RefusedError, match="version 3 was not checked on staging"):
+        world.run("promote", "chat", "3", "--yes")
+    world.state.patch_tags("staging", {"delete_tags": ["owner"]})
+    assert world.run("release", "check", "staging").exit_code == 1
+    with pytest.raises(RefusedError, match=r"failed \(ownership assigned\): run `lastgood release check staging`"):
+        world.run("promote", "chat", "3", "--yes")
+    with pytest.raises(RefusedError, match="staging is not set"):
+        world.run("promote", "staging", "3", "--yes")
+    assert world.traffic("chat") == {"2": 100}
+
+
+class Judge:
+    """Says the same of version 3 again and again, like the judge job."""
+
+    def __init__(self, world: World, state: State) -> None:
+        from lastgood import serve, tables
+        from lastgood.config import load
+
+        self.state, self.seen = state, set[int]()
+        settings = load(world.config)
+        self.acts = serve.controller(settings, tables.Store(settings.storage))
+        self.world, self._stop = world, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.3):
+            share = self.world.traffic("chat").get("3", 0)
+            self.seen.add(share)
+            if share:
+                self.acts.handle(verdict(self.state, self.acts.clock()))
+
+    def __enter__(self) -> "Judge":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+
+def checked(world: World) -> None:
+    assert world.json("release", "check", "staging")["passed"]
+
+
+def test_a_healthy_version_takes_all_traffic_in_steps_and_the_prior_one_stays(world: World) -> None:
+    checked(world)
+    with Judge(world, State.HEALTHY) as judge:
+        done = world.json("promote", "chat", "3", "--yes")
+    assert done["promoted"] and [step["state"] for step in done["steps"]] == ["Done", "Done"]
+    assert judge.seen >= {0, 20}
+    assert world.traffic("chat") == {"2": 0, "3": 100}
+    assert world.json("promote", "chat", "3", "--yes")["steps"] == [], "there is nothing left to do"
+    with world.store().read() as tx:
+        assert tx.rolled_back("chat") == set()
+        assert ("3") in [version for version, _, _ in tx.served_well("chat")]
+
+
+def test_the_judge_stops_a_promotion_that_goes_bad(world: World) -> None:
+    checked(world)
+    with Judge(world, State.ROLL_BACK):
+        result = world.run("promote", "chat", "3", "--yes")
+    assert result.exit_code == 1
+    assert "Failed: the judge says RollBack" in result.output
+    with world.store().read() as tx:
+        kinds = {r.plan.kind: r for r in tx.rollbacks("chat")}
+        assert set(kinds) == {"promote", "rollback"}, "and a rollback is proposed"
+        assert kinds["rollback"].plan.prior_version == "2"  # type: ignore[index]
+    with pytest.raises(RefusedError, match="an incident of chat version 3 is open"):
+        world.run("promote", "chat", "3", "--yes")
+
+
+@hypothesis_settings(max_examples=200)
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.floats(0.01, 0.99))
+def test_the_interval_holds_the_quantile(values: list[float], q: float) -> None:
+    low, value, high = quantile_interval(sorted(values), q)
+    assert low <= value <= high
+
+
+def test_the_interval_covers_the_true_quantile_as_often_as_it_says() -> None:
+    rng, hits, runs = np.random.default_rng(1), 0, 4000
+    for sample in rng.exponential(size=(runs, 100)):
+        low, _, high = quantile_interval(sorted(sample), 0.95)
+        hits += low <= -np.log(0.05) <= high
+    assert hits / runs >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5
+    assert quantile_interval([1.0] * 71, 0.95)[2] == float("inf") and quantile_interval([1.0] * 73, 0.95)[2] == 1.0
