@@ -91,9 +91,11 @@ def chromium(width: int, height: int) -> Iterator[WebDriver]:
         ):  # fmt: skip
             options.add_argument(flag)
         options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
-        options.add_experimental_option("mobileEmulation", {"deviceMetrics": {"width": width, "height": height}})
         options.binary_location = str(shutil.which("chromium"))
         driver = Chrome(options=options, service=ChromeService(str(shutil.which("chromedriver"))))
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.set_page_load_timeout(20)
         try:
             yield driver
         finally:

@@ -142,8 +142,8 @@ def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -
     assert driver.find_element(By.TAG_NAME, "html").size["width"] <= WIDTH, "nothing is wider than the phone"
     driver.find_element(By.ID, "token-approve").send_keys(PERSON)
     button.click()
+    until(driver, "Verifying since")
     assert "/incidents/" in driver.current_url
-    until(driver, "Verifying")
     picture(driver, "phone-progress")
     assert night.house.workspace.updates[0][1] == {"chat-2": 100, "chat-3": 0}
     night.house.telemetry.answer = Recovery(True, True, "0% of 412 requests still reach version 3; errors 0.4%")
