@@ -151,8 +151,10 @@ class Checklist:
         return bool(warm), f"ready beside version {self.serving}: {', '.join(warm) or 'none'}"
 
     def drill(self) -> tuple[bool, str]:
-        """There and back on the staging endpoint (this one when no other is named), through the real executor."""
+        """There and back on the staging endpoint, through the real executor; never on one that people use."""
         name, started = self.settings.staging or self.endpoint.name, time.monotonic()
+        if name not in {one.staging for one in self._acts.settings.endpoints.values()}:
+            return False, f"not drilled: {name} is not named as the staging endpoint of any other"
         endpoint = self._workspace.endpoint(name)
         serving = _serving(endpoint)
         with self._acts.store.read() as tx:
@@ -260,7 +262,7 @@ CHECKS: tuple[tuple[str, Callable[[Checklist], tuple[bool, str]], str], ...] = (
         "set a workload_size or provisioned concurrency, and turn scale to zero off",
     ),
     ("prior version ready", Checklist.prior_ready, "keep the version before it deployed at 0 % with scale to zero off"),
-    ("rollback tested", Checklist.drill, "read `lastgood audit show --endpoint {name}`; a prior version must be ready"),
+    ("rollback tested", Checklist.drill, "set endpoints.{name}.staging; a prior version must be ready there"),
     ("ownership assigned", Checklist.owner, "tag {name} with {owner_tag}"),
     (
         "features fresh",

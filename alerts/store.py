@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError
 
 from lastgood.alerts.audit import GENESIS
 from lastgood.alerts.migrate import migrate
 from lastgood.alerts.tx import Tx
-from lastgood.errors import ConfigError, TransientError
+from lastgood.errors import ConfigError, RefusedError, TransientError
 
 
 class Store:
@@ -57,6 +57,8 @@ def _storage_errors() -> Iterator[None]:
         yield
     except OperationalError as error:
         raise TransientError(f"the operational state cannot be reached or is busy: {error.orig}") from error
+    except DataError as error:
+        raise RefusedError("a value cannot be stored (too long, or not text)") from error
 
 
 def _tune_sqlite(engine: Engine) -> None:

@@ -184,15 +184,22 @@ class House:
     """A controller with everything around it; `restart()` builds a new one on the same state and workspace."""
 
     def __init__(
-        self, folder: Path, workspace: Any, config: Settings, notifier: Any = None, telemetry: Any = None
+        self,
+        folder: Path,
+        workspace: Any,
+        config: Settings,
+        notifier: Any = None,
+        telemetry: Any = None,
+        url: str | None = None,
     ) -> None:
         self.folder, self.workspace, self.config = folder, workspace, config
+        self.url = url or f"sqlite:///{folder}/state.db"
         self.clock, self.notifier = Clock(), notifier or ListNotifier()
         self.telemetry = telemetry or FixedTelemetry()
         self.restart()
 
     def restart(self) -> None:
-        self.store = Store(f"sqlite:///{self.folder}/state.db")
+        self.store = Store(self.url)
         self.controller = Controller(
             self.store,
             self.workspace,

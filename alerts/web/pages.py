@@ -49,6 +49,8 @@ class Pages:
             return self.page("index.html", verdicts=tx.verdicts(), incidents=tx.incidents(), unsent=unsent)
 
     def incident(self, request: Request) -> Response:
+        if not request.path_params["id"].isalnum():
+            raise HTTPException(404, "There is no such incident.")
         with self._store.read() as tx:
             incident = tx.incident(request.path_params["id"])
             rollback = tx.last_rollback(incident.id) if incident else None
@@ -119,8 +121,9 @@ class Pages:
         return JSONResponse([_incident(*pair) for pair in found])
 
     def api_rollback(self, request: Request) -> Response:
+        name = request.path_params["id"]
         with self._store.read() as tx:
-            rollback = tx.rollback(request.path_params["id"])
+            rollback = tx.rollback(name) if name.isalnum() else None
         if rollback is None:
             return JSONResponse({"error": "there is no such rollback"}, 404)
         return JSONResponse(_rollback(rollback))

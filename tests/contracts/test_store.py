@@ -19,7 +19,7 @@ from lastgood.alerts.records import Check, Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
 from lastgood.alerts.rollback.plan import Kind, Snapshot, make_plan
 from lastgood.alerts.store import Store
-from lastgood.errors import ConfigError, CorruptError, TransientError
+from lastgood.errors import ConfigError, CorruptError, RefusedError, TransientError
 
 LATER = START + timedelta(minutes=1)
 
@@ -323,6 +323,11 @@ def test_promotions_and_drills_are_no_rollbacks(store: Store) -> None:
 def test_an_unusable_address_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigError, match="state_url"):
         Store(url)
+
+
+def test_a_value_postgresql_cannot_hold_is_refused(postgres_url: str) -> None:
+    with pytest.raises(RefusedError, match="cannot be stored"), Store(postgres_url).begin() as tx:
+        tx.record(START, "ann\x00", "did")
 
 
 def test_a_database_that_does_not_answer_is_worth_another_try() -> None:

@@ -1,5 +1,6 @@
 """The evidence page over real HTTP: looking changes nothing, and only a person's own click does."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -292,3 +293,27 @@ def test_an_evidence_link_offers_no_buttons(tmp_path: Path) -> None:
         assert page.status_code == 200 and "<form" not in page.text
         assert "6.1 % of requests fail" in page.text
     house.store.close()
+
+
+@pytest.mark.parametrize(
+    "evil", ["%0d%0aSet-Cookie:%20a=b", "x%0aLocation:%20https://evil.example", "%00", "%f0%28%8c%28"]
+)
+def test_what_is_in_a_url_gets_into_no_header(site: Site, evil: str) -> None:
+    for path in (f"/r/{evil}", f"/incidents/{evil}", f"/api/rollbacks/{evil}", f"/{evil}"):
+        answer = site.browser.get(path)
+        assert answer.status_code in (400, 403, 404)
+        assert "a" not in answer.cookies and "evil" not in str(answer.headers)
+    form = site.form("reject", reason="x\r\nSet-Cookie: a=b")
+    answer = site.post(form)
+    assert answer.status_code == 303 and "a" not in answer.cookies
+    assert re.fullmatch(r"/incidents/[0-9a-f]{16}", answer.headers["location"])
+
+
+def test_no_secret_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    site.post(site.form("approve", person_token="wrong-token"))
+    site.post(site.form("approve"))
+    site.house.tick_until(lambda r: r.state.ended)
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("lastgood")]
+    token = site.path.removeprefix("/r/")
+    assert not any(secret in line for line in ours for secret in (PERSON, "wrong-token", KEY, token))
