@@ -42,7 +42,6 @@ class _Telemetry:
 
 def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, and a webhook's URL is a secret
     key = secret(settings.web.link_key_env)
     if key is None:
         log.warning(

@@ -1,5 +1,6 @@
 """One JSON body -> one accepted POST, with a few quick retries; a longer outage is the outbox's business."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 
 import httpx
@@ -23,6 +24,7 @@ class Poster:
     ) -> None:
         self._name = name
         self._accepted = accepted
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs
         self._client = httpx.Client(timeout=timeout_s)
         self._retrying = Retrying(
             retry=retry_if_exception_type(TransientError),

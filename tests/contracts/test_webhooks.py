@@ -79,6 +79,15 @@ def test_the_generic_webhook_is_signed_and_keeps_its_id_when_tried_again() -> No
             Webhook(SECRET).verify(body.replace(b"inc1", b"inc2"), headers)
 
 
+def test_the_url_of_a_webhook_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    with receiving() as receiver:
+        slack = Slack(receiver.url, wait=wait_none())
+        slack.send(TRIGGER)
+        slack.close()
+        assert receiver.got and not [r for r in caplog.records if receiver.url in r.getMessage()]
+
+
 @pytest.mark.parametrize(("status", "error"), [(429, TransientError), (503, TransientError), (404, RefusedError)])
 def test_what_is_tried_again_and_what_is_not(status: int, error: type[Exception]) -> None:
     with receiving() as receiver:
