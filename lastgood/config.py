@@ -184,6 +184,9 @@ class Web(_Model):
     base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
     link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
     link_ttl_s: int = Field(3600, ge=60)
+    max_exported_versions: int = Field(
+        1000, ge=1, description="how many versions /metrics shows at most, the busiest first"
+    )
     person_token_env: str = Field(
         "LASTGOOD_PERSON_TOKEN",
         description="variable that holds the approvers' tokens: `token`, or `ann:token1,bob:token2`",

@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -90,6 +91,19 @@ def read(
     except TableNotFoundError:
         return pa.table({})
     return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters)
+
+
+def changes(path: str | Path, first: int, last: int) -> list[dict[str, Any]]:
+    """Rows changed in versions first..last (both included) with `_change_type`, from the table's change data feed.
+
+    Errors: TransientError when the feed cannot be read (vacuumed, or no feed in these versions).
+    """
+    try:
+        found = pa.table(DeltaTable(str(path)).load_cdf(first, last))
+    except DeltaError as error:
+        raise TransientError(f"{path}: changes {first}..{last} cannot be read: {error}") from error
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
 
 
 def compact(path: str | Path, target_bytes: int = 128 * 2**20) -> int:

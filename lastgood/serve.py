@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lastgood import delta, measures, tables
+from lastgood import delta, measures, scrape, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
 from lastgood.alerts.rollback.links import Signer
@@ -106,6 +106,8 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, redaction=redaction(settings))
     acts = controller(settings, store)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
+    shown = scrape.exporter(settings, store, acts.store, receiver)
+    app.router.routes.insert(0, scrape.route(shown.registry()))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,6 +119,7 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
             _every(min(2.0, poll_s), acts.tick, stop),
             _every(min(2.0, poll_s), acts.send, stop),
             _every(12 * poll_s, acts.observe_endpoints, stop),
+            _every(poll_s, shown.refresh, stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))

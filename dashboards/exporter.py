@@ -1,0 +1,288 @@
+"""Window counts, verdicts, drift, runs, operations and the receiver's own tally -> Prometheus metrics of `lastgood.exported`.
+
+Counters follow the `windows` table through its change data feed, from the version remembered in a small ledger file: late rows and
+re-runs change a window, and the counter by the difference. A total that shrinks (a request moved to another version) is held, so
+counters never go backwards, over restarts included. Where the ledger is lost, counting starts anew at zero, which Prometheus takes as a restart.
+"""
+
+import json
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from lastgood import __version__, delta, measures, tables
+from lastgood.errors import TransientError
+from lastgood.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
+from lastgood.windows import middle
+
+log = logging.getLogger(__name__)
+
+Totals = dict[str, float]
+Version = tuple[str, str]
+HISTOGRAMS = {
+    "latency": ("lastgood_request_duration_seconds", BUCKETS_S),
+    "ttft": ("lastgood_first_token_seconds", BUCKETS_S),
+    "feature_age": ("lastgood_feature_age_seconds", AGE_BUCKETS_S),
+}
+COUNTERS = {
+    "requests": "lastgood_requests", "tokens_in": "lastgood_tokens_in", "tokens_out": "lastgood_tokens_out",
+    "answers": "lastgood_answers", "bad": "lastgood_bad_answers",
+}  # fmt: skip
+TALLY = {
+    "accepted": "lastgood_spans_accepted", "refused": "lastgood_spans_refused", "rows": "lastgood_spans_stored",
+    "set_aside": "lastgood_spans_set_aside", "others": "lastgood_spans_ignored", "commits": "lastgood_commits",
+    "commit_seconds": "lastgood_commit_seconds", "drain_restarts": "lastgood_drain_restarts",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the alerting layer says of itself. Times in seconds, by endpoint; rollbacks by (endpoint, state)."""
+
+    incidents: Mapping[str, int] = field(default_factory=dict)
+    rollbacks: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    detect_s: Mapping[str, float] = field(default_factory=dict)
+    restore_s: Mapping[str, float] = field(default_factory=dict)
+    kill_switch: bool = False
+    waiting: int = 0
+
+
+def amounts(row: Mapping[str, Any]) -> Totals:
+    """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/EDGE`, `latency#` (sum, seconds), ..."""
+    found: Totals = {}
+    for name in ("requests", "tokens_in", "tokens_out"):
+        if row.get(name):
+            found[name] = row[name]
+    for code, number in row.get("errors") or ():
+        found[f"error/{code}"] = number
+    for name, (_, edges) in HISTOGRAMS.items():
+        for index, number in row.get(name) or ():
+            seconds = middle(index) / 1000
+            edge = next((one for one in edges if seconds <= one), math.inf)
+            found[f"{name}/{edge}"] = found.get(f"{name}/{edge}", 0.0) + number
+            found[f"{name}#"] = found.get(f"{name}#", 0.0) + number * seconds
+    answers = dict(row.get("quality") or ())
+    return found | {name: answers[name] for name in ("answers", "bad") if name in answers}
+
+
+_SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
+
+
+@dataclass
+class Ledger:
+    """Totals per version since counting began, and up to which table versions; `exported` never shrinks."""
+
+    path: Path | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+    now: dict[Version, Totals] = field(default_factory=lambda: defaultdict(dict))
+    exported: dict[Version, Totals] = field(default_factory=lambda: defaultdict(dict))
+
+    def __post_init__(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            kept = json.loads(self.path.read_text())
+            self.versions = {str(name): int(version) for name, version in kept["versions"].items()}
+            for endpoint, version, now, exported in kept["totals"]:
+                self.now[endpoint, version], self.exported[endpoint, version] = now, exported
+        except (ValueError, KeyError, TypeError):
+            self.versions, self.now, self.exported = {}, defaultdict(dict), defaultdict(dict)
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        totals = [[*key, self.now[key], self.exported[key]] for key in sorted(self.now)]
+        draft = self.path.with_suffix(".new")
+        draft.write_text(json.dumps({"versions": self.versions, "totals": totals}))
+        draft.replace(self.path)
+
+    def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Changes of windows: what came is added, what it replaces taken away."""
+        for row in rows:
+            sign = _SIGN[row["_change_type"]]
+            totals = self.now[row["endpoint"], row["model_version"]]
+            for name, number in amounts(row).items():
+                totals[name] = totals.get(name, 0.0) + sign * number
+        for key, totals in self.now.items():
+            held = self.exported[key]
+            for name, number in totals.items():
+                held[name] = max(held.get(name, 0.0), number)
+
+
+class Exporter(Collector):
+    """A prometheus-client collector over the tables in `store`; `refresh` reads what is new, `collect` only shows it."""
+
+    def __init__(
+        self,
+        store: tables.Store,
+        ledger: Path | None = None,
+        operations: Callable[[], Operations] = Operations,
+        tally: Callable[[], Mapping[str, float]] = dict,
+        max_versions: int = 1000,
+    ) -> None:
+        self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
+        self.ledger = Ledger(ledger)
+        self._said: dict[str, Any] = {}
+        self._judged: datetime | None = None
+        self._newest: dict[str, datetime] = {}
+        self._drift: list[dict[str, Any]] = []
+        self._runs: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, int | None] = {}
+        self._took = 0.0
+
+    def registry(self) -> CollectorRegistry:
+        made = CollectorRegistry(auto_describe=False)
+        made.register(self)
+        return made
+
+    # what is new
+
+    def _changed(self, table: tables.Table) -> bool:
+        version = delta.version(self._store.path(table))
+        changed = version is not None and version != self._seen.get(table.name)
+        self._seen[table.name] = version
+        return changed
+
+    def refresh(self) -> None:
+        """Read what has changed since the last time."""
+        started = time.perf_counter()
+        counted = False
+        for table in (tables.WINDOWS, tables.QUALITY):
+            path = self._store.path(table)
+            newest = delta.version(path)
+            done = self.ledger.versions.get(table.name, -1)
+            if newest is not None and newest > done:
+                rows = self._changes(path, done + 1, newest)
+                self.ledger.take(rows)
+                self.ledger.versions[table.name], counted = newest, True
+                if table is tables.WINDOWS:
+                    self._note_newest(rows)
+        if counted:
+            self.ledger.save()
+        if self._changed(tables.VERDICTS):
+            for verdict in measures.verdicts(self._store, self._judged):
+                self._said[verdict.endpoint], self._judged = verdict, verdict.judged_at
+        if self._changed(tables.DRIFT):
+            self._drift = _newest(delta.read(self._store.path(tables.DRIFT)).to_pylist())
+        if self._changed(tables.RUNS):
+            for run in delta.read(self._store.path(tables.RUNS)).to_pylist():
+                kept = self._runs.get(run["job"])
+                if kept is None or run["finished_at"] >= kept["finished_at"]:
+                    self._runs[run["job"]] = run
+        self._took = time.perf_counter() - started
+
+    @staticmethod
+    def _changes(path: str, first: int, last: int) -> list[dict[str, Any]]:
+        try:
+            return delta.changes(path, first, last)
+        except TransientError as error:  # vacuumed while nobody counted: what lies between stays uncounted
+            log.warning("%s", error)
+            return []
+
+    def _note_newest(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            if row["rows"]:
+                start = row["window_start"].astimezone(UTC)
+                self._newest[row["endpoint"]] = max(start, self._newest.get(row["endpoint"], start))
+
+    # what is shown
+
+    def collect(self) -> Iterator[Metric]:
+        versions = sorted(self.ledger.exported, key=lambda key: -self.ledger.exported[key].get("requests", 0.0))
+        shown = sorted(versions[: self._max])
+        yield from self._counters(shown)
+        yield from self._histograms(shown)
+        yield from self._verdicts()
+        yield from self._states()
+        found = self._tally()
+        for name, metric in TALLY.items():
+            yield _counter(metric, [((), found.get(name, 0.0))])
+        yield _gauge("lastgood_spool_bytes", [((), found.get("spool_bytes", 0.0))])
+        yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
+        yield _gauge("lastgood_scrape_seconds", [((), self._took)])
+        yield _gauge("lastgood_build_info", [((__version__,), 1.0)])
+
+    def _counters(self, shown: Sequence[Version]) -> Iterator[Metric]:
+        for name, metric in COUNTERS.items():
+            yield _counter(metric, [(key, self.ledger.exported[key].get(name, 0.0)) for key in shown])
+        codes = [
+            ((*key, name.partition("/")[2]), number)
+            for key in shown
+            for name, number in self.ledger.exported[key].items()
+            if name.startswith("error/")
+        ]
+        yield _counter("lastgood_errors", codes)
+
+    def _histograms(self, shown: Sequence[Version]) -> Iterator[Metric]:
+        for name, (metric, edges) in HISTOGRAMS.items():
+            family = HistogramMetricFamily(metric, BY_NAME[metric].doc, labels=BY_NAME[metric].labels)
+            for key in shown:
+                held, total, buckets = self.ledger.exported[key], 0.0, []
+                for edge in (*edges, math.inf):
+                    total += held.get(f"{name}/{edge}", 0.0)
+                    buckets.append(("+Inf" if edge == math.inf else str(edge), total))
+                if total:
+                    family.add_metric(key, buckets, held.get(f"{name}#", 0.0))
+            yield family
+
+    def _verdicts(self) -> Iterator[Metric]:
+        said = [(one.endpoint, one) for one in self._said.values()]
+        yield _gauge("lastgood_verdict", [((name, one.candidate), float(VERDICTS[one.state])) for name, one in said])
+        yield _gauge(
+            "lastgood_verdict_e_value", [((name, one.candidate), min(one.e_value, 1e12)) for name, one in said]
+        )
+        yield _gauge("lastgood_verdict_timestamp_seconds", [((name,), one.judged_at.timestamp()) for name, one in said])
+        key = ("endpoint", "model_version", "against", "column")
+        drift = [(tuple(str(one[name]) for name in key), one) for one in self._drift]
+        yield _gauge("lastgood_drift_distance", [(labels, one["distance"]) for labels, one in drift])
+        yield _gauge("lastgood_drifted", [(labels, float(bool(one["drifted"]))) for labels, one in drift])
+        newest = [((name,), at.timestamp()) for name, at in self._newest.items()]
+        yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
+
+    def _states(self) -> Iterator[Metric]:
+        now = self._operations()
+        yield _gauge("lastgood_incidents_open", [((name,), float(n)) for name, n in now.incidents.items()])
+        yield _gauge("lastgood_rollbacks", [(key, float(n)) for key, n in now.rollbacks.items()])
+        yield _gauge("lastgood_last_detect_seconds", [((name,), value) for name, value in now.detect_s.items()])
+        yield _gauge("lastgood_last_restore_seconds", [((name,), value) for name, value in now.restore_s.items()])
+        yield _gauge("lastgood_kill_switch", [((), float(now.kill_switch))])
+        yield _gauge("lastgood_messages_waiting", [((), float(now.waiting))])
+        runs = self._runs.items()
+        ended = [((name,), one["finished_at"].astimezone(UTC).timestamp()) for name, one in runs]
+        yield _gauge("lastgood_job_run_timestamp_seconds", ended)
+        yield _gauge("lastgood_job_run_seconds", [((name,), float(one["seconds"])) for name, one in runs])
+
+
+def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each endpoint, the rows of its newest measurement."""
+    last: dict[str, datetime] = {}
+    for row in rows:
+        last[row["endpoint"]] = max(row["computed_at"], last.get(row["endpoint"], row["computed_at"]))
+    return [row for row in rows if row["computed_at"] == last[row["endpoint"]]]
+
+
+def _counter(name: str, values: Sequence[tuple[Sequence[str], float]]) -> Metric:
+    family = CounterMetricFamily(name, BY_NAME[name].doc, labels=BY_NAME[name].labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(name: str, values: Sequence[tuple[Sequence[str], float]]) -> Metric:
+    family = GaugeMetricFamily(name, BY_NAME[name].doc, labels=BY_NAME[name].labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
+RECENT = timedelta(days=30)
+"""How far back rollbacks are counted."""

@@ -1,0 +1,67 @@
+"""Composition: what the service's `/metrics` shows, from the tables, the alerting layer and the receiver."""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lastgood import tables
+from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.store import Store
+from lastgood.collectors.otlp.receiver import OtlpReceiver
+from lastgood.collectors.otlp.writer import figures
+from lastgood.config import Settings
+from lastgood.dashboards.exporter import RECENT, Exporter, Operations
+
+
+def operations(store: Store) -> Operations:
+    """Incidents, rollbacks and messages as they stand now."""
+    since = datetime.now(UTC) - RECENT
+    with store.read() as tx:
+        incidents = tx.incidents(limit=10_000)
+        endpoints = sorted({one.endpoint for one in incidents})
+        moved = {name: [one for one in tx.rollbacks(name, 1000) if one.created_at >= since] for name in endpoints}
+        kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
+    detect, restore = {}, {}
+    by_id = {one.id: one for one in incidents}
+    for name, rollbacks in moved.items():
+        for one in reversed(rollbacks):
+            incident = by_id.get(one.incident_id)
+            if incident and incident.verdict.get("since"):
+                onset = datetime.fromisoformat(str(incident.verdict["since"]))
+                detect[name] = max(0.0, (one.created_at - onset).total_seconds())
+            if one.state is Status.DONE and one.ended_at:
+                restore[name] = (one.ended_at - one.created_at).total_seconds()
+    states = Counter((name, str(one.state)) for name, found in moved.items() for one in found)
+    return Operations(
+        dict(Counter(one.endpoint for one in incidents if one.resolved_at is None)), dict(states), detect, restore, kill, waiting
+    )  # fmt: skip
+
+
+def exporter(settings: Settings, store: tables.Store, state: Store, receiver: OtlpReceiver) -> Exporter:
+    """The service's exporter; its ledger stands beside the spool."""
+
+    def tally() -> Mapping[str, float]:
+        return figures(receiver.tally, receiver.writer.spool)
+
+    ledger = Path(settings.receiver.spool) / "exporter.json"
+    return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions)
+
+
+def route(registry: CollectorRegistry) -> Route:
+    """`/metrics`, in OpenMetrics where the scraper takes it."""
+
+    def scrape(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=None, headers={"content-type": kind})
+
+    return Route("/metrics", scrape)
+
+
+__all__: list[str] = ["exporter", "operations", "route"]

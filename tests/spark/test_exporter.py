@@ -1,0 +1,151 @@
+"""`/metrics` beside the tables that Spark writes: totals follow late rows and changed versions, never shrink, survive a restart."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lastgood import delta, measures, tables, telemetry
+from lastgood.config import load
+from lastgood.dashboards.exporter import Exporter, Operations
+from lastgood.exported import BY_NAME, CATALOGUE, SERIES
+from lastgood.jobs.conform import conform
+from lastgood.jobs.judge import run_judge
+from lastgood.jobs.windows import quality, windows
+from lastgood.runs import Context
+from lastgood.tables import Store
+from lastgood.windows import quantile
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def rows(seed: int, n: int, version: str | None, source: str) -> list[dict[str, Any]]:
+    r = random.Random(seed)
+    return [
+        {
+            "endpoint": "chat", "request_id": f"r{i}", "model_version": version, "requested_at": START + timedelta(seconds=i),
+            "latency_ms": r.lognormvariate(5, 1), "feature_age_ms": 1e6 * r.random(), "source": source, "weight": 1.0,
+            "received_at": START + timedelta(hours=1), "status_code": r.choice([200, 200, 500]), "tokens_in": r.randrange(50),
+            "tokens_out": 7, "output": r.choice(["fine", ""]), "input": "q", "requester": f"u{i % 5}", "latency_scope": "client",
+        }
+        for i in r.sample(range(2 * n), n)
+    ]  # fmt: skip
+
+
+def scraped(exporter: Exporter) -> dict[str, dict[tuple[str, ...], float]]:
+    """sample name -> label values -> value, through the text a scraper gets."""
+    found: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+    for family in text_string_to_metric_families(generate_latest(exporter.registry()).decode()):
+        for one in family.samples:
+            names = (*SERIES[one.name].labels, *(("le",) if "le" in one.labels else ()))
+            assert set(one.labels) == set(names)
+            found[one.name][tuple(one.labels[name] for name in names)] = one.value
+    return found
+
+
+@pytest.fixture
+def context(spark: Any, store: Store) -> Callable[[], Context]:
+    store.ensure(spark)
+    settings = load(storage=store.location, window_s=60)
+    return lambda: Context(spark, store, settings, lambda: START + timedelta(hours=1))
+
+
+def test_totals_follow_the_windows_and_never_shrink(
+    context: Callable[[], Context], store: Store, tmp_path: Path
+) -> None:
+    ctx, ledger = context(), tmp_path / "ledger.json"
+    exporter = Exporter(store, ledger)
+    before: dict[str, dict[tuple[str, ...], float]] = {}
+    steps = (rows(1, 200, None, "otlp"), rows(2, 100, "2", "otlp"), rows(3, 200, "3", "ai_gateway"))
+    for i, given in enumerate(steps):
+        delta.append(store.path(tables.INBOX), pa.Table.from_pylist(given, telemetry.arrow_schema(telemetry.INBOX)))
+        for job in (conform, windows, quality):
+            job(ctx)
+        if i == 1:
+            exporter = Exporter(store, ledger)  # a restart
+        exporter.refresh()
+        now = scraped(exporter)
+        for name, values in before.items():
+            if name.endswith(("_total", "_bucket", "_count", "_sum")):
+                assert all(now[name][labels] >= value for labels, value in values.items()), name
+        before = now
+    counts = [one for one in measures.windows(store) if one.model_version == "3"]
+    sums = {
+        "lastgood_requests_total": sum(one.requests for one in counts),
+        "lastgood_tokens_in_total": sum(one.tokens_in for one in counts),
+    }
+    sums["lastgood_bad_answers_total"] = sum(one.quality.get("bad", 0.0) for one in counts)
+    assert {name: before[name]["chat", "3"] for name in sums} == sums
+    failed = sum(one.errors.get("HTTP_500", 0.0) for one in counts)
+    assert before["lastgood_errors_total"]["chat", "3", "HTTP_500"] == failed
+    latency: dict[int, float] = defaultdict(float)
+    for one in counts:
+        for index, number in one.latency.items():
+            latency[index] += number
+    median = quantile(latency, 0.5)
+    assert median is not None
+    edges = {
+        float(key[2]): value
+        for key, value in before["lastgood_request_duration_seconds_bucket"].items()
+        if key[1] == "3"
+    }
+    within = min(edge for edge, value in edges.items() if value >= sum(latency.values()) / 2)
+    assert median / 1000 <= within
+    assert before["lastgood_request_duration_seconds_count"]["chat", "3"] == sum(latency.values())
+
+
+def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
+    context: Callable[[], Context], store: Store
+) -> None:
+    ctx = context()
+    delta.append(
+        store.path(tables.INBOX),
+        pa.Table.from_pylist(rows(1, 50, "1", "otlp"), telemetry.arrow_schema(telemetry.INBOX)),
+    )
+    for job in (conform, windows, quality):
+        job(ctx)
+    (said,) = run_judge(ctx)
+    told = Operations({"chat": 1}, {("chat", "Done"): 2}, {"chat": 60.0}, {"chat": 90.0}, True, 3)
+    exporter = Exporter(store, None, lambda: told, lambda: {"accepted": 5, "spool_bytes": 7})
+    exporter.refresh()
+    found = scraped(exporter)
+    assert set(found) <= set(SERIES)
+    silent = {one.name for one in CATALOGUE} - {SERIES[name].name for name in found}
+    assert silent == {"lastgood_drift_distance", "lastgood_drifted", "lastgood_first_token_seconds"}
+    assert found["lastgood_verdict"]["chat", "1"] == said.state.severity
+    assert found["lastgood_kill_switch"][()] == 1
+    assert found["lastgood_rollbacks"]["chat", "Done"] == 2
+    assert found["lastgood_spans_accepted_total"][()] == 5
+    assert set(found["lastgood_job_run_seconds"]) == {("conform",), ("windows",), ("quality",)}
+    newest = max(one.start for one in measures.windows(store)).timestamp()
+    assert found["lastgood_newest_window_timestamp_seconds"]["chat",] == newest
+    assert BY_NAME["lastgood_verdict"].doc.startswith("Newest verdict")
+
+
+def test_the_number_of_series_is_bounded_and_the_bound_is_seen(store: Store) -> None:
+    schema = telemetry.arrow_schema(tables.WINDOWS.fields)
+    delta.create(store.path(tables.WINDOWS), schema)
+    given = [
+        {
+            "endpoint": "chat",
+            "model_version": str(i),
+            "stratum": "s",
+            "window_start": START,
+            "rows": i,
+            "requests": float(i),
+        }
+        for i in range(1, 8)
+    ]
+    delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist(given, schema))
+    exporter = Exporter(store, None, max_versions=3)
+    exporter.refresh()
+    found = scraped(exporter)
+    assert set(found["lastgood_requests_total"]) == {("chat", "5"), ("chat", "6"), ("chat", "7")}
+    assert found["lastgood_series_dropped"][()] == 4
