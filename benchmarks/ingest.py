@@ -412,14 +412,21 @@ def main() -> None:
         number = max(2_000, spans // 40) if case.batch == 1 else spans // 2 if case.batch == 100 else spans
         sent = bodies(number, case.batch)
         for kind in kinds:
-            if kind == "plain" and case.protocol != "grpc":
-                continue
+            if kind == "plain" and (case.protocol != "grpc" or case.batch == 1):
+                continue  # one way in, and not a commit interval for each span
             rows = [measure(kind, case, sent, number, given.collector, given.flows).row() for _ in range(runs)]
-            middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+            middle = {name: round(statistics.median(row[name] for row in rows), 1) for name in rows[0]}
             middle |= {name: max(row[name] for row in rows) for name in ("lost", "doubled", "peak_rss_mb")}
             medians[case.name, kind] = middle
             print(
-                "|", case.name, "|", kind, "|", " | ".join(f"{value:,}" for value in middle.values()), "|", flush=True
+                "|",
+                case.name,
+                "|",
+                kind,
+                "|",
+                " | ".join(f"{value:,.0f}" if value >= 1000 else f"{value:g}" for value in middle.values()),
+                "|",
+                flush=True,
             )
     ours = medians[cases[0].name, "lastgood"]
     peer = medians.get((cases[0].name, "collector-fsync"))
