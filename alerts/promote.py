@@ -1,6 +1,5 @@
 """A version that passed staging -> the next step of its promotion, as a plan. The judge speaks between the steps."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -35,15 +34,15 @@ def allowed(tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now
 
 
 def next_step(
-    endpoint: Endpoint, version: str, shares: Sequence[int], kept: Snapshot | None, now: datetime
+    endpoint: Endpoint, version: str, settings: EndpointSettings, kept: Snapshot | None, now: datetime
 ) -> Plan | None:
-    """The plan to the next share of `shares` (per cent) above the version's; None when it takes all.
+    """The plan to the next of the policy's shares (per cent) above the version's; None when it takes all.
 
     `kept`: a snapshot of the version from an earlier time; without one it is served like the version in charge.
     Errors: RefusedError.
     """
     share = endpoint.share(version)
-    target = next((one for one in sorted({*shares, 100}) if one > share), None)
+    target = next((one for one in sorted({*settings.policy.promote_shares, 100}) if one > share), None)
     if target is None:
         return None
     others = [e for e in endpoint.entities if e.entity_version != version]
@@ -58,6 +57,14 @@ def next_step(
     if endpoint.entity(version) is None:
         reasons += (f"version {version} is deployed first, at 0 %",)
     return make_plan(
-        endpoint, charge.entity_version, version,
-        refused=(), snapshot=replace(kept, endpoint=endpoint.name), reasons=reasons, now=now, kind=Kind.PROMOTE, share=target,
-    )  # fmt: skip
+        endpoint,
+        charge.entity_version,
+        version,
+        refused=(),
+        snapshot=replace(kept, endpoint=endpoint.name),
+        reasons=reasons,
+        now=now,
+        kind=Kind.PROMOTE,
+        share=target,
+        write_only=settings.write_only,
+    )

@@ -172,6 +172,7 @@ class Checklist:
             now=self._acts.clock(),
             kind=Kind.DRILL,
             share=endpoint.share(serving),
+            write_only=self._acts.settings.endpoint(name).write_only,
         )
         if done := self._shift(back):
             return False, f"{name} back to version {serving}: {done}"

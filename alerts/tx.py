@@ -276,10 +276,14 @@ class Tx:
         value = {"seq": entry["seq"], "hash": digest}
         self._db.execute(update(t.flags).where(t.flags.c.name == "audit_head").values(value=value))
 
-    def audit(self, incident: str | None = None) -> list[Mapping[str, Any]]:
-        """The entries in order; with `incident` only those that concern it."""
-        found = [dict(row._mapping) for row in self._db.execute(select(t.audit).order_by(t.audit.c.seq))]
-        return [one for one in found if incident is None or one["detail"].get("incident") == incident]
+    def audit(self, incident: str | None = None, what: str | None = None) -> list[Mapping[str, Any]]:
+        """The entries in order; only those that concern `incident`, or whose `what` begins so, where given."""
+        query = select(t.audit).order_by(t.audit.c.seq)
+        if incident is not None:
+            query = query.where(t.audit.c.detail["incident"].as_string() == incident)
+        if what is not None:
+            query = query.where(t.audit.c.what.startswith(what, autoescape=True))
+        return [dict(row._mapping) for row in self._db.execute(query)]
 
     def verify(self) -> list[str]:
         """What is wrong with the audit log, in sentences; empty when every entry is as it was written."""

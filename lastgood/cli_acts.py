@@ -160,7 +160,7 @@ def rollback(
     done = follow(acts, done, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False)))
     if as_json:
         print(json.dumps(outcome(done), default=str))
-    if done.state == "Failed":
+    if done.state not in ("Done", "Proposed"):
         raise typer.Exit(1)
 
 

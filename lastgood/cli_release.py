@@ -88,7 +88,7 @@ def promote(
         with acts.store.read() as tx:
             allowed(tx, endpoint, version, mine, acts.clock(), again)
             kept = tx.snapshot(endpoint, version)
-        plan = next_step(now, version, mine.policy.promote_shares, kept, acts.clock())
+        plan = next_step(now, version, mine, kept, acts.clock())
         if plan is None:
             break
         if not as_json:

@@ -181,24 +181,14 @@ def make_plan(
         raise RefusedError(f"prior version {prior} was itself rolled back")
     if endpoint.update is Update.IN_PROGRESS:
         raise RefusedError("another update of the endpoint is in progress")
-    deployed = _prior(endpoint, prior, bad_entities[0].entity_name)
-    entities = [{**(write_only or {}), **e.settings, "name": e.name} for e in endpoint.entities]
+    deployed, hidden = _prior(endpoint, prior, bad_entities[0].entity_name), write_only or {}
+    entities = [{**hidden, **e.settings, "name": e.name} for e in endpoint.entities]
     if deployed is None:
-        restored = {**(write_only or {}), **_restore(endpoint, prior, snapshot)}
-        entities.append(restored)
-    name = deployed.name if deployed else restored["name"]
-    after = dict(endpoint.traffic)
-    moved = sum(after.get(e.name, 0) for e in bad_entities)
-    if share is not None:
-        moved = min(moved, share - after.get(name, 0))
-    if moved <= 0:
+        entities.append({**hidden, **_restore(endpoint, prior, snapshot)})
+    name = deployed.name if deployed else str(entities[-1]["name"])
+    after = _moved(endpoint.traffic, [e.name for e in bad_entities], name, share)
+    if after == endpoint.traffic:
         raise RefusedError(f"nothing to do: version {prior} takes {after.get(name, 0)} % already")
-    after[name] = after.get(name, 0) + moved
-    for e in bad_entities:
-        given = min(moved, after.get(e.name, 0))
-        moved -= given
-        if e.name in after:
-            after[e.name] -= given
     return Plan(
         endpoint=endpoint.name,
         bad_version=bad,
@@ -214,6 +204,22 @@ def make_plan(
         made_at=now.isoformat(),
         kind=kind,
     )
+
+
+def _moved(traffic: Mapping[str, int], giving: Sequence[str], taking: str, share: int | None) -> dict[str, int]:
+    """The traffic after `giving` have given all of theirs, or so much that `taking` takes `share` per cent."""
+    after = dict(traffic)
+    left = sum(after.get(name, 0) for name in giving)
+    if share is not None:
+        left = max(0, min(left, share - after.get(taking, 0)))
+    if left:
+        after[taking] = after.get(taking, 0) + left
+    for name in giving:
+        given = min(left, after.get(name, 0))
+        left -= given
+        if name in after:
+            after[name] -= given
+    return after
 
 
 def _bad(endpoint: Endpoint, version: str) -> list[ServedEntity]:

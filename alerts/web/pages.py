@@ -90,7 +90,7 @@ class Pages:
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:
-            entries = [e for e in tx.audit() if str(e["what"]).startswith("kill switch")]
+            entries = tx.audit(what="kill switch")
         return self._with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:]))
 
     def _with_forms(

@@ -111,6 +111,7 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
     mine = world.document["endpoints"]["staging"]
     mine["release"] |= {"response_fields": ["answer"], "latency_p95_ms": 0.001, "searchable_s": 0.3, "features": True}
     mine["release"] |= {"permissions": {"ops@example.com": "CAN_QUERY"}, "dashboard_url": "http://127.0.0.1:9/"}
+    del mine["payload_table"]
     world.save()
     world.state.patch_tags("staging", {"delete_tags": ["owner"]})
     world.state.put_gateway("staging", {})
