@@ -7,8 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import httpx
-from authlib.integrations.starlette_client import OAuth, OAuthError
-from joserfc.errors import JoseError
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -36,6 +34,8 @@ class Auth:
         self._limit = RateLimitItemPerMinute(web.posts_per_minute)
         self._provider: Any = None
         if web.oidc:
+            from authlib.integrations.starlette_client import OAuth  # only who signs people in pays for it
+
             oauth, oidc = OAuth(), web.oidc
             key = secret(oidc.client_secret_env)
             self._provider = oauth.register(
@@ -87,9 +87,10 @@ class Auth:
 
     def known(self, request: Request) -> str:
         """Who the request says it is without a form: a trusted header or a login; empty when nobody."""
-        email = request.headers.get("x-forwarded-email", "").strip()
-        if self._web.trust_forwarded_user and email:
-            return email[:MAX_NAME]
+        names = ("x-forwarded-email", "x-forwarded-preferred-username")
+        forwarded = next((v for name in names if (v := request.headers.get(name, "").strip())), "")
+        if self._web.trust_forwarded_user and forwarded:
+            return forwarded[:MAX_NAME]
         if self._web.oidc and (person := request.session.get("person")):
             age = datetime.now(UTC).timestamp() - float(request.session.get("at", 0))
             return str(person) if age < self._web.oidc.session_s else ""
@@ -144,6 +145,9 @@ class Auth:
 
     async def callback(self, request: Request) -> Response:
         """Errors: HTTPException 403 when the provider's answer is not good (state, code, signature, nonce)."""
+        from authlib.integrations.starlette_client import OAuthError
+        from joserfc.errors import JoseError
+
         self.limited(request)
         try:
             token = await self._provider.authorize_access_token(request)

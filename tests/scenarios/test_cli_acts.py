@@ -150,6 +150,18 @@ def test_the_kill_switch_from_the_command_line(run: Run, running: Running) -> No
     assert json.loads(run("kill", "status", "--json").output)["on"] is False
 
 
+def test_where_two_must_approve_the_command_line_is_one_of_them(run: Run, running: Running, config: Path) -> None:
+    document = yaml.safe_load(config.read_text())
+    document["endpoints"][CHAT]["policy"] = POLICY | {"approvals": 2}
+    config.write_text(yaml.safe_dump(document))
+    done = json.loads(run("rollback", CHAT, "--yes", "--json").output)
+    assert (done["state"], done["reason"]) == ("Proposed", "approved by person@example.com: 1 more must approve")
+    assert traffic(running) == {"2": 100, "1": 0}
+    again = json.loads(run("rollback", CHAT, "--yes", "--json").output)
+    assert again["state"] == "Proposed", "the same person twice is still one person"
+    assert [e["what"] for e in entries(config)].count("Expired") == 1, "the newer plan replaced the older one"
+
+
 def test_a_broken_audit_log_is_found(run: Run, config: Path) -> None:
     run("kill", "on", "--why", "x")
     run("kill", "off", "--why", "y")

@@ -309,6 +309,24 @@ def test_a_link_works_once(build: Build) -> None:
     assert house.workspace.updates == []
 
 
+def test_a_persons_own_plan_replaces_the_proposal(build: Build) -> None:
+    house = build(Mode.APPROVE, workspace=MemoryWorkspace(endpoint("1", "2", "3", v3=100)))
+    house.verdict()
+    house.tick()
+    now, first = house.workspace.endpoint("chat"), house.rollback()
+    with house.store.read() as tx:
+        plan = house.controller.plan(tx, now, "3", {}, why="I know better", wanted="1")
+    house.clock.forward(1)
+    house.controller.people.start(plan, "ann", "I know better")
+    assert house.tick_until(ended).plan.prior_version == "1"
+    with house.store.read() as tx:
+        replaced = tx.rollback(first.id)
+    assert replaced is not None and replaced.progress.reason == "replaced by a plan of ann"
+    assert [traffic for _, traffic, _ in house.workspace.updates] == [{"chat-1": 100, "chat-2": 0, "chat-3": 0}]
+    with pytest.raises(RefusedError, match="replaced by a plan of ann"):
+        house.controller.people.decide(house.token(), Approve("bob"))
+
+
 def test_a_refused_decision_does_not_use_the_link_up(build: Build) -> None:
     house = build(Mode.APPROVE)
     house.verdict()
