@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lastgood import __version__, cli_acts, cli_judge, cli_release
+from lastgood import __version__, cli_acts, cli_judge, cli_release, cli_show
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 
@@ -21,6 +21,8 @@ app = typer.Typer(
     help="Watches served model versions and puts the last good one back.",
 )
 app.add_typer(cli_judge.app, name="judge")
+app.add_typer(cli_show.rules, name="rules")
+app.add_typer(cli_show.dashboards, name="dashboards")
 cli_acts.register(app)
 cli_release.register(app)
 ConfigFile = Annotated[

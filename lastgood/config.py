@@ -72,6 +72,9 @@ class Policy(_Model):
         description="distinct requesters that must have seen the failure; 0: any",
     )
     error_slo: float = Field(0.02, gt=0, lt=1, description="share of requests that may fail")
+    latency_target_s: float = Field(10.0, gt=0, description="a request slower than this counts against latency_slo")
+    latency_slo: float = Field(0.05, gt=0, lt=1, description="share of requests that may be slower")
+    quality_slo: float = Field(0.1, gt=0, lt=1, description="share of answers that may have a bad flag")
     feature_age_limit_ms: float = Field(3_600_000, gt=0)
     drift_limit: float = Field(0.1, gt=0, description="Jensen-Shannon distance that matters in practice")
     min_completeness: float = Field(0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged")
@@ -257,6 +260,9 @@ class Settings(BaseSettings):
     alertmanager: Alertmanager = Alertmanager()
     hooks: Hooks = Hooks()
     dashboard_url: str | None = Field(None, description="linked from every message")
+    runbook_base_url: str = Field(
+        "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"
+    )
     workspace: WorkspaceSettings = WorkspaceSettings()
     spark: SparkSettings = SparkSettings()
 

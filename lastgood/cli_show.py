@@ -1,0 +1,42 @@
+"""`lastgood rules build` and `lastgood dashboards build`: what Prometheus and Grafana are given, from the settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lastgood.config import load
+from lastgood.errors import ConfigError
+
+rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
+dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
+Config = Annotated[Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")]
+Out = Annotated[Path, typer.Option("--out", help="folder to write to")]
+
+
+@rules.callback()
+@dashboards.callback()
+def _group() -> None:
+    """Keeps `build` a command of its own while it is the only one."""
+
+
+@rules.command("build")
+def build_rules(out: Out, config: Config = None) -> None:
+    """Write OUT/lastgood.rules.yml: recording and alerting rules."""
+    from lastgood.alerts.rules import build
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "lastgood.rules.yml"
+    path.write_text(build(load(config)))
+    print(path)
+
+
+@dashboards.command("build")
+def build_dashboards(out: Out, config: Config = None) -> None:
+    """Write the boards as OUT/NAME.json."""
+    try:
+        from lastgood.dashboards.grafana import write
+    except ImportError as error:
+        raise ConfigError("grafana-foundation-sdk is not installed; install lastgood[boards]") from error
+    for path in write(load(config), out):
+        print(path)

@@ -1,0 +1,136 @@
+"""What is generated and committed is what the code builds today, and asks only for metrics and labels that exist."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from lastgood.alerts.rules import build as build_rules
+from lastgood.alerts.rules import document
+from lastgood.config import Settings, load
+from lastgood.dashboards.boards import BOARDS
+from lastgood.dashboards.grafana import build as build_board
+from lastgood.exported import CATALOGUE, SERIES
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "conf" / "prometheus" / "lastgood.rules.yml"
+COMMANDS = (
+    "run: uv run lastgood rules build --out conf/prometheus; uv run lastgood dashboards build --out dashboards/built"
+)
+SPECIAL = {"le", "alertname", "policy", "window", "job"}
+
+
+def board(uid: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "dashboards" / "built" / f"{uid}.json").read_text())
+    return found
+
+
+def test_rules_are_what_the_policies_give() -> None:
+    assert RULES.read_text() == build_rules(Settings()), COMMANDS
+
+
+@pytest.mark.parametrize("one", BOARDS, ids=lambda one: one.uid)
+def test_boards_are_what_the_code_gives(one: Any) -> None:
+    assert (ROOT / "dashboards" / "built" / f"{one.uid}.json").read_text() == build_board(one, Settings()), COMMANDS
+
+
+def selectors(node: Any) -> Iterator[Any]:
+    """All vector selectors of a parsed query."""
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node
+        return
+    for name in ("expr", "lhs", "rhs", "vector_selector", "vs", "param"):
+        if (inner := getattr(node, name, None)) is not None:
+            yield from selectors(inner)
+    for inner in getattr(node, "args", None) or ():
+        yield from selectors(inner)
+
+
+def check(query: str, recorded: dict[str, set[str]]) -> set[str]:
+    """Metrics that a query uses; each must be exported or recorded, with the labels it is asked for."""
+    plain = query.replace("$__rate_interval", "5m").replace("$endpoint", "chat").replace("$version", "2")
+    found = list(selectors(promql_parser.parse(plain)))
+    assert found, query
+    for one in found:
+        labels = set(SERIES[one.name].labels) if one.name in SERIES else recorded.get(one.name)
+        assert labels is not None, f"{one.name} of {query} is neither exported nor recorded"
+        asked = {matcher.name for matcher in one.matchers.matchers}
+        assert asked <= labels | SPECIAL, f"{asked - labels} of {one.name} in {query}"
+    for by in re.findall(r"by \(([^)]*)\)", plain):
+        known = {
+            label for one in found for label in (SERIES[one.name].labels if one.name in SERIES else recorded[one.name])
+        }
+        assert set(re.split(r",\s*", by)) <= known | SPECIAL, query
+    return {one.name for one in found}
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def recorded() -> dict[str, set[str]]:
+    return {
+        rule["record"]: {"endpoint"} | ({"model_version"} if "model_version" in rule["expr"] else set())
+        for rule in rules()
+        if "record" in rule
+    }
+
+
+def test_every_query_of_every_board_asks_for_what_exists_and_every_metric_is_shown() -> None:
+    used: set[str] = set()
+    for one in BOARDS:
+        for panel in board(one.uid)["panels"]:
+            assert panel["description"], panel["title"]
+            for target in panel["targets"]:
+                used |= check(target["expr"], recorded())
+    shown = {SERIES[name].name for name in used if name in SERIES}
+    shown |= {
+        SERIES[name].name
+        for rule in rules()
+        if rule.get("record") in used
+        for name in check(rule["expr"], recorded())
+        if name in SERIES
+    }
+    missing = {one.name for one in CATALOGUE if not one.off_board} - shown
+    assert missing == set()
+    assert {one.name for one in CATALOGUE if one.off_board} & shown == set()
+
+
+def test_every_rule_asks_for_what_exists_and_says_what_to_do() -> None:
+    for rule in rules():
+        check(rule["expr"], recorded())
+        if "alert" in rule:
+            assert rule["labels"]["severity"] in ("page", "ticket")
+            assert set(rule["annotations"]) == {"summary", "runbook_url", "evidence_url"}
+            assert rule["annotations"]["runbook_url"].endswith(f"/{rule['alert']}")
+
+
+def test_boards_fit_the_grid_and_their_ids_are_their_own() -> None:
+    for one in BOARDS:
+        found = board(one.uid)
+        assert found["uid"] == one.uid
+        cells: set[tuple[int, int]] = set()
+        for panel in found["panels"]:
+            at = panel["gridPos"]
+            assert at["x"] + at["w"] <= 24
+            mine = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+            assert not mine & cells, panel["title"]
+            cells |= mine
+            assert panel["type"] in ("stat", "timeseries")
+            assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_an_endpoint_with_a_policy_of_its_own_has_rules_of_its_own() -> None:
+    settings = load(endpoints={"a.b": {"policy": {"error_slo": 0.001}}, "plain": {}})
+    groups = {group["name"]: group["rules"] for group in document(settings)["groups"]}
+    own, others = groups["lastgood-objectives-a.b"], groups["lastgood-objectives-default"]
+    assert 'endpoint="a.b"' in own[0]["expr"]
+    assert "14.4 * 0.001" in own[0]["expr"]
+    assert 'endpoint!~"a\\\\.b"' in others[0]["expr"]
+    for rule in (*own, *others):
+        promql_parser.parse(rule["expr"])
