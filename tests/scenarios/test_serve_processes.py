@@ -1,0 +1,118 @@
+"""Two `lastgood serve` processes on one PostgreSQL see the same verdict: one rollback, one page; the kill switch reaches both."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+import yaml
+from alerts_support import verdict
+
+from lastgood import delta, tables
+from lastgood.alerts.messages import plain
+from lastgood.alerts.notify.fake_pagerduty import serve_fake
+from lastgood.alerts.store import Store
+from lastgood.telemetry import arrow_schema
+from lastgood.workspace import local
+
+
+class Service:
+    """A process of the service; ends with the test."""
+
+    def __init__(self, config: Path, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "lastgood", "serve", "--config", str(config), "--poll-s", "0.5"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        assert self.process.stdout is not None
+        self.url = f"http://127.0.0.1:{json.loads(self.process.stdout.readline())['web']}"
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as one:
+        yield one
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+
+
+def write(storage: str, name: str) -> None:
+    """A verdict, as the judge job writes it."""
+    from dataclasses import replace
+
+    said = replace(verdict(at=datetime.now(UTC)), endpoint=name)
+    row: dict[str, Any] = {key: getattr(said, key) for key in ("endpoint", "candidate", "prior", "reason", "e_value")}
+    row |= {
+        "state": str(said.state),
+        "since": said.since,
+        "judged_at": said.judged_at,
+        "document": json.dumps(plain(said)),
+    }
+    schema = arrow_schema(tables.VERDICTS.fields)
+    delta.append(tables.Store(storage).path(tables.VERDICTS), pa.Table.from_pylist([row], schema))
+
+
+def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_url: str, stack: ExitStack) -> None:
+    space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
+    pager = stack.enter_context(serve_fake())
+    policy = {"verify_timeout_s": 3, "cooldown_s": 0}
+    document = {
+        "storage": str(tmp_path / "data"), "state_url": postgres_url, "window_s": 1,
+        "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
+        "receiver": {"grpc_port": 0, "http_port": 0}, "web": {"port": 0}, "pagerduty": {"url": pager.url},
+        "default": {"mode": "auto", "policy": policy},
+    }  # fmt: skip
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(yaml.safe_dump(document))
+    environment = {
+        **os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "LASTGOOD_PAGERDUTY_KEY": "r0",
+        "LASTGOOD_LINK_KEY": "k" * 32, "LASTGOOD_PERSON_TOKEN": "t", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    for name in ("first", "second"):
+        entities = [local.entity(local.MODELS[local.CHAT], v) for v in "23"]
+        routes = [
+            {"served_entity_name": e["name"], "traffic_percentage": s} for e, s in zip(entities, (0, 100), strict=True)
+        ]
+        space.service.state.create(
+            {"name": name, "config": {"served_entities": entities, "traffic_config": {"routes": routes}}}
+        )
+    services = []
+    for name in ("one", "two"):
+        spool = {"LASTGOOD_RECEIVER__SPOOL": str(tmp_path / name)}
+        services.append(Service(config, environment | spool))
+        stack.callback(services[-1].end)
+    write(document["storage"], "first")  # type: ignore[arg-type]
+    until(lambda: len(pager.events()) == 2, "a page at the start, and one because no telemetry shows a recovery")
+    said = [e["payload"]["summary"] for e in pager.events()]
+    assert "rolling back to version 2 by itself" in said[0] and "no recovery within 3 s" in said[1]
+    assert space.service.state.get("first")["config"]["config_version"] == 2
+    assert space.service.chaos.calls["update"] == 1, "the workspace was asked once"
+    subprocess.run(
+        [sys.executable, "-m", "lastgood", "kill", "on", "--why", "migration", "--config", str(config)],
+        env=environment, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert all(httpx.get(f"{s.url}/healthz").json()["kill_switch"] for s in services)
+    write(document["storage"], "second")  # type: ignore[arg-type]
+    until(lambda: len(pager.events()) == 3, "a page that asks")
+    assert "kill switch is on (person@example.com: migration)" in pager.events()[-1]["payload"]["summary"]
+    assert space.service.chaos.calls["update"] == 1
+    store = Store(postgres_url)
+    with store.read() as tx:
+        assert tx.verify() == []
+    store.close()
