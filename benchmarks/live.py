@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -53,13 +54,17 @@ class Live:
                 due = [one for one in self._seen if one[0] < until]
                 self._seen = [one for one in self._seen if one[0] >= until]
             if due:
-                rows = [vars(one) | {"window_start": one.start} for one in counted(self._endpoint, due)]
-                schema = arrow_schema(tables.WINDOWS.fields)
-                named = [
-                    {k: list(v.items()) if isinstance(v, dict) else v for k, v in row.items() if k in schema.names}
-                    for row in rows
-                ]
-                delta.append(self._path, pa.Table.from_pylist(named, schema))
+                write(self._path, counted(self._endpoint, due))
+
+
+def write(path: str, counts: Sequence[Counts]) -> None:
+    """Append counts to a windows table."""
+    schema = arrow_schema(tables.WINDOWS.fields)
+    rows = [vars(one) | {"window_start": one.start} for one in counts]
+    named = [
+        {k: list(v.items()) if isinstance(v, dict) else v for k, v in r.items() if k in schema.names} for r in rows
+    ]
+    delta.append(path, pa.Table.from_pylist(named, schema))
 
 
 def counted(endpoint: str, seen: list[tuple[datetime, str, int, float]]) -> list[Counts]:

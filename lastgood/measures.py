@@ -99,10 +99,15 @@ class Recovered:
 
 
 _FIGURE = {
-    "latency": ("p95_ms", 1.25, 20.0),
-    "quality": ("bad_answers", 1.5, 0.02),
-    "errors": ("error_rate", 1.5, 0.01),
+    "latency": ("p95_ms", 0.0, 1.25, 20.0),
+    "pace": ("p95_ms", 0.0, 1.25, 20.0),
+    "ttft": ("ttft_p95_ms", 0.0, 1.25, 20.0),
+    "length": ("tokens_out", 0.8, 1.25, 0.0),
+    "quality": ("bad_answers", 0.0, 1.5, 0.02),
+    "scores": ("bad_answers", 0.0, 1.5, 0.02),
+    "errors": ("error_rate", 0.0, 1.5, 0.01),
 }
+"""What the judge looked at -> the figure that must recover: at least so much, and at most so much and a slack, of what it was."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,11 @@ class WindowTelemetry:
         if requests < MIN_REQUESTS:
             return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
         share = sum(one.requests for one in after if one.model_version == bad_version) / requests
-        name, factor, slack = _FIGURE.get(metric, _FIGURE["errors"])
+        name, least, most, slack = _FIGURE.get(metric, _FIGURE["errors"])
         was = summary([one for one in counts if one.model_version == prior_version and one.start < since]).get(name)
         now = summary(after).get(name)
         moved = share <= MOVED_SHARE
-        recovered = None if now is None else now <= (was or 0.0) * factor + slack
+        recovered = None if now is None else (was or 0.0) * least <= now <= (was or 0.0) * most + slack
         metric_shown = metrics.BY_NAME[name]
         sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {metric_shown.label} {metric_shown.show(now)}"
         return Recovered(moved, recovered, sentence, {"share": share, name: now, "before": was})
