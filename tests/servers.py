@@ -85,7 +85,7 @@ def chromium(width: int, height: int) -> Iterator[WebDriver]:
     with tempfile.TemporaryDirectory() as profile:
         options = ChromeOptions()
         for flag in (
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-sync",
             "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
             f"--user-data-dir={profile}", "--force-device-scale-factor=2", f"--window-size={width},{height}",
         ):  # fmt: skip
