@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help check format test demo pins wheel
+.PHONY: help check format test demo pins wheel built collector
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -25,3 +25,10 @@ pins: ## resolve anew and write all transitive pins into pyproject.toml
 
 wheel: ## build the wheel through the sdist
 	uv build
+
+built: ## build the committed rules and boards anew
+	uv run lastgood rules build --out conf/prometheus
+	uv run lastgood dashboards build --out dashboards/built
+
+collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
+	bash benchmarks/collector.sh

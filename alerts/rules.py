@@ -96,7 +96,7 @@ class _Alerts:
         return rule | {
             "annotations": {
                 "summary": summary,
-                "runbook_url": f"{self._runbooks}/{name}",
+                "runbook_url": f"{self._runbooks}#{name.lower()}",
                 "evidence_url": f"{self._base}{link}",
             }
         }

@@ -102,12 +102,14 @@ def test_every_query_of_every_board_asks_for_what_exists_and_every_metric_is_sho
 
 
 def test_every_rule_asks_for_what_exists_and_says_what_to_do() -> None:
+    runbooks = (ROOT / "docs" / "runbooks.md").read_text()
     for rule in rules():
         check(rule["expr"], recorded())
         if "alert" in rule:
             assert rule["labels"]["severity"] in ("page", "ticket")
             assert set(rule["annotations"]) == {"summary", "runbook_url", "evidence_url"}
-            assert rule["annotations"]["runbook_url"].endswith(f"/{rule['alert']}")
+            assert rule["annotations"]["runbook_url"].endswith(f"#{rule['alert'].lower()}")
+            assert f"\n## {rule['alert']}\n" in runbooks
 
 
 def test_boards_fit_the_grid_and_their_ids_are_their_own() -> None:
