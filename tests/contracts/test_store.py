@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alerts_support import START, endpoint
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Connection, create_engine, inspect
 
 from lastgood.alerts import schema
 from lastgood.alerts.migrate import configuration
@@ -36,6 +37,15 @@ def store(url: str) -> Iterator[Store]:
     built = Store(url)
     yield built
     built.close()
+
+
+@contextmanager
+def raw(url: str) -> Iterator[Connection]:
+    """Past the store, as somebody with access to the database."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
 
 
 def incident(identity: str = "i1", candidate: str = "3") -> Incident:
@@ -151,7 +161,7 @@ def test_a_rollback_comes_back_as_it_was_and_one_writer_wins(store: Store) -> No
 def test_a_stored_plan_that_was_changed_is_not_used(store: Store, url: str) -> None:
     with store.begin() as tx:
         tx.add_rollback(rollback())
-    with create_engine(url).begin() as db:
+    with raw(url) as db:
         new = """replace(CAST(plan AS TEXT), '"chat-2": 100', '"chat-2": 99')"""
         kind = "JSON" if url.startswith("postgresql") else "TEXT"
         db.exec_driver_sql(f"UPDATE rollbacks SET plan = CAST({new} AS {kind})")
@@ -211,8 +221,10 @@ def test_the_kill_switch_is_remembered(store: Store, url: str) -> None:
         assert not tx.kill_switch().on
         tx.set_kill_switch(KillSwitch(True, "ann", "migration"))
         tx.set_kill_switch(KillSwitch(True, "bob", "still"))
-    with Store(url).read() as tx:
+    other = Store(url)
+    with other.read() as tx:
         assert tx.kill_switch() == KillSwitch(True, "bob", "still")
+    other.close()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +249,7 @@ def test_the_audit_log_shows_what_was_done_to_it(store: Store, url: str, tamper:
         for n in range(4):
             tx.record(START + timedelta(seconds=n), "ann", "did", n=n, seen=START)
         assert tx.verify() == []
-    with create_engine(url).begin() as db:
+    with raw(url) as db:
         for statement in tamper.split("; "):
             db.exec_driver_sql(statement)
     with store.read() as tx:
@@ -290,7 +302,7 @@ def test_instances_that_start_together_migrate_once(url: str) -> None:
 
 def test_the_state_of_a_newer_release_is_left_alone(url: str) -> None:
     Store(url).close()
-    with create_engine(url).begin() as db:
+    with raw(url) as db:
         db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigError, match="newer Lastgood"):
         Store(url)
@@ -326,8 +338,10 @@ def test_an_unusable_address_is_a_configuration_error(url: str) -> None:
 
 
 def test_a_value_postgresql_cannot_hold_is_refused(postgres_url: str) -> None:
-    with pytest.raises(RefusedError, match="cannot be stored"), Store(postgres_url).begin() as tx:
+    store = Store(postgres_url)
+    with pytest.raises(RefusedError, match="cannot be stored"), store.begin() as tx:
         tx.record(START, "ann\x00", "did")
+    store.close()
 
 
 def test_a_database_that_does_not_answer_is_worth_another_try() -> None:

@@ -26,11 +26,11 @@ CLIENT = "lastgood"
 class Built:
     """A site on a known port, so that a login provider finds its way back."""
 
-    def __init__(self, folder: Path, web: dict[str, Any], policy: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, web: dict[str, Any], policy: dict[str, Any], state: str | None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = settings(Mode.APPROVE, Web(base_url=self.url, **web), **policy)
-        self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), config)
+        self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), config, url=state)
         self.house.verdict()
         self.house.tick()
         self.app = create_app(self.house.controller)
@@ -42,10 +42,12 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     with ExitStack() as stack:
 
-        def make(tokens: str = PERSON, policy: dict[str, Any] | None = None, **web: Any) -> Site:
+        def make(
+            tokens: str = PERSON, policy: dict[str, Any] | None = None, state: str | None = None, **web: Any
+        ) -> Site:
             monkeypatch.setenv("LASTGOOD_PERSON_TOKEN", tokens)
             monkeypatch.setenv("LASTGOOD_HOOK_TOKEN", "hook-token")
-            built = Built(tmp_path, web, policy or {})
+            built = Built(tmp_path, web, policy or {}, state)
             stack.enter_context(serving(built.app, built.port))
             site = Site(built.house, built.url)
             stack.callback(built.house.close)
@@ -227,8 +229,12 @@ def test_the_hook_needs_its_token_and_takes_only_groups(build: Any) -> None:
 # every input
 
 
-def test_nothing_the_description_allows_or_forbids_makes_a_server_error(build: Any) -> None:
-    site = build(posts_per_minute=1_000_000)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_nothing_the_description_allows_or_forbids_makes_a_server_error(
+    build: Any, database: str, request: pytest.FixtureRequest
+) -> None:
+    state = request.getfixturevalue("postgres_url") if database == "postgresql" else None
+    site = build(state=state, posts_per_minute=1_000_000)
     schema = schemathesis.openapi.from_url(f"{site.url}/openapi.json")
     calls = 0
     bounded = hypothesis_settings(
