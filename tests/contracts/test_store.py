@@ -256,6 +256,17 @@ def test_the_audit_log_shows_what_was_done_to_it(store: Store, url: str, tamper:
         assert problem in tx.verify()
 
 
+def test_audit_entries_are_found_by_incident_and_by_kind(store: Store) -> None:
+    with store.begin() as tx:
+        tx.record(START, "ann", "kill switch on", why="100% sure")
+        tx.record(START, "judge", "opened", incident="i1")
+        tx.record(START, "judge", "opened", incident="i2")
+        assert [e["seq"] for e in tx.audit("i1")] == [2]
+        assert [e["seq"] for e in tx.audit(what="kill switch")] == [1]
+        assert [e["seq"] for e in tx.audit(what="k%")] == []
+        assert len(tx.audit()) == 3
+
+
 def test_audit_entries_of_several_writers_form_one_chain(store: Store, url: str) -> None:
     def write(mine: Store, i: int) -> bool:
         for n in range(5):
