@@ -56,6 +56,10 @@ def next_step(
     reasons: tuple[str, ...] = (f"step to {target} %: the judge must call version {version} healthy before the next",)
     if endpoint.entity(version) is None:
         reasons += (f"version {version} is deployed first, at 0 %",)
+    if charge.settings.get("scale_to_zero_enabled"):
+        reasons += (
+            f"version {charge.entity_version} may scale to zero once it is at 0 %: going back would take minutes",
+        )
     return make_plan(
         endpoint,
         charge.entity_version,

@@ -40,6 +40,12 @@ def test_a_snapshot_of_the_version_is_used_where_there_is_one() -> None:
     assert plan is not None and plan.entities[1]["workload_size"] == "Large"
 
 
+def test_a_prior_version_that_may_scale_to_zero_is_named() -> None:
+    e = Endpoint("chat", 7, (entity("2", scale_to_zero_enabled=True), entity("3")), {"chat-2": 100, "chat-3": 0})
+    plan = step(e)
+    assert plan is not None and "version 2 may scale to zero" in plan.reasons[-1]
+
+
 @pytest.mark.parametrize(("share", "after"), [(0, 5), (4, 5), (5, 25), (30, 50), (50, 100), (99, 100)])
 def test_it_goes_on_from_the_share_the_endpoint_shows(share: int, after: int) -> None:
     plan = step(endpoint("2", "3", v2=100 - share, v3=share))
