@@ -19,6 +19,7 @@ gomod() { echo "  - {gomod: ${1/@/ }}"; }
 ./builder --config builder.yaml --skip-get-modules --skip-compilation
 cd out
 grep -q ^module go.mod 2>/dev/null || go mod init example.com/otelcol
-go get -mod=mod "${parts[@]}" "$core/otelcol@$version"
-go build -mod=mod -o ../../otelcol .
+export GOFLAGS=-mod=mod
+go get "${parts[@]}" "$core/otelcol@$version"
+go build -o ../../otelcol .
 echo "now: OTELCOL=build/otelcol uv run python -m benchmarks.ingest"
