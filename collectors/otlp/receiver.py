@@ -6,22 +6,15 @@ Retry-After (the spool is full); what can not is INVALID_ARGUMENT / 400, UNAUTHE
 
 import asyncio
 import hmac
-import io
 import logging
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import grpc
-import pyarrow as pa
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,84 +24,14 @@ from starlette.routing import Route
 from lastgood.asgi import bind
 from lastgood.collectors.otlp import feedback, rows
 from lastgood.collectors.otlp.bodies import redact
-from lastgood.collectors.otlp.spool import FEEDBACK, LOGS, METRICS, TRACES, Record
+from lastgood.collectors.otlp.signals import JSON, PROTOBUF, SIGNALS, Signal, answer, refusal, retry_info, unpack
+from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
 from lastgood.config import Receiver, secret
 from lastgood.errors import ConfigError, TransientError
 from lastgood.redact import Redactor
 
 log = logging.getLogger(__name__)
-PROTOBUF, JSON = "application/x-protobuf", "application/json"
-
-
-@dataclass(frozen=True)
-class Signal:
-    """One of OTLP's services: its messages, how many items an export has, and how many of them Lastgood does not take."""
-
-    kind: int
-    name: str
-    path: str
-    request: type[Message]
-    answer: Callable[[int, int], Message]
-    count: Callable[[Any, datetime], tuple[int, int]]
-
-
-def _spans(request: Any, _: datetime) -> tuple[int, int]:
-    return sum(len(scope.spans) for group in request.resource_spans for scope in group.scope_spans), 0
-
-
-def _scored(decode: Callable[[Any, datetime], rows.Decoded]) -> Callable[[Any, datetime], tuple[int, int]]:
-    def count(request: Any, now: datetime) -> tuple[int, int]:
-        found = decode(request, now)
-        return len(found.scores), found.others
-
-    return count
-
-
-_ONLY = "only evaluation scores (gen_ai.evaluation...) are taken"
-
-
-def _logs_answer(taken: int, left: int) -> Message:
-    part = logs_pb.ExportLogsPartialSuccess(rejected_log_records=left, error_message=_ONLY)
-    return logs_pb.ExportLogsServiceResponse(partial_success=part if left else None)
-
-
-def _metrics_answer(taken: int, left: int) -> Message:
-    part = metrics_pb.ExportMetricsPartialSuccess(rejected_data_points=left, error_message=_ONLY)
-    return metrics_pb.ExportMetricsServiceResponse(partial_success=part if left else None)
-
-
-SIGNALS = (
-    Signal(TRACES, "trace.v1.TraceService", "/v1/traces", trace_pb.ExportTraceServiceRequest,
-           lambda taken, left: trace_pb.ExportTraceServiceResponse(), _spans),
-    Signal(LOGS, "logs.v1.LogsService", "/v1/logs", logs_pb.ExportLogsServiceRequest, _logs_answer, _scored(rows.logs)),
-    Signal(METRICS, "metrics.v1.MetricsService", "/v1/metrics", metrics_pb.ExportMetricsServiceRequest, _metrics_answer,
-           _scored(rows.metrics)),
-)  # fmt: skip
-
-
-def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its content encoding. Errors: ValueError (unknown, broken, or larger than `limit` bytes)."""
-    if encoding in ("", "identity"):
-        return body
-    if encoding == "zstd":
-        try:
-            plain: bytes = pa.input_stream(io.BytesIO(body), compression="zstd").read(limit + 1)
-        except OSError as error:
-            raise ValueError(f"broken zstd body: {error}") from error
-        whole = True
-    elif encoding in ("gzip", "deflate"):
-        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        try:
-            plain = inflate.decompress(body, limit + 1)
-        except zlib.error as error:
-            raise ValueError(f"broken {encoding} body: {error}") from error
-        whole = inflate.eof
-    else:
-        raise ValueError(f"content encoding {encoding!r} is not supported; send gzip or zstd")
-    if len(plain) > limit or not whole:
-        raise ValueError(f"{encoding} body is cut short or above {limit} bytes")
-    return plain
 
 
 class Senders:
@@ -128,10 +51,6 @@ class Senders:
             return True
         given = (authorization or "").removeprefix("Bearer ").encode()
         return sum(hmac.compare_digest(given, token.encode()) for token in self._tokens.values()) > 0
-
-
-class NotAllowedError(Exception):
-    """No sender's token."""
 
 
 @dataclass
@@ -195,23 +114,23 @@ class OtlpReceiver:
             kind = request.headers.get("content-type", "").split(";")[0].strip()
             try:
                 if not self.senders.knows(request.headers.get("authorization")):
-                    return _refusal(kind, 401, "no sender's token", {"www-authenticate": "Bearer"})
+                    return refusal(kind, 401, "no sender's token", {"www-authenticate": "Bearer"})
                 if kind not in (PROTOBUF, JSON):
-                    return _refusal(kind, 415, f"content type {kind!r}; expected {PROTOBUF} or {JSON}")
+                    return refusal(kind, 415, f"content type {kind!r}; expected {PROTOBUF} or {JSON}")
                 encoding = request.headers.get("content-encoding", "").strip().lower()
                 plain = unpack(await self._body(request), encoding, self.settings.max_body_bytes)
                 message = rows.parse_json(plain, signal.request()) if kind == JSON else None
-                answer = await self.accept(signal, b"" if message else plain, message)
+                said = await self.accept(signal, b"" if message else plain, message)
             except TimeoutError:
-                return _refusal(kind, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
+                return refusal(kind, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
             except OverflowError as error:
-                return _refusal(kind, 413, str(error))
+                return refusal(kind, 413, str(error))
             except TransientError as error:
                 wait = {"retry-after": str(max(1, round(error.retry_after_s or 1)))}
-                return _refusal(kind, 429 if "spool" in str(error) else 503, str(error), wait)
+                return refusal(kind, 429 if "spool" in str(error) else 503, str(error), wait)
             except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
-                return _refusal(kind, 400, f"not an OTLP export: {error}"[:300])
-            return _answer(kind, 200, answer)
+                return refusal(kind, 400, f"not an OTLP export: {error}"[:300])
+            return answer(kind, 200, said)
 
         return export
 
@@ -219,18 +138,18 @@ class OtlpReceiver:
         """`POST /v1/feedback`: see `feedback`."""
         try:
             if not self.senders.knows(request.headers.get("authorization")):
-                return _refusal(JSON, 401, "no sender's token", {"www-authenticate": "Bearer"})
+                return refusal(JSON, 401, "no sender's token", {"www-authenticate": "Bearer"})
             body = await self._body(request)
             reports = feedback.parse(body)
             await self.writer.put(Record(FEEDBACK, int(self.clock().timestamp() * 1e6), body))
         except TimeoutError:
-            return _refusal(JSON, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
+            return refusal(JSON, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
         except OverflowError as error:
-            return _refusal(JSON, 413, str(error))
+            return refusal(JSON, 413, str(error))
         except TransientError as error:
-            return _refusal(JSON, 429, str(error), {"retry-after": str(max(1, round(error.retry_after_s or 1)))})
+            return refusal(JSON, 429, str(error), {"retry-after": str(max(1, round(error.retry_after_s or 1)))})
         except ValueError as error:
-            return _refusal(JSON, 400, str(error)[:300])
+            return refusal(JSON, 400, str(error)[:300])
         return JSONResponse({"accepted": len(reports)})
 
     def routes(self) -> list[Route]:
@@ -249,7 +168,7 @@ class OtlpReceiver:
             except TransientError as error:
                 full = "spool" in str(error)
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
-                await context.abort(code, str(error), _retry_info(error, full))
+                await context.abort(code, str(error), retry_info(error, full))
             except DecodeError as error:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not an OTLP export: {error}")
             raise AssertionError("abort raises")
@@ -324,31 +243,3 @@ def _https(settings: Receiver) -> dict[str, Any]:
     if settings.tls_client_ca is None:
         return found
     return found | {"ssl_ca_certs": str(settings.tls_client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-
-
-def _retry_info(error: TransientError, full: bool) -> tuple[tuple[str, bytes], ...]:
-    """OTLP senders retry RESOURCE_EXHAUSTED only where RetryInfo says when."""
-    wait = error.retry_after_s or 1.0
-    told = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(wait), nanos=int(wait % 1 * 1e9)))
-    code = code_pb2.RESOURCE_EXHAUSTED if full else code_pb2.UNAVAILABLE
-    status = status_pb2.Status(code=code, message=str(error))
-    status.details.add().Pack(told)
-    return (("grpc-status-details-bin", status.SerializeToString()),)
-
-
-def _answer(kind: str, status: int, message: Message, headers: Mapping[str, str] | None = None) -> Response:
-    if kind == JSON:
-        from google.protobuf.json_format import MessageToJson
-
-        return Response(MessageToJson(message, indent=None), status, headers, JSON)
-    return Response(message.SerializeToString(), status, headers, PROTOBUF)
-
-
-def _refusal(kind: str, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as OTLP/HTTP wants it: a google.rpc.Status in the sender's own encoding."""
-    if kind not in (PROTOBUF, JSON):
-        return Response(text, status, headers)
-    return _answer(kind, status, status_pb2.Status(message=text), headers)
-
-
-__all__ = ["OtlpReceiver", "Senders", "Signal", "unpack"]

@@ -1,0 +1,117 @@
+"""OTLP's services as the receiver sees them (pure): messages, how many items of an export are taken, the answers, the refusals."""
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
+from starlette.responses import Response
+
+from lastgood.collectors.otlp import rows
+from lastgood.collectors.otlp.spool import LOGS, METRICS, TRACES
+from lastgood.errors import TransientError
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One of OTLP's services: its messages, how many items an export has, and how many of them Lastgood does not take."""
+
+    kind: int
+    name: str
+    path: str
+    request: type[Message]
+    answer: Callable[[int, int], Message]
+    count: Callable[[Any, datetime], tuple[int, int]]
+
+
+def _spans(request: Any, _: datetime) -> tuple[int, int]:
+    return sum(len(scope.spans) for group in request.resource_spans for scope in group.scope_spans), 0
+
+
+def _scored(decode: Callable[[Any, datetime], rows.Decoded]) -> Callable[[Any, datetime], tuple[int, int]]:
+    def count(request: Any, now: datetime) -> tuple[int, int]:
+        found = decode(request, now)
+        return len(found.scores), found.others
+
+    return count
+
+
+_ONLY = "only evaluation scores (gen_ai.evaluation...) are taken"
+
+
+def _logs_answer(taken: int, left: int) -> Message:
+    part = logs_pb.ExportLogsPartialSuccess(rejected_log_records=left, error_message=_ONLY)
+    return logs_pb.ExportLogsServiceResponse(partial_success=part if left else None)
+
+
+def _metrics_answer(taken: int, left: int) -> Message:
+    part = metrics_pb.ExportMetricsPartialSuccess(rejected_data_points=left, error_message=_ONLY)
+    return metrics_pb.ExportMetricsServiceResponse(partial_success=part if left else None)
+
+
+SIGNALS = (
+    Signal(TRACES, "trace.v1.TraceService", "/v1/traces", trace_pb.ExportTraceServiceRequest,
+           lambda taken, left: trace_pb.ExportTraceServiceResponse(), _spans),
+    Signal(LOGS, "logs.v1.LogsService", "/v1/logs", logs_pb.ExportLogsServiceRequest, _logs_answer, _scored(rows.logs)),
+    Signal(METRICS, "metrics.v1.MetricsService", "/v1/metrics", metrics_pb.ExportMetricsServiceRequest, _metrics_answer,
+           _scored(rows.metrics)),
+)  # fmt: skip
+
+
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its content encoding. Errors: ValueError (unknown, broken, or larger than `limit` bytes)."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding == "zstd":
+        try:
+            plain: bytes = pa.input_stream(io.BytesIO(body), compression="zstd").read(limit + 1)
+        except OSError as error:
+            raise ValueError(f"broken zstd body: {error}") from error
+        whole = True
+    elif encoding in ("gzip", "deflate"):
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            plain = inflate.decompress(body, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"broken {encoding} body: {error}") from error
+        whole = inflate.eof
+    else:
+        raise ValueError(f"content encoding {encoding!r} is not supported; send gzip or zstd")
+    if len(plain) > limit or not whole:
+        raise ValueError(f"{encoding} body is cut short or above {limit} bytes")
+    return plain
+
+
+def retry_info(error: TransientError, full: bool) -> tuple[tuple[str, bytes], ...]:
+    """OTLP senders retry RESOURCE_EXHAUSTED only where RetryInfo says when."""
+    wait = error.retry_after_s or 1.0
+    told = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(wait), nanos=int(wait % 1 * 1e9)))
+    code = code_pb2.RESOURCE_EXHAUSTED if full else code_pb2.UNAVAILABLE
+    status = status_pb2.Status(code=code, message=str(error))
+    status.details.add().Pack(told)
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def answer(kind: str, status: int, message: Message, headers: Mapping[str, str] | None = None) -> Response:
+    if kind == JSON:
+        return Response(MessageToJson(message, indent=None), status, headers, JSON)
+    return Response(message.SerializeToString(), status, headers, PROTOBUF)
+
+
+def refusal(kind: str, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as OTLP/HTTP wants it: a google.rpc.Status in the sender's own encoding."""
+    if kind not in (PROTOBUF, JSON):
+        return Response(text, status, headers)
+    return answer(kind, status, status_pb2.Status(message=text), headers)
