@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from lastgood.config import load
-from lastgood.errors import ConfigError
 
 rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
@@ -34,9 +33,7 @@ def build_rules(out: Out, config: Config = None) -> None:
 @dashboards.command("build")
 def build_dashboards(out: Out, config: Config = None) -> None:
     """Write the boards as OUT/NAME.json."""
-    try:
-        from lastgood.dashboards.grafana import write
-    except ImportError as error:
-        raise ConfigError("grafana-foundation-sdk is not installed; install lastgood[boards]") from error
+    from lastgood.dashboards.grafana import write
+
     for path in write(load(config), out):
         print(path)
