@@ -30,7 +30,8 @@ def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
         Counts(
             row["endpoint"], row["model_version"], row["stratum"], _utc(row["window_start"]), row["rows"], row["requests"],
             row["errors"] or {}, row["latency"] or {}, row["ttft"] or {}, row["feature_age"] or {}, row["tokens_in"], row["tokens_out"],
-            tuple(row["error_requesters"] or ()), row["quality"] or {},
+            tuple(row["error_requesters"] or ()), row["quality"] or {}, row["length"] or {}, row["pace"] or {},
+            row["requesters"] or {}, row["scores"] or {},
         )
         for row in rows
     ]  # fmt: skip

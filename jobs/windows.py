@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.quality import quality_flags
 from lastgood.runs import Context, Run, increment, merge
-from lastgood.windows import CHARS_PER_TOKEN, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, ZERO
+from lastgood.windows import CAP_REQUESTERS, CHARS_PER_TOKEN, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 KEY = ["endpoint", "model_version", "stratum", "window_start"]
-METRICS = {"latency": "latency_ms", "ttft": "ttft_ms", "feature_age": "feature_age_ms"}
+METRICS = {
+    "latency": "latency_ms", "ttft": "ttft_ms", "feature_age": "feature_age_ms", "length": "tokens_out", "pace": "pace_ms",
+}  # fmt: skip
+SCORE_PREFIX = "eval."
+"""Attributes with this prefix are evaluation scores or labels, 0-1."""
+
+
+_WORST = {"slow": "latency_ms", "paced": "pace_ms"}
+_ENTRIES = "array<struct<metric:string,bucket:int,code:string,value:double>>"
 
 
 def window_start(seconds: int) -> "Column":
@@ -51,6 +59,7 @@ def keyed(requests: "DataFrame", seconds: int) -> "DataFrame":
         .withColumn("stratum", _stratum())
         .withColumn("window_start", window_start(seconds))
         .withColumn("weight", f.coalesce("weight", f.lit(1.0)))
+        .withColumn("pace_ms", f.col("latency_ms") / (f.col("tokens_out") + START_TOKENS))
     )
 
 
@@ -60,38 +69,54 @@ def count(requests: "DataFrame") -> "DataFrame":
 
     null = f.lit(None)
 
-    def entry(metric: str, bucket: "Column", code: "Column", when: "Column") -> "Column":
-        return f.when(
-            when,
-            f.struct(
-                f.lit(metric).alias("metric"),
-                bucket.cast("int").alias("bucket"),
-                code.alias("code"),
-            ),
-        )
+    def entry(metric: str, bucket: "Column", code: "Column", when: "Column", value: "Column" = null) -> "Column":
+        parts = (f.lit(metric).alias("metric"), bucket.cast("int").alias("bucket"), code.alias("code"))
+        return f.when(when, f.struct(*parts, value.cast("double").alias("value")))
 
     text = null.cast("string")
+    known = f.substring(f.sha2("requester", 256), 1, 12)
     entries = [
         entry("n", null, text, f.lit(True)),
         entry("error", null, f.col("error_code"), f.col("error_code").isNotNull()),
+        entry("who", null, known, f.col("requester").isNotNull()),
     ]
     entries += [entry(m, _bucket(c), text, f.col(c).isNotNull() & ~f.isnan(c)) for m, c in METRICS.items()]
-    who = f.coalesce(f.substring(f.sha2("requester", 256), 1, 12), f.lit("?"))
+    evals = f.filter(f.map_keys("attributes"), lambda name: name.startswith(SCORE_PREFIX))
+    scores = f.transform(
+        evals,
+        lambda name: entry(
+            "score", null, name.substr(f.lit(len(SCORE_PREFIX) + 1), f.length(name)), f.lit(True),
+            f.col("attributes")[name].try_cast("double"),
+        ),
+    )  # fmt: skip
+    all_entries = f.concat(f.array(*entries), f.coalesce(scores, f.array().cast(_ENTRIES)))
     long = requests.select(
         *KEY,
         "weight",
         (f.col("tokens_in") * f.col("weight")).alias("tin"),
         (f.col("tokens_out") * f.col("weight")).alias("tout"),
-        f.when(f.col("error_code").isNotNull(), who).alias("who"),
-        f.explode(f.filter(f.array(*entries), lambda one: one.isNotNull())).alias("e"),
-    ).select("*", "e.metric", "e.bucket", "e.code")
+        f.when(f.col("error_code").isNotNull(), f.coalesce(known, f.lit("?"))).alias("who"),
+        *(f.when(f.col(column) > 0, _bucket(column)).cast("bigint").alias(name) for name, column in _WORST.items()),
+        f.explode(f.filter(all_entries, lambda one: one.isNotNull())).alias("e"),
+    ).select(
+        "*", "e.metric", "e.bucket", "e.code", f.least(f.greatest("e.value", f.lit(0.0)), f.lit(1.0)).alias("value")
+    )
     cells = long.groupBy(*KEY, "metric", "bucket", "code").agg(
         f.sum("weight").alias("w"),
         f.count("*").alias("rows"),
         f.sum("tin").alias("tin"),
         f.sum("tout").alias("tout"),
         f.collect_set(f.when(f.col("metric") == "error", f.col("who"))).alias("who"),
-    )
+        f.array(
+            f.count("*"), f.count("who"), f.coalesce(f.max("slow"), f.lit(ZERO)), f.coalesce(f.max("paced"), f.lit(ZERO)),
+            *(part for name in _WORST for part in (f.count(name), f.coalesce(f.sum(name), f.lit(0)))),
+        ).alias("facts"),
+        f.array(f.count("value").cast("double"), f.sum("value"), f.sum(f.col("value") * f.col("value"))).alias("sums"),
+    )  # fmt: skip
+
+    def named(metric: str, what: str, cap: int, name: str) -> "Column":
+        cell = f.when((f.col("metric") == metric) & f.element_at(what, 1).isNotNull(), f.struct("code", what))
+        return f.map_from_entries(f.slice(f.array_sort(f.collect_list(cell)), 1, cap)).alias(name)
 
     def histogram(metric: str, by: str) -> "Column":
         cell = f.when(f.col("metric") == metric, f.struct(by, "w"))
@@ -112,6 +137,8 @@ def count(requests: "DataFrame") -> "DataFrame":
                 1,
                 KEPT_REQUESTERS,
             ).alias("error_requesters"),
+            named("who", "facts", CAP_REQUESTERS, "requesters"),
+            named("score", "sums", CAP_REQUESTERS, "scores"),
         )
         .select(*tables.WINDOWS.columns)
     )

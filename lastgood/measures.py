@@ -28,6 +28,7 @@ def windows(store: tables.Store, endpoint: str | None = None) -> list[Counts]:
             row["endpoint"], row["model_version"], row["stratum"], row["window_start"].astimezone(UTC), row["rows"], row["requests"],
             dict(row["errors"] or ()), dict(row["latency"] or ()), dict(row["ttft"] or ()), dict(row["feature_age"] or ()),
             row["tokens_in"], row["tokens_out"], tuple(row["error_requesters"] or ()), answers.get(tuple(row[name] for name in key), {}),
+            *(dict(row.get(name) or ()) for name in ("length", "pace", "requesters", "scores")),
         )  # fmt: skip
         found.append(one)
     return sorted(found, key=lambda one: (one.start, one.model_version, one.stratum))

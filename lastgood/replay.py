@@ -20,7 +20,8 @@ from lastgood.config import Policy
 from lastgood.errors import ConfigError
 from lastgood.judge import Evidence, History, Verdict, changes
 from lastgood.judge.columns import Columns, columns
-from lastgood.judge.records import Records, columns_of
+from lastgood.judge.power import Traffic
+from lastgood.judge.records import Records, buckets, columns_of
 from lastgood.windows import Counts, bucket
 
 NEEDED = ("endpoint", "model_version", "requested_at")
@@ -84,17 +85,19 @@ def _codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str
     return index.astype(np.int64), [str(one) for one in names]
 
 
-def records(table: pa.Table, endpoint: str, new: str, prior: str) -> Records:
-    """Usable requests of the two versions. Errors: ConfigError when columns or versions are missing."""
+def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> Records:
+    """Usable requests of the two versions (None, None: of all). Errors: ConfigError when columns or versions are missing."""
     lost = [name for name in NEEDED if name not in table.column_names]
     if lost:
         raise ConfigError(f"no column {', '.join(lost)}; there are {', '.join(table.column_names)}")
     table = table.filter(pc.equal(pc.cast(table["endpoint"], pa.string()), endpoint))
     version = text(table["model_version"])
     seen = sorted({str(one) for one in version if one is not None})
-    if new not in seen or prior not in seen:
-        raise ConfigError(f"endpoint {endpoint}: versions {new} and {prior} wanted, found {', '.join(seen) or 'none'}")
-    keep = (version == new) | (version == prior)
+    wanted = [one for one in (new, prior) if one is not None]
+    if not seen or not set(wanted) <= set(seen):
+        names = " and ".join(wanted) or "any"
+        raise ConfigError(f"endpoint {endpoint}: version {names} wanted, found {', '.join(seen) or 'none'}")
+    keep = np.isin(version.astype(str), wanted or seen)
     table, version = table.filter(pa.array(keep)), version[keep]
     nobody = np.full(len(table), None, object)
     errors = text(table["error_code"]) if "error_code" in table.column_names else nobody
@@ -105,18 +108,11 @@ def records(table: pa.Table, endpoint: str, new: str, prior: str) -> Records:
     scope_index, scopes = _codes(np.where(scope == None, "?", scope))  # noqa: E711 (element-wise)
     at = moments(table["requested_at"])
     numbers = {n: _number(table, n) for n in ("latency_ms", "tokens_in", "tokens_out", "ttft_ms", "feature_age_ms")}
+    pod, _ = _codes(text(table["pod"]) if "pod" in table.column_names else nobody)
     values = {n[5:]: _number(table, n) for n in table.column_names if n.startswith("eval.")}
     found = Records(
-        at,
-        (version == new).astype(np.int64),
-        code,
-        codes,
-        who,
-        scope=scope_index,
-        scopes=scopes,
-        values=values,
-        **numbers,
-    )
+        at, (version == new).astype(np.int64), code, codes, who, scope=scope_index, scopes=scopes, pod=pod, values=values, **numbers
+    )  # fmt: skip
     return found.take(np.isfinite(at))
 
 
@@ -190,3 +186,31 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "e_values": {name: one["e"] for name, one in trail.get("streams", {}).items()},
         "unit": trail.get("unit"), "findings": document["findings"],
     }  # fmt: skip
+
+
+def traffic(path: Path, endpoint: str, share: float) -> Traffic:
+    """Requests a minute, failures and latency of an endpoint's history. Errors: ConfigError."""
+    found = records(read(path), endpoint, None, None)
+    minutes = max(1.0, float(found.at.max() - found.at.min()) / 60)
+    known = found.latency_ms[found.latency_ms > 0]
+    names, weights = np.unique(buckets(known), return_counts=True)
+    return Traffic(
+        len(found.at) / minutes, share, float((found.code >= 0).mean()), names.astype(float), weights.astype(float)
+    )
+
+
+def draw_power(curves: dict[str, list[float]], out: Path) -> None:
+    """The share of regressions seen by the minute, one line per case."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for name, share in curves.items():
+        axis.step(range(len(share)), [100 * one for one in share], where="post", label=name)
+    axis.set(xlabel="minutes since the regression began", ylabel="seen (%)", ylim=(0, 101))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(out, dpi=120)
+    plt.close(figure)

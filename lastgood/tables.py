@@ -87,6 +87,16 @@ WINDOWS = Table(
             "array<string>",
             "hashes of up to 8 requesters that saw a failure",
         ),
+        Field("length", "map<int,double>", "tokens_out bucket -> requests"),
+        Field("pace", "map<int,double>", "bucket of latency_ms / (tokens_out + 16) -> requests"),
+        Field(
+            "requesters", "map<string,array<bigint>>", "hash -> facts of a requester, see windows.Counts; at most 512"
+        ),
+        Field(
+            "scores",
+            "map<string,array<double>>",
+            "evaluation or label (attribute eval.*) -> number, sum, sum of squares",
+        ),
     ),
     _KEY_NAMES,
 )

@@ -35,6 +35,8 @@ _ARROW = {
     "map<string,string>": pa.map_(pa.string(), pa.string()),
     "map<string,double>": pa.map_(pa.string(), pa.float64()),
     "map<int,double>": pa.map_(pa.int32(), pa.float64()),
+    "map<string,array<bigint>>": pa.map_(pa.string(), pa.list_(pa.int64())),
+    "map<string,array<double>>": pa.map_(pa.string(), pa.list_(pa.float64())),
 }
 
 

@@ -21,7 +21,7 @@ from lastgood.windows import middle
 if TYPE_CHECKING:
     from lastgood.judge.judge import Evidence, History
 
-SAFE_RATIO, SAFE_E, SLO_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 100.0, 1000.0, 0.05
+SAFE_RATIO, SAFE_E, GONE_E, SLO_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 3.0, 100.0, 1000.0, 0.05
 STALE_SHARE = 0.5
 FIRST_ATTEMPT = 0.9
 """Part of the budget that a version's first attempt may use; the others share the rest (see `budget`)."""
@@ -286,7 +286,10 @@ def others(look: Look) -> list[Finding]:
         found.append(Finding("output drift", said))
     e = float(look.trail.slo[look.t, 0, 1])
     if e >= SLO_E:
-        rate = float(look.trail.bad[look.t, 0]) / max(1.0, look.served[0])
+        cols = look.trail.cols
+        began = cols.times[0] + 60 * look.trail.slo_onset[look.t, 0, 1]
+        rows = slice(int(np.searchsorted(cols.times, began)), look.t + 1)
+        rate = float(cols.failed[rows, :, 1].sum() / max(1.0, cols.n[rows, :, 1].sum()))
         said = f"{rate:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
         found.append(Finding("error SLO", said, e, new_rate=rate))
     if look.case.off_plan[look.t]:
@@ -335,13 +338,19 @@ def _not_worse(blocks: Blocks, k: int) -> npt.NDArray[np.bool_]:
     n, x = blocks.n.reshape(-1, 2), blocks.x[..., k].reshape(-1, 2)
     logs = eprocess.log_e_better(n[:, 1], n[:, 0], x[:, 1], x.sum(-1), SAFE_RATIO)
     total = np.cumsum(logs.reshape(*blocks.n.shape[:2], -1).sum(1), 0)
-    return np.asarray(np.logaddexp.reduce(total, -1) - math.log(total.shape[-1]) >= math.log(SAFE_E))
+    return _shown(np.logaddexp.reduce(total, -1) - math.log(total.shape[-1]))
+
+
+def _shown(log_e: Floats) -> npt.NDArray[np.bool_]:
+    """[T]: evidence that has reached SAFE_E, which may happen at any look, and has not gone since."""
+    reached = np.maximum.accumulate(log_e) >= math.log(SAFE_E)
+    return np.asarray(reached & (log_e >= math.log(GONE_E)))
 
 
 def _below(n: Floats, x: Floats, rate: float) -> npt.NDArray[np.bool_]:
     """Evidence that a bad rate is below `rate`: the likelihood ratios of rate/2, rate/4 and rate/10, averaged."""
     logs = eprocess.log_e_above(n, np.minimum(x, n), rate, np.array([1 / 2, 1 / 4, 1 / 10]))
-    return np.asarray(np.logaddexp.reduce(logs, -1) - math.log(3) >= math.log(SAFE_E))
+    return _shown(np.logaddexp.reduce(logs, -1) - math.log(3))
 
 
 __all__ = ["Case", "Look", "budget", "missing", "others", "state", "vetoes"]

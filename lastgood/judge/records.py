@@ -27,7 +27,8 @@ SIZES = (*(str(edge) for edge in SIZE_EDGES), "more", "?")
 @dataclass(frozen=True)
 class Records:
     """Requests of the two versions, any order. at: epoch seconds; arm: 1 new, 0 prior; code: index into `codes`, -1 for success;
-    who: index of the requester, -1 unknown; the rest NaN where unknown. scope: index into `scopes`."""
+    who, pod: index of the requester and of where it was served, -1 unknown (pod may be empty); the rest NaN where unknown.
+    scope: index into `scopes`. values: evaluation scores and labels by name, 0-1."""
 
     at: Floats
     arm: Ints
@@ -41,12 +42,13 @@ class Records:
     feature_age_ms: Floats
     scope: Ints
     scopes: Sequence[str]
+    pod: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     values: Mapping[str, Floats] = field(default_factory=dict)
 
     def take(self, at: npt.NDArray[np.bool_] | Ints) -> "Records":
         """Only those rows."""
-        rows = {name: value[at] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return Records(**{**vars(self), **rows})
+        rows = {name: value[at] for name, value in vars(self).items() if isinstance(value, np.ndarray) and len(value)}
+        return Records(**{**vars(self), **rows, "values": {name: value[at] for name, value in self.values.items()}})
 
     def labelled(self, arm: Ints) -> "Records":
         """The same requests as if versions had been drawn otherwise."""

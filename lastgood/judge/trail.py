@@ -33,6 +33,7 @@ class Trail:
     sticky: list[Stream]
     blocks: dict[str, Blocks]
     slo: Floats
+    slo_onset: Floats
     windows: Ints
     bad: Floats
     bad_requesters: Floats
@@ -57,7 +58,7 @@ def follow(cols: Columns, policy: Policy, carry: Carry | None = None) -> tuple[T
     served = cols.per_series(cols.n)
     bad = np.cumsum(cols.per_series(cols.failed)[..., 1], 0)
     trail = Trail(
-        cols, e, routing, known, streams, sticky, blocks, _objective(cols, policy, carry), np.cumsum(served[..., 1] > 0, 0), bad,
+        cols, e, routing, known, streams, sticky, blocks, *_objective(cols, policy, carry), np.cumsum(served[..., 1] > 0, 0), bad,
         _who_saw_failures(cols), ~known & _clumped(cols, blocks),
     )  # fmt: skip
     return trail, carry
@@ -116,15 +117,15 @@ def _restless(counts: Floats, least: int, robust: bool) -> npt.NDArray[np.bool_]
     return out
 
 
-def _objective(cols: Columns, policy: Policy, carry: Carry) -> Floats:
-    """Evidence that a version breaks the error objective [T, S, 2], with restarts for a late onset."""
+def _objective(cols: Columns, policy: Policy, carry: Carry) -> tuple[Floats, Floats]:
+    """(evidence that a version breaks the error objective, since which minute) [T, S, 2], with restarts for a late onset."""
     zero = carry.zero or 0.0
     minutes = (cols.times + cols.width - zero) / 60
     logs = cols.per_series(eprocess.log_e_above(cols.n, np.minimum(cols.failed, cols.n), policy.error_slo))
     state = carry.states.get("slo") or eprocess.start(cols.many, 2, len(eprocess.BURN))
     even = np.full(len(eprocess.BURN), 1 / len(eprocess.BURN))
-    carry.states["slo"], e, _ = eprocess.advance(state, logs, minutes, even)
-    return e
+    carry.states["slo"], e, onset = eprocess.advance(state, logs, minutes, even)
+    return e, onset
 
 
 def _who_saw_failures(cols: Columns) -> Floats:

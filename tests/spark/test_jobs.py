@@ -21,7 +21,7 @@ from lastgood.judge.verdict import State
 from lastgood.runs import Context
 from lastgood.tables import Store
 from lastgood.telemetry import Field
-from lastgood.windows import KEPT_REQUESTERS, Counts, add, bucket, stratum
+from lastgood.windows import KEPT_REQUESTERS, START_TOKENS, ZERO, Counts, add, bucket, merge, stratum
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WINDOW_S = 60
@@ -160,6 +160,7 @@ def inbox(seed: int, n: int, versions: tuple[str | None, ...], source: str = "ot
             requester=r.choice([None, f"u{r.randrange(30)}"]), latency_scope=r.choice(["client", "model", None]),
             input=r.choice([None, "q" * r.randrange(20_000)]), output=r.choice([None, "", "fine", "I'm sorry, no", "ja " * 50]),
             finish_reason=r.choice([None, "stop", "length"]),
+            attributes=r.choice([None, [("eval.correct", r.choice(["1", "0.5", "7", "no number"])), ("x", "1")]]),
         )
         for i in r.sample(range(3 * n), n)
     ]  # fmt: skip
@@ -169,6 +170,27 @@ def bad_answer(one: dict[str, Any]) -> bool:
     """The flags that inbox() can raise, by hand."""
     text = one["output"]
     return text in ("", "I'm sorry, no") or text.startswith("ja ja") or one["finish_reason"] == "length"
+
+
+def shapes(group: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """(length, pace, requesters, scores) of one window, one request at a time."""
+    length, pace, people, scores = {}, {}, [], []
+    for one in group:
+        ms, tokens, name = one["latency_ms"], one["tokens_out"], one["requester"]
+        per = ms / (tokens + START_TOKENS) if ms is not None and tokens is not None else None
+        length = add(length, {bucket(tokens): one["weight"]} if tokens is not None else {})
+        pace = add(pace, {bucket(per): one["weight"]} if per is not None else {})
+        marks = [(1, bucket(v)) if v is not None and v > 0 else (0, 0) for v in (ms, per)]
+        worst = [mark if seen else ZERO for seen, mark in marks]
+        if name is not None:
+            facts = (1, int(one["error_code"] is not None), *worst, *marks[0], *marks[1])
+            people.append(Counts("", "", "", START, requesters={sha256(name.encode()).hexdigest()[:12]: facts}))
+        for key, value in one["attributes"] or ():
+            if key.startswith("eval.") and value != "no number":
+                v = min(1.0, max(0.0, float(value)))
+                scores.append(Counts("", "", "", START, scores={key[5:]: (1.0, v, v * v)}))
+    found = [merge(made) if made else Counts("", "", "", START) for made in (people, scores)]
+    return length, pace, found[0].requesters, found[1].scores
 
 
 def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
@@ -196,7 +218,7 @@ def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any
         }
         counted[key] = Counts(
             *key, len(group), sum(one["weight"] for one in group), dict(errors), *histograms, *sums,
-            tuple(sorted(who)[:KEPT_REQUESTERS]),
+            tuple(sorted(who)[:KEPT_REQUESTERS]), {}, *shapes(group),
         )  # fmt: skip
         looked = [one for one in group if not one["error_code"] and one["output"] is not None]
         if looked:
@@ -224,6 +246,10 @@ def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callab
         assert one.error_requesters == mine.error_requesters
         assert (one.latency, one.ttft, one.feature_age) == (mine.latency, mine.ttft, mine.feature_age)
         assert (one.tokens_in, one.tokens_out) == (mine.tokens_in, mine.tokens_out)
+        assert (one.length, one.pace) == (mine.length, mine.pace)
+        assert {who: tuple(facts) for who, facts in one.requesters.items()} == mine.requesters
+        assert one.scores.keys() == mine.scores.keys()
+        assert all(one.scores[name] == pytest.approx(mine.scores[name]) for name in mine.scores)
         assert {name: one.quality[name] for name in ("answers", "bad") if name in one.quality} == answers.get(key, {})
     versions = [ctx.store.version(ctx.spark, one) for one in (tables.REQUESTS, tables.WINDOWS, tables.QUALITY)]
     assert [job(ctx) for job in (conform, windows, quality)] == [None, None, None]
