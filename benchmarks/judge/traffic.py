@@ -44,7 +44,7 @@ SCENARIOS = (
     replace(BUSY, name="late onset", minutes=90, onset=30),
     replace(BUSY, name="diurnal swing", swing=1.5),
     Scenario("12 requests a minute", per_minute=12.0, shared=0.3, bursts=True),
-    replace(BUSY, name="one-minute windows"),
+    replace(BUSY, name="ten-second windows"),
 )
 
 
