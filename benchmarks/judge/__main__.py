@@ -68,6 +68,7 @@ def measure(quick: bool, kept: Path | None) -> dict[str, Any]:
     """scenario -> split -> case -> method -> figures. `kept`: a file of finished cells, so that a long run may be done in pieces."""
     nulls, alternatives = (200, 40) if quick else (2000, 500)
     cells = [(one, split, what) for one in SCENARIOS for split in SPLITS for what in CASES]
+    out: dict[str, Any] = {}
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scenarios", total=len(cells))
