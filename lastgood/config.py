@@ -252,6 +252,7 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the operational state; default: SQLite in storage",
     )
     window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
+    live_every_s: float = Field(10.0, ge=0, description="the service judges its newest requests this often; 0: never")
     default: EndpointSettings = EndpointSettings()
     endpoints: dict[str, EndpointSettings] = {}
     receiver: Receiver = Receiver()

@@ -20,6 +20,8 @@ from lastgood.asgi import bind
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
 from lastgood.errors import LastgoodError
+from lastgood.judge import History
+from lastgood.live import Live
 from lastgood.redact import Redactor, redactor
 from lastgood.workspace.databricks import connect
 
@@ -76,8 +78,8 @@ async def _every(seconds: float, what: Callable[[], None], stop: asyncio.Event) 
 class _Verdicts:
     """Hands each new verdict to the controller once per process (the controller ignores one it has seen)."""
 
-    def __init__(self, store: tables.Store, target: Controller) -> None:
-        self._store, self._target = store, target
+    def __init__(self, store: tables.Store, target: Controller, live: Live) -> None:
+        self._store, self._target, self._live = store, target, live
         self._after: datetime | None = None
         self._version: int | None = None
 
@@ -87,6 +89,7 @@ class _Verdicts:
             return
         for verdict in measures.verdicts(self._store, self._after):
             self._target.handle(verdict)
+            self._live.knows(verdict)
             self._after = verdict.judged_at
         self._version = version
 
@@ -100,10 +103,23 @@ def redaction(settings: Settings) -> Callable[[str | None], Redactor] | None:
     return lambda endpoint: rules.get(endpoint or "", default)
 
 
+def judge_live(live: Live, target: Controller) -> None:
+    """Judge the newest requests and hand over what is to be acted on."""
+
+    def history(endpoint: str) -> History:
+        with target.store.read() as tx:
+            return History(tx.last_shift(endpoint), frozenset(tx.rolled_back(endpoint)))
+
+    for verdict in live.verdicts(history):
+        target.handle(verdict)
+
+
 async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 5.0) -> None:
     """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
     store = tables.Store(settings.storage)
-    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, redaction=redaction(settings))
+    live = Live(settings, now)
+    sink = live.take if settings.live_every_s else None
+    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=redaction(settings))
     acts = controller(settings, store)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
     shown = scrape.exporter(settings, store, acts.store, receiver)
@@ -115,10 +131,11 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
         loops: list[Awaitable[None]] = [
-            _every(poll_s, _Verdicts(store, acts), stop),
+            _every(poll_s, _Verdicts(store, acts, live), stop),
             _every(min(2.0, poll_s), acts.tick, stop),
             _every(min(2.0, poll_s), acts.send, stop),
             _every(12 * poll_s, acts.observe_endpoints, stop),
+            *([_every(settings.live_every_s, lambda: judge_live(live, acts), stop)] if sink else []),
             _every(poll_s, shown.refresh, stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}

@@ -44,7 +44,7 @@ class Case:
 
     @cached_property
     def threshold(self) -> float:
-        return self.policy.rollback_e / budget(self.history.attempt)
+        return self.policy.rollback_e / (budget(self.history.attempt) * self.history.share)
 
     @cached_property
     def served(self) -> Floats:

@@ -51,11 +51,13 @@ class Evidence:
 @dataclass(frozen=True)
 class History:
     """What was done before: when this endpoint was last rolled back, which versions were rolled back, and the how-manieth time
-    the candidate is being tried (its evidence must be the stronger)."""
+    the candidate is being tried (its evidence must be the stronger). share: part of the budget this look may spend, where several
+    looks that do not know of each other judge the same candidate."""
 
     last_rollback: datetime | None = None
     rolled_back: frozenset[str] = field(default_factory=frozenset)
     attempt: int = 1
+    share: float = 1.0
 
 
 def summary(windows: Sequence[Counts]) -> dict[str, float | None]:

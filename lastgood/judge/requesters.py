@@ -36,8 +36,7 @@ def mixing(cols: Columns, pi: Floats) -> tuple[Floats, Floats]:
     found = cols.requesters
     keep = found.n > 0
     t, arm, who, series = found.t[keep], found.arm[keep], found.who[keep], cols.series[found.g[keep]]
-    order = np.lexsort((arm, t, who, series))
-    t, arm, who, series = t[order], arm[order], who[order], series[order]
+    t, arm, who, series = _distinct(t, arm, who, series)
     again = (who[1:] == who[:-1]) & (series[1:] == series[:-1])
     cell = t[1:] * cols.many + series[1:]
     share = pi[t[1:], series[1:]]
@@ -45,6 +44,13 @@ def mixing(cols: Columns, pi: Floats) -> tuple[Floats, Floats]:
     seen = tally(cell, again & (arm[1:] != arm[:-1]), size).reshape(-1, cols.many)
     hoped = tally(cell, again * 2 * share * (1 - share), size).reshape(-1, cols.many)
     return np.cumsum(seen, 0), np.cumsum(hoped, 0)
+
+
+def _distinct(t: Ints, arm: Ints, who: Ints, series: Ints) -> tuple[Ints, ...]:
+    """By comparison, requester, window and version, each once: a window's strata are not visits of their own."""
+    rows = np.stack([series, who, t, arm])[:, np.lexsort((arm, t, who, series))]
+    rows = rows[:, np.concatenate([[True], (rows[:, 1:] != rows[:, :-1]).any(0)])] if rows.shape[1] else rows
+    return rows[2], rows[3], rows[1], rows[0]
 
 
 def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Blocks:

@@ -1,0 +1,135 @@
+"""Requests as the receiver commits them -> verdicts every few seconds, by the same judge as the scheduled job's.
+
+The fast path only raises: it hands over Page and RollBack, and leaves it to the scheduled job, which sees everything, to say that a
+version is healthy. Both name the same endpoint and candidate, so one incident comes of both.
+"""
+
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lastgood.config import Settings
+from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge.records import columns_of
+from lastgood.replay import records, since_new
+
+COLUMNS = (
+    "endpoint", "request_id", "model_version", "requested_at", "latency_ms", "latency_scope", "ttft_ms", "tokens_in", "tokens_out",
+    "error_code", "requester", "feature_age_ms",
+)  # fmt: skip
+EPOCH = timedelta(hours=1)
+MAX_ROWS = 100_000
+"""Requests kept per endpoint; beyond, the half with the smaller hashes is kept: blind to version and outcome."""
+SHARE = 0.25
+"""Part of the false-rollback budget spent here; `History.share` of the scheduled job is the rest."""
+LATE_S = 2.0
+"""A window is judged this long after its end; the commit interval is shorter."""
+
+
+@dataclass
+class _Endpoint:
+    since: datetime
+    rows: pa.Table
+    kept: int = 2**32
+    candidate: str = ""
+    prior: str | None = None
+    seen: dict[str, datetime] = field(default_factory=dict)
+
+
+class Live:
+    """`take` is the receiver's sink (any thread); `verdicts` judges what is new."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._settings, self._clock = settings, clock
+        self._endpoints: dict[str, _Endpoint] = {}
+        self._lock = threading.Lock()
+
+    def take(self, table: pa.Table) -> None:
+        """Add a commit's requests (inbox columns); what cannot be a record is left out."""
+        good = table.filter(pc.is_null(table["reject_reason"])) if "reject_reason" in table.column_names else table
+        good = good.select(COLUMNS).filter(pc.is_valid(good["model_version"]))
+        with self._lock:
+            for name in pc.unique(good["endpoint"]).to_pylist():
+                self._add(name, good.filter(pc.equal(good["endpoint"], name)))
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        now = self._clock()
+        mine = self._endpoints.setdefault(name, _Endpoint(now, rows.slice(0, 0)))
+        for version in pc.unique(rows["model_version"]).to_pylist():
+            mine.seen.setdefault(version, now)
+        mine.rows = pa.concat_tables([mine.rows, rows])
+        while mine.rows.num_rows > MAX_ROWS:
+            mine.kept //= 2
+            hashes = [zlib.crc32(str(one).encode()) < mine.kept for one in mine.rows["request_id"].to_pylist()]
+            mine.rows = mine.rows.filter(pa.array(hashes))
+
+    def knows(self, verdict: Verdict) -> None:
+        """Learn from a scheduled verdict which version is new and which was before it."""
+        with self._lock:
+            if mine := self._endpoints.get(verdict.endpoint):
+                mine.candidate, mine.prior = verdict.candidate, verdict.prior
+
+    def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
+        """Page and RollBack verdicts on the newest requests. `history`: what the judge must know, by endpoint."""
+        found = []
+        for name in list(self._endpoints):
+            verdict = self.look(name, history(name))
+            if verdict and verdict.state in (State.PAGE, State.ROLL_BACK):
+                found.append(verdict)
+        return found
+
+    def look(self, name: str, history: History) -> Verdict | None:
+        """The verdict on one endpoint now, whatever it is; None without two versions."""
+        now, width = self._clock(), self._settings.live_every_s
+        with self._lock:
+            mine = self._endpoints[name]
+            epoch = int((now - mine.since) / EPOCH)
+            start = mine.since + max(0, epoch - 1) * EPOCH
+            mine.rows = mine.rows.filter(
+                pc.greater_equal(
+                    mine.rows["requested_at"], pa.scalar(start - EPOCH, mine.rows.schema.field("requested_at").type)
+                )
+            )
+            rows, pair = mine.rows, self._pair(mine)
+        if pair is None:
+            return None
+        closed = np.floor((now.timestamp() - LATE_S) / width) * width
+        table = rows.filter(
+            pc.greater_equal(rows["requested_at"], pa.scalar(start, rows.schema.field("requested_at").type))
+        )
+        table = _unique(table)
+        policy = self._settings.endpoint(name).policy
+        if not {pair[0], pair[1]} <= set(pc.unique(table["model_version"]).to_pylist()):
+            return None
+        given = records(table, name, *pair)
+        given = given.take(given.at < closed)
+        cols = since_new(columns_of(given, width, policy.feature_age_limit_ms))
+        # Every epoch has its own evidence, so all epochs together must not spend more than this path's share.
+        share = SHARE / ((epoch + 1) * (epoch + 2)) if epoch else SHARE / 2
+        return judge(Evidence(name, pair[0], pair[1], cols, round(width)), policy, replace(history, share=share), now)
+
+    def _pair(self, mine: _Endpoint) -> tuple[str, str] | None:
+        """Candidate and prior: as the scheduled job has them, or the version that came last and the one before it."""
+        order = sorted(mine.seen, key=lambda version: (mine.seen[version], version))
+        newest = order[-1] if order else ""
+        if mine.candidate and (
+            newest in (mine.candidate, mine.prior) or mine.seen.get(newest) == mine.seen.get(mine.candidate)
+        ):
+            return (mine.candidate, mine.prior) if mine.prior else None
+        # Versions that were all there in the first commit have no order: nobody is accused until the job has said which is new.
+        before = [a for a, b in pairwise(order) if b == newest and mine.seen[a] < mine.seen[b]]
+        return (newest, mine.candidate or before[-1]) if before or mine.candidate else None
+
+
+def _unique(table: pa.Table) -> pa.Table:
+    """One row per request: exporters send again what was not acknowledged in time."""
+    index = pa.array(np.arange(table.num_rows))
+    keyed = pa.table({"id": table["request_id"], "index": index})
+    return table.take(keyed.group_by("id").aggregate([("index", "min")])["index_min"])

@@ -1,0 +1,29 @@
+"""Simulated requests for tests of the judge."""
+
+import math
+
+import numpy as np
+
+from lastgood.judge.records import Records
+
+START = 1_772_366_400.0
+"""2026-03-01 12:00 UTC."""
+
+
+def requests(
+    seed: int, minutes: float = 30, per_minute: float = 120, failing: float = 0.01, people: int = 200, split: float = 0.5,
+    sticky: bool = False, errors: float = 1.0, latency: float = 1.0, onset: float = 0.0, pods: int = 0,
+) -> Records:  # fmt: skip
+    """Requests of two versions; the new one fails `errors` times as often and is `latency` times as slow from minute `onset` on."""
+    rng = np.random.default_rng(seed)
+    n = int(minutes * per_minute)
+    at, who = np.sort(rng.uniform(0, 60 * minutes, n)), rng.integers(0, people, n)
+    arm = (rng.random(people) < split).astype(np.int64)[who] if sticky else (rng.random(n) < split).astype(np.int64)
+    ill = (arm == 1) & (at >= 60 * onset)
+    tokens = np.round(np.exp(rng.normal(4, 0.7, n)))
+    ms = (150 + 10 * tokens) * np.exp(rng.normal(0, 0.25, n) + np.where(ill, math.log(latency), 0.0))
+    bad = rng.random(n) < np.where(ill, failing * errors, failing)
+    return Records(
+        START + at, arm, np.where(bad, 0, -1), ("HTTP_500",), who, ms, np.round(np.exp(rng.normal(5, 1, n))), tokens, ms / 4,
+        np.full(n, np.nan), np.zeros(n, np.int64), ("model",), rng.integers(0, pods, n) if pods else np.zeros(0, np.int64),
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""Every guard has a case in which leaving it out rolls a healthy version back, or the wrong one."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from judge_support import requests
+
+from benchmarks.judge import ours, sticky
+from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, Traffic, simulate
+from lastgood.config import Policy
+from lastgood.judge import Evidence, Finding, History, State, Verdict, judge
+from lastgood.judge import calibrate as cal
+from lastgood.judge.guards import budget
+from lastgood.judge.judge import first_rollback
+from lastgood.judge.records import Records, columns_of
+
+POLICY = Policy()
+
+
+def look(given: Records, policy: Policy = POLICY, history: History | None = None, **more: Any) -> Verdict:
+    cols = columns_of(given, 60)
+    evidence = Evidence("chat", "2", "1", cols, 60, **more)
+    return judge(evidence, policy, history or History(), cols.until(len(cols.times) - 1))
+
+
+FAILS = requests(1, errors=8)
+
+
+def test_1_a_split_off_plan_holds_a_rollback_and_without_the_plan_nothing_would() -> None:
+    crooked = requests(1, errors=8, split=0.7)
+    held = look(crooked, planned_share=0.5)
+    assert (held.state, look(crooked).state) == (State.PAGE, State.ROLL_BACK)
+    assert "not split as planned" in held.vetoes[0]
+    assert "was planned 50% of the traffic and got 68%" in next(
+        f.sentence for f in held.findings if f.metric == "split"
+    )
+    assert look(FAILS, planned_share=0.5).state is State.ROLL_BACK
+
+
+def test_2_without_strata_a_shift_of_the_mix_is_taken_for_a_regression() -> None:
+    mix = next(one for one in SCENARIOS if one.name == "mix shift")
+    found = simulate(mix, 0.5, HEALTHY, 40, np.random.default_rng(1))
+    blind = Traffic(*(getattr(found, name).sum(2, keepdims=True) for name in ("n", "failed", "hist")))
+    assert not np.isfinite(ours.judge(found, POLICY)).any()
+    assert np.isfinite(ours.judge(blind, POLICY)).mean() > 0.9
+
+
+def test_3_when_the_prior_breaks_its_objective_too_the_trouble_is_upstream() -> None:
+    both = requests(2, failing=0.2, errors=3)
+    assert look(both).state is State.PAGE
+    assert "look upstream" in look(both).vetoes[0]
+    assert look(both, POLICY.model_copy(update={"error_slo": 0.9})).state is State.ROLL_BACK
+
+
+def test_4_counting_requests_of_sticky_requesters_rolls_back_healthy_versions() -> None:
+    scenario = replace(next(one for one in SCENARIOS if one.sticky), per_minute=120.0)
+    rng = np.random.default_rng(3)
+    runs = [sticky.records(scenario, 0.5, HEALTHY, rng) for _ in range(25)]
+    for one in runs:
+        one.code[(one.who % 25 == 0) & (np.arange(len(one.at)) % 3 == 0)] = 0  # some always fail, again and again
+    known, nameless = (sum(np.isfinite(sticky.judged(r, POLICY, 60.0, flag)) for r in runs) for flag in (True, False))
+    assert known == 0
+    assert nameless >= 3
+
+
+def test_4_regressions_are_seen_where_routing_is_sticky() -> None:
+    scenario = next(one for one in SCENARIOS if one.sticky)
+    found = [
+        sticky.judged(sticky.records(scenario, 0.5, FAILING, np.random.default_rng(i)), POLICY, 60.0) for i in range(5)
+    ]
+    assert np.isfinite(found).all()
+
+
+def test_5_calibration_finds_a_site_whose_pods_differ_and_what_keeps_the_budget_there() -> None:
+    site = requests(4, minutes=40, split=0.0, failing=0.03, pods=4)
+    site.code[(site.pod == 0) & (np.arange(len(site.at)) % 6 == 0)] = 0
+    by_request, _ = cal.measure(site, "request", POLICY, 40, 0.5, 60, 1)
+    by_pod, hits = cal.measure(site, "pod", POLICY, 40, 0.5, 60, 1)
+    assert by_request.rollbacks == 0
+    assert by_pod.rollbacks >= 10
+    assert cal.units(site) == ["request", "requester", "pod"]
+    assert not cal.keeps(by_pod, 0.01)
+    offered = cal.remedies(site, "pod", POLICY, 1000, hits, 0.01, 0.5, 60, 1)
+    assert offered
+    assert all(rate.rate <= 0.01 for rate in offered.values())
+
+
+def test_6_a_version_tried_again_must_be_worse_to_be_rolled_back_and_all_tries_share_one_budget() -> None:
+    assert sum(budget(j) for j in range(1, 10_000)) == pytest.approx(1.0, abs=1e-3)
+    mild = requests(5, minutes=24, errors=4.0, failing=0.012)
+    first, later = look(mild), look(mild, history=History(attempt=40))
+    assert first.e_value == later.e_value
+    assert (first.state, later.state) == (State.ROLL_BACK, State.PAGE)
+
+
+def test_6_after_a_rollback_there_is_a_pause() -> None:
+    end = datetime.fromtimestamp(float(FAILS.at.max()), UTC)
+    assert look(FAILS, history=History(last_rollback=end - timedelta(minutes=5))).state is State.PAGE
+    assert look(FAILS, history=History(last_rollback=end - timedelta(hours=5))).state is State.ROLL_BACK
+
+
+def test_one_caller_served_by_both_versions_is_enough_and_one_sticky_caller_is_not() -> None:
+    assert look(requests(6, errors=8, people=1)).state is State.ROLL_BACK
+    one_fails = requests(6, people=12, sticky=True)
+    mine = int(one_fails.who[one_fails.arm == 1][0])
+    one_fails.code[one_fails.who == mine] = 0
+    assert look(one_fails).state is not State.ROLL_BACK
+
+
+def test_without_a_prior_version_more_failures_than_in_earlier_weeks_page_and_never_roll_back() -> None:
+    alone = requests(7, minutes=120, split=1.0, failing=0.015, errors=4.0, onset=60)
+    loose = POLICY.model_copy(update={"error_slo": 0.5})
+    base = dict.fromkeys(range(168), (20000.0, 300.0))
+    cols = columns_of(alone, 60)
+    said = judge(Evidence("chat", "2", None, cols, 60, baseline=base), loose, History(), cols.until(119))
+    assert said.state is State.PAGE
+    assert [f.metric for f in said.findings] == ["run length"]
+    quiet = columns_of(requests(8, minutes=120, split=1.0, failing=0.015), 60)
+    assert (
+        judge(Evidence("chat", "2", None, quiet, 60, baseline=base), loose, History(), quiet.until(119)).findings == ()
+    )
+
+
+def test_scores_of_evaluations_that_fell_are_found() -> None:
+    rng = np.random.default_rng(9)
+    given = requests(9, minutes=60)
+    value = np.where(rng.random(len(given.at)) < 0.3, np.clip(rng.normal(0.8 - 0.25 * given.arm, 0.15), 0, 1), np.nan)
+    said = look(replace(given, values={"relevance": value}))
+    assert said.state is State.ROLL_BACK
+    assert isinstance(said.findings[-1], Finding)
+    assert "scores 0.5" in said.reason
+    assert first_rollback(Evidence("chat", "2", "1", columns_of(given, 60), 60), POLICY, History())[1] is None

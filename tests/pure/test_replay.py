@@ -1,0 +1,174 @@
+"""`lastgood judge`: files of every kind give the same answer, and bad ones one sentence."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from judge_support import requests
+from typer.testing import CliRunner
+
+from lastgood import delta
+from lastgood.cli import app
+from lastgood.config import Policy
+from lastgood.errors import ConfigError
+from lastgood.judge.records import Records
+from lastgood.replay import evidence, moments, text
+
+
+def table(given: Records) -> pa.Table:
+    """Canonical records of two versions."""
+    return pa.table(
+        {
+            "endpoint": ["chat"] * len(given.at),
+            "model_version": [str(2 if a else 1) for a in given.arm],
+            "requested_at": pa.array((given.at * 1e6).astype("int64"), pa.timestamp("us", tz="UTC")),
+            "latency_ms": given.latency_ms,
+            "error_code": pa.array(["HTTP_500" if c >= 0 else None for c in given.code]),
+            "requester": [f"u{w}" for w in given.who],
+            "tokens_in": given.tokens_in.astype("int64"),
+            "tokens_out": given.tokens_out.astype("int64"),
+        }
+    )
+
+
+def run(*arguments: Any) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def write(kind: str, given: pa.Table, folder: Path) -> Path:
+    path = folder / f"records.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(given, path)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(given, path)
+    elif kind == "jsonl":
+        given.to_pandas().to_json(path, orient="records", lines=True, date_format="iso", date_unit="us")
+    else:
+        delta.append(path, given)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "delta"])
+def test_every_kind_of_file_gives_the_same_changes(kind: str, tmp_path: Path) -> None:
+    given = table(requests(1, minutes=40, errors=6, onset=15))
+    told = []
+    for one in ("parquet", kind):
+        out = tmp_path / f"{one}.json"
+        code, shown = run(
+            "judge",
+            "replay",
+            write(one, given, tmp_path),
+            "--endpoint",
+            "chat",
+            "--new",
+            "2",
+            "--prior",
+            "1",
+            "--json",
+            out,
+        )
+        told.append(json.loads(out.read_text()))
+        assert code == 0
+        assert "RollBack: version 2 fails" in " ".join(shown.split())
+    assert [(c["time"], c["verdict"], c["reason"]) for c in told[0]] == [
+        (c["time"], c["verdict"], c["reason"]) for c in told[1]
+    ]
+    last = told[0][-1]
+    assert last["verdict"] == "RollBack"
+    assert datetime.fromisoformat(last["time"]) > datetime.fromisoformat(last["since"])
+    assert last["e_values"]["errors"] > 100
+
+
+def test_least_columns_are_enough_and_healthy_history_is_left_alone(tmp_path: Path) -> None:
+    given = table(requests(2, minutes=30)).select(
+        ["endpoint", "model_version", "requested_at", "latency_ms", "error_code"]
+    )
+    out = tmp_path / "out.json"
+    run(
+        "judge",
+        "replay",
+        write("csv", given, tmp_path),
+        "--endpoint",
+        "chat",
+        "--new",
+        "2",
+        "--prior",
+        "1",
+        "--json",
+        out,
+    )
+    assert "RollBack" not in {one["verdict"] for one in json.loads(out.read_text())}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.drop_columns(["requested_at"]), "no column requested_at"),
+        (lambda t: t.set_column(1, "model_version", pa.array(["7"] * len(t))), "version 2 and 1 wanted, found 7"),
+        (lambda t: t.set_column(3, "latency_ms", pa.array(["fast"] * len(t))), "latency_ms: expected numbers"),
+        (lambda t: t.set_column(2, "requested_at", pa.array(["noon"] * len(t))), "requested_at: expected times"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(change: Any, said: str, tmp_path: Path) -> None:
+    path = write("parquet", change(table(requests(3, minutes=1))), tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        run("judge", "replay", path, "--endpoint", "chat", "--new", "2", "--prior", "1")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        run("judge", "replay", tmp_path / "none.parquet", "--endpoint", "chat", "--new", "2", "--prior", "1")
+
+
+def test_times_are_read_in_every_unit_and_versions_as_numbers() -> None:
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    seconds = at.timestamp()
+    for column in (
+        pa.chunked_array([[seconds]]), pa.chunked_array([[int(seconds * 1e3)]]), pa.chunked_array([[int(seconds * 1e6)]]),
+        pa.chunked_array([[at]]), pa.chunked_array([[at.isoformat()]]),
+    ):  # fmt: skip
+        assert moments(column).tolist() == [seconds]
+    assert text(pa.chunked_array([[2.0, None]])).tolist() == ["2", None]
+    assert text(pa.chunked_array([[2]])).tolist() == ["2"]
+
+
+def test_windows_before_the_new_version_came_are_left_out(tmp_path: Path) -> None:
+    given = requests(4, minutes=30)
+    late = given.take((given.arm == 0) | (given.at > given.at.min() + 600))
+    path = write("parquet", table(late), tmp_path)
+    cols = evidence(path, "chat", "2", "1", 60, Policy()).windows
+    assert len(cols.times) == 20
+    assert cols.requesters.t.min() == 0
+
+
+def test_calibrate_says_the_rate_with_its_interval(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    path = write("parquet", table(requests(5, minutes=15)), tmp_path)
+    code, shown = run("judge", "calibrate", path, "--endpoint", "chat", "--splits", "20", "--json", out)
+    assert code == 0
+    found = json.loads(out.read_text())
+    assert set(found) == {"request", "requester"}
+    assert all(one["rollbacks"] == 0 and one["high"] > 0 for one in found.values())
+    assert "too few splits to tell" in " ".join(shown.split())
+
+
+def test_power_says_how_long_and_draws_it(tmp_path: Path) -> None:
+    out, plot = tmp_path / "out.json", tmp_path / "power.png"
+    code, shown = run(
+        "judge", "power", "--per-minute", 600, "--minutes", 60, "--runs", 30, "--json", out, "--plot", plot
+    )
+    assert code == 0
+    found = json.loads(out.read_text())
+    assert found["errors x4"]["within"] == 1.0
+    assert found["errors x4"]["median"] < found["errors x2"]["median"] or found["errors x2"]["median"] is None
+    assert "nine times in ten" in shown
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(out.read_text())["latency x1.3"]["median"] <= 6

@@ -1,0 +1,142 @@
+"""Two speeds, one judge: what the service says of its newest requests, what the scheduled job says of the windows, one incident."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from alerts_support import House, MemoryWorkspace, endpoint, settings
+from judge_support import START, requests
+
+from lastgood import live as live_module
+from lastgood import telemetry
+from lastgood.config import load
+from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge.columns import columns
+from lastgood.judge.records import Records
+from lastgood.live import Live
+from lastgood.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
+
+BEGIN = datetime.fromtimestamp(START, UTC)
+SETTINGS = load(live_every_s=60.0)
+POLICY = SETTINGS.default.policy
+
+
+def table(given: Records) -> pa.Table:
+    """Inbox columns of requests, as the receiver hands them on."""
+    rows = [
+        {
+            "endpoint": "chat", "request_id": f"r{i}-{given.at[i]}", "model_version": str(2 if given.arm[i] else 1),
+            "requested_at": datetime.fromtimestamp(given.at[i], UTC), "latency_ms": given.latency_ms[i], "latency_scope": "model",
+            "ttft_ms": given.ttft_ms[i], "tokens_in": int(given.tokens_in[i]), "tokens_out": int(given.tokens_out[i]),
+            "error_code": "HTTP_500" if given.code[i] >= 0 else None, "requester": f"u{given.who[i]}", "source": "otlp",
+        }
+        for i in range(len(given.at))
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX))
+
+
+def windows(given: Records) -> list[Counts]:
+    """The same requests as the windows job counts them, one by one."""
+    found: dict[tuple[str, str, datetime], list[Counts]] = {}
+    for i in range(len(given.at)):
+        version, start = str(2 if given.arm[i] else 1), BEGIN + timedelta(minutes=int((given.at[i] - START) // 60))
+        ms, pace = bucket(given.latency_ms[i]), bucket(given.latency_ms[i] / (given.tokens_out[i] + START_TOKENS))
+        failed = int(given.code[i] >= 0)
+        who = f"u{given.who[i]}"
+        one = Counts(
+            "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
+            {bucket(given.ttft_ms[i]): 1.0}, {}, 0.0, 0.0, (who,) if failed else (), {}, {bucket(given.tokens_out[i]): 1.0}, {pace: 1.0},
+            {who: (1, failed, ms, pace, 1, ms, 1, pace)},
+        )  # fmt: skip
+        found.setdefault((version, one.stratum, start), []).append(one)
+    assert ZERO not in {b for group in found.values() for one in group for b in one.latency}
+    return [merge(group) for group in found.values()]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = BEGIN
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:
+    """A service that got the prior version's requests first, and all by the end."""
+    clock = Clock()
+    live = Live(SETTINGS, clock)
+    early = given.take((given.at < START + 60) & (given.arm == 0))
+    live.take(table(early))
+    clock.now = BEGIN + timedelta(seconds=61)
+    live.take(table(given.take((given.at >= START + 60) | (given.arm == 1))))
+    clock.now = BEGIN + timedelta(minutes=minutes, seconds=3)
+    return live, clock
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_both_speeds_say_the_same_once_late_data_has_arrived(sticky: bool) -> None:
+    given = requests(1, errors=8, sticky=sticky)
+    live, clock = watched(given)
+    late = table(requests(2, minutes=20))
+    live.take(late)
+    live.take(late)  # sent again: no request counts twice
+    fast = live.look("chat", History())
+    both = [*windows(given), *windows(requests(2, minutes=20))]
+    merged = columns(both, "2", "1", 60)
+    share = History(share=live_module.SHARE / 2)
+    slow = judge(Evidence("chat", "2", "1", both, 60), POLICY, share, clock.now)
+    assert fast is not None
+    assert fast.state is slow.state is State.ROLL_BACK
+    assert fast.e_value == pytest.approx(slow.e_value, rel=1e-9)
+    assert fast.reason == slow.reason
+    assert len(merged.times) == 30
+
+
+def test_one_incident_comes_of_both(tmp_path: Path) -> None:
+    given = requests(1, errors=8)
+    live, clock = watched(given)
+    fast = live.verdicts(lambda _: History())
+    slow = judge(Evidence("chat", "2", "1", windows(given), 60), POLICY, History(), clock.now)
+    assert [one.state for one in fast] == [State.ROLL_BACK]
+    house = House(tmp_path, MemoryWorkspace(endpoint("1", "2", v1=50, v2=50)), settings())
+    for verdict in (*fast, slow, replace(slow, judged_at=slow.judged_at + timedelta(seconds=1))):
+        house.controller.handle(verdict)
+    with house.store.read() as tx:
+        assert [one.candidate for one in tx.incidents("chat")] == ["2"]
+    assert house.rollbacks() == 1
+    house.close()
+
+
+def test_a_healthy_candidate_is_not_reported_by_the_fast_path() -> None:
+    live, _ = watched(requests(3))
+    assert live.verdicts(lambda _: History()) == []
+
+
+def test_versions_that_were_always_there_are_not_accused_until_the_job_says_which_is_new() -> None:
+    given = requests(4, errors=8)
+    clock = Clock()
+    live = Live(SETTINGS, clock)
+    live.take(table(given))
+    clock.now = BEGIN + timedelta(minutes=30, seconds=3)
+    assert live.look("chat", History()) is None
+    live.knows(Verdict("chat", "2", "1", State.INCONCLUSIVE, "", clock.now))
+    said = live.look("chat", History())
+    assert said is not None
+    assert (said.candidate, said.prior, said.state) == ("2", "1", State.ROLL_BACK)
+
+
+def test_all_epochs_together_spend_no_more_than_the_share() -> None:
+    spent = [live_module.SHARE / 2, *(live_module.SHARE / ((k + 1) * (k + 2)) for k in range(1, 10_000))]
+    assert sum(spent) == pytest.approx(live_module.SHARE, rel=1e-3)
+
+
+def test_memory_is_bounded_by_keeping_a_blind_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MAX_ROWS", 2000)
+    live, _ = watched(requests(5, errors=8))
+    kept = live._endpoints["chat"].rows
+    assert 500 <= kept.num_rows <= 2000
+    share = np.mean([version == "2" for version in kept["model_version"].to_pylist()])
+    assert 0.42 <= share <= 0.58
