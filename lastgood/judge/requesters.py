@@ -15,13 +15,15 @@ from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.columns import Columns, Ints, Requesters, tally
 from lastgood.judge.eprocess import Floats
-from lastgood.judge.streams import BLOCK, Blocks, Stream, gathered, quantile_shares, shift_buckets
+from lastgood.judge.streams import Blocks, Stream, quantile_shares, shift_buckets
 from lastgood.windows import ZERO
 
 EPOCH_S = 1800.0
 WHOLE = 0.6
 """Share of a stream's budget on the whole time; the rest is spread over epochs of two EPOCH_S, one begun each EPOCH_S, in
 which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
+LOOK_BACK, NEVER = ((0.0, 60.0), (60.0, 300.0), (300.0, 300.0), (1800.0, 300.0)), 2**40
+"""How far back (seconds; 0: this window) the requesters at risk are counted to know the split, and how many of them are enough."""
 QUANTILE_PART, LEVEL_PART, RISES = 0.6, 0.1, {0.9: 0.2, 0.98: 0.1}
 """How a latency budget is split: slow requests, slow requesters, requesters that got slower than they were."""
 SCORED, FEW, LAST = 8, 20, 200
@@ -53,8 +55,9 @@ def _distinct(t: Ints, arm: Ints, who: Ints, series: Ints) -> tuple[Ints, ...]:
     return rows[2], rows[3], rows[1], rows[0]
 
 
-def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Blocks:
+def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> tuple[Blocks, Ints]:
     """Requesters at risk (n) and first bad events (x) per window, group and version: a requester counts up to its first bad one.
+    And per entry the window of its requester's first bad event.
 
     Of several bad entries in that window one counts, chosen without regard to the version.
     """
@@ -62,7 +65,7 @@ def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, i
     order = np.lexsort((found.arm[hit] ^ (found.who[hit] & 1), found.g[hit], found.t[hit], found.who[hit]))
     hit = hit[order]
     chosen = hit[np.concatenate([[True], found.who[hit][1:] != found.who[hit][:-1]])] if len(hit) else hit
-    until = np.full(int(found.who.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    until = np.full(int(found.who.max(initial=0)) + 1, NEVER)
     until[found.who[chosen]] = found.t[chosen]
     at_risk = found.t < until[found.who]
     at_risk[chosen] = True
@@ -70,7 +73,38 @@ def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, i
     size = shape[0] * shape[1] * 2
     n = tally(cell[at_risk], None, size).reshape(*shape, 2)
     x = tally(cell[chosen], None, size).reshape(*shape, 2, 1)
-    return Blocks(n, x)
+    return Blocks(n, x), until[found.who]
+
+
+def following(found: Requesters) -> Ints:
+    """Per entry the window of its requester's next entry in the same group; NEVER for the last."""
+    order = np.lexsort((found.t, found.g, found.who))
+    who, g, t = found.who[order], found.g[order], found.t[order]
+    out = np.full(len(t), NEVER)
+    same = (who[1:] == who[:-1]) & (g[1:] == g[:-1])
+    out[order[:-1][same]] = t[1:][same]
+    return out
+
+
+def split(found: Requesters, after: Ints, until: Ints, shape: tuple[int, int], width: float) -> Floats:
+    """Share of new [T, G] among the distinct requesters at risk that were seen last: of the newest windows that hold enough of them,
+    each counted once however busy (a busy one would carry the share with it, window after window), at its last version.
+
+    Bad events draw from these without replacement, so the share is exact where they are the window's own, or all there are.
+    """
+    pi, settled = np.zeros(shape), np.zeros(shape, bool)
+    at_risk = found.t <= until
+    t, g, arm, most = found.t[at_risk], found.g[at_risk], found.arm[at_risk], np.minimum(after, until + 1)[at_risk]
+    size = (shape[0] + 1) * shape[1] * 2
+    begun = tally((t * shape[1] + g) * 2 + arm, None, size)
+    for seconds, enough in LOOK_BACK:
+        end = np.minimum(np.minimum(t + max(1, round(seconds / width)), most), shape[0])
+        ended = tally((end * shape[1] + g) * 2 + arm, None, size)
+        people = np.cumsum((begun - ended).reshape(-1, shape[1], 2), 0)[:-1]
+        count = people.sum(-1)
+        pi = np.where(~settled & (count > 0), people[..., 1] / np.maximum(count, 1), pi)
+        settled |= count >= enough
+    return pi
 
 
 def scores(found: Requesters, metric: str, shift: int) -> tuple[Requesters, Floats, Floats]:
@@ -118,15 +152,16 @@ class _Test:
     r0: float
     found: Requesters
     bad: npt.NDArray[np.bool_]
+    after: Ints
 
 
 def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
-    found = cols.requesters
+    found, after = cols.requesters, following(cols.requesters)
     begin = found.take(found.t == found.t.min()) if len(found.t) else found
     there = {"errors": True, "latency": bool(begin.timed.any()), "pace": bool(begin.paced.any())}
     usable = {name: policy.weights.get(name, 0.0) * has for name, has in there.items()}
     usable = {name: weight / (sum(usable.values()) or 1.0) for name, weight in usable.items()}
-    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0)]
+    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0, after)]
     shift = shift_buckets(policy.latency_tolerance)
     for metric, worst in (("latency", found.slow), ("pace", found.pace)):
         weight, limits = usable[metric], blocks[metric].thresholds
@@ -134,33 +169,33 @@ def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Te
             continue
         for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART).items()):
             bad = (worst != ZERO) & (worst - shift * found.arm > limits[found.t, found.g, k])
-            made.append(_Test(name, metric, share, 1.0, found, bad))
+            made.append(_Test(name, metric, share, 1.0, found, bad, after))
         scored, level, rise = scores(found, metric, shift)
         once = np.unique(scored.who, return_index=True)[1]
         once.sort()
-        made.append(
-            _Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, scored.take(once), above(level[once], 0.5))
-        )
-        risen = np.flatnonzero(~np.isnan(rise))
+        first, later = scored.take(once), np.flatnonzero(~np.isnan(rise))
+        over = above(level[once], 0.5)
+        made.append(_Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, first, over, following(first)))
+        risen = scored.take(later)
         for q, part in RISES.items():
-            bad = above(rise[risen], q)
-            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, scored.take(risen), bad))
+            over = above(rise[later], q)
+            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, risen, over, following(risen)))
     return made
 
 
 def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple[Floats, Floats, Floats]:
     """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests], and (at risk, bad) so
     far [z - a, tests, 2 arms, 2]."""
-    made = []
+    made, shares = [], []
+    shape = (z - a, len(cols.strata))
     for one in tests:
-        i, j = np.searchsorted(one.found.t, [a, z])
-        part = first_bad(one.found.between(int(i), int(j), a), one.bad[i:j], (z - a, len(cols.strata)))
+        i, j = (int(v) for v in np.searchsorted(one.found.t, [a, z]))
+        here = one.found.between(i, j, a)
+        part, until = first_bad(here, one.bad[i:j], shape)
         made.append(np.stack([part.n, part.x[..., 0]], -1))
-    counts = np.stack(made, 1)
-    flat = counts.reshape(z - a, -1, 2, 2)
-    blocks = gathered(np.zeros(flat.shape[1:]), flat, BLOCK)[1].reshape(counts.shape)
-    pi = blocks[..., 1, 0] / np.maximum(blocks[..., 0].sum(-1), 1e-9)
-    hits = blocks[..., 1] * ((pi > 0) & (pi < 1))[..., None]
+        shares.append(split(here, one.after[i:j] - a, until, shape, cols.width))
+    counts, pi = np.stack(made, 1), np.stack(shares, 1)
+    hits = counts[..., 1] * ((pi > 0) & (pi < 1))[..., None]
     limits = np.array([one.r0 for one in tests])[:, None]
     logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), limits).sum(2)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60

@@ -145,12 +145,13 @@ def test_blocks_hold_every_request_once_and_never_too_few(seed: int) -> None:
 def test_first_bad_events_are_those_a_loop_finds() -> None:
     cols = columns_of(requests(5, minutes=10, people=30, failing=0.2, sticky=True), 60)
     found, shape = cols.requesters, (len(cols.times), len(cols.strata))
-    made = first_bad(found, found.failed > 0, shape)
+    made, until = first_bad(found, found.failed > 0, shape)
     first: dict[int, int] = {}
     for t, who, failed in zip(found.t, found.who, found.failed, strict=True):
         if failed:
             first[who] = min(t, first.get(who, 99))
     assert made.x.sum() == len(first)
+    assert all(u == first.get(who, u) for u, who in zip(until, found.who, strict=True))
     hits = np.zeros(shape[0])
     for t in first.values():
         hits[t] += 1
