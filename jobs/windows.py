@@ -99,7 +99,11 @@ def count(requests: "DataFrame") -> "DataFrame":
         *(f.when(f.col(column) > 0, _bucket(column)).cast("bigint").alias(name) for name, column in _WORST.items()),
         f.explode(f.filter(all_entries, lambda one: one.isNotNull())).alias("e"),
     ).select(
-        "*", "e.metric", "e.bucket", "e.code", f.least(f.greatest("e.value", f.lit(0.0)), f.lit(1.0)).alias("value")
+        "*",
+        "e.metric",
+        "e.bucket",
+        "e.code",
+        f.when(f.col("e.value").isNotNull(), f.least(f.greatest("e.value", f.lit(0.0)), f.lit(1.0))).alias("value"),
     )
     cells = long.groupBy(*KEY, "metric", "bucket", "code").agg(
         f.sum("weight").alias("w"),
@@ -115,7 +119,7 @@ def count(requests: "DataFrame") -> "DataFrame":
     )  # fmt: skip
 
     def named(metric: str, what: str, cap: int, name: str) -> "Column":
-        cell = f.when((f.col("metric") == metric) & f.element_at(what, 1).isNotNull(), f.struct("code", what))
+        cell = f.when((f.col("metric") == metric) & (f.element_at(what, 1) > 0), f.struct("code", what))
         return f.map_from_entries(f.slice(f.array_sort(f.collect_list(cell)), 1, cap)).alias(name)
 
     def histogram(metric: str, by: str) -> "Column":

@@ -38,7 +38,7 @@ def minutes(one: Scenario, split: float, what: Regression, runs: int, seed: int,
         found = [sticky.records(one, split, what, rng) for _ in range(runs)]
         mine = np.array([sticky.judged(r, POLICY, 60.0 / per) for r in found])
         traffic = sticky.traffic(found, one.minutes)
-        nameless = np.array([sticky.judged(r, POLICY, 60.0, by_requester=False) for r in found[:100]])
+        nameless = np.array([sticky.judged(r, POLICY, 60.0, by_requester=False) for r in found[:20]])
         more = {"lastgood, requesters unknown": nameless}
     else:
         traffic, more = simulate(one, split, what, runs, rng, per), {}
