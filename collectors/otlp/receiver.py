@@ -222,6 +222,8 @@ class OtlpReceiver:
         drain.start()
         await server.start()
         serving = asyncio.create_task(web.serve(sockets=sockets))
+        while not web.started and not serving.done():
+            await asyncio.sleep(0.01)
         try:
             yield self
         finally:
