@@ -104,11 +104,14 @@ class Drain:
     def _commit(self, group: Sequence[Path], newest: int, tally: dict[str, int]) -> pa.Table | None:
         app = (spool.identity(self.folder), newest)
         fed = None
+        decoded: dict[tuple[Path, ...], Batch] = {}  # both tables mostly need the same segments
         for path in (self.inbox, self.scores):
             new = [one for one in group if int(one.stem) > self._committed(path)]
             if not new:
                 continue
-            found = self._read(new)
+            if (key := tuple(new)) not in decoded:
+                decoded[key] = self._read(new)
+            found = decoded[key]
             scored = path == self.scores
             table = pa.Table.from_pylist(found.scores, _SCORES) if scored else found.table
             if table.num_rows:
@@ -127,10 +130,6 @@ class Drain:
 
     def _read(self, segments: Sequence[Path]) -> Batch:
         """What the segments hold; a damaged rest of one becomes a rejected inbox row with its bytes."""
-        key = tuple(segments)
-        if getattr(self, "_last", (None, None))[0] == key:
-            last: Batch = self._last[1]
-            return last
         records, damaged = [], []
         for one in segments:
             data, end = one.read_bytes(), 0
@@ -145,7 +144,6 @@ class Drain:
         found = decode(records, self.decoder)
         if damaged:
             found.table = pa.concat_tables([found.table, pa.Table.from_pylist(damaged, SCHEMA)])
-        self._last: tuple[tuple[Path, ...], Batch] = (key, found)
         return found
 
     def _compact(self, path: str) -> None:
