@@ -1,5 +1,6 @@
 """The operational state: what is written together is written in one transaction, or not at all."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, OperationalError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from lastgood.alerts.audit import GENESIS
 from lastgood.alerts.migrate import migrate
@@ -63,12 +65,17 @@ def _storage_errors() -> Iterator[None]:
 
 def _tune_sqlite(engine: Engine) -> None:
     """WAL, and transactions that take the write lock at their start: none fails half way because of another."""
+    busy = retry_if_exception_type(sqlite3.OperationalError)
+    patiently = Retrying(retry=busy, wait=wait_random(0, 0.1), stop=stop_after_delay(15), reraise=True)
 
     @event.listens_for(engine, "connect")
     def connect(dbapi: Any, _: Any) -> None:
         dbapi.isolation_level = None
-        for pragma in ("busy_timeout = 15000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("busy_timeout = 15000", "synchronous = FULL", "foreign_keys = ON"):
             dbapi.execute(f"PRAGMA {pragma}").close()
+        for attempt in patiently:
+            with attempt:  # changing to WAL does not heed busy_timeout: two that open a new file at once can collide
+                dbapi.execute("PRAGMA journal_mode = WAL").close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
