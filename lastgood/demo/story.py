@@ -19,10 +19,13 @@ from rich.live import Live
 
 from lastgood import delta, tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
+from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.store import Store
 from lastgood.config import Mode, WorkspaceSettings
 from lastgood.demo.processes import Process, free_port, resident_mb
 from lastgood.demo.watch import Watch
 from lastgood.errors import ConfigError, LastgoodError, TransientError
+from lastgood.judge.verdict import State
 from lastgood.spark import fetch_jars, java_home
 from lastgood.traffic import Traffic
 from lastgood.workspace.databricks import connect
@@ -72,6 +75,7 @@ class Demo:
         self.out = (options.out or Path(f"lastgood-demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")).absolute()
         self.console = Console(stderr=False)
         self.store = tables.Store(str(self.out / "tables"))
+        self.state = f"sqlite:///{self.out}/state.db"
         self.watch = Watch(self.store)
         self.token, self.person = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self.peak_mb = 0.0
@@ -105,7 +109,7 @@ class Demo:
         }
         document = {
             "storage": str(self.out / "tables"),
-            "state_url": f"sqlite:///{self.out}/state.db",
+            "state_url": self.state,
             "window_s": WINDOW_S,
             "workspace": {"host": url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
             "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(self.out / "spool")},
@@ -195,8 +199,8 @@ class Demo:
         self.watch.say(f"version {BAD} takes half of the traffic{fault_said}")
 
     def _roll_back(self) -> None:
-        verdict = self.watch.about(BAD)[-1]
-        self.watch.say(f"verdict {verdict.state}: {verdict.reason}")
+        verdict, reason, _ = self._decided()
+        self.watch.say(f"verdict {verdict}: {reason}")
         if self.options.mode is Mode.APPROVE:
             self._approve()
         if not self._until("roll back", lambda: self.workspace.endpoint(CHAT).share(BAD) == 0, 60):
@@ -283,18 +287,18 @@ class Demo:
         self.watch.refresh()
         rows = delta.read(self.store.path(tables.REQUESTS), ["request_id", "sources"], [("endpoint", "=", CHAT)])
         sources = rows.column("sources").to_pylist()
-        decided, shares = self.watch.deciding(BAD), self.workspace.endpoint(CHAT)
+        (verdict, reason, judged_at), shares = self._decided(), self.workspace.endpoint(CHAT)
         guilty = self.options.guilty
         self.outcome |= {
             "rolled_back": "rolled_back_at" in self.outcome,
             "bad_version": BAD if guilty else None,
             "serving_version": max((PRIOR, BAD), key=shares.share),
             "first_bad_request_at": self.traffic.first_seen.get(f"support_chat-{BAD}") if guilty else None,
-            "verdict_at": decided.judged_at,
+            "verdict_at": judged_at,
             "rolled_back_at": self.outcome.get("rolled_back_at"),
             "verified_at": self.outcome.get("verified_at"),
-            "verdict": str(decided.state),
-            "reason": decided.reason,
+            "verdict": verdict,
+            "reason": reason,
             "requests": self.traffic.sent,
             "spans": sum("otlp" in one for one in sources),
             "inference_rows": sum("ai_gateway" in one for one in sources),
@@ -310,6 +314,19 @@ class Demo:
         self.live.stop()
         self.console.print(f"{self._headline()}\nreport: {report}", soft_wrap=True)
         return self.outcome
+
+    def _decided(self) -> tuple[str, str, datetime]:
+        """State, reason and time of the verdict that was acted on (whichever judge spoke first), else the scheduled job's."""
+        store = Store(self.state)
+        try:
+            with store.read() as tx:
+                acted = tx.audit(what=str(Status.PROPOSED))
+        finally:
+            store.close()
+        if acted:
+            return str(State.ROLL_BACK), acted[0]["detail"]["evidence"], acted[0]["at"].replace(tzinfo=UTC)
+        said = self.watch.deciding(BAD)
+        return str(said.state), said.reason, said.judged_at
 
     def _headline(self) -> str:
         o = self.outcome
