@@ -4,7 +4,8 @@ Shapes: Databricks Model Serving request formats (chat, completions, embeddings,
 instances, inputs), the prompt contract, agents' `output[]`, and streamed responses logged as a list of chunks.
 """
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,11 @@ MAX_BODY = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Body:
-    """What a pair of bodies says; None where it says nothing. `features`: tabular inputs of the first record, as text."""
+    """What a pair of bodies says; None where it says nothing. `features`: tabular inputs of one record, as text.
+
+    Of a batch of `records` one stands for all (features and prediction), picked by the body's checksum: the first would not do,
+    for clients send batches in an order.
+    """
 
     input: str | None = None
     output: str | None = None
@@ -29,6 +34,7 @@ class Body:
     team: str | None = None
     env: str | None = None
     features: Mapping[str, str] = field(default_factory=dict)
+    records: int | None = None
     problem: str | None = None
 
 
@@ -53,6 +59,8 @@ def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
     if len(body) > MAX_BODY:
         return None, "body above 4 MiB"
     try:
+        if body[:5] in ("data:", b"data:"):
+            return _events(body), None
         return orjson.loads(body), None
     except (orjson.JSONDecodeError, RecursionError) as error:
         return None, f"body is not JSON: {error}"[:200]
@@ -65,25 +73,31 @@ def _content(content: Any) -> str | None:
     return text(content)
 
 
-def _first_record(request: dict[str, Any]) -> dict[str, Any]:
+def _records(request: dict[str, Any]) -> tuple[int, Callable[[int], dict[str, Any]]]:
+    """(how many records a tabular request holds, the record of an index)."""
     split = _dict(request.get("dataframe_split"))
-    if split:
-        columns, data = split.get("columns"), split.get("data")
-        if isinstance(columns, list) and isinstance(data, list) and data and isinstance(data[0], list):
-            return dict(zip(map(str, columns), data[0], strict=False))
-        return {}
+    columns, data = split.get("columns"), split.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        rows = [one for one in data if isinstance(one, list)]
+        return len(rows), lambda i: dict(zip(map(str, columns), rows[i], strict=False))
     for key in ("dataframe_records", "instances", "inputs"):
-        rows = request.get(key)
-        if isinstance(rows, dict):
-            return {
-                str(name): column[0] if isinstance(column, list) and column else column for name, column in rows.items()
-            }
-        if isinstance(rows, list) and rows:
-            first = rows[0]
-            if isinstance(first, dict):
-                return first
-            return {str(i): value for i, value in enumerate(first)} if isinstance(first, list) else {"0": first}
-    return {}
+        found = request.get(key)
+        if isinstance(found, dict):
+            sizes = [len(column) for column in found.values() if isinstance(column, list)]
+            return min(sizes, default=1), lambda i, by=found: {str(name): _at(column, i) for name, column in by.items()}
+        if isinstance(found, list) and found:
+            return len(found), lambda i, rows=found: _record(rows[i])
+    return 0, lambda _: {}
+
+
+def _at(column: Any, index: int) -> Any:
+    return column[index] if isinstance(column, list) and column else column
+
+
+def _record(row: Any) -> dict[str, Any]:
+    if isinstance(row, dict):
+        return row
+    return {str(i): value for i, value in enumerate(row)} if isinstance(row, list) else {"0": row}
 
 
 def _prompt(request: dict[str, Any]) -> str | None:
@@ -106,9 +120,24 @@ def _answer(response: dict[str, Any]) -> tuple[str | None, str | None]:
         if key in response:
             return text(response[key]), text(response.get("finish_reason"))
     output = response.get("output")
-    if isinstance(output, list) and output:
-        return _content(_dict(output[-1]).get("content")), text(response.get("status"))
+    if isinstance(output, list) and output:  # agents: tool calls and reasoning stand beside the messages
+        said = [_dict(one) for one in output]
+        last = ([one for one in said if one.get("type", "message") == "message"] or said)[-1]
+        return _content(last.get("content")), text(response.get("status"))
     return None, None
+
+
+def _prediction(response: dict[str, Any], records: int, index: int) -> str | None:
+    """What was predicted for one record; None where the response does not answer record by record."""
+    said = response.get("predictions", response.get("outputs"))
+    return text(said[index]) if isinstance(said, list) and len(said) == records else None
+
+
+def _events(body: str | bytes) -> list[Any]:
+    """The data of server-sent events, as a streamed response may be logged."""
+    lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
+    said = (line[5:].strip() for line in lines if line.startswith("data:"))
+    return [orjson.loads(one) for one in said if one and one != "[DONE]"]
 
 
 def _joined(chunks: list[Any]) -> dict[str, Any]:
@@ -117,8 +146,10 @@ def _joined(chunks: list[Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     reason = None
     for chunk in map(_dict, chunks):
+        if isinstance(chunk.get("response"), dict):  # an agent's stream ends with the whole response
+            whole |= chunk["response"]
         piece, why = _answer(chunk)
-        said.append(piece or "")
+        said.append(piece or (chunk["delta"] if isinstance(chunk.get("delta"), str) else ""))
         reason = why or reason
         whole |= {key: value for key, value in chunk.items() if value is not None}
     return whole | {"choices": [{"text": "".join(said), "finish_reason": reason}]}
@@ -135,12 +166,14 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
     if request is not None and asked is not None and not isinstance(asked, dict):
         problem = problem or "request body is not a JSON object"
     req, res = _dict(asked), _dict(said)
+    records, record = _records(req)
+    picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records if records else 0
     usage, metadata = _dict(res.get("usage")), _dict(req.get("metadata"))
     output, reason = _answer(res)
     streaming = req.get("stream")
     return Body(
         input=_prompt(req) if req else None,
-        output=output,
+        output=(_prediction(res, records, picked) if records else None) or output,
         tokens_in=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
         tokens_out=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
         finish_reason=reason,
@@ -149,6 +182,7 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         client_request_id=text(req.get("client_request_id")) or None,
         team=text(metadata.get("team")),
         env=text(metadata.get("env")),
-        features={str(k): text(v) or "" for k, v in list(_first_record(req).items())[:MAX_FEATURES]},
+        features={str(k): text(v) or "" for k, v in list(record(picked).items() if records else ())[:MAX_FEATURES]},
+        records=records or None,
         problem=problem,
     )

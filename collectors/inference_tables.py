@@ -1,26 +1,23 @@
-"""Inference tables (three generations, detected) and canonical rows -> inbox candidates. Spark only, incremental.
+"""Inference tables (three generations), usage tables and canonical rows -> inbox candidates. Spark only.
 
 Schemas: Databricks documentation of inference tables (legacy `auto_capture_config`, AI Gateway `<prefix>_payload`,
-Unity AI Gateway). A column that is missing is null; types are read as they come.
+Unity AI Gateway) and system tables (serving.endpoint_usage, ai_gateway.usage). A column that is missing is null; types are
+read as they come.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lastgood import tables, telemetry
+from lastgood import telemetry
 from lastgood.collectors import bodies
-from lastgood.config import Capture
+from lastgood.collectors.entities import named
 from lastgood.errors import ConfigError
-from lastgood.redact import Redactor
-from lastgood.runs import Context, Run, append, bookmark, record
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,48 @@ class Generation:
     endpoint: str = "cast(null as string)"
     served_entity: str = "cast(null as string)"
     ttft_ms: str = "cast(null as double)"
+    tokens_in: str = "cast(null as bigint)"
+    tokens_out: str = "cast(null as bigint)"
+    team: str = "cast(null as string)"
+    attempts: str = "cast(null as int)"
 
 
 GENERATIONS = (
+    Generation(
+        "endpoint_usage",
+        ("databricks_request_id", "request_time", "input_token_count"),
+        request_id="databricks_request_id",
+        requested_at="request_time",
+        latency_ms="null",
+        latency_scope="null",
+        served_entity="served_entity_id",
+        tokens_in="nullif(input_token_count, 0)",  # custom models are counted with 0
+        tokens_out="if(input_token_count = 0, nullif(output_token_count, 0), output_token_count)",
+        team="usage_context['team']",
+    ),
+    Generation(
+        "gateway_usage",
+        ("invocation_id", "event_time", "total_tokens"),
+        request_id="concat_ws('/', request_id, invocation_id)",
+        requested_at="event_time",
+        latency_ms="latency_ms",
+        latency_scope="'gateway'",
+        version="destination_model",
+        endpoint="destination_name",
+        served_entity="destination_name",
+        ttft_ms="time_to_first_byte_ms",
+        tokens_in="input_tokens",
+        tokens_out="output_tokens",
+        team="request_tags['team']",
+        attempts="size(routing_information.attempts)",
+    ),
     Generation(
         "unity_gateway",
         ("invocation_id", "event_time"),
         request_id="concat_ws('/', request_id, invocation_id)",
         requested_at="event_time",
         latency_ms="latency_ms",
-        latency_scope="gateway",
+        latency_scope="'gateway'",
         version="destination_model",
         endpoint="destination_name",
         served_entity="destination_name",
@@ -58,7 +87,7 @@ GENERATIONS = (
         request_id="databricks_request_id",
         requested_at="request_time",
         latency_ms="execution_duration_ms",
-        latency_scope="model",
+        latency_scope="'model'",
         served_entity="served_entity_id",
     ),
     Generation(
@@ -67,13 +96,24 @@ GENERATIONS = (
         request_id="databricks_request_id",
         requested_at="timestamp_millis(timestamp_ms)",
         latency_ms="execution_time_ms",
-        latency_scope="model",
+        latency_scope="'model'",
         version="request_metadata['model_version']",
         endpoint="request_metadata['endpoint_name']",
         served_entity="request_metadata['model_name']",
     ),
 )
 
+_OPTIONAL = dict.fromkeys(
+    (
+        "client_request_id", "status_code", "sampling_fraction", "requester", "request", "response", "served_entity_id",
+        "destination_model", "time_to_first_byte_ms", "input_tokens", "output_tokens", "output_token_count",
+    ),
+    "string",
+) | {
+    "request_metadata": "map<string,string>", "usage_context": "map<string,string>", "request_tags": "map<string,string>",
+    "logging_error_codes": "array<string>", "routing_information": "struct<attempts:array<string>>",
+}  # fmt: skip
+"""Columns that a table may lack -> their type."""
 _BODY = (
     ("input", pa.string()),
     ("output", pa.string()),
@@ -86,11 +126,12 @@ _BODY = (
     ("team", pa.string()),
     ("env", pa.string()),
     ("features", pa.map_(pa.string(), pa.string())),
+    ("records", pa.int64()),
     ("problem", pa.string()),
 )
 _BODY_DDL = (
     "struct<input:string,output:string,tokens_in:bigint,tokens_out:bigint,finish_reason:string,error_code:string,"
-    "streaming:boolean,client_request_id:string,team:string,env:string,features:map<string,string>,problem:string>"
+    "streaming:boolean,client_request_id:string,team:string,env:string,features:map<string,string>,records:bigint,problem:string>"
 )
 
 
@@ -142,28 +183,9 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
     if name == "canonical":
         return _canonical(frame)
     generation = next(one for one in GENERATIONS if one.name == name)
-    wanted = (
-        "client_request_id",
-        "status_code",
-        "sampling_fraction",
-        "requester",
-        "request",
-        "response",
-        "logging_error_codes",
-    )
-    types = dict(frame.dtypes)
-    for column in (
-        *wanted,
-        "request_metadata",
-        "served_entity_id",
-        "destination_model",
-        "time_to_first_byte_ms",
-    ):
-        if column not in types:
-            kind = {
-                "request_metadata": "map<string,string>",
-                "logging_error_codes": "array<string>",
-            }.get(column, "string")
+    bodies_there = "request" in frame.columns or "response" in frame.columns
+    for column, kind in _OPTIONAL.items():
+        if column not in frame.columns:
             frame = frame.withColumn(column, f.lit(None).cast(kind))
     flat = frame.select(
         f.expr(generation.request_id).cast("string").alias("platform_id"),
@@ -177,30 +199,22 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         f.expr("try_cast(status_code as int)").alias("status"),
         f.expr("try_cast(sampling_fraction as double)").alias("fraction"),
         f.col("requester").cast("string").alias("who"),
+        f.expr(f"try_cast({generation.tokens_in} as bigint)").alias("used_in"),
+        f.expr(f"try_cast({generation.tokens_out} as bigint)").alias("used_out"),
+        f.expr(generation.team).cast("string").alias("team"),
+        f.expr(generation.latency_scope).cast("string").alias("scope"),
+        f.expr(generation.attempts).alias("attempts"),
         f.col("request").cast("string").alias("request"),
         f.col("response").cast("string").alias("response"),
         f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
     )
     kept = [field for field in flat.schema.fields if field.name not in ("request", "response")]
     schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in kept)
-    said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
-    if entities is not None:
-        by_id = (
-            entities.groupBy("served_entity_id")
-            .agg(
-                f.max_by(
-                    f.struct("endpoint_name", "served_entity_name", "entity_version"),
-                    "change_time",
-                ).alias("known")
-            )
-            .withColumnRenamed("served_entity_id", "entity_id")
-        )
-        said = said.join(f.broadcast(by_id), said["entity"] == by_id["entity_id"], "left")
+    if bodies_there:
+        said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
     else:
-        said = said.withColumn(
-            "known",
-            f.lit(None).cast("struct<endpoint_name:string,served_entity_name:string,entity_version:string>"),
-        )
+        said = flat.drop("request", "response").withColumn("body", f.lit(None).cast(_BODY_DDL))
+    said = named(said, entities)
     return _shape(said, generation, f.lit(endpoint).cast("string"))
 
 
@@ -214,6 +228,10 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
             f.col("body.problem"),
             f.lit("unlogged"),
             f.when(f.length("unlogged") > 0, f.col("unlogged")),
+            f.lit("records"),
+            f.when(f.col("body.records") > 1, f.col("body.records").cast("string")),
+            f.lit("routing.attempts"),
+            f.when(f.col("attempts") > 1, f.col("attempts").cast("string")),
         ),
         lambda _, value: value.isNotNull(),
     )
@@ -224,10 +242,10 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         "model_version": f.coalesce("known.entity_version", "version", "entity"),
         "requested_at": f.col("at"),
         "latency_ms": f.col("ms"),
-        "latency_scope": f.lit(generation.latency_scope),
+        "latency_scope": f.col("scope"),
         "ttft_ms": f.col("first"),
-        "tokens_in": f.col("body.tokens_in"),
-        "tokens_out": f.col("body.tokens_out"),
+        "tokens_in": f.coalesce("body.tokens_in", "used_in"),
+        "tokens_out": f.coalesce("body.tokens_out", "used_out"),
         "status_code": f.col("status"),
         "error_code": f.when(f.col("status") >= 400, code),
         "features": f.when(f.size("body.features") > 0, f.col("body.features")),
@@ -236,7 +254,7 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         "finish_reason": f.col("body.finish_reason"),
         "streaming": f.col("body.streaming"),
         "requester": f.col("who"),
-        "team": f.col("body.team"),
+        "team": f.coalesce("body.team", "team"),
         "env": f.col("body.env"),
         "weight": f.when((f.col("fraction") > 0) & (f.col("fraction") <= 1), 1 / f.col("fraction")).otherwise(
             f.lit(1.0)
@@ -275,82 +293,3 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
             value = f.lit(None)
         columns.append(value.cast(one.type).alias(one.name))
     return frame.select(*columns)
-
-
-def read_any(spark: "SparkSession", table: str) -> "DataFrame":
-    """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
-    where = Path(table)
-    try:
-        if (where / "_delta_log").is_dir():
-            frame = spark.read.format("delta").load(table)
-        elif where.is_dir() or where.suffix == ".parquet":
-            frame = spark.read.parquet(table)
-        elif where.suffix == ".csv":
-            frame = spark.read.csv(table, header=True, inferSchema=True)
-        elif where.is_file():
-            frame = spark.read.json(table)
-        elif "/" not in table and "." in table:
-            frame = spark.read.table(table)
-        else:
-            raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
-        columns = frame.columns
-    except ConfigError:
-        raise
-    except Exception as error:  # a broken file surfaces as a PySpark error or as a bare gateway error
-        said = str(getattr(error, "java_exception", error)).splitlines()[0]
-        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {said:.200}") from error
-    if columns in ([], ["_corrupt_record"]):
-        raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
-    return frame
-
-
-def _hidden(rows: "DataFrame", rule: Redactor) -> "DataFrame":
-    """Rows without what the rule hides of input, output and features."""
-    from pyspark.sql import functions as f
-
-    if rule.capture in (Capture.NONE, Capture.FEATURES):
-        names = ("input", "output", "features") if rule.capture is Capture.NONE else ("input", "output")
-        return rows.withColumns({name: f.lit(None).cast(rows.schema[name].dataType) for name in names})
-    text = f.udf(rule.text, "string")
-    found = f.udf(
-        lambda pairs: pairs and {key: rule.feature(value) for key, value in pairs.items()}, "map<string,string>"
-    )
-    return rows.withColumns({"input": text("input"), "output": text("output"), "features": found("features")})
-
-
-def _there(table: str) -> bool:
-    return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
-
-
-def collect(
-    ctx: Context,
-    table: str,
-    endpoint: str | None,
-    entities_table: str | None,
-    rule: Redactor | None = None,
-) -> Run | None:
-    """Append what is new in an inference table to the inbox; None when nothing is, or when there is no table yet.
-
-    Errors: ConfigError when the table has no change data feed.
-    """
-    from pyspark.sql import functions as f
-
-    if not _there(table):
-        return None
-    done, last = bookmark(ctx, "collect", table), tables.version(ctx.spark, table)
-    if done >= last:
-        return None
-    started = time.monotonic()
-    entities = read_any(ctx.spark, entities_table) if entities_table and _there(entities_table) else None
-    new = tables.changes(ctx.spark, table, done, last).where(f.col("_change_type") == "insert")
-    rows = candidates(
-        new.drop("_change_type", "_commit_version", "_commit_timestamp"),
-        endpoint,
-        entities,
-    )
-    if rule and rule.active:
-        rows = _hidden(rows, rule)
-    append(ctx, rows, tables.INBOX)
-    run = Run("collect", table, last, new.count())
-    record(ctx, run, time.monotonic() - started)
-    return run

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lastgood import tables
-from lastgood.collectors.inference_tables import candidates, detect, read_any
+from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
 from lastgood.config import Settings
 from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
@@ -58,9 +58,11 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         ctx = Context(spark, tables.Store(scratch), settings)
         bar.update(step, description=f"reading {table}")
         frame = read_any(spark, table)
-        kind = detect(frame.columns)
+        kind = kind_of(frame.columns)
         bar.update(step, description="conforming")
-        requests, reasons = _conform(ctx, candidates(frame, endpoint or Path(table.rstrip("/")).stem))
+        requests, reasons = _conform(
+            ctx, candidates(frame, Origin(table, endpoint or Path(table.rstrip("/")).stem), settings)
+        )
         bar.update(step, description="counting")
         made = keyed(requests, settings.window_s)
         windows = counts(count(made), quality_flags(made))

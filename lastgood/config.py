@@ -115,6 +115,14 @@ class Release(_Model):
     max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
 
 
+class FeatureSource(_Model):
+    """Where an endpoint's features come from: a Delta table (asked by Spark) or a store (asked by its status API)."""
+
+    kind: str = Field("feature_table", pattern="^(feature_table|synced_table|online_table|vector_index)$")
+    name: str = Field(description="catalog.schema.table, or a folder")
+    event_time: str | None = Field(None, description="feature table: column with the time its rows speak of")
+
+
 class EndpointSettings(_Model):
     """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
 
@@ -130,6 +138,7 @@ class EndpointSettings(_Model):
         None,
         description="served_entities table that names the versions behind entity ids",
     )
+    features: tuple[FeatureSource, ...] = Field((), description="sources of its features, watched for freshness")
     aliases: tuple[str, ...] = Field(
         ("lastgood", "champion"), description="registry aliases of good versions, best first"
     )
@@ -168,6 +177,34 @@ class Receiver(_Model):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = Field(None, description="senders must show a certificate of this authority")
+
+
+class Labels(_Model):
+    """A table or file of labels or feedback: what is known of a request later. Each column is named; a value or a label is needed."""
+
+    table: str
+    name: str = Field(description="what is said: correct, resolved, thumbs, ...")
+    endpoint: str | None = Field(None, description="the endpoint whose requests are labelled")
+    request_id: str = Field("request_id", description="column with the request's id")
+    value: str | None = Field(None, description="column with a number or a boolean")
+    label: str | None = Field(None, description="column with a word")
+    at: str | None = Field(None, description="column with the time the label was given; else when it is first seen")
+
+
+class Sources(_Model):
+    """Tables that hold requests of many endpoints."""
+
+    entities_table: str | None = Field(
+        None, description="history of served entities, where an endpoint names none: system.serving.served_entities"
+    )
+    usage_tables: list[str] = Field(
+        [], description="requests as the platform counted them: system.serving.endpoint_usage, system.ai_gateway.usage"
+    )
+    span_tables: list[str] = Field(
+        [], description="OpenTelemetry spans in Unity Catalog: catalog.schema.prefix_otel_spans"
+    )
+    workspace_id: str | None = Field(None, description="take only this workspace's rows of the usage tables")
+    labels: list[Labels] = Field([], description="tables and files of labels and feedback")
 
 
 class Oidc(_Model):
@@ -256,6 +293,7 @@ class Settings(BaseSettings):
     default: EndpointSettings = EndpointSettings()
     endpoints: dict[str, EndpointSettings] = {}
     receiver: Receiver = Receiver()
+    sources: Sources = Sources()
     web: Web = Web()
     pagerduty: PagerDuty = PagerDuty()
     alertmanager: Alertmanager = Alertmanager()

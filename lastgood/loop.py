@@ -9,7 +9,9 @@ from typing import Any
 
 from lastgood import tables
 from lastgood.alerts.store import Store
-from lastgood.collectors.inference_tables import collect
+from lastgood.collectors import labels
+from lastgood.collectors.freshness import freshness
+from lastgood.collectors.reading import collect_all
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
@@ -18,7 +20,6 @@ from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
 from lastgood.judge import History
-from lastgood.redact import redactor
 from lastgood.runs import Context, Run
 from lastgood.spark import session
 
@@ -31,16 +32,6 @@ def context(settings: Settings) -> Context:
     store = tables.Store(settings.storage)
     store.ensure(spark)
     return Context(spark, store, settings)
-
-
-def collect_all(ctx: Context) -> list[Run]:
-    """New rows of every configured inference table into the inbox."""
-    found = []
-    for name, one in ctx.settings.endpoints.items():
-        if one.payload_table:
-            run = collect(ctx, one.payload_table, name, one.entities_table, redactor(one))
-            found += [run] if run else []
-    return found
 
 
 def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
@@ -59,8 +50,17 @@ def judge(ctx: Context) -> list[Any]:
     return run_judge(ctx, history(ctx.settings, known)) if known else []
 
 
+def ask_sources(ctx: Context) -> list[Any]:
+    """How old the sources of features are."""
+    from lastgood.workspace.databricks import connect
+
+    return freshness(ctx, lambda: connect(ctx.settings.workspace))
+
+
 JOBS: dict[str, Callable[[Context], Any]] = {
     "collect": collect_all,
+    "labels": labels.collect_all,
+    "freshness": ask_sources,
     "conform": conform,
     "windows": windows,
     "quality": quality,
@@ -82,8 +82,10 @@ def run_job(ctx: Context, name: str) -> dict[str, Any]:
     }
     if isinstance(done, Run):
         report |= {"rows_in": done.rows_in, "rows_out": done.rows_out}
-    elif name == "collect":
+    elif name in ("collect", "labels"):
         report |= {"rows_in": sum(one.rows_in for one in done)}
+    elif name == "freshness":
+        report |= {"sources": len(done)}
     elif name == "judge":
         report |= {
             "verdicts": [

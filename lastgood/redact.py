@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from lastgood.config import Capture, EndpointSettings
+from lastgood.config import Capture, EndpointSettings, Settings
 from lastgood.errors import ConfigError
 
 PATTERNS = {
@@ -77,3 +77,12 @@ class Redactor:
 def redactor(settings: EndpointSettings) -> Redactor:
     """The rule of an endpoint's settings. Errors: ConfigError."""
     return Redactor(settings.capture, settings.redact, settings.redact_hook).check()
+
+
+def rules(settings: Settings) -> Callable[[str | None], Redactor] | None:
+    """The rule of each endpoint; None when every endpoint keeps its bodies. Errors: ConfigError."""
+    known = {name: redactor(one) for name, one in settings.endpoints.items()}
+    default = redactor(settings.default)
+    if not any(one.active for one in (default, *known.values())):
+        return None
+    return lambda endpoint: known.get(endpoint or "", default)

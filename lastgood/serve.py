@@ -17,15 +17,19 @@ from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
 from lastgood.alerts.web.app import create_app
 from lastgood.asgi import bind
+from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
 from lastgood.errors import LastgoodError
 from lastgood.judge import History
 from lastgood.live import Live
-from lastgood.redact import Redactor, redactor
+from lastgood.redact import rules
+from lastgood.workspace import Platform
 from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.serve")
+SCRAPE_S = 60.0
+"""The endpoints' own metrics are gauges of a minute."""
 
 
 def now() -> datetime:
@@ -94,15 +98,6 @@ class _Verdicts:
         self._version = version
 
 
-def redaction(settings: Settings) -> Callable[[str | None], Redactor] | None:
-    """The rule of each endpoint; None when every endpoint keeps its bodies."""
-    rules = {name: redactor(one) for name, one in settings.endpoints.items()}
-    default = redactor(settings.default)
-    if not any(one.active for one in (default, *rules.values())):
-        return None
-    return lambda endpoint: rules.get(endpoint or "", default)
-
-
 def judge_live(live: Live, target: Controller) -> None:
     """Judge the newest requests and hand over what is to be acted on."""
 
@@ -114,13 +109,19 @@ def judge_live(live: Live, target: Controller) -> None:
         target.handle(verdict)
 
 
+def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -> None:
+    """Note what the endpoints' own metrics say of the last minute."""
+    for problem in scrape_endpoints(platform, settings.endpoints, store, now()):
+        log.warning("%s", problem)
+
+
 async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 5.0) -> None:
     """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
     store = tables.Store(settings.storage)
     live = Live(settings, now)
     sink = live.take if settings.live_every_s else None
-    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=redaction(settings))
-    acts = controller(settings, store)
+    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
+    acts, platform = controller(settings, store), connect(settings.workspace)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
     shown = scrape.exporter(settings, store, acts.store, receiver)
     app.router.routes.insert(0, scrape.route(shown.registry()))
@@ -137,6 +138,7 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
             _every(12 * poll_s, acts.observe_endpoints, stop),
             *([_every(settings.live_every_s, lambda: judge_live(live, acts), stop)] if sink else []),
             _every(poll_s, shown.refresh, stop),
+            _every(SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))

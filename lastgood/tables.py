@@ -66,6 +66,33 @@ SCORES = Table(
     ),
     change_feed=True,
 )
+ENDPOINT_MINUTES = Table(
+    "endpoint_minutes",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("minute", "timestamp", "start of the minute the figures are of, UTC"),
+        Field("requests", "double", "requests, as the endpoint's own /metrics says"),
+        Field("errors_4xx", "double", "of them answered with 4xx"),
+        Field("errors_5xx", "double", "of them answered with 5xx"),
+        Field("scraped_at", "timestamp", "when it was asked, UTC"),
+    ),
+    ("endpoint", "minute"),
+)
+FRESHNESS = Table(
+    "freshness",
+    (
+        Field("endpoint", "string", "serving endpoint whose features come from the source"),
+        Field("kind", "string", "feature_table, synced_table, online_table or vector_index"),
+        Field("name", "string", "catalog name or folder of the source"),
+        Field(
+            "as_of", "timestamp", "newest event time in it, else the commit it reflects, UTC; null when it does not say"
+        ),
+        Field("committed_at", "timestamp", "its newest commit, UTC"),
+        Field("rows", "bigint", "rows it says it holds"),
+        Field("state", "string", "what its status says, or why it could not be asked"),
+        Field("checked_at", "timestamp", "when it was asked, UTC"),
+    ),
+)
 WINDOWS = Table(
     "windows",
     (
@@ -185,6 +212,8 @@ ALL = (
     REQUESTS,
     QUARANTINE,
     SCORES,
+    ENDPOINT_MINUTES,
+    FRESHNESS,
     WINDOWS,
     QUALITY,
     DRIFT,
@@ -211,7 +240,7 @@ def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataF
 
     Errors: ConfigError when the table keeps no change data feed.
     """
-    if not _keeps_changes(spark, where):
+    if not keeps_changes(spark, where):
         fix = f"ALTER TABLE {sql_name(where)} SET TBLPROPERTIES (delta.enableChangeDataFeed = true)"
         raise ConfigError(f"{where} keeps no change data feed, so what is new cannot be read; run: {fix}")
     reader = (
@@ -220,10 +249,16 @@ def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataF
     return reader.format("delta").load(where) if is_path(where) else reader.table(where)
 
 
-def _keeps_changes(spark: "SparkSession", where: str) -> bool:
+def keeps_changes(spark: "SparkSession", where: str) -> bool:
+    """Whether the table has a change data feed; a view or a shared table that does not show its properties has none."""
+    from pyspark.errors import PySparkException
+
     if is_path(where):
         return delta.keeps_changes(where)
-    feed = spark.sql(f"SHOW TBLPROPERTIES {where}").where("key = 'delta.enableChangeDataFeed'").collect()
+    try:
+        feed = spark.sql(f"SHOW TBLPROPERTIES {where}").where("key = 'delta.enableChangeDataFeed'").collect()
+    except PySparkException:
+        return False
     return bool(feed) and feed[0]["value"] == "true"
 
 

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SPAN, TABLE, CANONICAL = "span", "table", "canonical"
-"""Kinds of source: an OpenTelemetry span, an inference table, a user's own canonical rows."""
+SPAN, TABLE, CANONICAL, USAGE = "span", "table", "canonical", "usage"
+"""Kinds of source: an OpenTelemetry span, an inference table, a user's own canonical rows, the platform's usage table."""
 
 SOURCES = {
     "otlp": SPAN,
+    "span_table": SPAN,
     "legacy": TABLE,
     "ai_gateway": TABLE,
     "unity_gateway": TABLE,
     "canonical": CANONICAL,
+    "endpoint_usage": USAGE,
+    "gateway_usage": USAGE,
 }
 
-_PREFER_SPAN = {SPAN: 0, CANONICAL: 1, TABLE: 2}
-_PREFER_TABLE = {TABLE: 0, CANONICAL: 1, SPAN: 2}
+_PREFER_SPAN = {SPAN: 0, CANONICAL: 1, TABLE: 2, USAGE: 3}
+_PREFER_TABLE = {TABLE: 0, CANONICAL: 1, SPAN: 2, USAGE: 3}
 
 _ARROW = {
     "string": pa.string(),

@@ -16,7 +16,8 @@ TEXT_FAMILIES = ("gen_ai.prompt", "gen_ai.completion", "gen_ai.system_instructio
 """Attributes that hold bodies: those that the dialects read as input and output, and the families that spell them out."""
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether an attribute of this name holds a prompt or an answer."""
     return name in TEXTS or name.startswith(TEXT_FAMILIES)
 
 
@@ -42,7 +43,7 @@ def redact(request: ExportTraceServiceRequest, rule: Callable[[str | None], Reda
 def _strip(attributes: Any, rule: Redactor) -> None:
     gone: Sequence[int] = []
     for i, one in enumerate(attributes):
-        if not _is_text(one.key):
+        if not is_text(one.key):
             continue
         kept = rule.text(one.value.string_value) if one.value.HasField("string_value") else None
         if kept is None:

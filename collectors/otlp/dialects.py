@@ -18,6 +18,16 @@ def text(value: Any) -> str | None:
     return None if value is None or value == "" else value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
+def unquoted(value: Any) -> str | None:
+    """A text that may stand as JSON (MLflow writes its attributes so): `"chat"` is chat."""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
+        try:
+            return text(orjson.loads(value))
+        except orjson.JSONDecodeError:
+            return value
+    return text(value)
+
+
 def number(value: Any) -> float | None:
     """A finite number, also from its text."""
     try:
@@ -115,13 +125,13 @@ GENAI_FORMER: Table = {
     "output": [("gen_ai.completion", message("assistant"))],
 }
 MLFLOW: Table = {
-    "request_id": [("mlflow.traceRequestId", text)],
-    "endpoint": [("mlflow.databricks.modelServingEndpointName", text)],
-    "model_version": [("mlflow.model_version", text)],
+    "request_id": [("mlflow.traceRequestId", unquoted)],
+    "endpoint": [("mlflow.databricks.modelServingEndpointName", unquoted)],
+    "model_version": [("mlflow.model_version", unquoted)],
     "tokens_in": [("mlflow.chat.tokenUsage", usage("input_tokens")), ("mlflow.trace.tokenUsage", usage("input_tokens"))],
     "tokens_out": [("mlflow.chat.tokenUsage", usage("output_tokens")), ("mlflow.trace.tokenUsage", usage("output_tokens"))],
-    "input": [("mlflow.spanInputs", text)],
-    "output": [("mlflow.spanOutputs", text)],
+    "input": [("mlflow.spanInputs", unquoted)],
+    "output": [("mlflow.spanOutputs", unquoted)],
 }  # fmt: skip
 OPENINFERENCE: Table = {
     "tokens_in": [("llm.token_count.prompt", whole)],
@@ -165,7 +175,7 @@ MODEL_CALLS: dict[str, frozenset[str]] = {
         {"chat", "text_completion", "generate_content", "embeddings", "completion", "create_message"}
     ),
     "openinference.span.kind": frozenset({"LLM", "EMBEDDING"}),
-    "mlflow.spanType": frozenset({"CHAT_MODEL", "LLM", "EMBEDDING"}),
+    "mlflow.spanType": frozenset({"CHAT_MODEL", "LLM", "EMBEDDING", '"CHAT_MODEL"', '"LLM"', '"EMBEDDING"'}),
 }
 """Attribute that names what a span does -> the values that are a call of a model; any other value is a step around one."""
 

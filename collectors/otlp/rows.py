@@ -6,7 +6,7 @@ A span that cannot be a record keeps its bytes (`reject_reason`, `raw`); spans t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from google.protobuf.json_format import ParseDict, ParseError
@@ -15,7 +15,6 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.dialects import number, text
@@ -47,8 +46,9 @@ def plain(value: AnyValue) -> Any:
     return getattr(value, kind) if kind else None
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:
-    return {one.key: plain(one.value) for one in pairs}
+def attributes_of(pairs: Any) -> dict[str, Any]:
+    """Attributes as a dictionary; one is left as it is."""
+    return pairs if isinstance(pairs, dict) else {one.key: plain(one.value) for one in pairs}
 
 
 def when(nanoseconds: int) -> datetime | None:
@@ -75,31 +75,55 @@ def score(attributes: Mapping[str, Any], at: int, trace_id: bytes, received_at: 
     } | {name: value for name, value in more.items() if value is not None}
 
 
+class SpanLike(Protocol):
+    """What is read of a span: OTLP's own message, or a row of a span table. Times in nanoseconds."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    kind: int
+    start_time_unix_nano: int
+    end_time_unix_nano: int
+    attributes: Any
+    events: Any
+    status: Any
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+
+
 class SpanDecoder:
     """Decodes with one order of attributes for the model version (see `dialects.fields`)."""
 
-    def __init__(self, version_attributes: Sequence[str] = ()) -> None:
-        self.fields = dialects.fields(version_attributes)
+    def __init__(self, version_attributes: Sequence[str] = (), source: str = "otlp") -> None:
+        self.fields, self.source = dialects.fields(version_attributes), source
         self.known = frozenset(name for sources in self.fields.values() for name, _ in sources)
 
     def traces(self, request: ExportTraceServiceRequest, received_at: datetime) -> Decoded:
-        """All spans of an export, in order; one bad span does not cost the others."""
-        out, spans, resources, found = Decoded(), [], [], []
+        """All spans of an export, in order."""
+        spans: list[SpanLike] = []
+        resources: list[Mapping[str, Any]] = []
         for group in request.resource_spans:
-            resource = _attributes(group.resource.attributes)
+            resource = attributes_of(group.resource.attributes)
             for scope in group.scope_spans:
                 spans += scope.spans
                 resources += [resource] * len(scope.spans)
+        return self.spans(spans, resources, received_at)
+
+    def spans(
+        self, spans: Sequence[SpanLike], resources: Sequence[Mapping[str, Any]], received_at: datetime
+    ) -> Decoded:
+        """Spans and their resources' attributes -> what they say; one bad span does not cost the others."""
+        out, found = Decoded(), []
         own: list[dict[str, Any]] = []
         for i, (span, resource) in enumerate(zip(spans, resources, strict=True)):
             attributes: dict[str, Any] = {}
             try:
-                attributes = _attributes(span.attributes)
+                attributes = attributes_of(span.attributes)
                 if self._is_candidate(span, attributes):
                     found.append((i, self._row(span, attributes, resource, received_at)))
             except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 reason = f"span could not be read: {error}"[:200]
-                out.rows.append(_stamp(received_at) | {"reject_reason": reason, "raw": span.SerializeToString()})
+                out.rows.append(self._stamp(received_at) | {"reject_reason": reason, "raw": span.SerializeToString()})
             own.append(attributes)
         place = {(span.trace_id, span.span_id): i for i, span in enumerate(spans) if span.span_id}
         parents = [place.get((s.trace_id, s.parent_span_id), -1) if s.parent_span_id else -1 for s in spans]
@@ -113,8 +137,11 @@ class SpanDecoder:
             out.scores += self._scores(spans[i], own[i], row, received_at)
         return out
 
+    def _stamp(self, received_at: datetime) -> Row:
+        return {"source": self.source, "received_at": received_at}
+
     @staticmethod
-    def _is_candidate(span: Span, own: Mapping[str, Any]) -> bool:
+    def _is_candidate(span: SpanLike, own: Mapping[str, Any]) -> bool:
         said = [own[name] in values for name, values in dialects.MODEL_CALLS.items() if isinstance(own.get(name), str)]
         return dialects.is_candidate(
             span.kind,
@@ -125,9 +152,9 @@ class SpanDecoder:
             "http.response.status_code" in own,
         )
 
-    def _row(self, span: Span, own: Mapping[str, Any], resource: Mapping[str, Any], received_at: datetime) -> Row:
+    def _row(self, span: SpanLike, own: Mapping[str, Any], resource: Mapping[str, Any], received_at: datetime) -> Row:
         """One inbox row; `reject_reason` and `raw` are set where the span cannot be a record."""
-        attributes, row = {**resource, **own}, _stamp(received_at)
+        attributes, row = {**resource, **own}, self._stamp(received_at)
         for name, sources in self.fields.items():
             values = (read(attributes[key]) for key, read in sources if key in attributes)
             row[name] = next((value for value in values if value is not None), None)
@@ -151,11 +178,11 @@ class SpanDecoder:
         return row
 
     @staticmethod
-    def _scores(span: Span, own: Mapping[str, Any], row: Row, received_at: datetime) -> list[Row]:
+    def _scores(span: SpanLike, own: Mapping[str, Any], row: Row, received_at: datetime) -> list[Row]:
         """Evaluation events of a request's span, and OpenInference's `eval.NAME.score|label|explanation`."""
         about = {"request_id": row["request_id"], "endpoint": row["endpoint"]}
         found = [
-            score(_attributes(one.attributes), one.time_unix_nano, span.trace_id, received_at, **about)
+            score(attributes_of(one.attributes), one.time_unix_nano, span.trace_id, received_at, **about)
             for one in span.events
             if one.name == EVALUATION
         ]
@@ -178,7 +205,7 @@ def logs(request: ExportLogsServiceRequest, received_at: datetime) -> Decoded:
     for group in request.resource_logs:
         for scope in group.scope_logs:
             for one in scope.log_records:
-                own = _attributes(one.attributes)
+                own = attributes_of(one.attributes)
                 if EVALUATION in (one.event_name, own.get("event.name")):
                     at = one.time_unix_nano or one.observed_time_unix_nano
                     out.scores.append(score(own, at, one.trace_id, received_at))
@@ -197,16 +224,12 @@ def metrics(request: ExportMetricsServiceRequest, received_at: datetime) -> Deco
                 if not metric.name.startswith("gen_ai.evaluation") or not points:
                     out.others += 1
                 for point in points if metric.name.startswith("gen_ai.evaluation") else ():
-                    own = {"gen_ai.evaluation.name": metric.name, **_attributes(point.attributes)}
+                    own = {"gen_ai.evaluation.name": metric.name, **attributes_of(point.attributes)}
                     own["gen_ai.evaluation.score.value"] = (
                         point.as_double if point.HasField("as_double") else float(point.as_int)
                     )
                     out.scores.append(score(own, point.time_unix_nano, b"", received_at))
     return out
-
-
-def _stamp(received_at: datetime) -> Row:
-    return {"source": "otlp", "received_at": received_at}
 
 
 _GROUPS = (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -73,6 +74,27 @@ class Reply:
     seconds: float
     served_by: str
     body: Any
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """A source of features as the platform sees it. `as_of`: the commit of its own source that it reflects; None: it does not say."""
+
+    state: str
+    as_of: datetime | None = None
+    rows: int | None = None
+
+
+class Platform(Protocol):
+    """What the platform says of endpoints and of what they use. Errors: as Workspace."""
+
+    def metrics(self, name: str) -> str:
+        """The endpoint's own metrics of the last minute, in Prometheus' text format."""
+        ...
+
+    def source(self, kind: str, name: str) -> SourceState:
+        """The state of a synced_table, online_table or vector_index."""
+        ...
 
 
 class Workspace(Protocol):

@@ -6,6 +6,7 @@ Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -30,7 +31,7 @@ from databricks.sdk.service.serving import (
 
 from lastgood.config import WorkspaceSettings, secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
-from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
+from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
@@ -59,7 +60,7 @@ def _errors(what: str) -> Iterator[None]:
     except LastgoodError:
         raise
     except NotFound as error:
-        raise ConfigError(f"{what}: there is no such endpoint ({_said(error)})") from error
+        raise ConfigError(f"{what}: there is no such endpoint or source ({_said(error)})") from error
     except Unauthenticated as error:
         raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
     except PermissionDenied as error:
@@ -124,6 +125,37 @@ def parse(found: ServingEndpointDetailed) -> Endpoint:
     )
 
 
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text).astimezone(UTC) if text else None
+
+
+def _synced_table(client: WorkspaceClient, name: str) -> SourceState:
+    found = client.database.get_synced_database_table(name).data_synchronization_status
+    if found is None:
+        return SourceState("UNKNOWN")
+    last = found.last_sync
+    commit = last.delta_table_sync_info.delta_commit_timestamp if last and last.delta_table_sync_info else None
+    as_of = _time(commit or (last.sync_end_timestamp if last else None))
+    return SourceState(found.detailed_state.value if found.detailed_state else "UNKNOWN", as_of)
+
+
+def _online_table(client: WorkspaceClient, name: str) -> SourceState:
+    found = client.online_tables.get(name).status
+    update = found and (found.triggered_update_status or found.continuous_update_status)
+    state = found.detailed_state.value if found and found.detailed_state else "UNKNOWN"
+    return SourceState(state, _time(update.timestamp) if update else None)
+
+
+def _vector_index(client: WorkspaceClient, name: str) -> SourceState:
+    found = client.vector_search_indexes.get_index(name).status
+    if found is None:
+        return SourceState("UNKNOWN")
+    return SourceState("READY" if found.ready else found.message or "NOT_READY", None, found.indexed_row_count)
+
+
+_SOURCES = {"synced_table": _synced_table, "online_table": _online_table, "vector_index": _vector_index}
+
+
 class DatabricksWorkspace:
     """WorkspaceControl over databricks-sdk."""
 
@@ -158,6 +190,15 @@ class DatabricksWorkspace:
     def me(self) -> str:
         with _errors("current user"):
             return str(self._client.current_user.me().user_name)
+
+    def metrics(self, name: str) -> str:
+        with _errors(f"metrics of {name}"):
+            contents = self._client.serving_endpoints.export_metrics(name).contents
+            return contents.read().decode(errors="replace") if contents else ""
+
+    def source(self, kind: str, name: str) -> SourceState:
+        with _errors(f"{kind} {name}"):
+            return _SOURCES[kind](self._client, name)
 
     def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
         """See Workspace. Sent by httpx: the SDK would retry, and cannot leave the credentials out."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -11,9 +12,10 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput, TrafficConfig
 
+from lastgood.collectors.endpoint_metrics import row
 from lastgood.config import WorkspaceSettings
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
-from lastgood.workspace import Endpoint, Update
+from lastgood.workspace import Endpoint, SourceState, Update
 from lastgood.workspace.databricks import DatabricksWorkspace, connect
 from lastgood.workspace.local import CHAT, MODELS, TABULAR, LocalConfig, Running, entity, serve
 
@@ -236,3 +238,59 @@ def test_every_setting_of_an_entity_survives_get_and_update_bit_for_bit(
     assert [one.settings for one in again.entities] == [one.settings for one in first.entities]
     stored, _ = local.service.state.serving(CHAT)
     assert stored[0] == shown
+
+
+def test_the_endpoints_own_metrics_count_the_last_minute(local: Running, workspace: DatabricksWorkspace) -> None:
+    for body in ({"prompt": "a"}, {"prompt": "b"}, {"prompt": 7}):
+        workspace.invoke(CHAT, body)
+    now = datetime.now(UTC)
+    found = row(CHAT, workspace.metrics(CHAT), now)
+    assert found is not None
+    assert (found["requests"], found["errors_4xx"], found["errors_5xx"]) == (3.0, 1.0, 0.0)
+    with pytest.raises(ConfigError, match="no such"):
+        workspace.metrics("nothing")
+
+
+SOURCES: dict[str, tuple[dict[str, Any], SourceState]] = {
+    "synced_table": (
+        {
+            "name": "m.s.t",
+            "data_synchronization_status": {
+                "detailed_state": "SYNCED_TABLE_ONLINE",
+                "last_sync": {
+                    "delta_table_sync_info": {
+                        "delta_commit_timestamp": "2026-03-01T12:00:00Z",
+                        "delta_commit_version": 3,
+                    },
+                    "sync_end_timestamp": "2026-03-01T12:05:00Z",
+                },
+            },
+        },
+        SourceState("SYNCED_TABLE_ONLINE", datetime(2026, 3, 1, 12, tzinfo=UTC)),
+    ),
+    "online_table": (
+        {
+            "name": "m.s.t",
+            "status": {
+                "detailed_state": "ONLINE_NO_PENDING_UPDATE",
+                "triggered_update_status": {"timestamp": "2026-03-01T12:00:00Z"},
+            },
+        },
+        SourceState("ONLINE_NO_PENDING_UPDATE", datetime(2026, 3, 1, 12, tzinfo=UTC)),
+    ),
+    "vector_index": (
+        {"name": "m.s.t", "status": {"ready": True, "indexed_row_count": 12}},
+        SourceState("READY", None, 12),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_sources_of_features_say_how_old_they_are(local: Running, workspace: DatabricksWorkspace, kind: str) -> None:
+    document, expected = SOURCES[kind]
+    with pytest.raises(ConfigError, match=r"m\.s\.t"):
+        workspace.source(kind, "m.s.t")
+    httpx.put(f"{local.url}/local/sources/{kind}/m.s.t", json=document, headers=bearer(local)).raise_for_status()
+    assert workspace.source(kind, "m.s.t") == expected
+    httpx.put(f"{local.url}/local/sources/{kind}/m.s.t", json={"name": "m.s.t"}, headers=bearer(local))
+    assert workspace.source(kind, "m.s.t") == SourceState("UNKNOWN")

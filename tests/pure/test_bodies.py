@@ -49,19 +49,19 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         {"input": "vector me", "output": None, "tokens_in": 2, "tokens_out": None},
     ),
     "dataframe_split": (
-        {"dataframe_split": {"columns": ["age", "city"], "data": [[31, "Ulm"], [32, "Bonn"]]}},
-        {"predictions": [0.5, 1]},
-        {"features": {"age": "31", "city": "Ulm"}, "output": "[0.5,1]"},
+        {"dataframe_split": {"columns": ["age", "city"], "data": [[31, "Ulm"]]}},
+        {"predictions": [0.5]},
+        {"features": {"age": "31", "city": "Ulm"}, "output": "0.5", "records": 1},
     ),
     "dataframe_records": (
         {"dataframe_records": [{"age": 31, "city": None}]},
         {"predictions": [{"score": 1}]},
-        {"features": {"age": "31", "city": ""}, "output": '[{"score":1}]'},
+        {"features": {"age": "31", "city": ""}, "output": '{"score":1}'},
     ),
     "instances as rows": ({"instances": [[1.5, "x"]]}, {"predictions": [1]}, {"features": {"0": "1.5", "1": "x"}}),
-    "instances as scalars": ({"instances": [7, 8]}, {"predictions": [1]}, {"features": {"0": "7"}}),
-    "inputs as columns": ({"inputs": {"a": [1, 2], "b": 3}}, {"outputs": [1]}, {"features": {"a": "1", "b": "3"}}),
-    "inputs as a tensor": ({"inputs": [[1, 2], [3, 4]]}, {"predictions": [1]}, {"features": {"0": "1", "1": "2"}}),
+    "instances as scalars": ({"instances": [7, 7]}, {"predictions": [1]}, {"features": {"0": "7"}, "output": "[1]"}),
+    "inputs as columns": ({"inputs": {"a": [1, 1], "b": 3}}, {"outputs": [1]}, {"features": {"a": "1", "b": "3"}}),
+    "inputs as a tensor": ({"inputs": [[1, 2]]}, {"predictions": [1]}, {"features": {"0": "1", "1": "2"}}),
     "an agent's output list": (
         {"input": [{"role": "user", "content": "book it"}]},
         {
@@ -70,6 +70,20 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "usage": {"input_tokens": 5, "output_tokens": 6},
         },
         {"input": "book it", "output": "done", "finish_reason": "completed", "tokens_in": 5, "tokens_out": 6},
+    ),
+    "an agent's output list that ends with a call": (
+        {"input": "book it"},
+        {"output": [{"type": "message", "content": [{"text": "done"}]}, {"type": "function_call", "name": "n"}]},
+        {"output": "done"},
+    ),
+    "an agent's stream": (
+        {"input": "book it", "stream": True},
+        [
+            {"type": "response.output_text.delta", "delta": "do"},
+            {"type": "response.output_text.delta", "delta": "ne"},
+            {"type": "response.completed", "response": {"status": "completed", "usage": {"input_tokens": 5, "output_tokens": 6}}},
+        ],
+        {"output": "done", "streaming": True, "tokens_in": 5, "tokens_out": 6},
     ),
     "streamed chunks": (
         {"messages": [{"role": "user", "content": "go"}], "stream": True},
@@ -95,6 +109,29 @@ def test_family_is_read(family: str) -> None:
     found = extract(dumps(request), dumps(response).encode())
     assert {name: getattr(found, name) for name in expected} == expected
     assert found.problem is None
+
+
+def test_a_stream_logged_as_server_sent_events_is_put_together() -> None:
+    chunks = [
+        {"choices": [{"delta": {"content": "one "}}]},
+        {"choices": [{"delta": {"content": "two"}}], "usage": USAGE},
+    ]
+    said = "".join(f"data: {dumps(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
+    found = extract(dumps({"prompt": "go", "stream": True}), said)
+    assert (found.output, found.tokens_out, found.streaming, found.problem) == ("one two", 3, True, None)
+    assert (extract("{}", "data: {broken\n").problem or "").startswith("body is not JSON")
+
+
+def test_of_a_batch_each_record_stands_for_all_as_often_and_brings_its_own_prediction() -> None:
+    places = [0] * 4
+    for seed in range(2_000):
+        rows = [[seed, place] for place in range(4)]
+        asked = dumps({"dataframe_split": {"columns": ["seed", "place"], "data": rows}})
+        found = extract(asked, dumps({"predictions": [f"p{place}" for place in range(4)]}))
+        assert found.records == 4
+        assert found.output == f"p{found.features['place']}"
+        places[int(found.features["place"])] += 1
+    assert max(abs(one - 500) for one in places) < 5 * (2_000 * 0.25 * 0.75) ** 0.5
 
 
 HOSTILE: dict[str, tuple[str | bytes | None, str | None]] = {
@@ -155,7 +192,7 @@ json = st.recursive(
 @given(json, json)
 def test_any_json_gives_a_body_of_the_promised_types(request: Any, response: Any) -> None:
     found = extract(orjson.dumps(request), orjson.dumps(response))
-    kinds = {"tokens_in": int, "tokens_out": int, "streaming": bool}
+    kinds = {"records": int, "tokens_in": int, "tokens_out": int, "streaming": bool}
     for name in Body.__dataclass_fields__:
         value = getattr(found, name)
         if name == "features":

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lastgood.collectors.inference_tables import candidates, detect, read_any
+from lastgood.collectors.inference_tables import candidates, detect
+from lastgood.collectors.reading import read_any
 from lastgood.errors import ConfigError
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)

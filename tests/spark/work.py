@@ -3,12 +3,12 @@
 import sys
 from datetime import UTC, datetime
 
+from lastgood.collectors.reading import collect_all
 from lastgood.config import SparkSettings, load
 from lastgood.jobs.conform import conform
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
-from lastgood.loop import collect_all
 from lastgood.runs import Context
 from lastgood.spark import session
 from lastgood.tables import Store

@@ -30,6 +30,12 @@ from lastgood.workspace.local.state import (
 
 Handler = Callable[[Request], Awaitable[Response]]
 HOUR_MS = 3_600_000.0
+SOURCES = {
+    "synced_table": "database/synced_tables",
+    "online_table": "online-tables",
+    "vector_index": "vector-search/indexes",
+}
+"""Sources of features -> where the API has their state; `PUT /local/sources/KIND/NAME` sets the document."""
 
 
 class Service:
@@ -41,6 +47,7 @@ class Service:
         self._rng = np.random.default_rng(config.seed)
         self._recent: dict[str, deque[tuple[float, int, float]]] = {}
         self.chaos = Chaos()
+        self.sources: dict[tuple[str, str], dict[str, Any]] = {}
 
     def app(self) -> Starlette:
         api, uc = "/api/2.0/serving-endpoints", "/api/2.1/unity-catalog/models/{model}"
@@ -96,6 +103,11 @@ class Service:
                 lambda r, b: asdict(self.state.fault(r["endpoint"], r["version"])),
             ),
             ("PUT", "/local/faults/{endpoint}/{version}", self._set_fault),
+            ("PUT", "/local/sources/{kind}/{name}", self._set_source),
+            *(
+                ("GET", f"/api/2.0/{path}/{{name}}", lambda r, b, kind=kind: self._source(kind, r["name"]))
+                for kind, path in SOURCES.items()
+            ),
             ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
         ]
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
@@ -180,18 +192,25 @@ class Service:
         return body
 
     async def _metrics(self, request: Request) -> Response:
+        """Per-minute gauges, as the export API words them."""
         name = request.path_params["name"]
         self.state.get(name)
         recent = [one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60]
-        lines = [f"request_count_total {len(recent)}"]
-        lines += [
-            f"request_{kind}xx_count_total {sum(1 for one in recent if one[1] // 100 == kind)}" for kind in (4, 5)
-        ]
-        lines += [
-            f"request_latency_ms_sum {sum(one[2] for one in recent):.1f}",
-            f"request_latency_ms_count {len(recent)}",
-        ]
+        figures = {"request_count_total": len(recent)} | {
+            f"request_{kind}xx_count_total": sum(1 for one in recent if one[1] // 100 == kind) for kind in (4, 5)
+        }
+        lines = [f'# TYPE {key} gauge\n{key}{{endpoint_name="{name}"}} {value}' for key, value in figures.items()]
         return PlainTextResponse("\n".join(lines) + "\n")
+
+    def _source(self, kind: str, name: str) -> dict[str, Any]:
+        found = self.sources.get((kind, name))
+        if found is None:
+            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"{kind} {name} does not exist")
+        return found
+
+    def _set_source(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        self.sources[where["kind"], where["name"]] = body
+        return body
 
     def _limited(self, name: str) -> bool:
         limit, recent = (

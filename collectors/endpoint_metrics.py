@@ -1,0 +1,59 @@
+"""An endpoint's own /metrics (gauges of the last minute) -> rows of `endpoint_minutes`: a third opinion on counts and errors.
+
+Names: Databricks' metrics export API (`request_count_total`, `request_4xx_count_total`, `request_5xx_count_total`).
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+from prometheus_client.parser import text_string_to_metric_families
+
+from lastgood import delta, tables, telemetry
+from lastgood.errors import CorruptError, LastgoodError
+from lastgood.workspace import Platform
+
+GAUGES = {
+    "request_count_total": "requests",
+    "request_4xx_count_total": "errors_4xx",
+    "request_5xx_count_total": "errors_5xx",
+}
+
+
+def row(endpoint: str, text: str, now: datetime) -> dict[str, Any] | None:
+    """One minute of an endpoint, summed over its labels; None when the text has no count of requests.
+
+    The minute is the last whole one before the sample's time, or before `now` where the sample has none. Errors: CorruptError.
+    """
+    totals: dict[str, float] = {}
+    at = now
+    try:
+        for family in text_string_to_metric_families(text):
+            for one in family.samples:
+                if (name := GAUGES.get(one.name)) and 0 <= one.value < 1e12:
+                    totals[name] = totals.get(name, 0.0) + one.value
+                    if one.timestamp:
+                        at = datetime.fromtimestamp(float(one.timestamp), UTC)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise CorruptError(f"metrics of {endpoint}: not Prometheus' text format: {error}") from error
+    if "requests" not in totals:
+        return None
+    minute = at.replace(second=0, microsecond=0) - timedelta(minutes=1)
+    return {"endpoint": endpoint, "minute": minute, "scraped_at": now, "errors_4xx": 0.0, "errors_5xx": 0.0} | totals
+
+
+def scrape(platform: Platform, endpoints: Iterable[str], store: tables.Store, now: datetime) -> list[str]:
+    """Ask every endpoint and append what they say; what could not be had, in sentences."""
+    rows, problems = [], []
+    for name in endpoints:
+        try:
+            found = row(name, platform.metrics(name), now)
+        except LastgoodError as error:
+            problems.append(str(error))
+            continue
+        rows += [found] if found else []
+    if rows:
+        schema = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
+        delta.append(store.path(tables.ENDPOINT_MINUTES), pa.Table.from_pylist(rows, schema))
+    return problems

@@ -1,0 +1,194 @@
+"""A table of requests, whatever its kind -> new rows of the inbox (and of `scores`), each time only what is new.
+
+A table with a change data feed is read by version. Any other (system tables, shared tables, views) is read by its own clock: rows
+of the last day again, without those the inbox has. docs/adr/0007 says why.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import tables
+from lastgood.collectors import inference_tables, span_tables
+from lastgood.collectors.otlp.bodies import is_text
+from lastgood.config import Settings
+from lastgood.errors import ConfigError
+from lastgood.redact import Redactor, rules
+from lastgood.runs import Context, Run, append, bookmark, record
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+LATE_S = 86_400
+"""How late a row may appear in a table that is read by its clock."""
+Rule = Callable[[str | None], Redactor]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A table to collect from. `endpoint`: whose requests it holds, where it does not say; `entities`: the table that names the
+    versions behind served entity ids; `workspace_id`: of a table of all workspaces, the one whose rows are taken."""
+
+    table: str
+    endpoint: str | None = None
+    entities: str | None = None
+    workspace_id: str | None = None
+
+
+def origins(settings: Settings) -> list[Origin]:
+    """Every table that the settings name, each once."""
+    shared = settings.sources
+    own = [
+        Origin(one.payload_table, name, one.entities_table or shared.entities_table)
+        for name, one in settings.endpoints.items()
+        if one.payload_table
+    ]
+    usage = [Origin(one, None, shared.entities_table, shared.workspace_id) for one in shared.usage_tables]
+    return [*own, *usage, *(Origin(one) for one in shared.span_tables)]
+
+
+def kind_of(columns: list[str]) -> str:
+    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError."""
+    return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+
+
+def read_any(spark: "SparkSession", table: str) -> "DataFrame":
+    """A Delta path, Parquet file or folder, JSON lines, CSV, or a catalog name. Errors: ConfigError, one clear sentence."""
+    where = Path(table)
+    try:
+        if (where / "_delta_log").is_dir():
+            frame = spark.read.format("delta").load(table)
+        elif where.is_dir() or where.suffix == ".parquet":
+            frame = spark.read.parquet(table)
+        elif where.suffix == ".csv":
+            frame = spark.read.csv(table, header=True, inferSchema=True)
+        elif where.is_file():
+            frame = spark.read.json(table)
+        elif "/" not in table and "." in table:
+            frame = spark.read.table(table)
+        else:
+            raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
+        columns = frame.columns
+    except ConfigError:
+        raise
+    except Exception as error:  # a broken file surfaces as a PySpark error or as a bare gateway error
+        said = str(getattr(error, "java_exception", error)).splitlines()[0]
+        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {said:.200}") from error
+    if columns in ([], ["_corrupt_record"]):
+        raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
+    return frame
+
+
+def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
+    """Rows without what their endpoint's rule hides of input, output, features and attributes."""
+    from pyspark.sql import functions as f
+
+    text = f.udf(lambda endpoint, value: rule(endpoint).text(value), "string")
+    feature = f.udf(
+        lambda endpoint, pairs: pairs and {key: rule(endpoint).feature(value) for key, value in pairs.items()},
+        "map<string,string>",
+    )
+    rest = f.udf(
+        lambda endpoint, pairs: (
+            pairs and {key: value for key, value in pairs.items() if not (rule(endpoint).active and is_text(key))}
+        ),
+        "map<string,string>",
+    )
+    hide = {"input": text, "output": text, "features": feature, "attributes": rest, "raw": None}
+    return rows.withColumns(
+        {name: how("endpoint", name) if how else f.lit(None).cast("binary") for name, how in hide.items()}
+    )
+
+
+def candidates(
+    frame: "DataFrame", origin: Origin, settings: Settings, entities: "DataFrame | None" = None
+) -> "DataFrame":
+    """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of spans."""
+    from pyspark.sql import functions as f
+
+    if origin.workspace_id and "workspace_id" in frame.columns:
+        frame = frame.where(f.col("workspace_id") == origin.workspace_id)
+    if kind_of(frame.columns) == "span_table":
+        rows = span_tables.decoded(frame, settings.receiver.version_attributes)
+    else:
+        rows = inference_tables.candidates(frame, origin.endpoint, entities)
+    rule = rules(settings)
+    return _hidden(rows, rule) if rule else rows
+
+
+def _there(table: str) -> bool:
+    return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
+
+
+def _clock(columns: list[str]) -> "Column":
+    """When each row's request was made, by the table's own column."""
+    from pyspark.sql import functions as f
+
+    kind = kind_of(columns)
+    if kind == "span_table":
+        return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
+    generation = next((one for one in inference_tables.GENERATIONS if one.name == kind), None)
+    return f.expr(generation.requested_at if generation else "requested_at").cast("timestamp")
+
+
+def _by_version(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
+    done, last = bookmark(ctx, "collect", table), tables.version(ctx.spark, table)
+    if done >= last:
+        return None
+    new = tables.changes(ctx.spark, table, done, last).where("_change_type = 'insert'")
+    return new.drop("_change_type", "_commit_version", "_commit_timestamp"), Run("collect", table, last)
+
+
+def _by_clock(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
+    from pyspark.sql import functions as f
+
+    job = "collect by clock"
+    done, frame = bookmark(ctx, job, table), read_any(ctx.spark, table)
+    at = _clock(frame.columns)
+    new = frame.where(at >= f.timestamp_micros(f.lit(max(0, done - LATE_S * 1_000_000))))
+    last = new.agg(f.max(f.unix_micros(at))).collect()[0][0]
+    return None if last is None else (new, Run(job, table, max(done, last)))
+
+
+def _unseen(ctx: Context, rows: "DataFrame") -> "DataFrame":
+    """Rows that the inbox does not have from the same source."""
+    from pyspark.sql import functions as f
+
+    key = ["source", "endpoint", "request_id"]
+    inbox = ctx.store.read(ctx.spark, tables.INBOX)
+    since = ctx.clock().timestamp() - 2 * LATE_S
+    had = inbox.where(f.col("received_at") >= f.timestamp_seconds(f.lit(since))).select(*key)
+    return rows.join(had.distinct(), key, "left_anti")
+
+
+def collect(ctx: Context, origin: Origin) -> Run | None:
+    """Append what is new in a table to the inbox; None when nothing is, or when there is no table yet.
+
+    Errors: ConfigError when the table cannot be read or is not one of requests.
+    """
+    table = origin.table
+    if not _there(table):
+        return None
+    started, feed = time.monotonic(), tables.keeps_changes(ctx.spark, table)
+    found = _by_version(ctx, table) if feed else _by_clock(ctx, table)
+    if found is None:
+        return None
+    new, run = found
+    named = origin.entities
+    entities = read_any(ctx.spark, named) if named and _there(named) else None
+    rows = candidates(new, origin, ctx.settings, entities)
+    if not feed:
+        rows = _unseen(ctx, rows)
+    if "scores" in rows.columns and span_tables.has_scores(new):
+        append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
+    append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)
+    run.rows_in = new.count()
+    record(ctx, run, time.monotonic() - started)
+    return run
+
+
+def collect_all(ctx: Context) -> list[Run]:
+    """New rows of every table that the settings name into the inbox."""
+    return [run for one in origins(ctx.settings) if (run := collect(ctx, one))]

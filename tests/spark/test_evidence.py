@@ -1,0 +1,104 @@
+"""Evidence about the evidence: labels that come late and are corrected, and how old the sources of features are."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lastgood import tables
+from lastgood.collectors.freshness import freshness
+from lastgood.collectors.labels import collect_all
+from lastgood.config import Settings
+from lastgood.errors import ConfigError, TransientError
+from lastgood.runs import Context
+from lastgood.tables import Store
+from lastgood.workspace import SourceState
+
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def make(spark: Any, store: Store) -> Callable[..., Context]:
+    store.ensure(spark)
+    return lambda **settings: Context(spark, store, Settings(storage=store.location, **settings), lambda: NOW)
+
+
+def said(ctx: Context) -> list[tuple[Any, ...]]:
+    rows = ctx.store.read(ctx.spark, tables.SCORES).collect()
+    return sorted((row["request_id"], row["name"], row["value"], row["label"]) for row in rows)
+
+
+def test_labels_of_files_and_tables_are_taken_once_and_corrections_are_added(
+    make: Callable[..., Context], tmp_path: Path
+) -> None:
+    file, table = tmp_path / "labels.csv", str(tmp_path / "thumbs")
+    file.write_text("id,right,when\nr1,true,2026-03-01T00:00:00Z\nr2,false,2026-03-01T00:00:00Z\nr3,,\n,true,\n")
+    sources = [
+        {"table": str(file), "name": "correct", "endpoint": "chat", "request_id": "id", "value": "right", "at": "when"},
+        {"table": table, "name": "thumbs", "label": "thumb"},
+        {"table": str(tmp_path / "none yet"), "name": "later", "value": "v"},
+    ]
+    ctx = make(sources={"labels": sources})
+    ddl = "endpoint string, request_id string, thumb string"
+    ctx.spark.createDataFrame([("chat", "r1", "up")], ddl).write.format("delta").save(table)
+    assert [run.rows_in for run in collect_all(ctx)] == [2, 1]
+    assert collect_all(ctx) == []
+    assert said(ctx) == [("r1", "correct", 1.0, None), ("r1", "thumbs", None, "up"), ("r2", "correct", 0.0, None)]
+    file.write_text(file.read_text() + "r2,true,2026-03-09T00:00:00Z\n")
+    assert [run.rows_in for run in collect_all(ctx)] == [1]
+    of_r2 = ctx.store.read(ctx.spark, tables.SCORES).where("request_id = 'r2'").orderBy("at").collect()
+    assert [(row["value"], row["at"].day, row["endpoint"]) for row in of_r2] == [(0.0, 1, "chat"), (1.0, 9, "chat")]
+
+
+def test_a_label_source_without_its_columns_is_named(make: Callable[..., Context], tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("a,b\n1,2\n")
+    for column, match in (
+        ({"value": "v"}, "no column request_id, v"),
+        ({"request_id": "a"}, "need a column of values"),
+    ):
+        ctx = make(sources={"labels": [{"table": str(tmp_path / "l.csv"), "name": "n"} | column]})
+        with pytest.raises(ConfigError, match=match):
+            collect_all(ctx)
+
+
+class Stores:
+    """Status APIs of two stores."""
+
+    def metrics(self, name: str) -> str:
+        raise NotImplementedError
+
+    def source(self, kind: str, name: str) -> SourceState:
+        if kind == "vector_index":
+            raise TransientError("vector_index docs: 503")
+        return SourceState("ONLINE", NOW - timedelta(hours=3), 7)
+
+
+def test_sources_of_features_are_asked_and_one_that_cannot_be_is_a_row_too(
+    make: Callable[..., Context], tmp_path: Path
+) -> None:
+    where = str(tmp_path / "features")
+    features = [
+        {"name": where, "event_time": "seen_at"}, {"name": where}, {"name": str(tmp_path / "gone")},
+        {"kind": "online_table", "name": "m.s.online"}, {"kind": "vector_index", "name": "m.s.docs"},
+    ]  # fmt: skip
+    ctx = make(endpoints={"chat": {"features": features}})
+    events = [(NOW - timedelta(hours=hours),) for hours in (30, 26)]
+    ctx.spark.createDataFrame(events, "seen_at timestamp").write.format("delta").save(where)
+    freshness(ctx, Stores)
+    rows = ctx.store.read(ctx.spark, tables.FRESHNESS).collect()
+    found = [
+        (row["kind"], row["as_of"] and row["as_of"].replace(tzinfo=UTC), row["rows"], row["state"]) for row in rows
+    ]
+    assert {row["checked_at"].replace(tzinfo=UTC) for row in rows} == {NOW}
+    assert found[0] == ("feature_table", NOW - timedelta(hours=26), None, "ONLINE")
+    committed = found[1][1]
+    assert committed is not None
+    assert abs(committed - datetime.now(UTC)) < timedelta(minutes=10)
+    assert found[3] == ("online_table", NOW - timedelta(hours=3), 7, "ONLINE")
+    assert [(kind, as_of) for kind, as_of, *_ in (found[2], found[4])] == [
+        ("feature_table", None),
+        ("vector_index", None),
+    ]
+    assert all(row[3].startswith("cannot be asked: ") for row in (found[2], found[4]))
