@@ -118,6 +118,7 @@ class _Alerts:
         p, m = one.policy, one.match
         stale_le = edge(p.feature_age_limit_ms / 1000, AGE_BUCKETS_S)
         stale = _beyond("lastgood_feature_age_seconds", AGE_BUCKETS_S, stale_le, m, "15m")
+        source = f"time() - lastgood_feature_source_timestamp_seconds{{{m}}} > {p.feature_age_limit_ms / 1000:g}"
         quality = f"lastgood:bad_answer_ratio:rate1h{{{m}}} > {p.quality_slo:g}"
         blind = f"time() - lastgood_newest_window_timestamp_seconds{{{m}}} > {p.max_evidence_age_s:g}"
         who = "{{ $labels.endpoint }}"
@@ -126,6 +127,8 @@ class _Alerts:
             *self.burn(one, "are slow", "lastgood:slow_ratio", p.latency_slo, "LastgoodLatencyBudgetBurn"),
             self.make("LastgoodFeaturesStale", f"{stale} > 0.5", "ticket", f"{who}: {{{{ $value | humanizePercentage }}}} of requests "
                       f"used features older than {stale_le / 60:g} minutes", "15m", policy=one.name),
+            self.make("LastgoodFeatureSourceOld", source, "ticket", f"{who}: {{{{ $labels.kind }}}} {{{{ $labels.source }}}} has had nothing new "
+                      "for {{ $value | humanizeDuration }}", "15m", policy=one.name),
             self.make("LastgoodAnswersBad", quality, "ticket", f"{who} {{{{ $labels.model_version }}}}: {{{{ $value | humanizePercentage }}}} "
                       "of answers are empty, refused, repetitive, cut, leaking or echoing", "15m", policy=one.name),
             self.make("LastgoodBlind", blind, "page", f"{who}: no telemetry for {{{{ $value | humanizeDuration }}}}: nobody is judged",

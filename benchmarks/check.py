@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import tempfile
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,70 +14,51 @@ import pyarrow.parquet as pq
 
 from benchmarks.measured import machine, run
 
+WORDS = (
+    "the", "model", "answers", "a", "question", "about", "lists", "and", "tuples", "with", "some", "detail", "so", "that", "bodies",
+    "have", "weight",
+)  # fmt: skip
+CHUNK = 100_000
 
-def make(path: Path, rows: int, seed: int = 1) -> None:
-    """An inference table with two versions and bodies of about 1 KB together; version b fails four times as often."""
+
+def batches(rows: int, seed: int = 1, first: int = 0) -> Iterator[pa.Table]:
+    """An inference table over six hours: two versions, bodies of about 1 KB together; version b fails four times as often."""
     rng = np.random.default_rng(seed)
-    words = np.array(
-        [
-            "the",
-            "model",
-            "answers",
-            "a",
-            "question",
-            "about",
-            "lists",
-            "and",
-            "tuples",
-            "with",
-            "some",
-            "detail",
-            "so",
-            "that",
-            "bodies",
-            "have",
-            "weight",
-        ]
+    texts = [" ".join(rng.choice(WORDS, 70)) for _ in range(500)]
+    asked = np.array([json.dumps({"messages": [{"role": "user", "content": text}]}) for text in texts])
+    usage = {"prompt_tokens": 70, "completion_tokens": 70}
+    said = np.array(
+        [json.dumps({"choices": [{"message": {"content": t}, "finish_reason": "stop"}], "usage": usage}) for t in texts]
     )
-    texts = [" ".join(rng.choice(words, 70)) for _ in range(500)]
-    start = datetime(2026, 1, 5, tzinfo=UTC)
-    writer = None
-    for first in range(0, rows, 100_000):
-        n = min(100_000, rows - first)
+    start = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp() * 1e6)
+    for low in range(first, first + rows, CHUNK):
+        n = min(CHUNK, first + rows - low)
         new = rng.random(n) < 0.5
         failed = rng.random(n) < np.where(new, 0.04, 0.01)
-        pick = rng.integers(500, size=(n, 2))
-        requests = [json.dumps({"messages": [{"role": "user", "content": texts[i]}]}) for i in pick[:, 0]]
-        answers = [
-            json.dumps({"error_code": "INTERNAL_ERROR", "message": "no"})
-            if bad
-            else json.dumps(
-                {
-                    "choices": [{"message": {"content": texts[i]}, "finish_reason": "stop"}],
-                    "usage": {"prompt_tokens": 70, "completion_tokens": 70},
-                }
-            )
-            for i, bad in zip(pick[:, 1], failed, strict=True)
-        ]
-        table = pa.table(
+        at = start + (21_600e6 * (np.arange(low, low + n) - first) / rows).astype(np.int64)
+        error = json.dumps({"error_code": "INTERNAL_ERROR", "message": "no"})
+        yield pa.table(
             {
-                "databricks_request_id": [f"r{first + i}" for i in range(n)],
+                "databricks_request_id": [f"r{low + i}" for i in range(n)],
                 "request_date": [date(2026, 1, 5)] * n,
                 "client_request_id": pa.nulls(n, pa.string()),
-                "request_time": pa.array(
-                    [start + timedelta(seconds=21_600 * (first + i) / rows) for i in range(n)],
-                    pa.timestamp("us", "UTC"),
-                ),
+                "request_time": pa.array(at, pa.timestamp("us", "UTC")),
                 "status_code": pa.array(np.where(failed, 500, 200), pa.int32()),
                 "sampling_fraction": np.ones(n),
                 "execution_duration_ms": rng.lognormal(4, 0.5, n).astype(np.int64),
-                "request": requests,
-                "response": answers,
+                "request": asked[rng.integers(500, size=n)],
+                "response": np.where(failed, error, said[rng.integers(500, size=n)]),
                 "logging_error_codes": pa.array([[]] * n, pa.list_(pa.string())),
                 "served_entity_id": np.where(new, "b", "a"),
                 "requester": [f"user-{i}" for i in rng.integers(200, size=n)],
             }
         )
+
+
+def make(path: Path, rows: int) -> None:
+    """`batches` as one Parquet file."""
+    writer = None
+    for table in batches(rows):
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
     if writer:

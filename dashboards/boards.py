@@ -83,6 +83,9 @@ def endpoint(p: Policy) -> list[Plot]:
         ]),
         Plot("Feature age p95", "Age of the oldest feature used, at request time.", [(_quantile(0.95, age, VERSIONS), WHO)], "s",
              p.feature_age_limit_ms / 1000),
+        Plot("Age of feature sources", "Since the newest data in each feature table, online store and index.",
+             [(f"time() - max by (endpoint, kind, source) (lastgood_feature_source_timestamp_seconds{{{MINE}}})", "{{kind}} {{source}}")], "s",
+             p.feature_age_limit_ms / 1000),
         Plot("Mean latency", "Sum of latencies / requests: what histograms cannot hide.", [
             (f"{_rate(f'{duration}_sum', VERSIONS)} / {_rate(f'{duration}_count', VERSIONS)}", WHO)], "s"),
         Plot("Evidence against the newest version", "A healthy version shows 100 at most once in 100 times.",

@@ -136,6 +136,7 @@ class Exporter(Collector):
         self._newest: dict[str, datetime] = {}
         self._drift: list[dict[str, Any]] = []
         self._runs: dict[str, dict[str, Any]] = {}
+        self._sources: dict[tuple[str, str, str], float] = {}
         self._seen: dict[str, int | None] = {}
         self._took = 0.0
 
@@ -178,7 +179,15 @@ class Exporter(Collector):
                 kept = self._runs.get(run["job"])
                 if kept is None or run["finished_at"] >= kept["finished_at"]:
                     self._runs[run["job"]] = run
+        if self._changed(tables.FRESHNESS):
+            self._note_sources(delta.read(self._store.path(tables.FRESHNESS)).to_pylist())
         self._took = time.perf_counter() - started
+
+    def _note_sources(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The newest that each source has said of its data; one that cannot be asked keeps what it last said, and so grows old."""
+        for row in sorted(rows, key=lambda one: one["checked_at"]):
+            if row["as_of"]:
+                self._sources[row["endpoint"], row["kind"], row["name"]] = row["as_of"].astimezone(UTC).timestamp()
 
     @staticmethod
     def _changes(path: str, first: int, last: int) -> list[dict[str, Any]]:
@@ -247,6 +256,7 @@ class Exporter(Collector):
         yield _gauge("lastgood_drifted", [(labels, float(bool(one["drifted"]))) for labels, one in drift])
         newest = [((name,), at.timestamp()) for name, at in self._newest.items()]
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
+        yield _gauge("lastgood_feature_source_timestamp_seconds", list(self._sources.items()))
 
     def _states(self) -> Iterator[Metric]:
         now = self._operations()

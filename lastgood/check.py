@@ -93,20 +93,20 @@ def _conform(ctx: Context, found: "DataFrame") -> tuple["DataFrame", dict[str, i
     others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
     judged = found.withColumn("why", why_rejected())
     good, _ = split(judged.observe(seen, *(f.count_if(why == one).alias(one) for one in known), others))
-    rows, key = _kept(ctx, once(good), "candidates"), ["endpoint", "request_id"]
-    doubled = _kept(ctx, rows.groupBy(*key).count().where("count > 1").select(*key), "doubled")
+    rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
+    doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
     reasons = {name: number for name, number in seen.get.items() if number}
     if doubled.isEmpty():
-        return rows, reasons
-    twice = rows.join(doubled, key, "left_semi").withColumn("source", f.col("sources")[0])
-    return rows.join(doubled, key, "left_anti").unionByName(fold(twice)), reasons
+        return once(rows), reasons
+    twice = rows.join(f.broadcast(doubled), "key", "left_semi")
+    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(fold(twice)), reasons
 
 
 def _kept(ctx: Context, frame: "DataFrame", name: str) -> "DataFrame":
     """The frame, worked out once."""
     where = f"{ctx.store.location}/{name}"
-    frame.write.format("delta").save(where)
-    return ctx.spark.read.format("delta").load(where)
+    frame.write.option("compression", "snappy").parquet(where)
+    return ctx.spark.read.parquet(where)
 
 
 def _pairs(windows: Sequence[Counts]) -> dict[str, Pair]:

@@ -48,6 +48,8 @@ CATALOGUE = (
     Exported("lastgood_drift_distance", "gauge", "Jensen-Shannon distance of a column's newest sample.", (*VERSION, "against", "column")),
     Exported("lastgood_drifted", "gauge", "1 where the distance is certainly above the limit.", (*VERSION, "against", "column")),
     Exported("lastgood_newest_window_timestamp_seconds", "gauge", "Start of the newest window, seconds since 1970.", ("endpoint",)),
+    Exported("lastgood_feature_source_timestamp_seconds", "gauge", "Newest data in a source of features, seconds since 1970.",
+             ("endpoint", "kind", "source")),
     Exported("lastgood_incidents_open", "gauge", "Open incidents.", ("endpoint",)),
     Exported("lastgood_rollbacks", "gauge", "Rollbacks of the last 30 days by the state they are in.", ("endpoint", "state")),
     Exported("lastgood_last_detect_seconds", "gauge", "Onset of the fault to verdict, of the newest rollback.", ("endpoint",)),

@@ -57,6 +57,10 @@ CASES: dict[str, tuple[list[dict[str, str]], str, dict[str, tuple[str, bool]]]] 
          series("lastgood_feature_age_seconds_bucket", "0+60x30 1800+6x40 2040+60x50", **V2, le="3600.0")],
         "LastgoodFeaturesStale", {"20m": ("ticket", False), "69m": ("ticket", True), "110m": ("ticket", False)},
     ),
+    "a feature table gets nothing new for an hour and a quarter": (
+        [series("lastgood_feature_source_timestamp_seconds", "0x100 6060x60", endpoint="chat", kind="feature_table", source="m.s.t")],
+        "LastgoodFeatureSourceOld", {"70m": ("ticket", False), "90m": ("ticket", True), "110m": ("ticket", False)},
+    ),
     "bad answers": (
         [series("lastgood_answers_total", "0+60x300", **V2), series("lastgood_bad_answers_total", "0+1x60 60+30x120 3660+0x120", **V2)],
         "LastgoodAnswersBad", {"50m": ("ticket", False), "170m": ("ticket", True), "290m": ("ticket", False)},

@@ -149,3 +149,23 @@ def test_the_number_of_series_is_bounded_and_the_bound_is_seen(store: Store) -> 
     found = scraped(exporter)
     assert set(found["lastgood_requests_total"]) == {("chat", "5"), ("chat", "6"), ("chat", "7")}
     assert found["lastgood_series_dropped"][()] == 4
+
+
+def test_a_source_of_features_that_cannot_be_asked_keeps_what_it_last_said(store: Store) -> None:
+    def ask(hour: int, as_of: datetime | None, state: str) -> None:
+        row = {
+            "endpoint": "chat", "kind": "online_table", "name": "m.s.t", "as_of": as_of, "state": state,
+            "checked_at": START + timedelta(hours=hour),
+        }  # fmt: skip
+        schema = telemetry.arrow_schema(tables.FRESHNESS.fields)
+        delta.append(store.path(tables.FRESHNESS), pa.Table.from_pylist([row], schema))
+
+    exporter, key = Exporter(store), ("chat", "online_table", "m.s.t")
+    for hour, as_of, state in (
+        (1, START, "ONLINE"),
+        (2, None, "cannot be asked: 503"),
+        (0, START - timedelta(hours=9), "late"),
+    ):
+        ask(hour, as_of, state)
+        exporter.refresh()
+    assert scraped(exporter)["lastgood_feature_source_timestamp_seconds"] == {key: START.timestamp()}
