@@ -26,9 +26,10 @@ pins: ## resolve anew and write all transitive pins into pyproject.toml
 wheel: ## build the wheel through the sdist
 	uv build
 
-built: ## build the committed rules and boards anew
+built: ## build the committed rules, boards and settings schema anew
 	uv run lastgood rules build --out conf/prometheus
 	uv run lastgood dashboards build --out dashboards/built
+	uv run lastgood config schema --out conf/lastgood.schema.json
 
 collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
 	bash benchmarks/collector.sh

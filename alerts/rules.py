@@ -160,6 +160,8 @@ class _Alerts:
             self.make("LastgoodDrainDies", "increase(lastgood_drain_restarts_total[1h]) > 2", "page",
                       "the receiver's drain died {{ $value | humanize }} times in an hour"),
             self.make("LastgoodMessagesWaiting", "lastgood_messages_waiting > 0", "ticket", "{{ $value }} messages are not delivered", "15m"),
+            self.make("LastgoodSettingsRefused", "lastgood_settings_refused == 1", "ticket",
+                      "the settings file is wrong: the policies stay as they were", "5m"),
             self.make("LastgoodKillSwitchOn", "lastgood_kill_switch == 1", "ticket", "all automatic action is stopped", "1h", "/kill"),
             self.make("LastgoodSeriesDropped", "lastgood_series_dropped > 0", "ticket",
                       "{{ $value }} versions are not exported: the bound on series is reached", "1h"),

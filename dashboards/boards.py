@@ -135,6 +135,8 @@ def itself(p: Policy) -> list[Plot]:
         Plot("Duration of job runs", "The newest run of each job.", [("max by (job) (lastgood_job_run_seconds)", "{{job}}")], "s"),
         Plot("Age of the verdict", "Since the newest verdict on each endpoint.",
              [("time() - max by (endpoint) (lastgood_verdict_timestamp_seconds)", "{{endpoint}}")], "s", 7200),
+        Plot("Settings refused", "1 while the settings file is wrong: the policies stay as they were.", [("max(lastgood_settings_refused)", "refused")],
+             limit=1),
         Plot("Versions not exported", "Versions left out because the bound on series was reached.", [("sum(lastgood_series_dropped)", "versions")], limit=1),
     ]  # fmt: skip
 

@@ -215,6 +215,7 @@ class Exporter(Collector):
         found = self._tally()
         for name, metric in TALLY.items():
             yield _counter(metric, [((), found.get(name, 0.0))])
+        yield _gauge("lastgood_settings_refused", [((), found.get("bad_settings", 0.0))])
         yield _gauge("lastgood_spool_bytes", [((), found.get("spool_bytes", 0.0))])
         yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
         yield _gauge("lastgood_scrape_seconds", [((), self._took)])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lastgood import __version__, cli_acts, cli_judge, cli_release, cli_show
+from lastgood import __version__, cli_acts, cli_config, cli_judge, cli_release, cli_show
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Watches served model versions and puts the last good one back.",
 )
+app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_judge.app, name="judge")
 app.add_typer(cli_show.rules, name="rules")
 app.add_typer(cli_show.dashboards, name="dashboards")
@@ -45,7 +46,7 @@ def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
     """Run the service: OTLP receiver, evidence pages, incidents and rollbacks."""
     from lastgood.serve import serve as run
 
-    asyncio.run(run(load(config), lambda line: print(line, flush=True), poll_s))
+    asyncio.run(run(load(config), lambda line: print(line, flush=True), poll_s, lambda: load(config)))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from lastgood import mistakes
 from lastgood.errors import ConfigError
 
 
@@ -305,9 +306,22 @@ class Settings(BaseSettings):
     workspace: WorkspaceSettings = WorkspaceSettings()
     spark: SparkSettings = SparkSettings()
 
+    _adopted: tuple[dict[str, EndpointSettings], EndpointSettings] | None = PrivateAttr(None)
+
     def endpoint(self, name: str) -> EndpointSettings:
         """Settings of one endpoint."""
-        return self.endpoints.get(name, self.default)
+        endpoints, default = self._adopted or (self.endpoints, self.default)
+        return endpoints.get(name, default)
+
+    def adopt(self, newer: "Settings") -> bool:
+        """From now on `endpoint` answers as `newer`'s does, for everybody who holds these settings; False when nothing changed.
+
+        Nothing else is taken over: addresses, tables, redaction and credentials need a restart.
+        """
+        policies = (newer.endpoints, newer.default)
+        changed = policies != (self._adopted or (self.endpoints, self.default))
+        self._adopted = policies
+        return changed
 
     @property
     def state(self) -> str:
@@ -341,13 +355,14 @@ def _with_file(document: dict[str, Any]) -> type[Settings]:
 def load(path: Path | None = None, **overrides: Any) -> Settings:
     """Settings from a YAML file (default: conf/lastgood.yaml when there), the environment, then `overrides`.
 
-    Errors: ConfigError naming the file, the key and what was expected.
+    Errors: ConfigError naming the file, the line, the key and what was expected.
     """
     source = path or Path("conf/lastgood.yaml")
     if path is not None and not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        document = yaml.safe_load(source.read_text()) if source.is_file() else {}
+        text = source.read_text() if source.is_file() else ""
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(document or {}, dict):
@@ -357,6 +372,4 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     except SettingsError as error:
         raise ConfigError(f"environment (LASTGOOD_*): {error}; expected JSON") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{source}: {key}: {first['msg']} (found {first.get('input')!r:.80})") from error
+        raise ConfigError(f"{source}: {mistakes.sentence(error, Settings, text)}") from error

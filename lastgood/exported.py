@@ -55,6 +55,7 @@ CATALOGUE = (
     Exported("lastgood_last_detect_seconds", "gauge", "Onset of the fault to verdict, of the newest rollback.", ("endpoint",)),
     Exported("lastgood_last_restore_seconds", "gauge", "Verdict to verified recovery, of the newest finished rollback.", ("endpoint",)),
     Exported("lastgood_kill_switch", "gauge", "1 while all automatic action is stopped.",),
+    Exported("lastgood_settings_refused", "gauge", "1 while the settings file is wrong and the policies stay as they were.",),
     Exported("lastgood_messages_waiting", "gauge", "Messages not yet delivered.",),
     Exported("lastgood_job_run_timestamp_seconds", "gauge", "End of a job's newest run that had something to do.", ("job",)),
     Exported("lastgood_job_run_seconds", "gauge", "Duration of that run.", ("job",)),

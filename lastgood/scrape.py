@@ -1,7 +1,7 @@
 """Composition: what the service's `/metrics` shows, from the tables, the alerting layer and the receiver."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,11 +44,13 @@ def operations(store: Store) -> Operations:
     )  # fmt: skip
 
 
-def exporter(settings: Settings, store: tables.Store, state: Store, receiver: OtlpReceiver) -> Exporter:
+def exporter(
+    settings: Settings, store: tables.Store, state: Store, receiver: OtlpReceiver, bad_settings: Callable[[], bool]
+) -> Exporter:
     """The service's exporter; its ledger stands beside the spool."""
 
     def tally() -> Mapping[str, float]:
-        return figures(receiver.tally, receiver.writer.spool)
+        return figures(receiver.tally, receiver.writer.spool) | {"bad_settings": float(bad_settings())}
 
     ledger = Path(settings.receiver.spool) / "exporter.json"
     return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions)

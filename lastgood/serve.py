@@ -98,6 +98,27 @@ class _Verdicts:
         self._version = version
 
 
+class Reloading:
+    """Takes over the policies of a settings file that has changed. A file that is wrong changes nothing and is said, and counted, until
+    it is right."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        self._settings, self._load = settings, load
+        self.problem = ""
+
+    def __call__(self) -> None:
+        try:
+            newer = self._load()
+        except LastgoodError as error:
+            if str(error) != self.problem:
+                log.error("the settings stay as they were: %s", error)
+            self.problem = str(error)
+            return
+        self.problem = ""
+        if self._settings.adopt(newer):
+            log.warning("the policies of the settings file are in force now")
+
+
 def judge_live(live: Live, target: Controller) -> None:
     """Judge the newest requests and hand over what is to be acted on."""
 
@@ -115,15 +136,24 @@ def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -
         log.warning("%s", problem)
 
 
-async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 5.0) -> None:
-    """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens."""
+async def serve(
+    settings: Settings,
+    say: Callable[[str], None],
+    poll_s: float = 5.0,
+    reload: Callable[[], Settings] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens.
+
+    `reload` reads the settings again; their policies are taken over while it runs.
+    """
     store = tables.Store(settings.storage)
     live = Live(settings, now)
     sink = live.take if settings.live_every_s else None
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
     acts, platform = controller(settings, store), connect(settings.workspace)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
-    shown = scrape.exporter(settings, store, acts.store, receiver)
+    reloading = Reloading(settings, reload or (lambda: settings))
+    shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem))
     app.router.routes.insert(0, scrape.route(shown.registry()))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
@@ -138,6 +168,7 @@ async def serve(settings: Settings, say: Callable[[str], None], poll_s: float = 
             _every(12 * poll_s, acts.observe_endpoints, stop),
             *([_every(settings.live_every_s, lambda: judge_live(live, acts), stop)] if sink else []),
             _every(poll_s, shown.refresh, stop),
+            _every(poll_s, reloading, stop),
             _every(SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import promql_parser
 import pytest
 import yaml
 
 from lastgood.alerts.rules import build as build_rules
 from lastgood.alerts.rules import document
+from lastgood.cli_config import schema
 from lastgood.config import Settings, load
 from lastgood.dashboards.boards import BOARDS
 from lastgood.dashboards.grafana import build as build_board
@@ -37,6 +39,16 @@ def test_rules_are_what_the_policies_give() -> None:
 @pytest.mark.parametrize("one", BOARDS, ids=lambda one: one.uid)
 def test_boards_are_what_the_code_gives(one: Any) -> None:
     assert (ROOT / "dashboards" / "built" / f"{one.uid}.json").read_text() == build_board(one, Settings()), COMMANDS
+
+
+def test_the_schema_is_that_of_the_settings_and_takes_the_example() -> None:
+    assert (ROOT / "conf" / "lastgood.schema.json").read_text() == schema(), "run: make built"
+    example = yaml.safe_load((ROOT / "conf" / "lastgood.example.yaml").read_text())
+    assert load(ROOT / "conf" / "lastgood.example.yaml").endpoints.keys() == example["endpoints"].keys()
+    valid = jsonschema_rs.validator_for(json.loads(schema())).is_valid
+    assert valid(example)
+    assert not valid(example | {"storag": "x"})
+    assert not valid(example | {"window_s": "soon"})
 
 
 def selectors(node: Any) -> Iterator[Any]:

@@ -41,12 +41,32 @@ def test_secrets_named_in_the_environment_do_not_disturb(file: Path, monkeypatch
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("storag: x", "storag: Extra inputs are not permitted"),
-        ("window_s: soon", "window_s: Input should be a valid integer"),
-        ("window_s: 0", "window_s: Input should be greater than or equal to 1"),
-        ("web: {port: 70000}", "web.port: Input should be less than or equal to 65535"),
-        ("default: {policy: {rollback_e: 0.5}}", "default.policy.rollback_e: Input should be greater than 1"),
-        ("endpoints: {chat: {mode: maybe}}", "endpoints.chat.mode: Input should be 'observe', 'approve' or 'auto'"),
+        ("storag: x", "line 1: storag: there is no such setting; did you mean storage?"),
+        ("\nwindow_s: soon", "line 2: window_s: Input should be a valid integer"),
+        ("window_s: 0", "line 1: window_s: Input should be greater than or equal to 1"),
+        ("web: {port: 70000}", "line 1: web.port: Input should be less than or equal to 65535"),
+        (
+            "default:\n  policy:\n    rollback_e: 0.5",
+            "line 3: default.policy.rollback_e: Input should be greater than 1",
+        ),
+        (
+            "endpoints:\n  chat:\n    policy: {cooldwn_s: 5}",
+            "line 3: endpoints.chat.policy.cooldwn_s: there is no such setting; did you mean cooldown_s?",
+        ),
+        ("sources:\n  labels:\n  - {table: t, nam: n}", "line 3: sources.labels.0.name: Field required"),
+        (
+            "sources:\n  labels:\n  - {table: t, name: n}\n  - {table: t, name: n, valeu: v}",
+            "line 4: sources.labels.1.valeu: there is no such setting; did you mean value?",
+        ),
+        ("web: {zzz: 1}", "line 1: web.zzz: there is no such setting; there are approvers, base_url,"),
+        (
+            "web: {oidc: {issuer: i, client_id: c, client_sekret_env: x}}",
+            "line 1: web.oidc.client_sekret_env: there is no such setting; did you mean client_secret_env?",
+        ),
+        (
+            "endpoints: {chat: {mode: maybe}}",
+            "line 1: endpoints.chat.mode: Input should be 'observe', 'approve' or 'auto'",
+        ),
         ("[1, 2]", "expected a mapping of settings, found list"),
         ("just words", "expected a mapping of settings, found str"),
         ("a: [", "not valid YAML"),

@@ -68,6 +68,16 @@ def write(storage: str, name: str) -> None:
     delta.append(tables.Store(storage).path(tables.VERDICTS), pa.Table.from_pylist([row], schema))
 
 
+def create(space: local.Running, name: str) -> None:
+    """An endpoint that serves version 3, with version 2 ready beside it."""
+    entities = [local.entity(local.MODELS[local.CHAT], v) for v in "23"]
+    routes = [
+        {"served_entity_name": e["name"], "traffic_percentage": s} for e, s in zip(entities, (0, 100), strict=True)
+    ]
+    config = {"served_entities": entities, "traffic_config": {"routes": routes}}
+    space.service.state.create({"name": name, "config": config})
+
+
 def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_url: str, stack: ExitStack) -> None:
     space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
     pager = stack.enter_context(serve_fake())
@@ -85,13 +95,7 @@ def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_u
         "LASTGOOD_LINK_KEY": "k" * 32, "LASTGOOD_PERSON_TOKEN": "t", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     for name in ("first", "second"):
-        entities = [local.entity(local.MODELS[local.CHAT], v) for v in "23"]
-        routes = [
-            {"served_entity_name": e["name"], "traffic_percentage": s} for e, s in zip(entities, (0, 100), strict=True)
-        ]
-        space.service.state.create(
-            {"name": name, "config": {"served_entities": entities, "traffic_config": {"routes": routes}}}
-        )
+        create(space, name)
     services = []
     for name in ("one", "two"):
         spool = {"LASTGOOD_RECEIVER__SPOOL": str(tmp_path / name)}
@@ -116,3 +120,43 @@ def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_u
     with store.read() as tx:
         assert tx.verify() == []
     store.close()
+
+
+def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_ones(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
+    config = tmp_path / "lastgood.yaml"
+
+    def settings(mode: str) -> str:
+        return yaml.safe_dump(
+            {
+                "storage": str(tmp_path / "data"), "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
+                "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(tmp_path / "spool")}, "web": {"port": 0},
+                "default": {"mode": mode},
+            }
+        )  # fmt: skip
+
+    create(space, "first")
+    config.write_text(settings("observe"))
+    environment = {**os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "DO_NOT_TRACK": "1"}
+    service = Service(config, environment)
+    stack.callback(service.end)
+
+    def refused() -> bool:
+        return "lastgood_settings_refused 1.0" in httpx.get(f"{service.url}/metrics", timeout=10).text
+
+    def rollbacks() -> list[Any]:
+        return [
+            one["rollback"] for one in httpx.get(f"{service.url}/api/incidents", timeout=10).json() if one["rollback"]
+        ]
+
+    config.write_text(settings("observe").replace("mode: observe", "mode: perhaps"))
+    until(refused, "the wrong file is not said")
+    write(str(tmp_path / "data"), "first")
+    until(lambda: bool(httpx.get(f"{service.url}/api/incidents", timeout=10).json()), "no incident")
+    assert rollbacks() == [], "the old policy observes"
+    config.write_text(settings("approve"))
+    until(lambda: not refused(), "the right file is not taken")
+    write(str(tmp_path / "data"), "first")
+    until(lambda: bool(rollbacks()), "the new policy does not propose")

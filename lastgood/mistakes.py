@@ -1,0 +1,67 @@
+"""A validation error and the YAML it came from -> one sentence: line, key, what is wrong, the nearest valid name (pure)."""
+
+import types
+import typing
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+Location = Sequence[str | int]
+
+
+def line_of(text: str, location: Location, *, exact: bool = False) -> int | None:
+    """The line (1 is the first) of the key that `location` names; where the file lacks it, of the nearest one above it (`exact`: None)."""
+    try:
+        node = yaml.compose(text)
+    except yaml.YAMLError:
+        return None
+    found = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if pair is None:
+                return None if exact else found
+            found, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            found = node.start_mark.line + 1
+        else:
+            return None if exact else found
+    return found
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models an annotation can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) is None and not isinstance(annotation, types.UnionType):
+        return []
+    return [model for one in typing.get_args(annotation) for model in _models(one)]
+
+
+def names_at(model: type[BaseModel], location: Location) -> list[str]:
+    """The settings that exist where `location` is: the names its last part could have had."""
+    here = [model]
+    for part in location[:-1]:
+        known = [one for one in here if str(part) in one.model_fields]
+        if known:  # else: a name of the user's own, or a place in a list
+            here = [inner for one in known for inner in _models(one.model_fields[str(part)].annotation)]
+    return sorted({name for one in here for name in one.model_fields})
+
+
+def sentence(error: ValidationError, model: type[BaseModel], text: str) -> str:
+    """The first mistake. Of an unknown key the nearest names that exist are said."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if part != "[key]"]
+    line = line_of(text, location)
+    where = f"line {line}: " if line else ""
+    key = ".".join(str(part) for part in location)
+    if first["type"] != "extra_forbidden":
+        return f"{where}{key}: {first['msg']} (found {first.get('input')!r:.80})"
+    names = names_at(model, location)
+    near = get_close_matches(str(location[-1]), names, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    return f"{where}{key}: there is no such setting; {hint}"
