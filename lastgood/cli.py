@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lastgood import __version__, cli_acts, cli_config, cli_judge, cli_release, cli_show
+from lastgood import __version__, cli_acts, cli_config, cli_judge, cli_release, cli_setup, cli_show
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 
@@ -26,6 +26,7 @@ app.add_typer(cli_show.rules, name="rules")
 app.add_typer(cli_show.dashboards, name="dashboards")
 cli_acts.register(app)
 cli_release.register(app)
+cli_setup.register(app)
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)"),

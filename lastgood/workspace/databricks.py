@@ -162,6 +162,11 @@ class DatabricksWorkspace:
     def __init__(self, client: WorkspaceClient) -> None:
         self._client = client
 
+    @property
+    def host(self) -> str:
+        """Where the workspace is."""
+        return str(self._client.config.host)
+
     def endpoint(self, name: str) -> Endpoint:
         with _errors(f"endpoint {name}"):
             return parse(self._client.serving_endpoints.get(name))
