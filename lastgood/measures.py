@@ -1,8 +1,8 @@
 """Measures and verdicts read back without Spark, for the service, the demo and reports."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,9 +14,10 @@ from lastgood.windows import Counts, merge
 MOVED_SHARE, MIN_REQUESTS = 0.02, 30
 
 
-def windows(store: tables.Store, endpoint: str | None = None) -> list[Counts]:
-    """All window counts (of one endpoint), with output quality where it was counted, by time."""
-    filters: Any = [("endpoint", "=", endpoint)] if endpoint else None
+def windows(store: tables.Store, endpoint: str | None = None, since: datetime | None = None) -> list[Counts]:
+    """All window counts (of one endpoint; that start at `since` or later), with output quality where it was counted, by time."""
+    wanted: Any = [("endpoint", "=", endpoint)] if endpoint else []
+    filters: Any = [*wanted, *([("window_start", ">=", since)] if since else [])] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
         tuple(row[name] for name in key): dict(row["quality"] or ())
@@ -70,23 +71,66 @@ def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime], m
     return [of(merge(by_start[start])) if start in by_start else None for start in starts]
 
 
+def drawn(
+    counts: Sequence[Counts], new: str, prior: str | None, names: Sequence[str], points: int = 60
+) -> list[dict[str, Any]]:
+    """Metrics of two versions over the newest windows, as pages plot them: name, unit, a value or None per window."""
+    starts = sorted({one.start for one in counts})[-points:]
+    found = []
+    for name in names:
+        metric = metrics.BY_NAME[name]
+        unit, scale = ("%", 100.0) if metric.unit == "share" else (metric.unit, 1.0)
+        sides = (
+            [None if value is None else value * scale for value in series(counts, version, starts, name)]
+            for version in (new, prior or "")
+        )
+        found.append(
+            {"name": metric.label, "unit": "" if unit == "1" else unit}
+            | dict(zip(("new", "prior"), sides, strict=True))
+        )
+    return found
+
+
+@dataclass
+class Overview:
+    """The newest windows of all endpoints, read again when the table has changed."""
+
+    store: tables.Store
+    clock: Callable[[], datetime]
+    span: timedelta = timedelta(hours=1)
+    counts: dict[str, list[Counts]] = field(default_factory=dict)
+    _version: int | None = None
+
+    def refresh(self) -> None:
+        version = delta.version(self.store.path(tables.WINDOWS))
+        if version == self._version:
+            return
+        found: dict[str, list[Counts]] = {}
+        for one in windows(self.store, since=self.clock() - self.span):
+            found.setdefault(one.endpoint, []).append(one)
+        self.counts, self._version = found, version
+
+    def of(self, endpoint: str, new: str, prior: str | None) -> dict[str, Any]:
+        """What the page of all endpoints shows of one: each version's requests and share, and two plots."""
+        counts = self.counts.get(endpoint, [])
+        requests: dict[str, float] = {}
+        for one in counts:
+            requests[one.model_version] = requests.get(one.model_version, 0.0) + one.requests
+        total = sum(requests.values()) or 1.0
+        shares = [
+            (version, number, number / total) for version, number in sorted(requests.items(), key=lambda kv: -kv[1])
+        ]
+        return {"versions": shares, "series": drawn(counts, new, prior, ("p95_ms", "error_rate"))}
+
+
 def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dict[str, Any] | None:
     """What the evidence page draws: the candidate beside the prior version over the newest windows."""
     said = [one for one in verdicts(store) if one.endpoint == endpoint]
     if not said:
         return None
     counts = windows(store, endpoint)
-    starts = sorted({one.start for one in counts})[-points:]
-    drawn = []
-    for name in ("p95_ms", "error_rate", "bad_answers", "requests"):
-        metric = metrics.BY_NAME[name]
-        unit, scale = ("%", 100.0) if metric.unit == "share" else (metric.unit, 1.0)
-        new, prior = (
-            [None if value is None else value * scale for value in series(counts, version, starts, name)]
-            for version in (said[-1].candidate, said[-1].prior or "")
-        )
-        drawn.append({"name": metric.label, "unit": "" if unit == "1" else unit, "new": new, "prior": prior})
-    return {"series": drawn}
+    names = ("p95_ms", "error_rate", "bad_answers", "requests")
+    return {"series": drawn(counts, said[-1].candidate, said[-1].prior, names, points)}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ async def serve(
     sink = live.take if settings.live_every_s else None
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
     acts, platform = controller(settings, store), connect(settings.workspace)
-    app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint))
+    overview = measures.Overview(store, now)
+    app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint), overview.of)
     reloading = Reloading(settings, reload or (lambda: settings))
     shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem))
     app.router.routes.insert(0, scrape.route(shown.registry()))
@@ -169,6 +170,7 @@ async def serve(
             *([_every(settings.live_every_s, lambda: judge_live(live, acts), stop)] if sink else []),
             _every(poll_s, shown.refresh, stop),
             _every(poll_s, reloading, stop),
+            _every(poll_s, overview.refresh, stop),
             _every(SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}

@@ -18,22 +18,26 @@ from lastgood.alerts.rollback.machine import Approve, Hold, Reject
 from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.openapi import DOCUMENT
-from lastgood.alerts.web.pages import ACTIONS, COOKIE, Evidence, Pages
+from lastgood.alerts.web.pages import ACTIONS, COOKIE, NOTHING, Evidence, Overview, Pages
 from lastgood.config import secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 
 LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 409, Problem.USED: 409}
 
 
-def create_app(controller: Controller, evidence: Evidence = lambda endpoint: None) -> Starlette:
-    """The web application.
+def create_app(
+    controller: Controller,
+    evidence: Evidence = lambda endpoint: None,
+    overview: Overview = lambda endpoint, new, prior: NOTHING,
+) -> Starlette:
+    """The web application. `overview` gives what the page of all endpoints shows besides the verdicts (see pages.Overview).
 
     `evidence(endpoint)` gives what the page draws besides the verdict, or None:
     {"series": [{"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]}, ...]}.
     """
     web = controller.settings.web
     auth = Auth(web, controller.people.signer.derived("session"))
-    pages = Pages(controller, evidence, auth)
+    pages = Pages(controller, evidence, auth, overview)
     acts = Acts(controller, auth, pages)
     routes = [
         Route("/", pages.index),

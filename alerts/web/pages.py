@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +19,12 @@ from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
+from lastgood.judge.verdict import State
 
 Evidence = Callable[[str], Mapping[str, Any] | None]
+Overview = Callable[[str, str, str | None], Mapping[str, Any]]
+"""(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as for Evidence}."""
+NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 ACTIONS = ("approve", "hold", "reject")
 
@@ -27,12 +32,12 @@ ACTIONS = ("approve", "hold", "reject")
 class Pages:
     """The read-only handlers, and the page every answer is made with."""
 
-    def __init__(self, controller: Controller, evidence: Evidence, auth: Auth) -> None:
+    def __init__(self, controller: Controller, evidence: Evidence, auth: Auth, overview: Overview) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
-        self._evidence = evidence
+        self._evidence, self._overview = evidence, overview
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -44,9 +49,25 @@ class Pages:
         self._css = css
 
     def index(self, request: Request) -> Response:
+        """All endpoints, the worst first, and the newest incidents."""
         with self._store.read() as tx:
-            unsent = tx.unsent()
-            return self.page("index.html", verdicts=tx.verdicts(), incidents=tx.incidents(), unsent=unsent)
+            said, incidents, unsent = tx.verdicts(), tx.incidents(limit=50), tx.unsent()
+        trouble = {(one.endpoint, one.candidate): one for one in incidents if one.resolved_at is None}
+        cards = [
+            {
+                "verdict": one,
+                "incident": trouble.get((one["endpoint"], one["candidate"])),
+                "mode": self._settings.endpoint(one["endpoint"]).mode,
+                **self._overview(one["endpoint"], one["candidate"], one["prior"]),
+            }
+            for one in sorted(said, key=lambda one: (-State(one["state"]).severity, one["endpoint"]))
+        ]
+        states = Counter(one["state"] for one in said)
+        counted = [
+            (str(state), states[state]) for state in sorted(State, key=lambda one: -one.severity) if states[state]
+        ]
+        links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
+        return self.page("index.html", cards=cards, counted=counted, incidents=incidents, unsent=unsent, links=links)
 
     def incident(self, request: Request) -> Response:
         if not request.path_params["id"].isalnum():

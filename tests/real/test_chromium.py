@@ -26,7 +26,7 @@ from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import serve_fake
 from lastgood.config import Mode, Web
-from lastgood.judge.verdict import Finding
+from lastgood.judge.verdict import Finding, State
 
 WIDTH, HEIGHT = 390, 844
 PICTURES = os.environ.get("PICTURES_OF_LASTGOOD")  # a folder: the screenshots of the documentation are kept there
@@ -76,7 +76,9 @@ class Night:
         reason = "version 3 fails more often than 2: 6.1 % against 0.4 %"
         self.house.controller.handle(replace(said, reason=reason, findings=(*said.findings, slow), figures=figures))
         self.house.tick()
-        self.app = create_app(self.house.controller, lambda name: SERIES)
+        shares = [("3", 1204.0, 0.504), ("2", 1187.0, 0.496)]
+        overview = {"versions": shares, "series": SERIES["series"][:2]}
+        self.app = create_app(self.house.controller, lambda name: SERIES, lambda *_: overview)
         self.port = port
         self.link = f"http://127.0.0.1:{port}/r/{self.house.token()}"
         self._stop = threading.Event()
@@ -191,6 +193,25 @@ def test_every_field_has_a_label_and_every_picture_a_text(driver: WebDriver, nig
         assert "over time" in drawn.accessible_name
     assert driver.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
     assert len(driver.find_elements(By.TAG_NAME, "h1")) == 1
+
+
+def test_all_endpoints_stand_on_one_page_the_worst_first(driver: WebDriver, night: Night) -> None:
+    fine = replace(verdict(State.HEALTHY), endpoint="search", reason="as good as version 2, to within 5 %", findings=())
+    night.house.controller.handle(fine)
+    driver.get(f"http://127.0.0.1:{night.port}/")
+    cards = driver.find_elements(By.CSS_SELECTOR, "section.card")
+    assert [card.accessible_name for card in cards] == ["chat", "search"]
+    assert "RollBack chat version 3 beside 2" in cards[0].text
+    assert "version 3 1204 requests (50.4 %)" in cards[0].text
+    assert [one.accessible_name.partition(" over time")[0] for one in cards[0].find_elements(By.TAG_NAME, "svg")] == [
+        "p95",
+        "errors",
+    ]
+    assert "1 RollBack, 1 Healthy" in text(driver)
+    assert driver.find_element(By.TAG_NAME, "html").size["width"] <= WIDTH, "nothing is wider than the phone"
+    picture(driver, "phone-endpoints")
+    cards[0].find_element(By.PARTIAL_LINK_TEXT, "Open incident").click()
+    assert "/incidents/" in driver.current_url
 
 
 def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
