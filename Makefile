@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help check format test demo pins wheel built collector
+.PHONY: help check format test demo pins wheel built collector docs
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -26,10 +26,14 @@ pins: ## resolve anew and write all transitive pins into pyproject.toml
 wheel: ## build the wheel through the sdist
 	uv build
 
-built: ## build the committed rules, boards and settings schema anew
+built: ## build the committed rules, boards, settings schema and reference anew
 	uv run lastgood rules build --out conf/prometheus
 	uv run lastgood dashboards build --out dashboards/built
 	uv run lastgood config schema --out conf/lastgood.schema.json
+	uv run python -m tools.reference docs/reference
+
+docs: ## build the documentation site into build/site
+	uv run mkdocs build
 
 collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
 	bash benchmarks/collector.sh

@@ -33,13 +33,13 @@ def line_of(text: str, location: Location, *, exact: bool = False) -> int | None
     return found
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_of(annotation: Any) -> list[type[BaseModel]]:
     """The models an annotation can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if typing.get_origin(annotation) is None and not isinstance(annotation, types.UnionType):
         return []
-    return [model for one in typing.get_args(annotation) for model in _models(one)]
+    return [model for one in typing.get_args(annotation) for model in models_of(one)]
 
 
 def names_at(model: type[BaseModel], location: Location) -> list[str]:
@@ -48,7 +48,7 @@ def names_at(model: type[BaseModel], location: Location) -> list[str]:
     for part in location[:-1]:
         known = [one for one in here if str(part) in one.model_fields]
         if known:  # else: a name of the user's own, or a place in a list
-            here = [inner for one in known for inner in _models(one.model_fields[str(part)].annotation)]
+            here = [inner for one in known for inner in models_of(one.model_fields[str(part)].annotation)]
     return sorted({name for one in here for name in one.model_fields})
 
 

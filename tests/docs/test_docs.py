@@ -1,0 +1,80 @@
+"""The documentation: the site builds strictly, the reference is what the code says, and every command on every page is run."""
+
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lastgood.workspace import local
+from tools import reference
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts)
+BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+ELSEWHERE = {"lastgood demo": "tests/scenarios/test_demo.py"}
+"""Commands that take minutes and have a test of their own."""
+
+
+def commands(page: Path) -> list[str]:
+    return [line.strip() for block in BLOCK.findall(page.read_text()) for line in block.splitlines() if line.strip()]
+
+
+def test_the_site_builds_and_no_link_of_it_leads_nowhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "How the judge decides" in (tmp_path / "site" / "explanation" / "judge" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_reference_is_what_the_code_says(name: str) -> None:
+    assert (ROOT / "docs" / "reference" / f"{name}.md").read_text() == reference.build(name), "run: make built"
+
+
+def requests(path: Path) -> None:
+    r, start = random.Random(1), datetime(2026, 3, 1, 12, tzinfo=UTC)
+    rows = [
+        {
+            "endpoint": "chat", "model_version": r.choice("12"), "requested_at": (start + timedelta(seconds=i)).isoformat(),
+            "latency_ms": r.lognormvariate(5, 0.5), "error_code": "HTTP_500" if r.random() < 0.01 else None, "requester": f"u{r.randrange(99)}",
+        }
+        for i in range(3_000)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+@pytest.mark.parametrize("page", [one for one in PAGES if commands(one)], ids=lambda one: one.stem)
+def test_every_command_of_the_page_works(page: Path, tmp_path: Path, java: None) -> None:
+    requests(tmp_path / "requests.jsonl")
+    with local.serve(local.LocalConfig()) as space:
+        if "lastgood init" not in page.read_text():
+            (tmp_path / "conf").mkdir()
+            document = {
+                "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"}, "endpoints": {local.CHAT: {}},
+                "storage": str(tmp_path / "data"),
+            }  # fmt: skip
+            (tmp_path / "conf" / "lastgood.yaml").write_text(yaml.safe_dump(document))
+        environment = {**os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "DO_NOT_TRACK": "1"}
+        for line in commands(page):
+            words = shlex.split(line)
+            if " ".join(words[:2]) in ELSEWHERE:
+                assert "Demo(" in (ROOT / ELSEWHERE[" ".join(words[:2])]).read_text() or "demo" in line
+                continue
+            assert words[0] == "lastgood", line
+            done = subprocess.run(
+                [sys.executable, "-m", *words],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr[-3000:]}"

@@ -1,0 +1,117 @@
+"""The code -> docs/reference: commands, settings, tables and metrics, as they are. `make built` runs it; a test compares."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from lastgood import exported, tables
+from lastgood.cli import app
+from lastgood.config import Settings
+from lastgood.errors import LastgoodError
+from lastgood.mistakes import models_of
+
+Page = Iterator[str]
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def table(header: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> Page:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(map(_cell, row))} |"
+
+
+def _command(command: Any, name: str) -> Page:
+    if hasattr(command, "commands"):
+        for inner in sorted(command.commands):
+            yield from _command(command.commands[inner], f"{name} {inner}")
+        return
+    yield f"\n## {name}\n\n{' '.join((command.help or '').split())}\n"
+    shown = [one for one in command.params if one.name != "help"]
+    if shown:
+        rows = (
+            (
+                f"`{', '.join(one.opts) if one.param_type_name == 'option' else one.name.upper()}`",
+                getattr(one, "help", "") or "",
+                "" if one.default in (None, False, (), ...) or one.required else f"`{one.default}`",
+            )
+            for one in shown
+            if one.name
+        )
+        yield from table(("argument", "meaning", "default"), rows)
+
+
+def cli() -> Page:
+    yield "# Commands\n\nExit codes: 0 done; 1 a verdict to act on, or a check that failed; others by what to do:\n"
+    errors = sorted(LastgoodError.__subclasses__(), key=lambda one: one.exit_code)
+    yield from table(("code", "meaning"), ((one.exit_code, (one.__doc__ or "").split(";")[0]) for one in errors))
+    yield "\n`lastgood --install-completion` completes them in your shell.\n"
+    yield from _command(typer.main.get_command(app), "lastgood")
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if field.is_required():
+        return "required"
+    return "" if value is None or isinstance(value, BaseModel) else f"`{value}`"
+
+
+def _settings(model: type[BaseModel], prefix: str) -> Page:
+    plain = {name: one for name, one in model.model_fields.items() if not models_of(one.annotation)}
+    if plain:
+        yield f"\n## {prefix or 'top level'}\n\n{' '.join((model.__doc__ or '').split()) if prefix else ''}\n"
+        rows = ((f"`{name}`", _default(one), one.description or "") for name, one in plain.items())
+        yield from table(("setting", "default", "meaning"), rows)
+    for name, one in model.model_fields.items():
+        for inner in models_of(one.annotation):
+            by_name = "dict" in str(one.annotation)
+            many = "list" in str(one.annotation) or "tuple" in str(one.annotation)
+            key = f"{prefix}.{name}".strip(".") + (".NAME" if by_name else "[]" if many else "")
+            if by_name:
+                yield f"\n## {key}\n\nThe same settings as `default`, of one endpoint.\n"
+            else:
+                yield from _settings(inner, key)
+
+
+def settings() -> Page:
+    yield "# Settings\n\n`conf/lastgood.yaml`; `LASTGOOD_WEB__PORT=...` in the environment overrides `web.port`. `lastgood config show` says what holds.\n"
+    yield from _settings(Settings, "")
+
+
+def all_tables() -> Page:
+    yield "# Tables\n\nDelta tables in `storage`. Columns are only ever added.\n"
+    for one in tables.ALL:
+        key = f"Key: {', '.join(one.key)}. " if one.key else ""
+        yield f"\n## {one.name}\n\n{key}Kept {one.days} days.{' Change data feed.' if one.change_feed else ''}\n"
+        yield from table(("column", "type", "meaning"), ((f"`{f.name}`", f"`{f.type}`", f.doc) for f in one.fields))
+
+
+def metrics() -> Page:
+    yield "# Metrics\n\nWhat `/metrics` shows, in base units.\n"
+    yield from table(
+        ("metric", "kind", "labels", "meaning"),
+        ((f"`{', '.join(one.series)}`", one.kind, ", ".join(one.labels), one.doc) for one in exported.CATALOGUE),
+    )
+
+
+PAGES = {"cli": cli, "settings": settings, "tables": all_tables, "metrics": metrics}
+
+
+def build(name: str) -> str:
+    """One page."""
+    return "\n".join(PAGES[name]()) + "\n"
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        where = Path(sys.argv[1]) / f"{page}.md"
+        where.write_text(build(page))
+        print(where)
