@@ -137,8 +137,9 @@ class _Alerts:
 
     def verdicts(self) -> list[Rule]:
         who = "{{ $labels.endpoint }} version {{ $labels.model_version }}"
+        undecided = f"lastgood_verdict == {VERDICTS[State.ROLL_BACK]} and on (endpoint) lastgood_incidents_open > 0"
         return [
-            self.make("LastgoodRollBack", f"lastgood_verdict == {VERDICTS[State.ROLL_BACK]}", "page", f"{who} should be rolled back"),
+            self.make("LastgoodRollBack", undecided, "page", f"{who} should be rolled back"),
             self.make("LastgoodPage", f"lastgood_verdict == {VERDICTS[State.PAGE]}", "page", f"{who}: the evidence needs a person", "5m"),
             self.make("LastgoodDrift", 'lastgood_drifted{against="reference"} == 1', "ticket",
                       f"{who}: {{{{ $labels.column }}}} has moved away from its reference", "30m"),

@@ -1,4 +1,4 @@
-"""Real servers for tests, each on loopback, thrown away afterwards: PostgreSQL, Alertmanager, Chromium."""
+"""Real servers for tests, each on loopback, thrown away afterwards: PostgreSQL, Prometheus, Alertmanager, Chromium."""
 
 import os
 import pwd
@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import yaml
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.remote.webdriver import WebDriver
+
+from lastgood.alerts.rules import build
+from lastgood.config import Settings, Web
 
 
 def free_port() -> int:
@@ -77,6 +81,35 @@ def alertmanager(binary: str, config: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
+
+
+@contextmanager
+def prometheus(folder: Path, target: str, alerts: str, base_url: str) -> Iterator[str]:
+    """A Prometheus with the built rules that looks every second; gives its URL. Links in alerts start with `base_url`."""
+    found = shutil.which("prometheus")
+    assert found is not None
+    (folder / "rules.yml").write_text(build(Settings(web=Web(base_url=base_url))))
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": "lastgood", "static_configs": [{"targets": [target]}]}],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alerts]}]}]},
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [
+        found,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 @contextmanager

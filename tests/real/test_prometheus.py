@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,13 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-import yaml
 from conftest import needs
-from servers import alertmanager, free_port
+from servers import alertmanager, prometheus
 from starlette.applications import Starlette
 
 from lastgood import delta, scrape, tables, telemetry
 from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
-from lastgood.alerts.rules import build
-from lastgood.config import Settings
-from lastgood.dashboards.exporter import Exporter
+from lastgood.dashboards.exporter import Exporter, Operations
 from lastgood.judge.verdict import State, Verdict
 from lastgood.tables import Store
 
@@ -56,42 +51,6 @@ def judged(store: Store, state: State) -> None:
     delta.append(store.path(tables.VERDICTS), pa.Table.from_pylist([row | {"document": document}], schema))
 
 
-@contextmanager
-def prometheus(folder: Path, target: str, alerts: str) -> Iterator[str]:
-    """A Prometheus that looks every second."""
-    found = shutil.which("prometheus")
-    needs("Prometheus (Debian: prometheus)", found is not None)
-    assert found is not None
-    settings = Settings()
-    document = yaml.safe_load(
-        build(
-            settings.model_copy(update={"web": settings.web.model_copy(update={"base_url": "https://lastgood.test"})})
-        )
-    )
-    (folder / "rules.yml").write_text(yaml.safe_dump(document))
-    config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["rules.yml"],
-        "scrape_configs": [{"job_name": "lastgood", "static_configs": [{"targets": [target]}]}],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alerts]}]}]},
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    command = [
-        found,
-        f"--config.file={folder}/prometheus.yml",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
 def until(done: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -121,7 +80,8 @@ def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> Non
     delta.create(store.path(tables.WINDOWS), schema)
     delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist([windows], schema))
     judged(store, State.ROLL_BACK)
-    exporter = Exporter(store)
+    open_incidents = {"chat": 1}
+    exporter = Exporter(store, operations=lambda: Operations(incidents=open_incidents))
     exporter.refresh()
     app = Starlette(routes=[scrape.route(exporter.registry())])
     with (
@@ -130,7 +90,7 @@ def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> Non
         alertmanager(binary, ROUTING.format(pagerduty=pager.url)) as alerts,
     ):
         target, manager = (one.removeprefix("http://") for one in (url, alerts))
-        with prometheus(tmp_path, target, manager) as prom:
+        with prometheus(tmp_path, target, manager, "https://lastgood.test") as prom:
 
             def sample(query: str) -> list[Any]:
                 answer = httpx.get(f"{prom}/api/v1/query", params={"query": query}, timeout=10).json()
@@ -142,7 +102,6 @@ def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> Non
             event = until(lambda: [e for e in pager.events() if e["event_action"] == "trigger"], "a page")[0]
             assert event["payload"]["summary"] == "chat version 8 should be rolled back"
             assert event["links"][0]["href"].startswith("https://lastgood.test")
-            judged(store, State.HEALTHY)
-            exporter.refresh()
+            open_incidents.clear()
             done = until(lambda: [e for e in pager.events() if e["event_action"] == "resolve"], "its end")[0]
             assert done["dedup_key"] == event["dedup_key"]

@@ -49,8 +49,12 @@ CASES: dict[str, tuple[list[dict[str, str]], str, dict[str, tuple[str, bool]]]] 
         SLOW, "LastgoodLatencyBudgetBurn", {"50m": ("page", False), "115m": ("page", True), "160m": ("page", False)},
     ),
     "a verdict to roll back pages at once and resolves with the next": (
-        [series("lastgood_verdict", "1x10 4x10 0x20", **V2)], "LastgoodRollBack",
-        {"5m": ("page", False), "15m": ("page", True), "30m": ("page", False)},
+        [series("lastgood_verdict", "1x10 4x10 0x20", **V2), series("lastgood_incidents_open", "1x40", endpoint="chat")],
+        "LastgoodRollBack", {"5m": ("page", False), "15m": ("page", True), "30m": ("page", False)},
+    ),
+    "a verdict that was acted on pages nobody any more": (
+        [series("lastgood_verdict", "4x40", **V2), series("lastgood_incidents_open", "1x15 stale", endpoint="chat")],
+        "LastgoodRollBack", {"10m": ("page", True), "30m": ("page", False)},
     ),
     "old features": (
         [series("lastgood_feature_age_seconds_count", "0+60x120", **V2),
