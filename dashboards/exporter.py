@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from lastgood import __version__, delta, measures, tables
+from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
 from lastgood.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.windows import middle
@@ -128,8 +129,10 @@ class Exporter(Collector):
         operations: Callable[[], Operations] = Operations,
         tally: Callable[[], Mapping[str, float]] = dict,
         max_versions: int = 1000,
+        exemplars: Exemplars | None = None,
     ) -> None:
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
+        self._exemplars = exemplars or Exemplars()
         self.ledger = Ledger(ledger)
         self._said: dict[str, Any] = {}
         self._judged: datetime | None = None
@@ -236,10 +239,13 @@ class Exporter(Collector):
         for name, (metric, edges) in HISTOGRAMS.items():
             family = HistogramMetricFamily(metric, BY_NAME[metric].doc, labels=BY_NAME[metric].labels)
             for key in shown:
-                held, total, buckets = self.ledger.exported[key], 0.0, []
+                held, total = self.ledger.exported[key], 0.0
+                traces = self._exemplars.of(key) if name == "latency" else {}
+                buckets: list[Any] = []
                 for edge in (*edges, math.inf):
                     total += held.get(f"{name}/{edge}", 0.0)
-                    buckets.append(("+Inf" if edge == math.inf else str(edge), total))
+                    seen = traces.get(edge) if held.get(f"{name}/{edge}") else None
+                    buckets.append(("+Inf" if edge == math.inf else str(edge), total, seen))
                 if total:
                     family.add_metric(key, buckets, held.get(f"{name}#", 0.0))
             yield family

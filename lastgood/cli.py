@@ -14,6 +14,7 @@ from rich.console import Console
 from lastgood import __version__, cli_acts, cli_config, cli_judge, cli_release, cli_setup, cli_show
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
+from lastgood.tracing import tracing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +48,9 @@ def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
     """Run the service: OTLP receiver, evidence pages, incidents and rollbacks."""
     from lastgood.serve import serve as run
 
-    asyncio.run(run(load(config), lambda line: print(line, flush=True), poll_s, lambda: load(config)))
+    settings = load(config)
+    with tracing(settings, "lastgood-serve"):
+        asyncio.run(run(settings, lambda line: print(line, flush=True), poll_s, lambda: load(config)))
 
 
 @app.command()
@@ -70,15 +73,16 @@ def job(
     def say(report: dict[str, Any]) -> None:
         print(loop.as_line(report), flush=True)
 
-    if forever:
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        loop.forever(settings, say, stop)
-        return
-    ctx = loop.context(settings)
-    for one in loop.JOBS if name == "all" else (name,):
-        say(loop.run_job(ctx, one))
+    with tracing(settings, "lastgood-job"):
+        if forever:
+            stop = threading.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            loop.forever(settings, say, stop)
+            return
+        ctx = loop.context(settings)
+        for one in loop.JOBS if name == "all" else (name,):
+            say(loop.run_job(ctx, one))
 
 
 @app.command()

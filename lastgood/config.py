@@ -299,6 +299,7 @@ class Settings(BaseSettings):
     pagerduty: PagerDuty = PagerDuty()
     alertmanager: Alertmanager = Alertmanager()
     hooks: Hooks = Hooks()
+    traces_url: str | None = Field(None, description="OTLP/HTTP address that gets Lastgood's own spans; none: no spans")
     dashboard_url: str | None = Field(None, description="linked from every message")
     runbook_base_url: str = Field(
         "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"

@@ -22,6 +22,7 @@ from lastgood.jobs.windows import quality, windows
 from lastgood.judge import History
 from lastgood.runs import Context, Run
 from lastgood.spark import session
+from lastgood.tracing import spanned
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -75,7 +76,8 @@ def run_job(ctx: Context, name: str) -> dict[str, Any]:
     if name not in JOBS:
         raise ConfigError(f"no job {name!r}; there are {', '.join(JOBS)} and all")
     started = time.monotonic()
-    done = JOBS[name](ctx)
+    with spanned(f"job {name}"):
+        done = JOBS[name](ctx)
     report: dict[str, Any] = {
         "job": name,
         "seconds": round(time.monotonic() - started, 2),

@@ -17,6 +17,7 @@ from lastgood.alerts.store import Store
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.collectors.otlp.writer import figures
 from lastgood.config import Settings
+from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import RECENT, Exporter, Operations
 
 
@@ -45,7 +46,12 @@ def operations(store: Store) -> Operations:
 
 
 def exporter(
-    settings: Settings, store: tables.Store, state: Store, receiver: OtlpReceiver, bad_settings: Callable[[], bool]
+    settings: Settings,
+    store: tables.Store,
+    state: Store,
+    receiver: OtlpReceiver,
+    bad_settings: Callable[[], bool],
+    exemplars: Exemplars,
 ) -> Exporter:
     """The service's exporter; its ledger stands beside the spool."""
 
@@ -53,7 +59,7 @@ def exporter(
         return figures(receiver.tally, receiver.writer.spool) | {"bad_settings": float(bad_settings())}
 
     ledger = Path(settings.receiver.spool) / "exporter.json"
-    return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions)
+    return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions, exemplars)
 
 
 def route(registry: CollectorRegistry) -> Route:

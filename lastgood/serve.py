@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
+
 from lastgood import delta, measures, scrape, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
@@ -20,10 +22,12 @@ from lastgood.asgi import bind
 from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.config import Settings, secret
+from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import LastgoodError
 from lastgood.judge import History
 from lastgood.live import Live
 from lastgood.redact import rules
+from lastgood.tracing import spanned
 from lastgood.workspace import Platform
 from lastgood.workspace.databricks import connect
 
@@ -67,10 +71,14 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     )
 
 
-async def _every(seconds: float, what: Callable[[], None], stop: asyncio.Event) -> None:
+async def _every(name: str, seconds: float, what: Callable[[], None], stop: asyncio.Event) -> None:
+    def work() -> None:
+        with spanned(name):
+            what()
+
     while not stop.is_set():
         try:
-            await asyncio.to_thread(what)
+            await asyncio.to_thread(work)
         except LastgoodError as error:
             log.warning("%s", error)
         try:
@@ -148,13 +156,19 @@ async def serve(
     """
     store = tables.Store(settings.storage)
     live = Live(settings, now)
-    sink = live.take if settings.live_every_s else None
+    exemplars = Exemplars()
+
+    def sink(committed: pa.Table) -> None:
+        exemplars.take(committed)
+        if settings.live_every_s:
+            live.take(committed)
+
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
     acts, platform = controller(settings, store), connect(settings.workspace)
     overview = measures.Overview(store, now)
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint), overview.of)
     reloading = Reloading(settings, reload or (lambda: settings))
-    shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem))
+    shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem), exemplars)
     app.router.routes.insert(0, scrape.route(shown.registry()))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
@@ -163,15 +177,19 @@ async def serve(
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
         loops: list[Awaitable[None]] = [
-            _every(poll_s, _Verdicts(store, acts, live), stop),
-            _every(min(2.0, poll_s), acts.tick, stop),
-            _every(min(2.0, poll_s), acts.send, stop),
-            _every(12 * poll_s, acts.observe_endpoints, stop),
-            *([_every(settings.live_every_s, lambda: judge_live(live, acts), stop)] if sink else []),
-            _every(poll_s, shown.refresh, stop),
-            _every(poll_s, reloading, stop),
-            _every(poll_s, overview.refresh, stop),
-            _every(SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
+            _every("verdicts", poll_s, _Verdicts(store, acts, live), stop),
+            _every("rollbacks", min(2.0, poll_s), acts.tick, stop),
+            _every("messages", min(2.0, poll_s), acts.send, stop),
+            _every("endpoints", 12 * poll_s, acts.observe_endpoints, stop),
+            *(
+                [_every("judge", settings.live_every_s, lambda: judge_live(live, acts), stop)]
+                if settings.live_every_s
+                else []
+            ),
+            _every("metrics", poll_s, shown.refresh, stop),
+            _every("settings", poll_s, reloading, stop),
+            _every("overview", poll_s, overview.refresh, stop),
+            _every("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))

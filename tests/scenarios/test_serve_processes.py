@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ import pyarrow as pa
 import pytest
 import yaml
 from alerts_support import verdict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from lastgood import delta, tables
 from lastgood.alerts.messages import plain
-from lastgood.alerts.notify.fake_pagerduty import serve_fake
+from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
 from lastgood.alerts.store import Store
 from lastgood.telemetry import arrow_schema
 from lastgood.workspace import local
@@ -122,18 +127,33 @@ def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_u
     store.close()
 
 
+@contextmanager
+def traces() -> Iterator[tuple[str, list[str]]]:
+    """An OTLP/HTTP receiver: its address, and the names of the spans it got."""
+    names: list[str] = []
+
+    async def take(request: Request) -> Response:
+        export = ExportTraceServiceRequest.FromString(await request.body())
+        names.extend(one.name for group in export.resource_spans for scope in group.scope_spans for one in scope.spans)
+        return Response(b"", media_type="application/x-protobuf")
+
+    with serving(Starlette(routes=[Route("/v1/traces", take, methods=["POST"])])) as url:
+        yield url, names
+
+
 def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_ones(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
     config = tmp_path / "lastgood.yaml"
+    collector, spans = stack.enter_context(traces())
 
     def settings(mode: str) -> str:
         return yaml.safe_dump(
             {
                 "storage": str(tmp_path / "data"), "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
                 "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(tmp_path / "spool")}, "web": {"port": 0},
-                "default": {"mode": mode},
+                "default": {"mode": mode}, "traces_url": collector,
             }
         )  # fmt: skip
 
@@ -141,7 +161,7 @@ def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_on
     config.write_text(settings("observe"))
     environment = {**os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "DO_NOT_TRACK": "1"}
     service = Service(config, environment)
-    stack.callback(service.end)
+    stack.callback(service.process.kill)
 
     def refused() -> bool:
         return "lastgood_settings_refused 1.0" in httpx.get(f"{service.url}/metrics", timeout=10).text
@@ -160,3 +180,5 @@ def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_on
     until(lambda: not refused(), "the right file is not taken")
     write(str(tmp_path / "data"), "first")
     until(lambda: bool(rollbacks()), "the new policy does not propose")
+    service.end()
+    assert {"verdicts", "rollbacks", "settings", "metrics"} <= set(spans), "it traces itself"

@@ -1,5 +1,6 @@
 """`/metrics` beside the tables that Spark writes: totals follow late rows and changed versions, never shrink, survive a restart."""
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from lastgood import delta, measures, tables, telemetry
 from lastgood.config import load
+from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import Exporter, Operations
 from lastgood.exported import BY_NAME, CATALOGUE, SERIES
 from lastgood.jobs.conform import conform
@@ -21,7 +25,7 @@ from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
 from lastgood.runs import Context
 from lastgood.tables import Store
-from lastgood.windows import quantile
+from lastgood.windows import bucket, quantile
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -169,3 +173,28 @@ def test_a_source_of_features_that_cannot_be_asked_keeps_what_it_last_said(store
         ask(hour, as_of, state)
         exporter.refresh()
     assert scraped(exporter)["lastgood_feature_source_timestamp_seconds"] == {key: START.timestamp()}
+
+
+def test_slow_requests_carry_their_newest_trace(store: Store) -> None:
+    schema = telemetry.arrow_schema(tables.WINDOWS.fields)
+    window = {
+        "endpoint": "chat", "model_version": "2", "stratum": "s", "window_start": START, "rows": 2, "requests": 2.0,
+        "latency": [(bucket(30.0), 1.0), (bucket(4000.0), 1.0)],
+    }  # fmt: skip
+    delta.create(store.path(tables.WINDOWS), schema)
+    delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist([window], schema))
+    exemplars = Exemplars()
+    requests = [
+        {"endpoint": "chat", "model_version": "2", "trace_id": trace, "latency_ms": ms, "requested_at": START}
+        for trace, ms in (("aa", 4000.0), ("bb", 3900.0), ("cc", 0.5), (None, 30.0), ("dd", math.nan), ("ee", 700.0))
+    ]
+    exemplars.take(pa.Table.from_pylist(requests, telemetry.arrow_schema(telemetry.INBOX)))
+    exporter = Exporter(store, exemplars=exemplars)
+    exporter.refresh()
+    text = openmetrics.generate_latest(exporter.registry()).decode()
+    found = {
+        one.labels["le"]: (one.exemplar.labels["trace_id"], one.exemplar.value)
+        for family in parse_openmetrics(text) for one in family.samples
+        if one.name == "lastgood_request_duration_seconds_bucket" and one.exemplar
+    }  # fmt: skip
+    assert found == {"5.0": ("bb", 3.9)}, "the newest of a bucket that the counts know"
