@@ -261,20 +261,20 @@ class Controller:
                 found[name] = str(error)
         return found
 
-    def observe_endpoints(self) -> None:
-        """Keep a snapshot of every ready version that takes traffic: what the slow path puts back.
+    def observe_endpoints(self) -> list[Endpoint]:
+        """Keep a snapshot of every ready version that takes traffic: what the slow path puts back. The endpoints at rest.
 
         Errors: ConfigError, TransientError of the workspace.
         """
-        for endpoint in self.workspace.endpoints():
-            if not endpoint.ready or endpoint.update is Update.IN_PROGRESS:
-                continue
+        found = [one for one in self.workspace.endpoints() if one.ready and one.update is not Update.IN_PROGRESS]
+        for endpoint in found:
             with self.store.begin() as tx:
                 for e in endpoint.entities:
                     if e.ready and endpoint.traffic.get(e.name, 0):
                         settings = {**e.settings, "name": e.name}
                         snapshot = Snapshot(endpoint.name, endpoint.config_version, e.entity_version, settings)
                         tx.add_snapshot(snapshot, self.clock())
+        return found
 
     def _advance(self, rollback_id: str) -> None:
         with self.store.begin() as tx:

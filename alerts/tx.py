@@ -131,17 +131,18 @@ class Tx:
         query = select(t.rollbacks.c.id).where(t.rollbacks.c.live_key.is_not(None)).order_by(t.rollbacks.c.created_at)
         return list(self._db.scalars(query))
 
+    def shifts(self) -> dict[str, dict[str, list[datetime]]]:
+        """Endpoint -> version -> when rollbacks moved traffic away from it, oldest first."""
+        r = t.rollbacks.c
+        moved = (r.kind == Kind.ROLLBACK) & r.shifted_at.is_not(None)
+        found: dict[str, dict[str, list[datetime]]] = {}
+        for row in self._db.execute(select(t.rollbacks).where(moved).order_by(r.shifted_at)):
+            found.setdefault(row.endpoint, {}).setdefault(row.bad_version, []).append(row.shifted_at)
+        return found
+
     def rolled_back(self, endpoint: str) -> set[str]:
         """The versions of the endpoint that traffic was ever moved away from."""
-        where = _rolled_back(endpoint) & t.rollbacks.c.shifted_at.is_not(None)
-        return set(self._db.scalars(select(t.rollbacks.c.bad_version).where(where)))
-
-    def last_shift(self, endpoint: str) -> datetime | None:
-        """When traffic of the endpoint was last moved by a rollback."""
-        last: datetime | None = self._db.scalar(
-            select(func.max(t.rollbacks.c.shifted_at)).where(_rolled_back(endpoint))
-        )
-        return last
+        return set(self.shifts().get(endpoint, ()))
 
     def shifts_since(self, endpoint: str, moment: datetime) -> int:
         """How many rollbacks of the endpoint began to shift, or ended after shifting, since `moment`."""

@@ -23,7 +23,7 @@ from lastgood.errors import ConfigError
 from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
 from lastgood.jobs.deployed import Pair, Served, choose
 from lastgood.jobs.drift import measure
-from lastgood.jobs.judge import counts
+from lastgood.jobs.evidence import counts
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.windows import count, keyed
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge

@@ -59,6 +59,9 @@ class Policy(_Model):
     score_tolerance: float = Field(
         0.05, ge=0, lt=1, description="evaluation scores (0-1) lower by this are still healthy"
     )
+    score_ranges: dict[str, tuple[float, float]] = Field(
+        {}, description="score or label -> (worst, best) value, where it is not 0 to 1 with 1 the best: {stars: [1, 5]}"
+    )
     weights: dict[str, float] = Field(
         WEIGHTS, description="share of the false-rollback budget per metric; at most 1 in sum"
     )
@@ -80,7 +83,6 @@ class Policy(_Model):
     drift_limit: float = Field(0.1, gt=0, description="Jensen-Shannon distance that matters in practice")
     min_completeness: float = Field(0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged")
     max_evidence_age_s: float = Field(7200, gt=0, description="newest window older than this: no verdict")
-    horizon_windows: int = Field(1440, ge=1, description="windows over which a late onset is searched")
     cooldown_s: float = Field(1800, ge=0, description="after a rollback no further automatic one")
     max_rollbacks_per_day: int = Field(3, ge=0)
     ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
@@ -97,6 +99,13 @@ class Policy(_Model):
         if set(weights) - set(WEIGHTS) or min(weights.values(), default=0) < 0 or sum(weights.values()) > 1 + 1e-9:
             raise ValueError(f"expected shares of 0 or more that sum to at most 1, of {', '.join(WEIGHTS)}")
         return weights
+
+    @field_validator("score_ranges")
+    @classmethod
+    def _ranges(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        if any(worst == best for worst, best in ranges.values()):
+            raise ValueError("expected two different numbers per score: its worst and its best value")
+        return ranges
 
 
 class Release(_Model):

@@ -100,6 +100,8 @@ class Live:
             rows, pair = mine.rows, self._pair(mine)
         if pair is None:
             return None
+        # What a version did before it was rolled back is spent: tried again, it begins anew.
+        start = max(start, *history.rolled_back.get(pair[0], (start,)))
         closed = np.floor((now.timestamp() - LATE_S) / width) * width
         table = rows.filter(
             pc.greater_equal(rows["requested_at"], pa.scalar(start, rows.schema.field("requested_at").type))

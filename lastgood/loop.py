@@ -15,7 +15,6 @@ from lastgood.collectors.reading import collect_all
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
-from lastgood.jobs.deployed import pairs
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
@@ -35,20 +34,15 @@ def context(settings: Settings) -> Context:
     return Context(spark, store, settings)
 
 
-def history(settings: Settings, endpoints: list[str]) -> dict[str, History]:
-    """What the judge must know of earlier rollbacks, from the operational state."""
-    store = Store(settings.state)
+def judge(ctx: Context) -> list[Any]:
+    """Judge now, knowing earlier rollbacks from the operational state."""
+    store = Store(ctx.settings.state)
     try:
         with store.read() as tx:
-            return {name: History(tx.last_shift(name), frozenset(tx.rolled_back(name))) for name in endpoints}
+            known = {name: History(times) for name, times in tx.shifts().items()}
     finally:
         store.close()
-
-
-def judge(ctx: Context) -> list[Any]:
-    """Judge now, knowing earlier rollbacks."""
-    known = list(pairs(ctx))
-    return run_judge(ctx, history(ctx.settings, known)) if known else []
+    return run_judge(ctx, known)
 
 
 def ask_sources(ctx: Context) -> list[Any]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from lastgood import delta, measures, scrape, tables
+from lastgood import delta, deployments, measures, scrape, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
 from lastgood.alerts.rollback.links import Signer
@@ -132,7 +132,7 @@ def judge_live(live: Live, target: Controller) -> None:
 
     def history(endpoint: str) -> History:
         with target.store.read() as tx:
-            return History(tx.last_shift(endpoint), frozenset(tx.rolled_back(endpoint)))
+            return History(tx.shifts().get(endpoint, {}))
 
     for verdict in live.verdicts(history):
         target.handle(verdict)
@@ -142,6 +142,10 @@ def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -
     """Note what the endpoints' own metrics say of the last minute."""
     for problem in scrape_endpoints(platform, settings.endpoints, store, now()):
         log.warning("%s", problem)
+
+
+def _observe(acts: Controller, store: tables.Store) -> None:
+    deployments.record(store, acts.observe_endpoints(), now())
 
 
 async def serve(
@@ -180,7 +184,7 @@ async def serve(
             _every("verdicts", poll_s, _Verdicts(store, acts, live), stop),
             _every("rollbacks", min(2.0, poll_s), acts.tick, stop),
             _every("messages", min(2.0, poll_s), acts.send, stop),
-            _every("endpoints", 12 * poll_s, acts.observe_endpoints, stop),
+            _every("endpoints", 12 * poll_s, lambda: _observe(acts, store), stop),
             *(
                 [_every("judge", settings.live_every_s, lambda: judge_live(live, acts), stop)]
                 if settings.live_every_s

@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.judge.traffic import LOW, Floats, Traffic
 from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
-from lastgood.judge.guards import budget
+from lastgood.judge.look import budget
 from lastgood.judge.trail import Trail, follow
 
 

@@ -122,6 +122,12 @@ class Columns:
             total[:, self.series[at]] += values[:, at]
         return total
 
+    def within(self, since: datetime | None, until: datetime | None) -> npt.NDArray[np.bool_]:
+        """Which windows lie wholly between two moments (None: unbounded) [T]."""
+        a, z = (one.timestamp() if one else None for one in (since, until))
+        ended = self.times + self.width
+        return np.asarray((self.times >= (a or -np.inf)) & (ended <= (np.inf if z is None else z)))
+
     def until(self, t: int) -> datetime:
         """When window t ends."""
         return datetime.fromtimestamp(float(self.times[t]) + self.width, UTC)
@@ -130,7 +136,7 @@ class Columns:
 def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[int, Counts]]:
     found: dict[tuple[float, str, int], list[Counts]] = {}
     for one in windows:
-        if one.model_version in arms and one.rows > 0:
+        if one.model_version in arms and (one.rows > 0 or one.scores):
             found.setdefault((one.start.timestamp(), one.stratum, arms[one.model_version]), []).append(one)
     return [(key[2], group[0] if len(group) == 1 else merge(group)) for key, group in sorted(found.items())]
 
@@ -146,7 +152,7 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
     """The windows of two versions of one endpoint. Rows of one window, stratum and version are merged; order does not matter."""
     rows = _merged(windows, {new: 1} | ({prior: 0} if prior is not None else {}))
     starts = sorted({one.start.timestamp() for _, one in rows})
-    strata = tuple(sorted({one.stratum for _, one in rows})) or ("?/?",)
+    strata = tuple(sorted({one.stratum for _, one in rows if one.rows > 0})) or ("?/?",)
     when, which = {v: i for i, v in enumerate(starts)}, {v: i for i, v in enumerate(strata)}
     shape = (len(starts), len(strata), 2)
     n, failed, answers, bad = (np.zeros(shape) for _ in range(4))
@@ -157,7 +163,12 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
     number = {who: i for i, who in enumerate(names)}
     scores = {name: np.zeros((len(starts), 1, 2, 3)) for _, one in rows for name in one.scores}
     for arm, one in rows:
-        t, g = when[one.start.timestamp()], which[one.stratum]
+        t = when[one.start.timestamp()]
+        for name, sums in one.scores.items():
+            scores[name][t, 0, arm] += sums
+        if one.rows == 0:
+            continue
+        g = which[one.stratum]
         thin = one.rows / one.requests if one.requests > 0 else 0.0
         n[t, g, arm] = one.rows
         for code, weight in one.errors.items():
@@ -175,8 +186,6 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
             for who in one.error_requesters
             if who not in one.requesters
         ]
-        for name, sums in one.scores.items():
-            scores[name][t, 0, arm] += sums
     scope, sized = groups(strata)
     made = {name: entries(found) for name, found in cells.items() if found}
     everyone = Requesters(*np.array(people, np.int64).reshape(-1, 12).T)

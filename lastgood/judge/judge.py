@@ -1,7 +1,6 @@
 """Window counts, drift and deployment of one endpoint -> a verdict with its findings and one sentence (pure)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -10,54 +9,11 @@ from lastgood import metrics
 from lastgood.config import Policy
 from lastgood.judge import guards, say
 from lastgood.judge.columns import Columns, columns
-from lastgood.judge.guards import Case, Look
+from lastgood.judge.evidence import Drifted, Evidence, History, Planned
+from lastgood.judge.look import Case, Look
 from lastgood.judge.trail import follow
 from lastgood.judge.verdict import State, Verdict
 from lastgood.windows import Counts, bucket, merge
-
-
-@dataclass(frozen=True)
-class Drifted:
-    """A column found drifted: `against` is reference or prior, `kind` input or output, distance 0-1 with lower limit."""
-
-    model_version: str
-    against: str
-    kind: str
-    column: str
-    distance: float
-    low: float
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that is known of one endpoint. `windows`: closed windows of both versions, or the same as Columns. `completeness`: rows
-    seen over rows expected, None when nothing says what to expect. `prior_ready`: whether the prior version could serve, None:
-    unknown. `planned_share`: share of requests the endpoint's configuration sends to the candidate, None: unknown.
-    `baseline`: hour of the week (0 = Monday 00 UTC) -> (requests, failed ones) of earlier weeks, for want of a prior version.
-    """
-
-    endpoint: str
-    candidate: str
-    prior: str | None
-    windows: Sequence[Counts] | Columns
-    window_s: int
-    drift: Sequence[Drifted] = ()
-    completeness: float | None = None
-    prior_ready: bool | None = None
-    planned_share: float | None = None
-    baseline: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class History:
-    """What was done before: when this endpoint was last rolled back, which versions were rolled back, and the how-manieth time
-    the candidate is being tried (its evidence must be the stronger). share: part of the budget this look may spend, where several
-    looks that do not know of each other judge the same candidate."""
-
-    last_rollback: datetime | None = None
-    rolled_back: frozenset[str] = field(default_factory=frozenset)
-    attempt: int = 1
-    share: float = 1.0
 
 
 def summary(windows: Sequence[Counts]) -> dict[str, float | None]:
@@ -147,7 +103,12 @@ def _numbers(look: Look) -> dict[str, object]:
         if one.new[look.t, 0].any() or one.prior[look.t, 0].any()
     }  # fmt: skip
     unit = "request" if look.by_request else "requester"
-    return {"unit": unit, "threshold": look.case.threshold, "attempt": look.history.attempt, "streams": streams}
+    return {
+        "unit": unit,
+        "threshold": look.case.threshold,
+        "attempt": look.history.attempt(look.evidence.candidate),
+        "streams": streams,
+    }
 
 
-__all__ = ["Drifted", "Evidence", "History", "changes", "first_rollback", "judge", "summary"]
+__all__ = ["Drifted", "Evidence", "History", "Planned", "changes", "first_rollback", "judge", "summary"]

@@ -7,7 +7,7 @@ import numpy as np
 from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
 from lastgood.judge.eprocess import Floats
-from lastgood.judge.guards import budget
+from lastgood.judge.look import budget
 from lastgood.judge.streams import shift_buckets
 from lastgood.judge.trail import follow
 

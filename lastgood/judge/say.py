@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from lastgood.judge import eprocess, intervals
-from lastgood.judge.guards import Look
+from lastgood.judge.look import Look
 from lastgood.judge.streams import Stream
 from lastgood.judge.verdict import Finding, State
 

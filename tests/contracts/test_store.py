@@ -337,7 +337,7 @@ def test_promotions_and_drills_are_no_rollbacks(store: Store) -> None:
         plan = replace(first.plan, kind=kind)
         with store.begin() as tx:
             assert tx.add_rollback(replace(first, id=plan.id, incident_id=kind, plan=plan, shifted_at=START))
-            assert (tx.rolled_back("chat"), tx.shifts_since("chat", START), tx.last_shift("chat")) == (set(), 0, None)
+            assert (tx.rolled_back("chat"), tx.shifts_since("chat", START), tx.shifts()) == (set(), 0, {})
             found = tx.rollback(plan.id)
             assert found is not None and found.plan.kind is kind
 

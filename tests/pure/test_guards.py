@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_support import requests
+from judge_support import START, requests
 
 from benchmarks.judge import ours, sticky
 from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, Traffic, simulate
 from lastgood.config import Policy
-from lastgood.judge import Evidence, Finding, History, State, Verdict, judge
+from lastgood.judge import Evidence, Finding, History, Planned, State, Verdict, judge
 from lastgood.judge import calibrate as cal
-from lastgood.judge.guards import budget
 from lastgood.judge.judge import first_rollback
+from lastgood.judge.look import budget
 from lastgood.judge.records import Records, columns_of
 
 POLICY = Policy()
@@ -31,13 +31,39 @@ FAILS = requests(1, errors=8)
 
 def test_1_a_split_off_plan_holds_a_rollback_and_without_the_plan_nothing_would() -> None:
     crooked = requests(1, errors=8, split=0.7)
-    held = look(crooked, planned_share=0.5)
+    held = look(crooked, planned=(Planned(0.5),))
     assert (held.state, look(crooked).state) == (State.PAGE, State.ROLL_BACK)
     assert "not split as planned" in held.vetoes[0]
     assert "was planned 50% of the traffic and got 68%" in next(
         f.sentence for f in held.findings if f.metric == "split"
     )
-    assert look(FAILS, planned_share=0.5).state is State.ROLL_BACK
+    assert look(FAILS, planned=(Planned(0.5),)).state is State.ROLL_BACK
+
+
+def test_1_plans_change_with_the_rollout_and_only_windows_under_a_plan_are_held_against_it() -> None:
+    early, late = requests(1, minutes=20, split=0.1), requests(2, minutes=20, errors=8)
+    late = replace(late, at=late.at + 20 * 60)
+    both = Records(
+        **{name: np.concatenate([getattr(early, name), getattr(late, name)]) if isinstance(value, np.ndarray) else value
+           for name, value in vars(early).items()}
+    )  # fmt: skip
+    middle = datetime.fromtimestamp(START + 20 * 60, UTC)
+    ramp = (Planned(0.1, until=middle - timedelta(minutes=2)), Planned(0.5, middle))
+    assert look(both, planned=ramp).state is State.ROLL_BACK
+    assert look(both, planned=(Planned(0.1),)).state is State.PAGE
+    assert look(both, planned=(Planned(0.1, until=middle), Planned(0.9, middle + timedelta(hours=1)))).vetoes == ()
+
+
+def test_1_a_few_requests_whose_version_nobody_names_are_no_mismatch_and_a_version_that_hangs_is() -> None:
+    full = requests(3, minutes=120, per_minute=600)
+    some = full.take((full.arm == 0) | (np.arange(len(full.at)) % 25 != 0))
+    assert look(some, planned=(Planned(0.5),)).findings == look(some).findings
+    hangs = full.take((full.arm == 0) | (full.at < START + 3000) | (np.arange(len(full.at)) % 5 == 0))
+    said = look(hangs, planned=(Planned(0.5),))
+    assert said.state is State.PAGE
+    assert said.findings[-2].metric == "missing requests"
+    assert "requests planned lately: they hang" in said.reason
+    assert look(hangs).state is not State.PAGE
 
 
 def test_2_without_strata_a_shift_of_the_mix_is_taken_for_a_regression() -> None:
@@ -91,15 +117,15 @@ def test_5_calibration_finds_a_site_whose_pods_differ_and_what_keeps_the_budget_
 def test_6_a_version_tried_again_must_be_worse_to_be_rolled_back_and_all_tries_share_one_budget() -> None:
     assert sum(budget(j) for j in range(1, 10_000)) == pytest.approx(1.0, abs=1e-3)
     mild = requests(5, minutes=24, errors=4.0, failing=0.012)
-    first, later = look(mild), look(mild, history=History(attempt=40))
+    first, later = look(mild), look(mild, history=History({"2": [datetime.fromtimestamp(0, UTC)] * 39}))
     assert first.e_value == later.e_value
     assert (first.state, later.state) == (State.ROLL_BACK, State.PAGE)
 
 
 def test_6_after_a_rollback_there_is_a_pause() -> None:
     end = datetime.fromtimestamp(float(FAILS.at.max()), UTC)
-    assert look(FAILS, history=History(last_rollback=end - timedelta(minutes=5))).state is State.PAGE
-    assert look(FAILS, history=History(last_rollback=end - timedelta(hours=5))).state is State.ROLL_BACK
+    assert look(FAILS, history=History({"0": [end - timedelta(minutes=5)]})).state is State.PAGE
+    assert look(FAILS, history=History({"0": [end - timedelta(hours=5)]})).state is State.ROLL_BACK
 
 
 def test_one_caller_served_by_both_versions_is_enough_and_one_sticky_caller_is_not() -> None:

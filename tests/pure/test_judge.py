@@ -88,8 +88,8 @@ RARE = [window("2", i, failed=12 if i == 2 else 0, bad=0) for i in range(30)] + 
 ]
 VETOED: dict[str, tuple[Evidence, History, str]] = {
     "the prior is not ready": (evidence(new=BROKEN, prior_ready=False), NOBODY, "is not ready"),
-    "the prior was rolled back itself": (evidence(new=BROKEN), History(rolled_back=frozenset({"1"})), "was itself rolled back"),
-    "a rollback ten minutes ago": (evidence(new=BROKEN), History(last_rollback=START + timedelta(minutes=20)), "cooling down"),
+    "the prior was rolled back itself": (evidence(new=BROKEN), History({"1": [START - timedelta(days=9)]}), "was itself rolled back"),
+    "a rollback ten minutes ago": (evidence(new=BROKEN), History({"0": [START + timedelta(minutes=20)]}), "cooling down"),
     "the prior breaks the objective too": (evidence(new={"failed": 55}, old={"failed": 12}), NOBODY, "look upstream"),
     "too few windows": (evidence(2, new={"failed": 40}), NOBODY, "fewer than 3 windows"),
     "too few failures": (Evidence("chat", "2", "1", RARE, 60), NOBODY, "only 12 failed requests"),

@@ -1,0 +1,191 @@
+"""Windows, quality, scores, drift, deployments -> what the judge may look at, per endpoint."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from lastgood import tables
+from lastgood.jobs.deployed import Pair
+from lastgood.judge import Drifted, Evidence, Planned
+from lastgood.runs import Context
+from lastgood.windows import Counts
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+BASELINE = timedelta(days=28)
+SEEN_LATE = timedelta(minutes=2)
+"""A change of the configuration is observed at most so long after it was made."""
+
+
+def utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
+    """Rows of the windows and quality tables, joined, as Counts."""
+    key = ["endpoint", "model_version", "stratum", "window_start"]
+    rows = windows.join(quality, key, "left").orderBy("window_start", "stratum", "model_version").toLocalIterator()
+    return [
+        Counts(
+            row["endpoint"], row["model_version"], row["stratum"], utc(row["window_start"]), row["rows"], row["requests"],
+            row["errors"] or {}, row["latency"] or {}, row["ttft"] or {}, row["feature_age"] or {}, row["tokens_in"], row["tokens_out"],
+            tuple(row["error_requesters"] or ()), row["quality"] or {}, row["length"] or {}, row["pace"] or {},
+            row["requesters"] or {}, row["scores"] or {},
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _valued(ctx: Context, endpoints: Iterable[str]) -> "Column":
+    """A score as 0 (worst) to 1 (best): by the policy's range of that name where it has one, else as it is; cut off outside."""
+    from pyspark.sql import functions as f
+
+    value = f.col("value")
+    for endpoint in endpoints:
+        for name, (worst, best) in ctx.settings.endpoint(endpoint).policy.score_ranges.items():
+            this = (f.col("endpoint") == endpoint) & (f.col("name") == name)
+            value = f.when(this, (f.col("value") - worst) / (best - worst)).otherwise(value)
+    return f.least(f.greatest(value, f.lit(0.0)), f.lit(1.0))
+
+
+def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[Counts]:
+    """Evaluation results, labels and feedback on requests since `starts` (by endpoint), as Counts without rows.
+
+    A score belongs to the window in which it arrived, so that what was judged stays as it was; the first of a request and name counts.
+    """
+    from pyspark.sql import functions as f
+
+    width = ctx.settings.window_s * 1_000_000
+    closed = datetime.fromtimestamp(now.timestamp() // ctx.settings.window_s * ctx.settings.window_s, UTC)
+    first = min(starts.values(), default=now)
+    since = f.create_map(*(part for name, at in starts.items() for part in (f.lit(name), f.lit(at))))
+    found = ctx.store.read(ctx.spark, tables.SCORES).where(
+        f.col("value").isNotNull() & (f.col("received_at") >= f.lit(first)) & (f.col("received_at") < f.lit(closed))
+    )
+    found = found.select(f.col("endpoint").alias("said"), "request_id", "trace_id", "name", "value", "received_at")
+    requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
+    requests = requests.where(
+        f.col("endpoint").isin(list(starts)) & (f.col("requested_at") >= since[f.col("endpoint")])
+    )
+    requests = requests.select("endpoint", "model_version", "request_id", "trace_id")
+    by_id = found.where("request_id IS NOT NULL").drop("trace_id").join(requests.drop("trace_id"), "request_id")
+    by_trace = found.where("request_id IS NULL").drop("request_id").join(requests, "trace_id").drop("trace_id")
+    given = by_id.unionByName(by_trace).where("said IS NULL OR said = endpoint")
+    one = given.groupBy("endpoint", "model_version", "request_id", "name").agg(
+        f.min_by("value", "received_at").alias("value"), f.min("received_at").alias("at")
+    )
+    value = _valued(ctx, starts)
+    rows = (
+        one.withColumn("value", value)
+        .groupBy("endpoint", "model_version", "name", (f.floor(f.unix_micros("at") / width) * width).alias("start"))
+        .agg(f.count("*").alias("n"), f.sum("value").alias("s"), f.sum(f.col("value") * f.col("value")).alias("ss"))
+        .collect()
+    )
+    return [
+        Counts(
+            row["endpoint"], row["model_version"] or "?", "?/?", datetime.fromtimestamp(row["start"] / 1e6, UTC),
+            scores={row["name"]: (float(row["n"]), row["s"], row["ss"])},
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def planned(configurations: Sequence[tuple[datetime, Mapping[str, float]]], pair: Pair) -> list[Planned]:
+    """(first seen, version -> per cent) by configuration -> the splits planned for the pair, and when each was surely in force."""
+    ordered = sorted(configurations, key=lambda one: one[0])
+    ends = [*(one[0] - SEEN_LATE for one in ordered[1:]), None]
+    found = []
+    for (since, traffic), until in zip(ordered, ends, strict=True):
+        new, prior = traffic.get(pair.candidate, 0.0), traffic.get(pair.prior or "", 0.0)
+        if new + prior > 0:
+            found.append(Planned(new / (new + prior), since, until))
+    return found
+
+
+def configurations(ctx: Context) -> dict[str, list[tuple[datetime, dict[str, float]]]]:
+    """endpoint -> its configurations as they were observed: (first seen, version -> per cent of traffic)."""
+    from pyspark.sql import functions as f
+
+    each = ctx.store.read(ctx.spark, tables.DEPLOYMENTS).groupBy("endpoint", "config_version", "served_entity")
+    rows = each.agg(
+        f.min("observed_at").alias("at"), f.first("model_version").alias("version"), f.first("traffic").alias("traffic")
+    ).collect()
+    found: dict[tuple[str, int], tuple[datetime, dict[str, float]]] = {}
+    for row in rows:
+        at, traffic = found.get((row["endpoint"], row["config_version"]), (utc(row["at"]), {}))
+        traffic[row["version"]] = traffic.get(row["version"], 0.0) + (row["traffic"] or 0)
+        found[row["endpoint"], row["config_version"]] = (min(at, utc(row["at"])), traffic)
+    by_endpoint: dict[str, list[tuple[datetime, dict[str, float]]]] = {}
+    for (endpoint, _), one in found.items():
+        by_endpoint.setdefault(endpoint, []).append(one)
+    return by_endpoint
+
+
+def drifted(ctx: Context) -> dict[str, list[Drifted]]:
+    """endpoint -> the columns that the newest measurement found drifted."""
+    from pyspark.sql import functions as f
+
+    latest = ctx.store.read(ctx.spark, tables.DRIFT)
+    newest = latest.groupBy("endpoint").agg(f.max("computed_at").alias("computed_at"))
+    moved: dict[str, list[Drifted]] = {}
+    for row in latest.where("drifted").join(newest, ["endpoint", "computed_at"]).collect():
+        one = Drifted(row["model_version"], row["against"], row["kind"], row["column"], row["distance"], row["low"])
+        moved.setdefault(row["endpoint"], []).append(one)
+    return moved
+
+
+def evidence(
+    ctx: Context, chosen: Mapping[str, Pair], starts: Mapping[str, datetime], now: datetime
+) -> Iterable[Evidence]:
+    """Evidence per endpoint: closed windows of both versions since `starts`, and what else the tables say."""
+    from pyspark.sql import functions as f
+
+    windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(
+        (f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now))
+        & (f.col("window_start") >= f.lit(min(starts.values(), default=now)))
+    )
+    by_endpoint: dict[str, list[Counts]] = {}
+    for one in [*counts(windows, ctx.store.read(ctx.spark, tables.QUALITY)), *scores(ctx, starts, now)]:
+        pair = chosen.get(one.endpoint)
+        if pair and one.model_version in (pair.candidate, pair.prior) and one.start >= starts[one.endpoint]:
+            by_endpoint.setdefault(one.endpoint, []).append(one)
+    alone = {
+        name: pair
+        for name, pair in chosen.items()
+        if all(one.model_version == pair.candidate for one in by_endpoint.get(name, ()))
+    }
+    base = _baselines(ctx, alone) if alone else {}
+    moved, plans = drifted(ctx), configurations(ctx)
+    for endpoint, pair in chosen.items():
+        yield Evidence(
+            endpoint, pair.candidate, pair.prior, by_endpoint.get(endpoint, []), ctx.settings.window_s,
+            [one for one in moved.get(endpoint, ()) if one.model_version in (pair.candidate, pair.prior)],
+            planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
+        )  # fmt: skip
+
+
+def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, tuple[float, float]]]:
+    """endpoint -> hour of the week -> (requests, failed ones), over BASELINE before the candidate came; for want of a prior version."""
+    from pyspark.sql import functions as f
+
+    first = min(utc(pair.since) for pair in alone.values()) - BASELINE
+    failed = f.aggregate(f.map_values("errors"), f.lit(0.0), lambda total, one: total + one)
+    hour = (f.floor(f.unix_timestamp("window_start") / 3600) - f.lit(96)) % 168
+    rows = (
+        ctx.store.read(ctx.spark, tables.WINDOWS)
+        .where(f.col("endpoint").isin(list(alone)) & (f.col("window_start") >= f.lit(first)))
+        .groupBy("endpoint", "model_version", hour.cast("int").alias("hour"))
+        .agg(f.sum("requests").alias("n"), f.sum(f.coalesce(failed, f.lit(0.0))).alias("x"))
+        .collect()
+    )
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for one in rows:
+        if one["model_version"] != alone[one["endpoint"]].candidate:
+            mine = found.setdefault(one["endpoint"], {})
+            n, x = mine.get(one["hour"], (0.0, 0.0))
+            mine[one["hour"]] = (n + one["n"], x + one["x"])
+    return found
+
+
+__all__ = ["counts", "evidence", "planned", "scores", "utc"]

@@ -1,0 +1,66 @@
+"""What is known of one endpoint, and what was done to it before: all that the judge may look at (pure)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from lastgood.judge.columns import Columns
+from lastgood.windows import Counts
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """A column found drifted: `against` is reference or prior, `kind` input or output, distance 0-1 with lower limit."""
+
+    model_version: str
+    against: str
+    kind: str
+    column: str
+    distance: float
+    low: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Share of the two versions' requests that the configuration sends to the new one, while it was in force (None: unbounded)."""
+
+    share: float
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one endpoint. `windows`: closed windows of both versions, or the same as Columns. `completeness`: rows
+    seen over rows expected, None when nothing says what to expect. `prior_ready`: whether the prior version could serve, None:
+    unknown. `planned`: the splits the endpoint's configuration asked for, by time; windows under none of them are not asked.
+    `baseline`: hour of the week (0 = Monday 00 UTC) -> (requests, failed ones) of earlier weeks, for want of a prior version.
+    """
+
+    endpoint: str
+    candidate: str
+    prior: str | None
+    windows: Sequence[Counts] | Columns
+    window_s: int
+    drift: Sequence[Drifted] = ()
+    completeness: float | None = None
+    prior_ready: bool | None = None
+    planned: Sequence[Planned] = ()
+    baseline: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class History:
+    """What was done before. rolled_back: version -> when traffic of this endpoint was moved away from it, oldest first. share: part of
+    the budget this look may spend, where several looks that do not know of each other judge the same candidate."""
+
+    rolled_back: Mapping[str, Sequence[datetime]] = field(default_factory=dict)
+    share: float = 1.0
+
+    @property
+    def last_rollback(self) -> datetime | None:
+        return max((moment for times in self.rolled_back.values() for moment in times), default=None)
+
+    def attempt(self, version: str) -> int:
+        """The how-manieth time this version is being tried: its evidence must be the stronger."""
+        return len(self.rolled_back.get(version, ())) + 1

@@ -1,0 +1,130 @@
+"""What the judge is told beside the windows, end to end on Delta: scores, planned splits, earlier rollbacks."""
+
+import random
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lastgood import delta, deployments, tables, telemetry
+from lastgood.config import EndpointSettings, Policy, load
+from lastgood.jobs.conform import conform
+from lastgood.jobs.judge import run_judge
+from lastgood.jobs.windows import windows
+from lastgood.judge import History, State, Verdict
+from lastgood.runs import Context
+from lastgood.tables import Store
+from lastgood.workspace import Endpoint, ServedEntity
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+END = START + timedelta(minutes=31)
+FAILING = {"split": 0.3, "crooked": 0.3, "again": 0.3, "gone": 0.3}
+SCORED = {"thumbs": 0.4, "stars": 0.4, "alike": 0.9}
+
+
+def rollout(endpoint: str, errors: float, seed: int) -> list[dict[str, Any]]:
+    """Ten minutes of version 1, then twenty of versions 1 and 2 side by side; version 2 fails with `errors`."""
+    r = random.Random(seed)
+    rows = []
+    for i in range(3000):
+        second = i * 1800 / 3000
+        version = "2" if second >= 600 and r.random() < 0.5 else "1"
+        status = 500 if r.random() < (errors if version == "2" else 0.02) else 200
+        one = {"endpoint": endpoint, "request_id": f"r{i}", "trace_id": f"{endpoint}-{i}", "model_version": version}
+        one |= {"requested_at": START + timedelta(seconds=second), "latency_ms": r.lognormvariate(4, 0.4)}
+        one |= {"latency_scope": "client", "source": "otlp", "received_at": END, "weight": 1.0, "status_code": status}
+        rows.append(one | {"requester": f"u{r.randrange(40)}", "tokens_in": 20, "tokens_out": r.randrange(20, 60)})
+    return rows
+
+
+def opinions(rows: list[dict[str, Any]], liked: float, seed: int) -> list[dict[str, Any]]:
+    """What six in ten requesters say half a minute later, some twice, some by the trace: of version 2 `liked` are glad, of 1 nine in ten."""
+    r = random.Random(seed)
+    found = []
+    for one in rows:
+        if r.random() > 0.6:
+            continue
+        glad = r.random() < (liked if one["model_version"] == "2" else 0.9)
+        at = one["requested_at"] + timedelta(seconds=30)
+        stars = one["endpoint"] == "stars"
+        said = {"name": one["endpoint"], "value": float(1 + 4 * glad if stars else glad), "source": "feedback"}
+        said |= {"at": at, "received_at": at}
+        by_trace = r.random() < 0.3
+        name = (
+            {"trace_id": one["trace_id"]}
+            if by_trace
+            else {"request_id": one["request_id"], "endpoint": one["endpoint"]}
+        )
+        found += [said | name] * (2 if r.random() < 0.1 else 1)
+    return found
+
+
+def served(name: str, traffic: Mapping[str, int], config_version: int) -> Endpoint:
+    entities = tuple(ServedEntity(f"{name}-{v}", f"prod.ml.{name}", v) for v in traffic)
+    return Endpoint(name, config_version, entities, {f"{name}-{v}": share for v, share in traffic.items()})
+
+
+@pytest.fixture(scope="module")
+def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    """One run of the jobs over all cases: a case is an endpoint."""
+    store = Store(str(tmp_path_factory.mktemp("judge") / "data"))
+    store.ensure(spark)
+    stars = EndpointSettings(policy=Policy(score_ranges={"stars": (1, 5)}))
+    ctx = Context(spark, store, load(storage=store.location, endpoints={"stars": stars}), lambda: END)
+    rows, said = [], []
+    for seed, (name, errors) in enumerate((FAILING | dict.fromkeys(SCORED, 0.02)).items()):
+        mine = rollout(name, errors, seed)
+        rows += mine
+        said += opinions(mine, SCORED[name], seed) if name in SCORED else []
+    delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
+    delta.append(store.path(tables.SCORES), pa.Table.from_pylist(said, telemetry.arrow_schema(tables.SCORES.fields)))
+    first = [served("split", {"1": 100}, 1), served("crooked", {"1": 100}, 1)]
+    then = [served("split", {"1": 50, "2": 50}, 2), served("crooked", {"1": 90, "2": 10}, 2)]
+    assert [
+        deployments.record(store, found, START + timedelta(minutes=m)) for m, found in ((0, first), (11, then))
+    ] == [2, 2]
+    assert deployments.record(store, then, END) == 0
+    conform(ctx)
+    windows(ctx)
+    history = {"again": History({"2": [START + timedelta(minutes=2)]}), "gone": History({"2": [END]})}
+    return {one.endpoint: one for one in run_judge(ctx, history)}
+
+
+@pytest.mark.parametrize("name", ["thumbs", "stars"])
+def test_labels_that_arrive_later_are_joined_to_their_requests_and_roll_a_worse_version_back(
+    name: str, verdicts: dict[str, Verdict]
+) -> None:
+    said = verdicts[name]
+    assert said.state is State.ROLL_BACK, said.reason
+    assert re.match(rf"version 2 scores 0\.[34]\d on {name} against 0\.[89]\d of 1, since", said.reason), said.reason
+    stream = said.figures["trail"]["streams"][f"scores {name}"]
+    assert 480 <= stream["new"][0] <= 600, "each request's opinion counts once"
+
+
+def test_equal_opinions_accuse_nobody(verdicts: dict[str, Verdict]) -> None:
+    assert verdicts["alike"].state is not State.ROLL_BACK
+    assert verdicts["alike"].e_value < 20
+
+
+def test_the_split_of_the_configuration_in_force_is_what_the_seen_split_is_held_against(
+    verdicts: dict[str, Verdict],
+) -> None:
+    assert verdicts["split"].state is State.ROLL_BACK, verdicts["split"].vetoes
+    assert verdicts["crooked"].state is State.PAGE
+    assert "not split as planned" in verdicts["crooked"].vetoes[0]
+    assert "was planned 10% of the traffic and got 5" in next(
+        one.sentence for one in verdicts["crooked"].findings if one.metric == "split"
+    )
+
+
+def test_a_version_that_was_rolled_back_is_judged_anew_when_it_is_tried_again(verdicts: dict[str, Verdict]) -> None:
+    again, first = verdicts["again"], verdicts["split"]
+    assert again.candidate == "2"
+    assert again.figures["trail"]["attempt"] == 2
+    assert again.figures["trail"]["threshold"] > 5 * first.figures["trail"]["threshold"]
+    assert again.since is not None
+    assert again.since >= START + timedelta(minutes=12)
+    assert (verdicts["gone"].candidate, verdicts["gone"].prior) == ("1", None)
