@@ -28,8 +28,8 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="settings file
 def replay(
     table: Table,
     endpoint: Endpoint,
-    new: Annotated[str, typer.Option(help="version to judge")],
-    prior: Annotated[str, typer.Option(help="version before it")],
+    new: Annotated[str | None, typer.Option(help="version to judge (default: the one that appeared last)")] = None,
+    prior: Annotated[str | None, typer.Option(help="version before it (default: the one that appeared before)")] = None,
     window: Annotated[int, typer.Option(min=1, help="seconds per window")] = 10,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write the changes as JSON ('-': print them)")

@@ -25,8 +25,10 @@ from lastgood.judge.records import Records, buckets, columns_of
 from lastgood.windows import Counts, bucket
 
 NEEDED = ("endpoint", "model_version", "requested_at")
-SUCCESS = frozenset({"", "null", "none", "nan", "0", "0.0", "200", "200.0"})
-"""Text that stands for "no error" in files without nulls."""
+NOTHING = frozenset({"", "-", "null", "none", "nan"})
+"""Text that stands for "unknown" in files without nulls."""
+SUCCESS = NOTHING | {"0", "0.0", "ok", "success"}
+"""Error codes that are none; numbers below 400 are none either."""
 
 
 def read(path: Path) -> pa.Table:
@@ -85,6 +87,22 @@ def _codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str
     return index.astype(np.int64), [str(one) for one in names]
 
 
+def _named(value: str) -> bool:
+    return value.strip().lower() not in NOTHING
+
+
+def _failed(value: str) -> bool:
+    said = value.strip().lower()
+    return said not in SUCCESS and not (said.removesuffix(".0").isdigit() and int(said.removesuffix(".0")) < 400)
+
+
+def _only(values: np.ndarray[Any, Any], wanted: Callable[[str], bool]) -> np.ndarray[Any, Any]:
+    """The same with None where a text is not wanted; each different text is asked once."""
+    index, names = pd.factorize(values)
+    kept = np.array([*(one if wanted(one) else None for one in names), None], object)
+    return kept[index]
+
+
 def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> Records:
     """Usable requests of the two versions (None, None: of all). Errors: ConfigError when columns or versions are missing."""
     lost = [name for name in NEEDED if name not in table.column_names]
@@ -101,9 +119,8 @@ def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) 
     table, version = table.filter(pa.array(keep)), version[keep]
     nobody = np.full(len(table), None, object)
     errors = text(table["error_code"]) if "error_code" in table.column_names else nobody
-    failed = np.array([None if one is None or one.strip().lower() in SUCCESS else one for one in errors], object)
-    code, codes = _codes(failed)
-    who, _ = _codes(text(table["requester"]) if "requester" in table.column_names else nobody)
+    code, codes = _codes(_only(errors, _failed))
+    who, _ = _codes(_only(text(table["requester"]) if "requester" in table.column_names else nobody, _named))
     scope = text(table["latency_scope"]) if "latency_scope" in table.column_names else nobody
     scope_index, scopes = _codes(np.where(scope == None, "?", scope))  # noqa: E711 (element-wise)
     at = moments(table["requested_at"])
@@ -132,12 +149,31 @@ def counts(table: pa.Table, endpoint: str) -> list[Counts]:
     return made
 
 
-def evidence(path: Path, endpoint: str, new: str, prior: str, width: int, policy: Policy) -> Evidence:
-    """Evidence from a file, from the candidate's first window on. `width`: seconds per window (records only).
+def _pair(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> tuple[str, str]:
+    """The versions named, else the one that appeared last and the one before it. Errors: ConfigError when there are no two."""
+    if new is not None and prior is not None:
+        return new, prior
+    lost = {"endpoint", "model_version"} - set(table.column_names)
+    mine = table.filter(pc.equal(pc.cast(table["endpoint"], pa.string()), endpoint)) if not lost else table.slice(0, 0)
+    order: list[str] = []
+    if len(mine):
+        at = moments(mine["requested_at" if "requested_at" in mine.column_names else "window_start"])
+        first = pd.Series(at).groupby(text(mine["model_version"])).min().sort_values()
+        order = [str(one) for one in first.index if one not in ("?", new, prior)]
+    order = [*([prior] if prior else []), *order[-2:], *([new] if new else [])]
+    if len(order) < 2:
+        raise ConfigError(f"endpoint {endpoint}: two versions are compared, found {', '.join(order) or 'none'}")
+    return (new or order[-1], prior or order[-2])
+
+
+def evidence(path: Path, endpoint: str, new: str | None, prior: str | None, width: int, policy: Policy) -> Evidence:
+    """Evidence from a file, from the candidate's first window on. `width`: seconds per window (records only). None: the version
+    that appeared last, the one before it.
 
     Errors: ConfigError.
     """
     table = read(path)
+    new, prior = _pair(table, endpoint, new, prior)
     if "window_start" in table.column_names:
         windows = counts(table, endpoint)
         starts = sorted({one.start for one in windows})

@@ -1,10 +1,12 @@
 """Simulated requests for tests of the judge."""
 
 import math
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from lastgood.judge.records import Records
+from lastgood.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
 START = 1_772_366_400.0
 """2026-03-01 12:00 UTC."""
@@ -27,3 +29,24 @@ def requests(
         START + at, arm, np.where(bad, 0, -1), ("HTTP_500",), who, ms, np.round(np.exp(rng.normal(5, 1, n))), tokens, ms / 4,
         np.full(n, np.nan), np.zeros(n, np.int64), ("model",), rng.integers(0, pods, n) if pods else np.zeros(0, np.int64),
     )  # fmt: skip
+
+
+def windows(given: Records) -> list[Counts]:
+    """The same requests as the windows job counts them, one by one."""
+    found: dict[tuple[str, str, datetime], list[Counts]] = {}
+    for i in range(len(given.at)):
+        version, start = (
+            str(2 if given.arm[i] else 1),
+            datetime.fromtimestamp(START, UTC) + timedelta(minutes=int((given.at[i] - START) // 60)),
+        )
+        ms, pace = bucket(given.latency_ms[i]), bucket(given.latency_ms[i] / (given.tokens_out[i] + START_TOKENS))
+        failed = int(given.code[i] >= 0)
+        who = f"u{given.who[i]}"
+        one = Counts(
+            "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
+            {bucket(given.ttft_ms[i]): 1.0}, {}, 0.0, 0.0, (who,) if failed else (), {}, {bucket(given.tokens_out[i]): 1.0}, {pace: 1.0},
+            {who: (1, failed, ms, pace, 1, ms, 1, pace)},
+        )  # fmt: skip
+        found.setdefault((version, one.stratum, start), []).append(one)
+    assert ZERO not in {b for group in found.values() for one in group for b in one.latency}
+    return [merge(group) for group in found.values()]

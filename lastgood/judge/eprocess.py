@@ -19,9 +19,9 @@ BETTER = np.array([0.8, 0.6, 0.4, 0.2])
 BURN = np.array([1.5, 2.0, 3.0, 6.0, 14.4])
 LAMBDAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 RISE = np.array([1.5, 2.0, 3.0, 5.0])
-RESTART_SCALE = 10.0
-"""Minutes: half of the restarts' capital is spent within the first 90 (see `spent`)."""
-FROM_START = 0.6
+RESTART_SCALE = 30.0
+"""Minutes in which half of the restarts' capital is spent (see `spent`)."""
+FROM_START = 0.5
 """Share of the evidence on "worse from the start"; the rest is on "worse from some later minute on"."""
 MAX_LOG = 690.0
 
@@ -93,8 +93,8 @@ def log_e_mean(new: Floats, prior: Floats, guess: Floats, tolerance: float, lamb
 
 
 def spent(minutes: Floats) -> Floats:
-    """Share of the restarts' capital that has been put to work after so many minutes: 1 - ln 10 / ln(10 + m). Never all of it."""
-    return np.asarray(1 - math.log(RESTART_SCALE) / np.log(RESTART_SCALE + minutes))
+    """Share of the restarts' capital that has been put to work after so many minutes: m / (30 + m). Never all of it."""
+    return np.asarray(minutes / (RESTART_SCALE + minutes))
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,12 @@ def start(*shape: int) -> State:
     return State(0.0, zero, np.full(shape, -np.inf), zero, zero)
 
 
-def advance(state: State, logs: Floats, minutes: Floats, weights: Floats) -> tuple[State, Floats, Floats]:
+def advance(
+    state: State, logs: Floats, minutes: Floats, weights: Floats, from_start: float = FROM_START
+) -> tuple[State, Floats, Floats]:
     """Fold log e [T, ..., omega] of blocks that end `minutes` [T] after the start: (state, M [T, ...], onset minute [T, ...]).
 
-    M = mean over omega of FROM_START exp(L) + (1 - FROM_START) R, R_t = (R_{t-1} + v_t) e_t plus the capital not yet spent: restarts for a late onset
+    M = mean over omega of from_start exp(L) + (1 - from_start) R, R_t = (R_{t-1} + v_t) e_t plus the capital not yet spent: restarts for a late onset
     with weights v that sum to at most 1 over for ever. Folding block by block gives the same bits as folding all at once.
     """
     if not len(logs):
@@ -132,7 +134,7 @@ def advance(state: State, logs: Floats, minutes: Floats, weights: Floats) -> tup
     when = np.where(level[:-1] <= low[:-1], edge[:-1].reshape(fresh.shape), -1.0)
     low_at = np.maximum.accumulate(np.concatenate([state.low_at[None], when]))
     late = np.logaddexp(level[1:] + seeds[1:], np.log(1 - spent(minutes)).reshape(fresh.shape))
-    both = np.logaddexp(level[1:] + math.log(FROM_START), late + math.log(1 - FROM_START))
+    both = np.logaddexp(level[1:] + math.log(from_start), late + math.log(1 - from_start))
     value = np.exp(np.minimum(both, MAX_LOG)) @ weights
     best = np.argmax(level[1:] - low[1:], axis=-1)[..., None]
     onset = np.take_along_axis(low_at[1:], best, -1)[..., 0]

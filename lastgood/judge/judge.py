@@ -103,8 +103,14 @@ def _numbers(look: Look) -> dict[str, object]:
         if one.new[look.t, 0].any() or one.prior[look.t, 0].any()
     }  # fmt: skip
     unit = "request" if look.by_request else "requester"
+    quantiles = {
+        f"{name} p{q * 100:.0f}": {side: look.quantile(name, arm, q) for side, arm in (("new", 1), ("prior", 0))}
+        for name in ("latency", "ttft") if name in look.trail.cols.histograms
+        for q in (0.5, 0.95, 0.99)
+    }  # fmt: skip
     return {
         "unit": unit,
+        "quantiles": quantiles,
         "threshold": look.case.threshold,
         "attempt": look.history.attempt(look.evidence.candidate),
         "streams": streams,

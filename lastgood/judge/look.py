@@ -14,6 +14,7 @@ from lastgood.judge import eprocess
 from lastgood.judge.columns import Columns
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
+from lastgood.judge.intervals import quantile_band
 from lastgood.judge.streams import Blocks, Stream
 from lastgood.judge.trail import REQUEST, Trail
 from lastgood.windows import middle
@@ -162,14 +163,15 @@ class Look:
         cols, upto = self.trail.cols, slice(0, self.t + 1)
         n, failed, answers, bad = (float(v[upto, :, arm].sum()) for v in (cols.n, cols.failed, cols.answers, cols.bad))
         found: dict[str, float | None] = {"requests": n, "error_rate": failed / n if n else None}
-        found |= {f"p{q * 100:.0f}_ms": self.quantile("latency", arm, q) for q in (0.5, 0.95, 0.99)}
+        found |= {f"p{q * 100:.0f}_ms": (self.quantile("latency", arm, q) or [None])[0] for q in (0.5, 0.95, 0.99)}
         return found | {
-            "ttft_p95_ms": self.quantile("ttft", arm, 0.95),
+            "ttft_p95_ms": (self.quantile("ttft", arm, 0.95) or [None])[0],
             "bad_answers": bad / answers if answers else None,
         }
 
-    def quantile(self, name: str, arm: int, q: float, since: float = -math.inf) -> float | None:
-        """Quantile of a histogram over the windows from `since` (epoch seconds) to t."""
+    def quantile(self, name: str, arm: int, q: float, since: float = -math.inf) -> tuple[float, float, float] | None:
+        """(quantile, low, high) of a histogram over the windows from `since` (epoch seconds) to t; the limits hold at every look
+        (a confidence sequence, where `since` was not chosen by what came after it)."""
         found = self.trail.cols.histograms.get(name)
         if found is None:
             return None
@@ -178,7 +180,10 @@ class Look:
             return None
         bins, where = np.unique(found.bucket[use], return_inverse=True)
         ranked = np.cumsum(np.bincount(where, found.weight[use]))
-        return middle(int(bins[int((ranked >= (q - 1e-9) * ranked[-1]).argmax())]))
+        levels = np.array([q, *quantile_band(float(ranked[-1]), q)])
+        places = np.searchsorted(ranked, (levels - 1e-9) * ranked[-1])
+        value, low, high = (middle(int(bins[min(int(at), len(bins) - 1)])) for at in places)
+        return value, low, high
 
 
 def _first_seen(cols: Columns, within: npt.NDArray[np.bool_]) -> Floats:

@@ -19,6 +19,7 @@ from lastgood.judge.streams import Blocks, Stream, quantile_shares, shift_bucket
 from lastgood.windows import ZERO
 
 EPOCH_S = 1800.0
+FROM_START = 0.9
 WHOLE = 0.6
 """Share of a stream's budget on the whole time; the rest is spread over epochs of two EPOCH_S, one begun each EPOCH_S, in
 which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
@@ -199,7 +200,7 @@ def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple
     limits = np.array([one.r0 for one in tests])[:, None]
     logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), limits).sum(2)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
-    _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS)
+    _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS, FROM_START)
     return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts.sum(2), 0)
 
 

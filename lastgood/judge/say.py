@@ -52,10 +52,10 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
     if metric in _TIMES:
         label, name = _TIMES[metric]
         began = look.onset.timestamp() if lead and look.onset else -math.inf
-        values = [look.quantile(name, arm, 0.95, began) or 0.0 for arm in (1, 0)]
-        said = f"{new} has {label} {_ms(values[0])} against {_ms(values[1])} of {old}"
+        mine, theirs = (look.quantile(name, arm, 0.95, began) or (0.0, 0.0, 0.0) for arm in (1, 0))
+        said = f"{new} has {label} {_ms(mine[0])} (between {_ms(mine[1])} and {_ms(mine[2])}) against {_ms(theirs[0])} of {old}"
     elif metric == "length":
-        values = [look.quantile("length", arm, 0.5) or 0.0 for arm in (1, 0)]
+        values = [(look.quantile("length", arm, 0.5) or [0.0])[0] for arm in (1, 0)]
         said = f"{new} answers with {values[0]:.0f} tokens (median) against {values[1]:.0f} of {old}"
     else:
         times = f"{ratio:.1f} times as often as {old}" if ratio is not None else f"more often than {old}"

@@ -19,6 +19,7 @@ from lastgood.windows import GROWTH
 
 QUANTILES = (0.75, 0.90, 0.95, 0.99)
 QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)
+ABSENT = 0.2
 POOL, BLOCK, CHUNK = 400.0, 60.0, 128
 """A threshold rests on at least POOL requests, the window's and trailing ones; a block on at least BLOCK."""
 
@@ -43,6 +44,7 @@ class Carry:
     states: dict[str, State]
     pools: dict[str, tuple[int, Floats, Floats]]
     zero: float | None = None
+    weights: Mapping[str, float] | None = None
 
 
 def nothing() -> Carry:
@@ -192,7 +194,7 @@ def error_shares(weight: float) -> dict[str, float]:
 def by_request(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], dict[str, Blocks]]:
     """All streams that count requests, and the blocks they were made of (metric -> Blocks)."""
     minutes = (cols.times + cols.width - _zero(cols, carry)) / 60
-    weights, eta = policy.weights, policy.tempering
+    weights, eta = _weights(cols, policy, carry), policy.tempering
     blocks = {"errors": failures(cols), "quality": Blocks(cols.answers, cols.bad[..., None])}
     tolerance = {
         "latency": policy.latency_tolerance, "pace": policy.latency_tolerance, "ttft": policy.latency_tolerance,
@@ -214,6 +216,20 @@ def by_request(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream
     return made + _scores(cols, policy, carry, minutes), blocks
 
 
+def _weights(cols: Columns, policy: Policy, carry: Carry) -> Mapping[str, float]:
+    """Share of the budget by metric: one that the very first window says nothing of keeps ABSENT of its weight, and the others get
+    the rest. What there is to see does not depend on versions, so this is as fair as fixed weights."""
+    if carry.weights is None and len(cols.times):
+        there = {name for name, one in cols.histograms.items() if (one.t == 0).any()} | {"errors"}
+        there |= {"quality"} if cols.answers[0].any() else set()
+        there |= {"scores"} if any(one[0].any() for one in cols.scores.values()) else set()
+        kept = {name: weight * (1.0 if name in there else ABSENT) for name, weight in policy.weights.items()}
+        seen = math.fsum(weight for name, weight in kept.items() if name in there)
+        more = 1 + (math.fsum(policy.weights.values()) - math.fsum(kept.values())) / max(seen, 1e-9)
+        carry.weights = {name: weight * (more if name in there else 1.0) for name, weight in kept.items()}
+    return carry.weights or policy.weights
+
+
 def _zero(cols: Columns, carry: Carry) -> float:
     """When the comparison began: the first window ever given."""
     if carry.zero is None:
@@ -224,7 +240,7 @@ def _zero(cols: Columns, carry: Carry) -> float:
 def _scores(cols: Columns, policy: Policy, carry: Carry, minutes: Floats) -> list[Stream]:
     """Evaluation scores and labels: bounded means, one stream per name; the guess is the pooled mean of earlier windows."""
     made = []
-    weight = policy.weights.get("scores", 0.0) / max(1, len(cols.scores))
+    weight = _weights(cols, policy, carry).get("scores", 0.0) / max(1, len(cols.scores))
     for name, sums in cols.scores.items():
         part = f"scores {name}"
         whole, total = sums.sum(2), carry.pools.get(part, (0, np.zeros((cols.many, 3)), np.zeros(0)))[1]

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from judge_support import requests
+from judge_support import requests, windows
 from typer.testing import CliRunner
 
-from lastgood import delta
+from lastgood import delta, tables, telemetry
 from lastgood.cli import app
 from lastgood.config import Policy
 from lastgood.errors import ConfigError
+from lastgood.judge import History, judge
 from lastgood.judge.records import Records
-from lastgood.replay import evidence, moments, text
+from lastgood.replay import evidence, moments, records, text
 
 
 def table(given: Records) -> pa.Table:
@@ -108,9 +109,52 @@ def test_least_columns_are_enough_and_healthy_history_is_left_alone(tmp_path: Pa
     assert "RollBack" not in {one["verdict"] for one in json.loads(out.read_text())}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "delta"])
+def test_window_counts_are_replayed_like_the_records_they_were_made_of(kind: str, tmp_path: Path) -> None:
+    given = requests(1, minutes=40, errors=6, onset=15)
+    rows = [
+        {name: getattr(one, name) for name in ("endpoint", "model_version", "stratum", "rows", "requests")}
+        | {"window_start": one.start, "error_requesters": list(one.error_requesters)}
+        | {name: list(getattr(one, name).items()) for name in ("errors", "latency", "length", "pace", "requesters")}
+        for one in windows(given)
+    ]  # fmt: skip
+    kept = [one for one in tables.WINDOWS.fields if one.name in rows[0]]
+    path = write(kind, pa.Table.from_pylist(rows, telemetry.arrow_schema(kept)), tmp_path)
+    told = []
+    for one, more in ((path, ()), (write("csv", table(given), tmp_path), ("--window", 60))):
+        out = tmp_path / "out.json"
+        assert run("judge", "replay", one, "--endpoint", "chat", *more, "--json", out)[0] == 0
+        told.append(json.loads(out.read_text()))
+    assert [one["verdict"] for one in told[0]] == [one["verdict"] for one in told[1]]
+    assert [one["time"] for one in told[0]] == [one["time"] for one in told[1]]
+    assert told[0][-1]["verdict"] == "RollBack"
+    assert told[0][-1]["e_values"] == pytest.approx(told[1][-1]["e_values"])
+
+
+def test_requesters_that_are_blank_are_nobody_and_codes_below_400_are_no_failures() -> None:
+    given = table(requests(2, minutes=2))
+    who = pa.array(["", "-", "null"] * (len(given) // 3))
+    codes = pa.array(["200", "302", "ok"] * (len(given) // 3))
+    given = given.set_column(5, "requester", who).set_column(4, "error_code", codes)
+    found = records(given, "chat", "2", "1")
+    assert set(found.who) == set(found.code) == {-1}
+    assert set(records(given.set_column(4, "error_code", pa.array(["404"] * len(given))), "chat", "2", "1").code) == {0}
+
+
+def test_the_band_around_a_quantile_is_in_the_trail_and_in_the_sentence(tmp_path: Path) -> None:
+    path = write("parquet", table(requests(1, minutes=40, latency=1.6)), tmp_path)
+    given = evidence(path, "chat", "2", "1", 60, Policy())
+    said = judge(given, Policy(), History(), given.windows.until(39))
+    value, low, high = said.figures["trail"]["quantiles"]["latency p95"]["new"]
+    assert low < value < high < 2 * low
+    assert "version 2 has p95 latency" in said.reason or "version 2 has p95 per token" in said.reason
+    assert " ms (between " in said.reason
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (lambda t: t.set_column(1, "model_version", pa.array(["7"] * len(t))), "two versions are compared, found 7"),
         (lambda t: t.drop_columns(["requested_at"]), "no column requested_at"),
         (lambda t: t.set_column(1, "model_version", pa.array(["7"] * len(t))), "version 2 and 1 wanted, found 7"),
         (lambda t: t.set_column(3, "latency_ms", pa.array(["fast"] * len(t))), "latency_ms: expected numbers"),
@@ -120,7 +164,8 @@ def test_least_columns_are_enough_and_healthy_history_is_left_alone(tmp_path: Pa
 def test_a_wrong_file_is_one_sentence(change: Any, said: str, tmp_path: Path) -> None:
     path = write("parquet", change(table(requests(3, minutes=1))), tmp_path)
     with pytest.raises(ConfigError, match=said):
-        run("judge", "replay", path, "--endpoint", "chat", "--new", "2", "--prior", "1")
+        named = () if "two versions" in said else ("--new", "2", "--prior", "1")
+        run("judge", "replay", path, "--endpoint", "chat", *named)
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:

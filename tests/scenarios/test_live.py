@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alerts_support import House, MemoryWorkspace, endpoint, settings
-from judge_support import START, requests
+from judge_support import START, requests, windows
 
 from lastgood import live as live_module
 from lastgood import telemetry
@@ -17,7 +17,6 @@ from lastgood.judge import Evidence, History, State, Verdict, judge
 from lastgood.judge.columns import columns
 from lastgood.judge.records import Records
 from lastgood.live import Live
-from lastgood.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
 BEGIN = datetime.fromtimestamp(START, UTC)
 SETTINGS = load(live_every_s=60.0)
@@ -36,24 +35,6 @@ def table(given: Records) -> pa.Table:
         for i in range(len(given.at))
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX))
-
-
-def windows(given: Records) -> list[Counts]:
-    """The same requests as the windows job counts them, one by one."""
-    found: dict[tuple[str, str, datetime], list[Counts]] = {}
-    for i in range(len(given.at)):
-        version, start = str(2 if given.arm[i] else 1), BEGIN + timedelta(minutes=int((given.at[i] - START) // 60))
-        ms, pace = bucket(given.latency_ms[i]), bucket(given.latency_ms[i] / (given.tokens_out[i] + START_TOKENS))
-        failed = int(given.code[i] >= 0)
-        who = f"u{given.who[i]}"
-        one = Counts(
-            "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
-            {bucket(given.ttft_ms[i]): 1.0}, {}, 0.0, 0.0, (who,) if failed else (), {}, {bucket(given.tokens_out[i]): 1.0}, {pace: 1.0},
-            {who: (1, failed, ms, pace, 1, ms, 1, pace)},
-        )  # fmt: skip
-        found.setdefault((version, one.stratum, start), []).append(one)
-    assert ZERO not in {b for group in found.values() for one in group for b in one.latency}
-    return [merge(group) for group in found.values()]
 
 
 class Clock:

@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from alerts_support import verdict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serve_support import Service, until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,31 +30,10 @@ from lastgood.telemetry import arrow_schema
 from lastgood.workspace import local
 
 
-class Service:
-    """A process of the service; ends with the test."""
-
-    def __init__(self, config: Path, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "lastgood", "serve", "--config", str(config), "--poll-s", "0.5"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-        assert self.process.stdout is not None
-        self.url = f"http://127.0.0.1:{json.loads(self.process.stdout.readline())['web']}"
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=20)
-
-
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as one:
         yield one
-
-
-def until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
 
 
 def write(storage: str, name: str) -> None:
