@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 BASELINE = timedelta(days=28)
+LATELY = timedelta(hours=1)
+COMPLETENESS = tables.Table("completeness", ())
 SEEN_LATE = timedelta(minutes=2)
 """A change of the configuration is observed at most so long after it was made."""
 
@@ -135,6 +137,31 @@ def drifted(ctx: Context) -> dict[str, list[Drifted]]:
     return moved
 
 
+def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dict[str, float]:
+    """endpoint -> requests seen / expected over the newest LATELY, of the version that misses more.
+
+    Only where something independent says what to expect (a usage table, or two sources that overlap): a uniform sample is fair.
+    """
+    from pyspark.sql import functions as f
+
+    if not ctx.store.exists(ctx.spark, COMPLETENESS):
+        return {}
+    rows = ctx.store.read(ctx.spark, COMPLETENESS).where(
+        (f.col("window_start") >= f.lit(now - LATELY))
+        & f.col("expected_from").isin("usage", "sources")
+        & (f.col("expected") > 0)
+    )
+    sums = rows.groupBy("endpoint", "model_version").agg(
+        f.sum("seen").alias("seen"), f.sum("expected").alias("expected")
+    )
+    found: dict[str, float] = {}
+    for row in sums.collect():
+        pair = chosen.get(row["endpoint"])
+        if pair and row["model_version"] in (pair.candidate, pair.prior):
+            found[row["endpoint"]] = min(found.get(row["endpoint"], 1.0), row["seen"] / row["expected"])
+    return found
+
+
 def evidence(
     ctx: Context, chosen: Mapping[str, Pair], starts: Mapping[str, datetime], now: datetime
 ) -> Iterable[Evidence]:
@@ -156,12 +183,12 @@ def evidence(
         if all(one.model_version == pair.candidate for one in by_endpoint.get(name, ()))
     }
     base = _baselines(ctx, alone) if alone else {}
-    moved, plans = drifted(ctx), configurations(ctx)
+    moved, plans, arrived = drifted(ctx), configurations(ctx), completeness(ctx, chosen, now)
     for endpoint, pair in chosen.items():
         yield Evidence(
             endpoint, pair.candidate, pair.prior, by_endpoint.get(endpoint, []), ctx.settings.window_s,
             [one for one in moved.get(endpoint, ()) if one.model_version in (pair.candidate, pair.prior)],
-            planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
+            arrived.get(endpoint), planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
         )  # fmt: skip
 
 

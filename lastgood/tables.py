@@ -299,6 +299,12 @@ class Store:
     def read(self, spark: "SparkSession", table: Table) -> "DataFrame":
         return spark.read.table(self.sql(table))
 
+    def exists(self, spark: "SparkSession", table: Table) -> bool:
+        """Whether the table was made."""
+        if self.in_catalog:
+            return bool(spark.catalog.tableExists(self.where(table)))
+        return delta.version(self.path(table)) is not None
+
     def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
         """See `changes`."""
         return changes(spark, self.where(table), after, until)

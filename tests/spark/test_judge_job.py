@@ -12,6 +12,7 @@ import pytest
 from lastgood import delta, deployments, tables, telemetry
 from lastgood.config import EndpointSettings, Policy, load
 from lastgood.jobs.conform import conform
+from lastgood.jobs.evidence import COMPLETENESS
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import windows
 from lastgood.judge import History, State, Verdict
@@ -21,7 +22,7 @@ from lastgood.workspace import Endpoint, ServedEntity
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 END = START + timedelta(minutes=31)
-FAILING = {"split": 0.3, "crooked": 0.3, "again": 0.3, "gone": 0.3}
+FAILING = {"split": 0.3, "crooked": 0.3, "again": 0.3, "gone": 0.3, "half": 0.3, "sampled": 0.3}
 SCORED = {"thumbs": 0.4, "stars": 0.4, "alike": 0.9}
 
 
@@ -87,6 +88,12 @@ def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         deployments.record(store, found, START + timedelta(minutes=m)) for m, found in ((0, first), (11, then))
     ] == [2, 2]
     assert deployments.record(store, then, END) == 0
+    counted = [
+        {"endpoint": name, "model_version": version, "window_start": START + timedelta(minutes=m), "seen": 30, "expected": n, "expected_from": how}
+        for name, version, n, how in (("half", "2", 100.0, "usage"), ("half", "1", 30.0, "usage"), ("sampled", "2", 300.0, "sampling"))
+        for m in range(10, 30)
+    ]  # fmt: skip
+    delta.append(store.path(COMPLETENESS), pa.Table.from_pylist(counted))
     conform(ctx)
     windows(ctx)
     history = {"again": History({"2": [START + timedelta(minutes=2)]}), "gone": History({"2": [END]})}
@@ -118,6 +125,12 @@ def test_the_split_of_the_configuration_in_force_is_what_the_seen_split_is_held_
     assert "was planned 10% of the traffic and got 5" in next(
         one.sentence for one in verdicts["crooked"].findings if one.metric == "split"
     )
+
+
+def test_half_the_requests_of_a_version_are_no_evidence_and_a_uniform_sample_is(verdicts: dict[str, Verdict]) -> None:
+    assert verdicts["half"].state is State.INCONCLUSIVE
+    assert "only 30% of the expected telemetry" in verdicts["half"].reason
+    assert verdicts["sampled"].state is State.ROLL_BACK, verdicts["sampled"].vetoes
 
 
 def test_a_version_that_was_rolled_back_is_judged_anew_when_it_is_tried_again(verdicts: dict[str, Verdict]) -> None:
