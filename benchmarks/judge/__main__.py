@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import beta
 
-from benchmarks.judge import drift, ours, sticky, week
+from benchmarks.judge import drift, oracle, ours, sticky, week
 from benchmarks.judge.rivals import RIVALS, STREAMED, first, series
 from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, SLOW, Floats, Regression, Scenario, simulate
 from benchmarks.measured import machine
@@ -66,7 +66,7 @@ def cell(found: Floats, what: str) -> dict[str, float]:
 
 def measure(quick: bool, kept: Path | None) -> dict[str, Any]:
     """scenario -> split -> case -> method -> figures. `kept`: a file of finished cells, so that a long run may be done in pieces."""
-    nulls, alternatives = (200, 40) if quick else (2000, 500)
+    nulls, alternatives = (140, 30) if quick else (2000, 500)
     cells = [(one, split, what) for one in SCENARIOS for split in SPLITS for what in CASES]
     out: dict[str, Any] = {}
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
@@ -164,6 +164,20 @@ def main() -> None:
     totals = summary(found, weeks)
     console = Console(width=220)
     show(found, totals, console)
+    totals["oracle_minutes"] = {
+        one.name: {
+            f"{split:.0%}": oracle.oracle(one, split, POLICY, 10 if options.quick else 100, 3) for split in SPLITS
+        }
+        for one in SCENARIOS
+        if one.per_minute >= 600
+    }
+    console.print(
+        "an oracle's median minutes to errors x4 (50 % / 10 %): "
+        + "; ".join(
+            f"{name} {' / '.join(f'{v:.1f}' for v in found.values())}"
+            for name, found in totals["oracle_minutes"].items()
+        )
+    )
     totals["drift"] = drift.measure(options.quick)
     drift.show(totals["drift"], console)
     if options.plots:

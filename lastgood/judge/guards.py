@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lastgood.judge.look import Look
+from lastgood.judge.columns import Ints
+from lastgood.judge.look import Case, Look
 from lastgood.judge.verdict import Finding, State
 
 SLO_E, STALE_SHARE, RUN_LENGTH = 100.0, 0.5, 43_200.0
@@ -31,21 +32,30 @@ def state(look: Look) -> State:
     if look.e >= look.case.threshold:
         return State.PAGE if vetoes(look) else State.ROLL_BACK
     kinds = {one.metric for one in others(look)}
-    if look.e >= policy.page_e or kinds & {"error SLO", "run length", "missing requests"} or page_only(look):
+    if (
+        look.e >= policy.page_e
+        or kinds & {"error SLO", "run length", "missing requests"}
+        or look.case.page_only[look.t]
+    ):
         return State.PAGE
     if look.e >= policy.watch_e or kinds:
         return State.WATCH
     return State.HEALTHY if look.served[1] and look.case.safe[look.t] else State.INCONCLUSIVE
 
 
-def page_only(look: Look) -> bool:
-    """Counting by requester, what only requests can say (tokens, first token, answers, scores) may page, never roll back."""
-    if look.by_request:
-        return False
-    aside = {one.metric for one in look.trail.sticky}
-    return any(
-        one.metric not in aside and one.share * one.e[look.t, 0] >= look.policy.rollback_e for one in look.trail.streams
-    )
+def turns(case: Case) -> Ints:
+    """The windows after which `state` may differ from the window before: where something it looks at crossed its limit. Where a
+    rollback is near, or the split is off, all of them, for vetoes and missing requests depend on more."""
+    trail, policy = case.trail, case.policy
+    e, stale, length = trail.e[:, 0], case.stale, RUN_LENGTH * 60 / trail.cols.width
+    limits = [e >= limit for limit in (case.threshold, policy.page_e, policy.watch_e)]
+    marks = np.stack([
+        *limits, case.page_only, case.safe, case.off_plan, trail.windows[:, 0] > 0, case.served[:, 0] > 0,
+        trail.slo[:, 0, 1] >= SLO_E, case.run_length >= length,
+        *(stale[..., 1] > STALE_SHARE * stale[..., 0]).T,
+    ])  # fmt: skip
+    turned = np.concatenate([[True], (marks[:, 1:] != marks[:, :-1]).any(0)])
+    return np.flatnonzero(turned | limits[0] | case.off_plan)
 
 
 def vetoes(look: Look) -> list[str]:
@@ -162,4 +172,4 @@ def _run_length(look: Look) -> list[Finding]:
     return [Finding("run length", said, new_rate=float(x.sum() / max(1.0, n.sum())))]
 
 
-__all__ = ["missing", "others", "state", "vetoes"]
+__all__ = ["missing", "others", "state", "turns", "vetoes"]

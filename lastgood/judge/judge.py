@@ -37,8 +37,8 @@ def changes(evidence: Evidence, policy: Policy, history: History) -> Iterator[Ve
         return
     trail, _ = follow(cols, policy)
     case, last = Case(trail, evidence, policy, history), None
-    for t in range(len(cols.times)):
-        look = Look(case, t, cols.until(t))
+    for t in guards.turns(case):
+        look = Look(case, int(t), cols.until(int(t)))
         state = guards.state(look)
         if state is not last:
             yield _verdict(look)

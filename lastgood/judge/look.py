@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lastgood.config import Policy
 from lastgood.judge import eprocess
-from lastgood.judge.columns import Columns
+from lastgood.judge.columns import Columns, Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
 from lastgood.judge.intervals import quantile_band
@@ -79,6 +79,21 @@ class Case:
         return np.asarray((log_e >= math.log(SPLIT_E)) & (np.abs(np.log(odds)) > math.log(SPLIT_ODDS)))
 
     @cached_property
+    def stale(self) -> Floats:
+        """(known, older than the limit) of the newest half of the windows [T, 2 versions, 2]."""
+        so_far = np.concatenate([np.zeros((1, 2, 2)), np.cumsum(self.trail.cols.stale[:, 0], 0)])
+        t = np.arange(len(self.trail.cols.times))
+        return np.asarray(so_far[t + 1] - so_far[(t + 1) // 2])
+
+    @cached_property
+    def page_only(self) -> npt.NDArray[np.bool_]:
+        """Counting by requester, what only requests can say (tokens, first token, answers, scores) may page, never roll back [T]."""
+        trail, aside = self.trail, {one.metric for one in self.trail.sticky}
+        most = [one.share * one.e[:, 0] for one in trail.streams if one.metric not in aside]
+        strong = np.max(most, 0) >= self.policy.rollback_e if most else np.zeros(len(trail.cols.times), bool)
+        return np.asarray((trail.routing[:, 0] != REQUEST) & strong)
+
+    @cached_property
     def safe(self) -> npt.NDArray[np.bool_]:
         """Whether the reverse tests say that the new version is not SAFE_RATIO times worse, or is well within its objective [T]."""
         blocks, bad = self.trail.blocks, self.trail.bad[:, 0]
@@ -104,6 +119,7 @@ class Look:
     case: Case
     t: int
     now: datetime
+    ranks: dict[tuple[str, int, float], tuple[Ints, Floats]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def trail(self) -> Trail:
@@ -155,7 +171,7 @@ class Look:
 
     def stale_share(self, arm: int) -> float | None:
         """Share of the newest half's requests whose features were older than the limit; None when no age is known."""
-        known, old = self.trail.cols.stale[(self.t + 1) // 2 : self.t + 1, 0, arm].sum(0)
+        known, old = self.case.stale[self.t, arm]
         return float(old / known) if known else None
 
     def figures(self, arm: int) -> dict[str, float | None]:
@@ -172,18 +188,28 @@ class Look:
     def quantile(self, name: str, arm: int, q: float, since: float = -math.inf) -> tuple[float, float, float] | None:
         """(quantile, low, high) of a histogram over the windows from `since` (epoch seconds) to t; the limits hold at every look
         (a confidence sequence, where `since` was not chosen by what came after it)."""
-        found = self.trail.cols.histograms.get(name)
-        if found is None:
+        bins, ranked = self._ranked(name, arm, since)
+        if not len(bins):
             return None
-        use = (found.t <= self.t) & (found.arm == arm) & (self.trail.cols.times[found.t] >= since)
-        if not use.any():
-            return None
-        bins, where = np.unique(found.bucket[use], return_inverse=True)
-        ranked = np.cumsum(np.bincount(where, found.weight[use]))
         levels = np.array([q, *quantile_band(float(ranked[-1]), q)])
         places = np.searchsorted(ranked, (levels - 1e-9) * ranked[-1])
         value, low, high = (middle(int(bins[min(int(at), len(bins) - 1)])) for at in places)
         return value, low, high
+
+    def _ranked(self, name: str, arm: int, since: float) -> tuple[Ints, Floats]:
+        """Buckets in order, and how much is in or below each; kept, for several quantiles are asked of one histogram."""
+        found, key = self.trail.cols.histograms.get(name), (name, arm, since)
+        if found is None:
+            return np.zeros(0, np.int64), np.zeros(0)
+        if key not in self.ranks:
+            i = int(np.searchsorted(found.t, np.searchsorted(self.trail.cols.times, since)))
+            j = int(np.searchsorted(found.t, self.t, "right"))
+            use = np.flatnonzero(found.arm[i:j] == arm) + i
+            low = int(found.bucket[use].min()) if len(use) else 0
+            weight = np.bincount(found.bucket[use] - low, found.weight[use])
+            there = np.flatnonzero(weight)
+            self.ranks[key] = (there + low, np.cumsum(weight[there]))
+        return self.ranks[key]
 
 
 def _first_seen(cols: Columns, within: npt.NDArray[np.bool_]) -> Floats:

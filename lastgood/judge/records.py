@@ -69,7 +69,8 @@ def pace(records: Records) -> Floats:
 
 def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Columns:
     """Counts by window of `width` seconds. Errors: none; no records give no windows."""
-    records = records.take(np.argsort(records.at, kind="stable"))
+    if (np.diff(records.at) < 0).any():
+        records = records.take(np.argsort(records.at, kind="stable"))
     sizes = np.where(
         np.isnan(records.tokens_in), len(SIZE_EDGES) + 1, np.searchsorted(SIZE_EDGES, records.tokens_in, "right")
     )
@@ -95,37 +96,43 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
     values = {
         "latency": records.latency_ms, "pace": pace(records), "ttft": records.ttft_ms, "length": records.tokens_out,
     }  # fmt: skip
-    histograms = {name: _entries(t, g, records.arm, one) for name, one in values.items() if not np.isnan(one).all()}
+    marks = {name: buckets(one) for name, one in values.items() if not np.isnan(one).all()}
+    histograms = {name: _entries(t, g, records.arm, one, values[name]) for name, one in marks.items()}
     scope, sized = groups(strata)
     nothing = np.zeros(shape)
     return Columns(
         starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), count(bad), families,
-        nothing, nothing, stale, histograms, _requesters(records, t, g, bad),
+        nothing, nothing, stale, histograms, _requesters(records, t, g, bad, marks),
         {name: _sums(t, records.arm, one, len(starts)) for name, one in sorted(records.values.items())},
     )  # fmt: skip
 
 
-def _entries(t: Ints, g: Ints, arm: Ints, values: Floats) -> Entries:
+def _entries(t: Ints, g: Ints, arm: Ints, marks: Ints, values: Floats) -> Entries:
     known = ~np.isnan(values)
-    at = np.clip(buckets(values[known]), LOWEST, 10**4)
-    return Entries(t[known], g[known], arm[known], at, np.ones(int(known.sum())))
+    at = np.clip(marks[known], LOWEST, 10**4)
+    return Entries(t[known], g[known], arm[known], at, np.ones(len(at)))
 
 
-def _requesters(records: Records, t: Ints, g: Ints, bad: npt.NDArray[np.bool_]) -> Requesters:
-    known = records.who >= 0
-    t, g, arm, who = t[known], g[known], records.arm[known], records.who[known]
-    order = np.lexsort((arm, g, who, t))
-    rows = np.stack([t[order], g[order], arm[order], who[order]])
-    if not rows.shape[1]:
+def _requesters(
+    records: Records, t: Ints, g: Ints, bad: npt.NDArray[np.bool_], buckets: Mapping[str, Ints]
+) -> Requesters:
+    known = np.flatnonzero(records.who >= 0)
+    if not len(known):
         return no_requesters()
-    starts = np.flatnonzero(np.concatenate([[True], (rows[:, 1:] != rows[:, :-1]).any(0)]))
-    marks = [buckets(one[known][order]) for one in (records.latency_ms, pace(records))]
+    t, g, arm, who = t[known], g[known], records.arm[known], records.who[known]
+    key = ((t * (g.max() + 1) + g) * 2 + arm) * (who.max() + 1) + who
+    order = np.argsort(key, kind="stable")
+    key, known = key[order], known[order]
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    first = order[starts]
+    unknown = np.full(len(known), ZERO)
+    marks = [buckets[name][known] if name in buckets else unknown for name in ("latency", "pace")]
     there = [(one != ZERO).astype(np.int64) for one in marks]
-    adds = [np.ones(rows.shape[1], np.int64), bad[known][order].astype(np.int64)]
+    adds = [np.ones(len(known), np.int64), bad[known].astype(np.int64)]
     adds += [part for one, has in zip(marks, there, strict=True) for part in (has, one * has)]
     sums = [np.add.reduceat(one, starts) for one in adds]
     worst = [np.maximum.reduceat(one, starts) for one in marks]
-    return Requesters(*rows[:, starts], *sums[:2], *worst, *sums[2:])
+    return Requesters(t[first], g[first], arm[first], who[first], *sums[:2], *worst, *sums[2:])
 
 
 def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import rank_filter
 
 from lastgood.config import Policy
 from lastgood.judge import eprocess
@@ -57,17 +58,17 @@ def _distinct(t: Ints, arm: Ints, who: Ints, series: Ints) -> tuple[Ints, ...]:
 
 
 def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> tuple[Blocks, Ints]:
-    """Requesters at risk (n) and first bad events (x) per window, group and version: a requester counts up to its first bad one.
+    """Entries by window -> requesters at risk (n) and first bad events (x) per window, group and version: a requester counts up to its first bad one.
     And per entry the window of its requester's first bad event.
 
     Of several bad entries in that window one counts, chosen without regard to the version.
     """
     hit = np.flatnonzero(bad)
-    order = np.lexsort((found.arm[hit] ^ (found.who[hit] & 1), found.g[hit], found.t[hit], found.who[hit]))
-    hit = hit[order]
-    chosen = hit[np.concatenate([[True], found.who[hit][1:] != found.who[hit][:-1]])] if len(hit) else hit
     until = np.full(int(found.who.max(initial=0)) + 1, NEVER)
-    until[found.who[chosen]] = found.t[chosen]
+    until[found.who[hit[::-1]]] = found.t[hit[::-1]]  # the last one assigned stays: the first in time
+    hit = hit[found.t[hit] == until[found.who[hit]]]
+    hit = hit[np.lexsort((found.arm[hit] ^ (found.who[hit] & 1), found.g[hit], found.who[hit]))]
+    chosen = hit[np.concatenate([[True], found.who[hit][1:] != found.who[hit][:-1]])] if len(hit) else hit
     at_risk = found.t < until[found.who]
     at_risk[chosen] = True
     cell = (found.t * shape[1] + found.g) * 2 + found.arm
@@ -136,10 +137,8 @@ def above(score: Floats, q: float) -> npt.NDArray[np.bool_]:
         out[i] = i >= FEW and one > ranked[math.ceil(q * i) - 1]
         insort(ranked, one)
     if len(score) > LAST:
-        k = math.ceil(q * LAST) - 1
-        out[LAST:] = (
-            score[LAST:] > np.partition(np.lib.stride_tricks.sliding_window_view(score, LAST)[:-1], k, -1)[:, k]
-        )
+        before = rank_filter(score, math.ceil(q * LAST) - 1, size=LAST, mode="nearest")  # of LAST around each
+        out[LAST:] = score[LAST:] > before[LAST // 2 : LAST // 2 + len(score) - LAST]
     return out
 
 
@@ -197,8 +196,11 @@ def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple
         shares.append(split(here, one.after[i:j] - a, until, shape, cols.width))
     counts, pi = np.stack(made, 1), np.stack(shares, 1)
     hits = counts[..., 1] * ((pi > 0) & (pi < 1))[..., None]
-    limits = np.array([one.r0 for one in tests])[:, None]
-    logs = eta * eprocess.log_e(pi, hits[..., 1], hits.sum(-1), limits).sum(2)
+    both = hits.sum(-1)
+    t, k, g = np.nonzero(both)  # few windows have any
+    found = eprocess.log_e(pi[t, k, g], hits[t, k, g, 1], both[t, k, g], np.array([one.r0 for one in tests])[k])
+    logs = np.zeros((*both.shape[:2], found.shape[-1]))
+    np.add.at(logs, (t, k), eta * found)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
     _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS, FROM_START)
     return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts.sum(2), 0)

@@ -72,11 +72,13 @@ def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tupl
     """
     out = np.empty_like(counts)
     n = counts.reshape(*counts.shape[:2], -1).sum(-1)
-    extra = [1] * (counts.ndim - 2)
+    shape, kept = (-1, *[1] * (counts.ndim - 2)), np.empty_like(n)
+    for t, more in enumerate(n):
+        part = np.maximum(np.minimum(at_least - more, size), 0.0)
+        kept[t] = part / np.maximum(size, 1e-9)
+        size = more + part
     for t in range(len(counts)):
-        keep = np.clip((at_least - n[t]) / np.maximum(size, 1e-9), 0.0, 1.0)
-        carry = counts[t] + carry * keep.reshape(-1, *extra)
-        size = n[t] + size * keep
+        carry = counts[t] + carry * kept[t].reshape(shape)
         out[t] = carry
     return carry, size, out
 
@@ -88,19 +90,23 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     Where a block ends depends on neither version nor outcome, so within it labels are exchangeable and its own split is exact: a
     split estimated from other windows would be off by chance, and errors of many small blocks add up to false evidence.
     """
-    n, size, carry = counts[..., 0].sum(-1), carry[..., 0].sum(-1), carry.copy()
+    n, size = counts[..., 0].sum(-1), carry[..., 0].sum(-1)
     if not size.any() and (n >= at_least).all():
         return carry, counts
-    out = np.zeros_like(counts)
-    for t in range(len(counts)):
-        carry += counts[t]
-        size += n[t]
-        full = size >= at_least
-        if full.any():
-            out[t, full] = carry[full]
-            carry[full] = 0.0
-            size[full] = 0.0
-    return carry, out
+    out, left = np.zeros_like(counts), np.zeros_like(carry)
+    for g in range(counts.shape[1]):
+        ends, so_far = [], float(size[g])
+        for t, more in enumerate(n[:, g].tolist()):
+            so_far += more
+            if so_far >= at_least:
+                ends.append(t + 1)
+                so_far = 0.0
+        rows = np.concatenate([carry[None, g], counts[:, g]])
+        starts = np.array([0, *(end + 1 for end in ends)])
+        whole = np.add.reduceat(rows, starts[starts < len(rows)], 0)
+        out[np.array(ends, np.int64) - 1, g] = whole[: len(ends)]
+        left[g] = whole[len(ends)] if len(whole) > len(ends) else 0.0
+    return left, out
 
 
 def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:

@@ -13,8 +13,9 @@ from judge_support import START, requests
 from benchmarks.judge import ours
 from benchmarks.judge.traffic import FAILING, SCENARIOS, Traffic, simulate
 from lastgood.config import Policy
-from lastgood.judge import Evidence, History, State, changes, judge
+from lastgood.judge import Evidence, History, Planned, State, changes, guards, judge
 from lastgood.judge.columns import Columns, columns
+from lastgood.judge.look import Case, Look
 from lastgood.judge.records import columns_of
 from lastgood.judge.requesters import above, first_bad
 from lastgood.judge.streams import gathered, nothing
@@ -116,6 +117,18 @@ def test_runs_judged_side_by_side_get_the_numbers_each_gets_alone() -> None:
     for i in range(4):
         alone = Traffic(*(v[:, i : i + 1] for v in (found.n, found.failed, found.hist)))
         assert follow(ours.columns(alone), POLICY)[0].e[:, 0] == pytest.approx(together[:, i], rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_change_is_missed_between_the_windows_that_a_replay_looks_at(seed: int) -> None:
+    given = requests(seed, minutes=40, sticky=seed % 2 == 1, errors=(1, 2, 8)[seed % 3], onset=15)
+    given.feature_age_ms[given.at > START + 1200] = 4e7 if seed > 2 else 1.0
+    cols = columns_of(given, 60, POLICY.feature_age_limit_ms)
+    evidence = Evidence("chat", "2", "1", cols, 60, planned=(Planned(0.5 if seed < 4 else 0.4),))
+    case = Case(follow(cols, POLICY)[0], evidence, POLICY, History())
+    every = [(cols.until(t), guards.state(Look(case, t, cols.until(t)))) for t in range(len(cols.times))]
+    turned = [one for i, one in enumerate(every) if i == 0 or one[1] is not every[i - 1][1]]
+    assert [(one.judged_at, one.state) for one in changes(evidence, POLICY, History())] == turned
 
 
 @pytest.mark.parametrize("sticky", [False, True])
