@@ -75,6 +75,9 @@ class Policy(_Model):
         ge=0,
         description="distinct requesters that must have seen the failure; 0: any",
     )
+    rollback_without_requesters: bool = Field(
+        True, description="false: page only, where nothing says who sent the requests; set it where routing is sticky"
+    )
     error_slo: float = Field(0.02, gt=0, lt=1, description="share of requests that may fail")
     latency_target_s: float = Field(10.0, gt=0, description="a request slower than this counts against latency_slo")
     latency_slo: float = Field(0.05, gt=0, lt=1, description="share of requests that may be slower")

@@ -83,6 +83,8 @@ def vetoes(look: Look) -> list[str]:
         found.append("traffic is not split as planned, so the versions do not get comparable requests")
     if trail.clumped[look.t, 0]:
         found.append("requests are not routed one by one, and nothing says who sent them")
+    if not policy.rollback_without_requesters and not trail.known[look.t, 0]:
+        found.append("nothing says who sent the requests, and the policy asks for it")
     if look.windows < policy.min_windows:
         found.append(f"fewer than {policy.min_windows} windows seen")
     return found

@@ -100,6 +100,15 @@ def test_4_regressions_are_seen_where_routing_is_sticky() -> None:
     assert np.isfinite(found).all()
 
 
+def test_4_where_the_policy_asks_who_sent_the_requests_nobody_is_rolled_back_without_knowing() -> None:
+    asks = POLICY.model_copy(update={"rollback_without_requesters": False})
+    nameless = replace(FAILS, who=np.full(len(FAILS.who), -1))
+    assert look(nameless).state is State.ROLL_BACK
+    assert look(nameless, asks).state is State.PAGE
+    assert "who sent the requests" in look(nameless, asks).vetoes[0]
+    assert look(FAILS, asks).state is State.ROLL_BACK
+
+
 def test_5_calibration_finds_a_site_whose_pods_differ_and_what_keeps_the_budget_there() -> None:
     site = requests(4, minutes=40, split=0.0, failing=0.03, pods=4)
     site.code[(site.pod == 0) & (np.arange(len(site.at)) % 6 == 0)] = 0
