@@ -96,9 +96,9 @@ def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[
 def planned(configurations: Sequence[tuple[datetime, Mapping[str, float]]], pair: Pair) -> list[Planned]:
     """(first seen, version -> per cent) by configuration -> the splits planned for the pair, and when each was surely in force."""
     ordered = sorted(configurations, key=lambda one: one[0])
-    ends = [*(one[0] - SEEN_LATE for one in ordered[1:]), None]
     found = []
-    for (since, traffic), until in zip(ordered, ends, strict=True):
+    for i, (since, traffic) in enumerate(ordered):
+        until = ordered[i + 1][0] - SEEN_LATE if i + 1 < len(ordered) else None
         new, prior = traffic.get(pair.candidate, 0.0), traffic.get(pair.prior or "", 0.0)
         if new + prior > 0:
             found.append(Planned(new / (new + prior), since, until))

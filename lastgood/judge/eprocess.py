@@ -14,7 +14,7 @@ from scipy.special import gammaln
 Floats = npt.NDArray[np.float64]
 
 WORSE = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
-WORSE_WEIGHTS = np.array([0.06, 0.14, 0.30, 0.30, 0.14, 0.06])
+WORSE_WEIGHTS = np.array([0.05, 0.12, 0.28, 0.34, 0.15, 0.06])
 BETTER = np.array([0.8, 0.6, 0.4, 0.2])
 BURN = np.array([1.5, 2.0, 3.0, 6.0, 14.4])
 LAMBDAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])

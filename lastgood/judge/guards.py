@@ -70,9 +70,9 @@ def vetoes(look: Look) -> list[str]:
         found.append(f"prior version {evidence.prior} was itself rolled back")
     if history.last_rollback and (look.now - history.last_rollback).total_seconds() < policy.cooldown_s:
         found.append(f"rolled back at {history.last_rollback:%H:%M}, cooling down")
-    if trail.slo[look.t, 0, 0] >= SLO_E:
-        found.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
     metric = look.lead.metric if look.lead else ""
+    if metric == "errors" and trail.slo[look.t, 0, 0] >= SLO_E:
+        found.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
     if metric in ("quality", "scores") and drifted_for_both(look):
         found.append("the input drifted for both versions")
     if metric in ("quality", "scores") and all((look.stale_share(arm) or 0) > STALE_SHARE for arm in (0, 1)):

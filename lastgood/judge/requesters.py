@@ -20,14 +20,17 @@ from lastgood.judge.streams import Blocks, Stream, quantile_shares, shift_bucket
 from lastgood.windows import ZERO
 
 EPOCH_S = 1800.0
-FROM_START = 0.9
-WHOLE = 0.6
+FROM_START = 0.95
+WHOLE = 0.8
 """Share of a stream's budget on the whole time; the rest is spread over epochs of two EPOCH_S, one begun each EPOCH_S, in
 which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
-LOOK_BACK, NEVER = ((0.0, 60.0), (60.0, 300.0), (300.0, 300.0), (1800.0, 300.0)), 2**40
-"""How far back (seconds; 0: this window) the requesters at risk are counted to know the split, and how many of them are enough."""
-QUANTILE_PART, LEVEL_PART, RISES = 0.6, 0.1, {0.9: 0.2, 0.98: 0.1}
+COHORT, COHORT_S, NEVER = 60, 300.0, 2**40
+"""A cohort is closed when it has so many requesters, or after so many seconds."""
+QUANTILE_PART, QUANTILE_SHARES = 0.8, (0.35, 0.35, 0.2, 0.1)
+LEVEL_PART, RISES = 0.05, {0.9: 0.1, 0.98: 0.05}
 """How a latency budget is split: slow requests, slow requesters, requesters that got slower than they were."""
+SLOWER_WEIGHTS = np.array([0.08, 0.27, 0.33, 0.22, 0.08, 0.02])
+"""Of the omegas, for slow requests: whoever is slow by habit was so before, so ratios of *first* slow requests are small."""
 SCORED, FEW, LAST = 8, 20, 200
 """Requests per score of a requester; scores before one can count; scores that one is compared with."""
 DECIDED, MIXED = 20.0, 0.8
@@ -57,9 +60,8 @@ def _distinct(t: Ints, arm: Ints, who: Ints, series: Ints) -> tuple[Ints, ...]:
     return rows[2], rows[3], rows[1], rows[0]
 
 
-def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, int]) -> tuple[Blocks, Ints]:
-    """Entries by window -> requesters at risk (n) and first bad events (x) per window, group and version: a requester counts up to its first bad one.
-    And per entry the window of its requester's first bad event.
+def first_bad(found: Requesters, bad: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Entries by window -> (the entries that are their requester's first bad one, per requester the window of it or NEVER).
 
     Of several bad entries in that window one counts, chosen without regard to the version.
     """
@@ -69,44 +71,84 @@ def first_bad(found: Requesters, bad: npt.NDArray[np.bool_], shape: tuple[int, i
     hit = hit[found.t[hit] == until[found.who[hit]]]
     hit = hit[np.lexsort((found.arm[hit] ^ (found.who[hit] & 1), found.g[hit], found.who[hit]))]
     chosen = hit[np.concatenate([[True], found.who[hit][1:] != found.who[hit][:-1]])] if len(hit) else hit
-    at_risk = found.t < until[found.who]
-    at_risk[chosen] = True
-    cell = (found.t * shape[1] + found.g) * 2 + found.arm
-    size = shape[0] * shape[1] * 2
-    n = tally(cell[at_risk], None, size).reshape(*shape, 2)
-    x = tally(cell[chosen], None, size).reshape(*shape, 2, 1)
-    return Blocks(n, x), until[found.who]
+    return chosen, until
 
 
-def following(found: Requesters) -> Ints:
-    """Per entry the window of its requester's next entry in the same group; NEVER for the last."""
-    order = np.lexsort((found.t, found.g, found.who))
-    who, g, t = found.who[order], found.g[order], found.t[order]
-    out = np.full(len(t), NEVER)
-    same = (who[1:] == who[:-1]) & (g[1:] == g[:-1])
-    out[order[:-1][same]] = t[1:][same]
-    return out
+def newcomers(found: Requesters) -> Ints:
+    """Entries by window -> each requester's first one; of several in that window, one chosen without regard to the version."""
+    return first_bad(found, np.ones(len(found.t), bool))[0]
 
 
-def split(found: Requesters, after: Ints, until: Ints, shape: tuple[int, int], width: float) -> Floats:
-    """Share of new [T, G] among the distinct requesters at risk that were seen last: of the newest windows that hold enough of them,
-    each counted once however busy (a busy one would carry the share with it, window after window), at its last version.
+def cohorts(found: Requesters, width: float) -> tuple[Ints, Ints, Ints]:
+    """(cohort, closing window) per requester, and each one's first entry. Requesters who came to a group one after another are a
+    cohort until it has COHORT of them, or until the end of a span of COHORT_S; it is closed when that is known."""
+    first, span = newcomers(found), max(1, round(COHORT_S / width))
+    first = first[np.lexsort((found.t[first], found.g[first]))]
+    g, t = found.g[first], found.t[first]
+    count = np.arange(len(g)) - np.searchsorted(g, g)
+    same = np.concatenate([[False], (g[1:] == g[:-1]) & (t[1:] == t[:-1])]) if len(g) else np.zeros(0, bool)
+    before = count[np.maximum.accumulate(np.where(same, 0, np.arange(len(g))))]  # of its group, in earlier windows
+    rows = np.stack([g, before // COHORT, t // span])
+    new = np.concatenate([[True], (rows[:, 1:] != rows[:, :-1]).any(0)]) if len(g) else same
+    which = np.cumsum(new) - 1
+    ends = np.flatnonzero(np.concatenate([new[1:], [True]])) if len(g) else np.zeros(0, np.int64)
+    full = count[ends] + 1 >= (before[ends] // COHORT + 1) * COHORT
+    closed = np.where(full, t[ends], (t[ends] // span + 1) * span - 1)
+    cohort = np.zeros(int(found.who.max(initial=0)) + 1, np.int64)
+    closing = cohort.copy()
+    cohort[found.who[first]], closing[found.who[first]] = which, closed[which]
+    return cohort, closing, first
 
-    Bad events draw from these without replacement, so the share is exact where they are the window's own, or all there are.
+
+def draws(
+    found: Requesters, bad: npt.NDArray[np.bool_], moved: npt.NDArray[np.bool_], width: float
+) -> tuple[Ints, Ints, Floats]:
+    """First bad events drawn from cohorts, one by one: (window, whether the requester met the new version, share of new among the
+    cohort's requesters that had none before); found: entries by window, moved: entries with another version than their requester's
+    entry before.
+
+    A cohort's labels are as if shuffled, and each event shows one of them: drawing without replacement, whoever is busy, comes
+    seldom or stays away. Events before the cohort is closed count when it is; those of one window in an order blind to versions.
     """
-    pi, settled = np.zeros(shape), np.zeros(shape, bool)
-    at_risk = found.t <= until
-    t, g, arm, most = found.t[at_risk], found.g[at_risk], found.arm[at_risk], np.minimum(after, until + 1)[at_risk]
-    size = (shape[0] + 1) * shape[1] * 2
-    begun = tally((t * shape[1] + g) * 2 + arm, None, size)
-    for seconds, enough in LOOK_BACK:
-        end = np.minimum(np.minimum(t + max(1, round(seconds / width)), most), shape[0])
-        ended = tally((end * shape[1] + g) * 2 + arm, None, size)
-        people = np.cumsum((begun - ended).reshape(-1, shape[1], 2), 0)[:-1]
-        count = people.sum(-1)
-        pi = np.where(~settled & (count > 0), people[..., 1] / np.maximum(count, 1), pi)
-        settled |= count >= enough
-    return pi
+    cohort, closing, first = cohorts(found, width)
+    chosen, until = first_bad(found, bad)
+    span = int(max(found.t.max(initial=0), closing.max(initial=0))) + 3
+    move = np.flatnonzero(moved & (found.t <= until[found.who]))
+    move = move[
+        found.t[move]
+        > found.t[first][np.argsort(found.who[first])][np.searchsorted(np.sort(found.who[first]), found.who[move])]
+    ]
+
+    def place(entry: Ints, later: int = 0) -> Ints:
+        who = found.who[entry]
+        return np.asarray(cohort[who] * span + np.maximum(found.t[entry], closing[who]) + later)
+
+    parts = [
+        (place(first), found.arm[first], 1),
+        (place(move), found.arm[move], 1),
+        (place(move), 1 - found.arm[move], -1),
+    ]
+    parts.append((place(chosen, 1), found.arm[chosen], -1))
+    key = np.concatenate([at for at, _, _ in parts])
+    change = np.concatenate([np.stack([(arm == 0) * by, (arm == 1) * by], 1) for _, arm, by in parts])
+    order = np.argsort(key, kind="stable")
+    so_far = np.concatenate([np.zeros((1, 2)), np.cumsum(change[order], 0)])
+    chosen = chosen[np.lexsort((found.who[chosen], place(chosen)))]
+    at, new, key = place(chosen), found.arm[chosen], key[order]
+    left = so_far[np.searchsorted(key, at, "right")] - so_far[np.searchsorted(key, at // span * span)]
+    nth, group = np.arange(len(at)), np.searchsorted(at, at)
+    drawn = np.concatenate([[0], np.cumsum(new)])
+    left_new = left[:, 1] - (drawn[nth] - drawn[group])
+    return at % span, new, left_new / np.maximum(left.sum(1) - (nth - group), 1)
+
+
+def changed(found: Requesters) -> npt.NDArray[np.bool_]:
+    """Entries by window -> which have another version than their requester's entry before."""
+    order = np.argsort(found.who, kind="stable")
+    who, arm = found.who[order], found.arm[order]
+    out = np.zeros(len(who), bool)
+    out[order[1:]] = (who[1:] == who[:-1]) & (arm[1:] != arm[:-1])
+    return out
 
 
 def scores(found: Requesters, metric: str, shift: int) -> tuple[Requesters, Floats, Floats]:
@@ -152,58 +194,67 @@ class _Test:
     r0: float
     found: Requesters
     bad: npt.NDArray[np.bool_]
-    after: Ints
+    moved: npt.NDArray[np.bool_]
 
 
 def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
-    found, after = cols.requesters, following(cols.requesters)
+    found, moved = cols.requesters, changed(cols.requesters)
     begin = found.take(found.t == found.t.min()) if len(found.t) else found
     there = {"errors": True, "latency": bool(begin.timed.any()), "pace": bool(begin.paced.any())}
     usable = {name: policy.weights.get(name, 0.0) * has for name, has in there.items()}
     usable = {name: weight / (sum(usable.values()) or 1.0) for name, weight in usable.items()}
-    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0, after)]
+    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0, moved)]
     shift = shift_buckets(policy.latency_tolerance)
     for metric, worst in (("latency", found.slow), ("pace", found.pace)):
         weight, limits = usable[metric], blocks[metric].thresholds
         if limits is None or not there[metric]:
             continue
-        for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART).items()):
+        for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART, QUANTILE_SHARES).items()):
             bad = (worst != ZERO) & (worst - shift * found.arm > limits[found.t, found.g, k])
-            made.append(_Test(name, metric, share, 1.0, found, bad, after))
+            made.append(_Test(name, metric, share, 1.0, found, bad, moved))
         scored, level, rise = scores(found, metric, shift)
         once = np.unique(scored.who, return_index=True)[1]
         once.sort()
         first, later = scored.take(once), np.flatnonzero(~np.isnan(rise))
         over = above(level[once], 0.5)
-        made.append(_Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, first, over, following(first)))
+        made.append(_Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, first, over, changed(first)))
         risen = scored.take(later)
         for q, part in RISES.items():
             over = above(rise[later], q)
-            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, risen, over, following(risen)))
+            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, risen, over, changed(risen)))
     return made
 
 
 def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple[Floats, Floats, Floats]:
-    """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests], and (at risk, bad) so
-    far [z - a, tests, 2 arms, 2]."""
-    made, shares = [], []
-    shape = (z - a, len(cols.strata))
-    for one in tests:
+    """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests], and (visits of requesters
+    at risk, first bad events) so far [z - a, tests, 2 arms, 2]."""
+    logs = np.zeros((z - a, len(tests), len(eprocess.WORSE)))
+    counts = np.zeros((z - a, len(tests), 2, 2))
+    for k, one in enumerate(tests):
         i, j = (int(v) for v in np.searchsorted(one.found.t, [a, z]))
-        here = one.found.between(i, j, a)
-        part, until = first_bad(here, one.bad[i:j], shape)
-        made.append(np.stack([part.n, part.x[..., 0]], -1))
-        shares.append(split(here, one.after[i:j] - a, until, shape, cols.width))
-    counts, pi = np.stack(made, 1), np.stack(shares, 1)
-    hits = counts[..., 1] * ((pi > 0) & (pi < 1))[..., None]
-    both = hits.sum(-1)
-    t, k, g = np.nonzero(both)  # few windows have any
-    found = eprocess.log_e(pi[t, k, g], hits[t, k, g, 1], both[t, k, g], np.array([one.r0 for one in tests])[k])
-    logs = np.zeros((*both.shape[:2], found.shape[-1]))
-    np.add.at(logs, (t, k), eta * found)
+        here, bad = one.found.between(i, j, a), one.bad[i:j]
+        t, new, pi = draws(here, bad, one.moved[i:j], cols.width)
+        use = (pi > 0) & (pi < 1) & (t < z - a)
+        logs[:, k] = eta * _at(
+            t[use], eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), one.r0), z - a
+        )
+        chosen, until = first_bad(here, bad)
+        at_risk = here.t <= until[here.who]
+        for what, entry in enumerate((at_risk, chosen)):
+            counts[:, k, :, what] = tally(here.t[entry] * 2 + here.arm[entry], None, 2 * (z - a)).reshape(-1, 2)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
-    _, e, onset = eprocess.advance(eprocess.start(*logs.shape[1:]), logs, minutes, eprocess.WORSE_WEIGHTS, FROM_START)
-    return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts.sum(2), 0)
+    parts = []
+    for these, weights in ((logs[:, :1], eprocess.WORSE_WEIGHTS), (logs[:, 1:], SLOWER_WEIGHTS)):
+        parts.append(eprocess.advance(eprocess.start(*these.shape[1:]), these, minutes, weights, FROM_START)[1:])
+    e, onset = (np.concatenate(both, 1) for both in zip(*parts, strict=True))
+    return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts, 0)
+
+
+def _at(t: Ints, values: Floats, length: int) -> Floats:
+    """Sum of rows [., K] by window [length, K]."""
+    out = np.zeros((length, values.shape[-1]))
+    np.add.at(out, t, values)
+    return out
 
 
 def by_requester(

@@ -6,7 +6,7 @@ the largest share x M (union bound).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,8 +189,8 @@ def fold(name: str, metric: str, shares: Mapping[str, float], blocks: Blocks, r0
     return made
 
 
-def quantile_shares(name: str, weight: float) -> dict[str, float]:
-    return {f"{name} p{q * 100:.0f}": weight * share for q, share in zip(QUANTILES, QUANTILE_SHARES, strict=True)}
+def quantile_shares(name: str, weight: float, shares: Sequence[float] = QUANTILE_SHARES) -> dict[str, float]:
+    return {f"{name} p{q * 100:.0f}": weight * share for q, share in zip(QUANTILES, shares, strict=True)}
 
 
 def error_shares(weight: float) -> dict[str, float]:
