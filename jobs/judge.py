@@ -47,12 +47,12 @@ def row(verdict: Verdict) -> tuple[Any, ...]:
 
 def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> list[Verdict]:
     """Judge every endpoint now and append to `verdicts`."""
-    now, width = ctx.clock(), timedelta(seconds=ctx.settings.window_s)
+    now = ctx.clock()
     history = history or {}
     chosen = pairs(ctx, {name: one.rolled_back for name, one in history.items()})
     parts = {name: segment(utc(pair.since), now, ctx.settings.live_every_s > 0) for name, pair in chosen.items()}
     verdicts = []
-    for found in evidence(ctx, chosen, {name: start - width for name, (start, _) in parts.items()}, now):
+    for found in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):
         known = replace(history.get(found.endpoint, History()), share=parts[found.endpoint][1])
         verdicts.append(judge(found, ctx.settings.endpoint(found.endpoint).policy, known, now))
     if verdicts:

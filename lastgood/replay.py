@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def _only(values: np.ndarray[Any, Any], wanted: Callable[[str], bool]) -> np.nda
     return kept[index]
 
 
+def _people(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Requesters by number, in the order of the hashes that the windows job knows them by, so that both judge in one order."""
+    index, names = pd.factorize(values)
+    place = np.argsort(np.argsort(np.array([sha256(str(one).encode()).hexdigest()[:12] for one in names], "U12")))
+    return np.asarray(np.append(place, -1)[index], np.int64)
+
+
 def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> Records:
     """Usable requests of the two versions (None, None: of all). Errors: ConfigError when columns or versions are missing."""
     lost = [name for name in NEEDED if name not in table.column_names]
@@ -120,7 +128,7 @@ def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) 
     nobody = np.full(len(table), None, object)
     errors = text(table["error_code"]) if "error_code" in table.column_names else nobody
     code, codes = _codes(_only(errors, _failed))
-    who, _ = _codes(_only(text(table["requester"]) if "requester" in table.column_names else nobody, _named))
+    who = _people(_only(text(table["requester"]) if "requester" in table.column_names else nobody, _named))
     scope = text(table["latency_scope"]) if "latency_scope" in table.column_names else nobody
     scope_index, scopes = _codes(np.where(scope == None, "?", scope))  # noqa: E711 (element-wise)
     at = moments(table["requested_at"])

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def windows(given: Records) -> list[Counts]:
         )
         ms, pace = bucket(given.latency_ms[i]), bucket(given.latency_ms[i] / (given.tokens_out[i] + START_TOKENS))
         failed = int(given.code[i] >= 0)
-        who = f"u{given.who[i]}"
+        who = sha256(f"u{given.who[i]}".encode()).hexdigest()[:12]
         one = Counts(
             "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
             {bucket(given.ttft_ms[i]): 1.0}, {}, 0.0, 0.0, (who,) if failed else (), {}, {bucket(given.tokens_out[i]): 1.0}, {pace: 1.0},

@@ -104,7 +104,7 @@ def _numbers(look: Look) -> dict[str, object]:
     }  # fmt: skip
     unit = "request" if look.by_request else "requester"
     quantiles = {
-        f"{name} p{q * 100:.0f}": {side: look.quantile(name, arm, q) for side, arm in (("new", 1), ("prior", 0))}
+        f"{name} p{q * 100:.0f}": {side: list(look.quantile(name, arm, q) or ()) for side, arm in (("new", 1), ("prior", 0))}
         for name in ("latency", "ttft") if name in look.trail.cols.histograms
         for q in (0.5, 0.95, 0.99)
     }  # fmt: skip

@@ -113,22 +113,18 @@ def draws(
     cohort, closing, first = cohorts(found, width)
     chosen, until = first_bad(found, bad)
     span = int(max(found.t.max(initial=0), closing.max(initial=0))) + 3
-    move = np.flatnonzero(moved & (found.t <= until[found.who]))
-    move = move[
-        found.t[move]
-        > found.t[first][np.argsort(found.who[first])][np.searchsorted(np.sort(found.who[first]), found.who[move])]
-    ]
+    came = np.zeros(len(until), np.int64)
+    came[found.who[first]] = found.t[first]
+    move = np.flatnonzero(moved & (found.t <= until[found.who]) & (found.t > came[found.who]))
 
     def place(entry: Ints, later: int = 0) -> Ints:
         who = found.who[entry]
         return np.asarray(cohort[who] * span + np.maximum(found.t[entry], closing[who]) + later)
 
     parts = [
-        (place(first), found.arm[first], 1),
-        (place(move), found.arm[move], 1),
-        (place(move), 1 - found.arm[move], -1),
-    ]
-    parts.append((place(chosen, 1), found.arm[chosen], -1))
+        (place(first), found.arm[first], 1), (place(move), found.arm[move], 1), (place(move), 1 - found.arm[move], -1),
+        (place(chosen, 1), found.arm[chosen], -1),
+    ]  # fmt: skip
     key = np.concatenate([at for at, _, _ in parts])
     change = np.concatenate([np.stack([(arm == 0) * by, (arm == 1) * by], 1) for _, arm, by in parts])
     order = np.argsort(key, kind="stable")

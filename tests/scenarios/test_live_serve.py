@@ -111,7 +111,7 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
     conform(ctx)
     windows(ctx)
     scheduled = loop.judge(ctx)[0]
-    assert (scheduled.state, scheduled.candidate, scheduled.prior) == (State.ROLL_BACK, "3", "2")
+    assert (scheduled.state, scheduled.candidate, scheduled.prior) == (State.ROLL_BACK, "3", "2"), scheduled.vetoes
     assert scheduled.figures["new"]["requests"] + scheduled.figures["prior"]["requests"] <= client.sent
 
     def taken() -> bool:
