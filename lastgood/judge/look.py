@@ -59,10 +59,11 @@ class Case:
         cols = self.trail.cols
         length = len(cols.times)
         seen, hoped, log_e = np.zeros((2, length, 2)), np.zeros((2, length)), np.zeros((2, length))
+        came = self.trail.windows[:, 0] > (cols.n[..., 1].sum(1) > 0)  # it came somewhere within its first window
         for one in self.evidence.planned:
             if not 0 < one.share < 1:
                 continue
-            within = cols.within(one.since, one.until)
+            within = cols.within(one.since, one.until) & came
             for unit, counts in enumerate((cols.n.sum(1) * within[:, None], _first_seen(cols, within))):
                 so_far = np.cumsum(counts, 0)
                 seen[unit] += so_far
