@@ -13,7 +13,7 @@ from benchmarks.judge.traffic import FAILING, Floats, Scenario, simulate
 from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.records import columns_of
-from lastgood.judge.requesters import first_bad, following, split
+from lastgood.judge.requesters import changed, draws
 from lastgood.judge.streams import failures
 
 
@@ -38,10 +38,10 @@ def oracle(one: Scenario, share: float, policy: Policy, runs: int, seed: int) ->
     took = []
     for _ in range(runs):
         cols = columns_of(sticky.records(one, share, FAILING, rng), 20.0)
-        found, shape = cols.requesters, (len(cols.times), len(cols.strata))
-        part, until = first_bad(found, found.failed > 0, shape)
-        pi = split(found, following(found), until, shape, cols.width)
-        x = part.x[..., 0] * ((pi > 0) & (pi < 1))[..., None]
-        logs = eprocess.log_e(pi, x[..., 1], x.sum(-1), policy.error_tolerance, omega)[..., 0].sum(1)
+        found = cols.requesters
+        t, new, pi = draws(found, found.failed > 0, changed(found), cols.width)
+        use = (pi > 0) & (pi < 1) & (t < len(cols.times))
+        each = eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), policy.error_tolerance, omega)
+        logs = np.bincount(t[use], each[:, 0], len(cols.times))
         took.append(float(_minutes(logs[:, None], cols.width, one.onset, limit)[0]))
     return float(np.median(took))

@@ -123,5 +123,5 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
     time.sleep(1.5)
     assert [one.candidate for one in incidents()] == ["3"]
     assert len({one["dedup_key"] for one in pager.events()}) == 1, "one incident at the pager too"
-    rows = delta.read(store.path(tables.DEPLOYMENTS)).to_pylist()
+    rows = delta.read(store.path(tables.DEPLOYMENTS), filters=[("endpoint", "=", "chat")]).to_pylist()
     assert {(one["model_version"], one["traffic"]) for one in rows} == {("2", 50), ("3", 50)}
