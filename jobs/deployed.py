@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row
+
     from lastgood.runs import Context
 
 
@@ -47,24 +49,49 @@ def choose(served: Iterable[Served], rolled_back: frozenset[str] = frozenset()) 
 
 
 def pairs(ctx: "Context", rolled_back: Mapping[str, frozenset[str]] | None = None) -> Mapping[str, Pair]:
-    """endpoint -> Pair, from the windows table; `rolled_back`: versions by endpoint that are out of the question."""
-    from pyspark.sql import functions as f
-
-    rows = (
-        ctx.store.read(ctx.spark, tables.WINDOWS)
-        .groupBy("endpoint", "model_version")
-        .agg(
-            f.min("window_start").alias("first"),
-            f.max("window_start").alias("last"),
-            f.sum("rows").alias("rows"),
-        )
-        .collect()
-    )
+    """endpoint -> Pair, from the windows; `rolled_back`: versions by endpoint that are out of the question."""
     by_endpoint: dict[str, list[Served]] = {}
-    for row in rows:
-        by_endpoint.setdefault(row["endpoint"], []).append(
-            Served(row["model_version"], row["first"], row["last"], row["rows"])
-        )
+    for (endpoint, version), (first, last, rows) in _served(ctx).items():
+        by_endpoint.setdefault(endpoint, []).append(Served(version, first, last, rows))
     out = rolled_back or {}
     found = {endpoint: choose(served, out.get(endpoint, frozenset())) for endpoint, served in by_endpoint.items()}
     return {endpoint: pair for endpoint, pair in found.items() if pair}
+
+
+def _served(ctx: "Context") -> dict[tuple[str, str], tuple[datetime, datetime, int]]:
+    """(endpoint, version) -> first window, last window, rows.
+
+    Where days are rolled up, minutes are read only of the newest day and of days on which a version came or left, so that the cost does not
+    grow with history.
+    """
+    days = _bounds(ctx.store.read(ctx.spark, tables.WINDOWS_DAY), "window_start")
+    minutes = ctx.store.read(ctx.spark, tables.WINDOWS)
+    edges: set[datetime] = set()
+    for key in {(one["endpoint"], one["model_version"]) for one in days}:
+        mine = [one["first"] for one in days if (one["endpoint"], one["model_version"]) == key]
+        edges |= {min(mine), max(mine)}
+    if days:
+        newest = max(one["first"] for one in days)
+        near = [f"window_start >= timestamp'{newest}'"]
+        near += [
+            f"(window_start >= timestamp'{day}' AND window_start < timestamp'{day}' + INTERVAL 1 DAY)"
+            for day in sorted(edges)
+        ]
+        minutes = minutes.where(" OR ".join(near))
+    whole = [one for one in days if one["first"] not in edges]
+    found: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    for one in [*whole, *_bounds(minutes)]:
+        key = (one["endpoint"], one["model_version"])
+        first, last, rows = found.get(key, (one["first"], one["last"], 0))
+        found[key] = (min(first, one["first"]), max(last, one["last"]), rows + one["rows"])
+    return found
+
+
+def _bounds(windows: "DataFrame", *also: str) -> "list[Row]":
+    from pyspark.sql import functions as f
+
+    first, last = f.min("window_start").alias("first"), f.max("window_start").alias("last")
+    found: list[Row] = (
+        windows.groupBy("endpoint", "model_version", *also).agg(first, last, f.sum("rows").alias("rows")).collect()
+    )
+    return found
