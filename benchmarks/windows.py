@@ -75,8 +75,8 @@ def duckdb(storage: str, out: str) -> dict[str, float]:
     con.execute(
         "CREATE TABLE who AS SELECT requester, substr(sha256(requester), 1, 12) who FROM (SELECT DISTINCT requester FROM r)"
     )
-    con.execute(f"""CREATE TABLE plain AS SELECT {KEY}, count(*) "rows", sum(weight) requests, sum(tokens_in * weight) tokens_in,
-        sum(tokens_out * weight) tokens_out FROM r GROUP BY ALL""")
+    con.execute(f"""CREATE TABLE plain AS SELECT {KEY}, count(*) "rows", sum(weight) requests, coalesce(sum(tokens_in * weight), 0) tokens_in,
+        coalesce(sum(tokens_out * weight), 0) tokens_out FROM r GROUP BY ALL""")
     parts = []
     for name in HISTOGRAMS:
         bucket = f"CASE WHEN v > 0 THEN {log} ELSE {ZERO} END"

@@ -54,7 +54,7 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
     )
     facts = rows.withColumns({
         "evidence": ~only_usage,
-        "model_version": f.coalesce("model_version", f.lit("?")), "why": f.when(bare, why), "lag": f.round(lag),
+        "model_version": f.coalesce("model_version", f.lit("?")), "why": f.when(bare, why), "lag": f.when(~only_usage, f.round(lag)),
         "answered": table & f.col("error_code").isNull(), "table": table, "span": span, "w": f.coalesce("weight", f.lit(1.0)),
     })  # fmt: skip
     return facts.groupBy(*KEY).agg(
@@ -95,7 +95,7 @@ def measure(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
 
     found = _seen(ctx, rows)
     if any(one.payload_table for one in ctx.settings.endpoints.values()):
-        found = found.join(_skew(ctx, rows, which.near("requested_at")), ["endpoint", "window_start"], "left")
+        found = found.join(_skew(ctx, rows, which.where("requested_at")), ["endpoint", "window_start"], "left")
     else:
         found = found.withColumn("clock_skew_ms", f.lit(None).cast("double"))
     overlap = (f.col("s") + 1) * (f.col("t") + 1) / (f.col("both") + 1) - 1

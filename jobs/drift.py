@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import Pair, pairs
-from lastgood.jobs.samples import sample, samples, smallest
-from lastgood.jobs.touched import HOUR_US, ranges
+from lastgood.jobs.samples import HOUR_S, sample, samples, smallest
+from lastgood.jobs.touched import Touched, ranges
 from lastgood.runs import Context, Run, append
 from lastgood.telemetry import spark_ddl
 
@@ -60,9 +60,7 @@ def near(chosen: Mapping[str, Pair], now: datetime) -> str:
         start = max(since, now - CURRENT)
         for a, z in ((start, now), (start - WEEK, now - WEEK), (since - CURRENT, since)):
             hours |= set(range(int(a.timestamp() // 3600), int(z.timestamp() // 3600) + 1))
-    spans = (f"(window_start >= timestamp_micros({a * HOUR_US}) AND window_start < timestamp_micros({z * HOUR_US}))"
-             for a, z in ranges(hours))  # fmt: skip
-    return f"({' OR '.join(spans)})"
+    return Touched(ranges((hour * HOUR_S for hour in hours), HOUR_S), tuple(sorted(chosen))).where("window_start")
 
 
 def sides(rows: "DataFrame", chosen: "DataFrame", now: datetime) -> "DataFrame":

@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from lastgood import tables
+from lastgood import delta, tables
 from lastgood.config import Capture
-from lastgood.errors import ConfigError
+from lastgood.errors import ConfigError, TransientError
 from lastgood.runs import Context, merge
 
 COLLECTED = {"inbox", "scores"}
@@ -16,6 +16,7 @@ COLLECTED = {"inbox", "scores"}
 AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
+    "endpoint_minutes": "minute", "freshness": "checked_at",
 }  # fmt: skip
 """Time column that retention goes by; the others: window_start."""
 VACUUM_HOURS = 168
@@ -50,8 +51,8 @@ def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
         if not ctx.dry_run:
             if table.name not in COLLECTED:
                 said |= _compact(ctx, table)
-            ctx.spark.sql(f"VACUUM {ctx.store.sql(table)} RETAIN {VACUUM_HOURS} HOURS").collect()
-    except PySparkException as error:
+            _vacuum(ctx, table)
+    except (PySparkException, TransientError) as error:
         said["error"] = str(error).splitlines()[0][:300]
     return said | {"seconds": round(time.monotonic() - started, 2)}
 
@@ -99,13 +100,27 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(f"'{_quoted(one)}'" for one in names)
 
 
+def _vacuum(ctx: Context, table: tables.Table) -> None:
+    """Remove files deleted VACUUM_HOURS ago. In a folder without Spark, which would take a second a table."""
+    if ctx.store.in_catalog:
+        ctx.spark.sql(f"VACUUM {ctx.store.sql(table)} RETAIN {VACUUM_HOURS} HOURS").collect()
+    else:
+        delta.vacuum(ctx.store.path(table), VACUUM_HOURS)
+
+
+def _files(ctx: Context, table: tables.Table) -> int:
+    if ctx.store.in_catalog:
+        return int(ctx.spark.sql(f"DESCRIBE DETAIL {ctx.store.sql(table)}").collect()[0]["numFiles"])
+    return int((delta.facts(ctx.store.path(table)) or {"files": 0})["files"])
+
+
 def _compact(ctx: Context, table: tables.Table) -> dict[str, Any]:
     """Merge small files where there are many. Only small ones, so that those of different days are not mixed (docs/adr/0021)."""
-    files = ctx.spark.sql(f"DESCRIBE DETAIL {ctx.store.sql(table)}").collect()[0]["numFiles"]
+    files = _files(ctx, table)
     if files < SMALL_FILES:
         return {"files": files}
-    done = ctx.spark.sql(f"OPTIMIZE {ctx.store.sql(table)}").collect()[0]["metrics"]
-    return {"files": files - done["numFilesRemoved"] + done["numFilesAdded"], "files_before": files}
+    ctx.spark.sql(f"OPTIMIZE {ctx.store.sql(table)}").collect()
+    return {"files": _files(ctx, table), "files_before": files}
 
 
 def forget(ctx: Context, requester: str) -> dict[str, int]:

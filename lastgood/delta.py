@@ -82,6 +82,16 @@ def facts(path: str | Path) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def vacuum(path: str | Path, hours: int) -> None:
+    """Remove files that no version of the last `hours` needs. Errors: TransientError."""
+    try:
+        DeltaTable(str(path)).vacuum(retention_hours=hours, dry_run=False)
+    except TableNotFoundError:
+        return
+    except DeltaError as error:
+        raise TransientError(f"{path}: vacuum failed: {error}", 60.0) from error
+
+
 def keeps_changes(path: str | Path) -> bool:
     """Whether the table has a change data feed."""
     return DeltaTable(str(path)).metadata().configuration.get("delta.enableChangeDataFeed") == "true"

@@ -179,6 +179,36 @@ def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:
         writer.save(ctx.store.path(table))
 
 
+def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str) -> int:
+    """Put `frame` (all of whose rows meet the condition) in place of the table's rows that meet it, in one commit; rows written.
+
+    Errors: TransientError when another run committed such rows at the same time (nothing was written: run again).
+    """
+    from pyspark.errors import PySparkException
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as f
+
+    if ctx.dry_run:
+        return int(frame.count())
+    seen = Observation(f"rows of {table.name}")
+    writer = (
+        frame.observe(seen, f.count("*").alias("n"))
+        .write.format("delta")
+        .mode("overwrite")
+        .option("replaceWhere", where)
+    )
+    try:
+        if ctx.store.in_catalog:
+            writer.saveAsTable(ctx.store.sql(table))
+        else:
+            writer.save(ctx.store.path(table))
+    except PySparkException as error:
+        if "concurrent" in str(error).lower():
+            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
+        raise
+    return int(seen.get["n"])
+
+
 def merge(ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clauses: str) -> int:
     """MERGE `frame` (as `s`) into `table` (as `t`); rows inserted, updated and deleted (in a dry run: rows it would look at).
 
