@@ -31,6 +31,8 @@ GRAIN = 2.0**20
 """Weights are multiples of 1 / GRAIN, so that their sums do not depend on the order of adding (and are off by a millionth at most)."""
 SCORE_GRAIN = 2.0**16
 DENSE = 4
+HOUR_US, BATCH = 3_600_000_000, 5_000
+PACKED = "bucket bigint, part binary"
 
 
 def sparse(k: Ints, key: Ints, weight: Floats | None) -> tuple[Ints, Ints, Floats]:
@@ -256,31 +258,57 @@ def add(windows: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
 
 
+def pack(windows: pa.Table) -> pa.RecordBatch:
+    """Windows as (bucket, part): those that start in one hour, in Arrow's own bytes. So they travel between workers: as rows of Spark with
+    maps in them they would be taken apart and put together twice.
+    """
+    hours = (windows["window_start"].combine_chunks().cast(pa.int64()).to_numpy() // HOUR_US).astype(np.int64)
+    found = np.unique(hours)
+    parts = []
+    for hour in found:
+        sink = pa.BufferOutputStream()
+        some = windows if len(found) == 1 else windows.filter(pa.array(hours == hour))
+        with pa.ipc.new_stream(sink, some.schema) as writer:
+            writer.write_table(some)
+        parts.append(sink.getvalue().to_pybytes())
+    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(parts, pa.binary())], ["bucket", "part"])
+
+
 def count_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches of requests -> batches of windows; a window may come in several parts."""
+    """Batches of requests -> packed windows; a window may come in several parts."""
     for table in _gathered(batches, ROWS):
-        yield from count(table).to_batches()
+        yield pack(count(table))
+
+
+def pack_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of windows -> the same, packed."""
+    for table in _gathered(batches, 5_000):
+        yield pack(table)
 
 
 def add_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches of windows sorted by key -> the same with one window per key."""
-    rest: list[pa.RecordBatch] = []
-    for table in _gathered(batches, 5_000):
-        whole = pa.Table.from_batches([*rest, *table.to_batches()])
-        k, _ = grouped(whole)
-        last = int(np.flatnonzero(k != k[-1])[-1]) + 1 if bool((k != k[-1]).any()) else 0
-        yield from add(whole.slice(0, last)).to_batches()
-        rest = whole.slice(last).to_batches()
-    if rest:
-        yield from add(pa.Table.from_batches(rest)).to_batches()
+    """Packed windows sorted by bucket -> windows, one per key. Holds one bucket at a time."""
+    held: list[pa.Table] = []
+    last = None
+    for batch in batches:
+        for bucket, part in zip(batch["bucket"].to_pylist(), batch["part"], strict=True):
+            if bucket != last and held:
+                yield from add(pa.concat_tables(held)).to_batches(BATCH)
+                held = []
+            last = bucket
+            held.append(pa.ipc.open_stream(part.as_buffer()).read_all())
+    if held:
+        yield from add(pa.concat_tables(held)).to_batches(BATCH)
 
 
 def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
+    many = 0
     for batch in batches:
         held.append(batch)
-        if sum(one.num_rows for one in held) >= rows:
+        many += batch.num_rows
+        if many >= rows:
             yield pa.Table.from_batches(held)
-            held = []
-    if sum(one.num_rows for one in held):
+            held, many = [], 0
+    if many:
         yield pa.Table.from_batches(held)

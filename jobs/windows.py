@@ -54,14 +54,17 @@ def count(requests: "DataFrame") -> "DataFrame":
     scores = f.transform_keys(named, lambda name, _: name.substr(f.lit(len(SCORE_PREFIX) + 1), f.length(name)))
     numbers = f.transform_values(scores, lambda _, value: value.try_cast("double"))
     rows = requests.select(*_COUNTED, f.when(f.size(numbers) > 0, numbers).alias("scores"))
-    parts = rows.mapInArrow(counting.count_batches, spark_ddl(tables.WINDOWS.fields))
-    return add(parts)
+    return _together(rows.mapInArrow(counting.count_batches, counting.PACKED))
 
 
-def add(parts: "DataFrame") -> "DataFrame":
+def add(windows: "DataFrame") -> "DataFrame":
     """Window counts, several rows of a key -> one of each key."""
-    sorted_by_key = parts.repartition(*KEY).sortWithinPartitions(*KEY)
-    return sorted_by_key.mapInArrow(counting.add_batches, spark_ddl(tables.WINDOWS.fields))
+    return _together(windows.select(*tables.WINDOWS.columns).mapInArrow(counting.pack_batches, counting.PACKED))
+
+
+def _together(packed: "DataFrame") -> "DataFrame":
+    by_hour = packed.repartition("bucket").sortWithinPartitions("bucket")
+    return by_hour.mapInArrow(counting.add_batches, spark_ddl(tables.WINDOWS.fields))
 
 
 WINDOWS = Measure("windows", tables.WINDOWS, lambda ctx, rows, _: count(keyed(rows, ctx.settings.window_s)))
@@ -71,10 +74,10 @@ QUALITY = Measure(
     lambda ctx, rows, _: quality_flags(keyed(rows, ctx.settings.window_s), ctx.settings.toxic_words),
 )
 HOURS = Measure(
-    "hours", tables.WINDOWS_HOUR, lambda ctx, rows, _: add(rows.select(*tables.WINDOWS.columns)), tables.WINDOWS, "window_start", 3600
+    "hours", tables.WINDOWS_HOUR, lambda ctx, rows, _: add(rows), tables.WINDOWS, "window_start", 3600
 )  # fmt: skip
 DAYS = Measure(
-    "days", tables.WINDOWS_DAY, lambda ctx, rows, _: add(rows.select(*tables.WINDOWS.columns)), tables.WINDOWS_HOUR, "window_start",
+    "days", tables.WINDOWS_DAY, lambda ctx, rows, _: add(rows), tables.WINDOWS_HOUR, "window_start",
     86_400,
 )  # fmt: skip
 

@@ -218,7 +218,7 @@ def test_maintenance_deletes_what_is_old_strips_bodies_and_merges_files_and_stat
     assert (done["requests"]["deleted"], done["requests"]["bodies_removed"]) == (3, 6)
     assert done["requests"]["files"] < done["requests"]["files_before"]
     kept = rows_of(ctx, tables.REQUESTS)
-    assert {(one["endpoint"], one["output"]) for one in kept if one["request_id"] < "r1000"} == {
+    assert {(one["endpoint"], one["output"]) for one in kept if len(one["request_id"]) < 5} == {
         ("chat", "a"),
         ("slim", None),
         ("short", None),
