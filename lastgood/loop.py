@@ -134,7 +134,8 @@ def rebuild(ctx: Context, names: Sequence[str], span: tuple[datetime, datetime],
 
 
 DRIFT_EVERY_S = 40.0
-"""Drift changes slowly and costs the most."""
+SLOW = ("outcomes", "drift", "completeness", "rollup")
+"""What changes slowly and costs the most."""
 
 
 def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float = 0.5) -> None:
@@ -148,15 +149,19 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
         except TransientError as error:
             say({"job": name, "again": str(error)})
 
+    def slowly() -> None:
+        for name in SLOW:
+            attempt(name)
+
     with ThreadPoolExecutor(3) as pool:
         drifting, drifted_at = None, time.monotonic()
         while not stop.is_set():
             attempt("collect")
             attempt("conform")
-            wait([pool.submit(attempt, name) for name in ("windows", "quality", "completeness")])
+            wait([pool.submit(attempt, name) for name in ("windows", "quality")])
             attempt("judge")
             if (drifting is None or drifting.done()) and time.monotonic() - drifted_at > DRIFT_EVERY_S:
-                drifting, drifted_at = pool.submit(attempt, "drift"), time.monotonic()
+                drifting, drifted_at = pool.submit(slowly), time.monotonic()
             stop.wait(pause_s)
     for name in ("collect", "conform", "windows"):
         say(run_job(ctx, name))
