@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from lastgood import tables
 from lastgood.telemetry import arrow_schema
-from lastgood.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, START_TOKENS, ZERO
+from lastgood.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -171,10 +171,23 @@ def hashed(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     return at.astype(np.int64)[code], pa.array(distinct.tolist())
 
 
+def strata(scope: pa.ChunkedArray, tokens: Floats) -> pa.Array:
+    """windows.stratum of each request, from its latency scope and the length of its prompt (NaN: not known)."""
+    code, scopes = codes(scope)
+    names = [*(str(edge) for edge in SIZE_EDGES), "more", "?"]
+    size = np.where(np.isnan(tokens), len(names) - 1, np.searchsorted(SIZE_EDGES, tokens, side="right"))
+    known = [one or "?" for one in [*scopes.to_pylist(), None]]
+    pairs = pa.array([f"{one}/{name}" for one in known for name in names])
+    place = np.where(code < 0, len(known) - 1, code) * len(names) + size
+    return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pairs)
+
+
 def count(requests: pa.Table) -> pa.Table:
-    """Requests with the window key, weight, latency_ms, ttft_ms, feature_age_ms, tokens_in, tokens_out, error_code, requester and
+    """Requests with endpoint, model_version, window_start, latency_scope, size (tokens of the prompt), weight,
+    latency_ms, ttft_ms, feature_age_ms, tokens_in, tokens_out, error_code, requester and
     scores (a map of names to values) -> windows.
     """
+    requests = requests.append_column("stratum", strata(requests["latency_scope"], _numbers(requests, "size")))
     k, keys = grouped(requests)
     many = len(keys["endpoint"])
     weight = np.nan_to_num(_numbers(requests, "weight"), nan=1.0)

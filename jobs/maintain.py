@@ -9,7 +9,7 @@ from typing import Any
 from lastgood import delta, tables
 from lastgood.config import Capture
 from lastgood.errors import ConfigError, TransientError
-from lastgood.runs import Context, merge
+from lastgood.runs import UPKEEP, Context, Run, merge, record
 
 COLLECTED = {"inbox", "scores"}
 """Receivers compact these, and only they: see docs/adr/0002."""
@@ -62,7 +62,10 @@ def _affected(ctx: Context, statement: str, where: str, table: tables.Table) -> 
     rows = ctx.store.read(ctx.spark, table).where(where)
     if ctx.dry_run or rows.isEmpty():
         return int(rows.count()) if ctx.dry_run else 0
+    before = ctx.store.version(ctx.spark, table)
     done = ctx.spark.sql(f"{statement} WHERE {where}").collect()
+    if ctx.store.version(ctx.spark, table) == before + 1:  # the commit is ours alone: no job counts its windows anew
+        record(ctx, Run(UPKEEP, table.name, before + 1, after=before), 0.0)
     return int(done[0]["num_affected_rows"])
 
 

@@ -17,7 +17,7 @@ KEY = list(counting.KEY)
 SCORE_PREFIX = "eval."
 """Attributes with this prefix are evaluation scores or labels, 0-1."""
 _COUNTED = (
-    "endpoint", "model_version", "stratum", "window_start", "weight", "latency_ms", "ttft_ms", "feature_age_ms", "tokens_in",
+    "endpoint", "model_version", "window_start", "latency_scope", "weight", "latency_ms", "ttft_ms", "feature_age_ms", "tokens_in",
     "tokens_out", "error_code", "requester",
 )  # fmt: skip
 
@@ -53,7 +53,10 @@ def count(requests: "DataFrame") -> "DataFrame":
     named = f.map_filter("attributes", lambda name, _: name.startswith(SCORE_PREFIX))
     scores = f.transform_keys(named, lambda name, _: name.substr(f.lit(len(SCORE_PREFIX) + 1), f.length(name)))
     numbers = f.transform_values(scores, lambda _, value: value.try_cast("double"))
-    rows = requests.select(*_COUNTED, f.when(f.size(numbers) > 0, numbers).alias("scores"))
+    tokens = f.coalesce(f.length("input") / CHARS_PER_TOKEN, f.col("tokens_in").cast("double"))
+    rows = requests.select(
+        *_COUNTED, tokens.alias("size"), f.when(f.col("attributes").isNotNull(), numbers).alias("scores")
+    )
     return _together(rows.mapInArrow(counting.count_batches, counting.PACKED))
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+UPKEEP = "maintain"
+"""Runs of this name are commits that take rows or bodies away: no reason to count again."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What every job gets. `span`: rebuild this range instead of taking what is new. `dry_run`: work out everything, write nothing."""
@@ -85,7 +89,7 @@ def bookmarks(store: tables.Store) -> dict[tuple[str, str], int]:
     records: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in delta.read(store.path(tables.RUNS)).to_pylist():
         records.setdefault((one["job"], one["source"]), []).append(one)
-    return {key: _chain(found) for key, found in sorted(records.items())}
+    return {key: _chain(found) for key, found in sorted(records.items()) if key[0] != UPKEEP}
 
 
 def health(store: tables.Store, now: datetime) -> dict[str, list[dict[str, Any]]]:
@@ -148,7 +152,9 @@ def increment(
         rows = ctx.spanned(ctx.store.read(ctx.spark, table), at)
         yield rows.withColumn("_change_type", f.lit("insert")), run
     else:
-        yield ctx.store.changes(ctx.spark, table, after, until), run
+        changes = ctx.store.changes(ctx.spark, table, after, until)
+        upkeep = [one["version"] for one in _records(ctx, UPKEEP, table.name) if one["version"] > after]
+        yield changes.where(~changes["_commit_version"].isin(upkeep)) if upkeep else changes, run
     record(ctx, run, time.monotonic() - started)
 
 

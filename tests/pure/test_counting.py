@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
-from lastgood.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile
+from lastgood.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REQUESTS = pa.schema([
-    ("endpoint", pa.string()), ("model_version", pa.string()), ("stratum", pa.string()), ("window_start", pa.timestamp("us", "UTC")),
+    ("endpoint", pa.string()), ("model_version", pa.string()), ("latency_scope", pa.string()), ("size", pa.float64()),
+    ("window_start", pa.timestamp("us", "UTC")),
     ("weight", pa.float64()), ("latency_ms", pa.float64()), ("ttft_ms", pa.float64()), ("feature_age_ms", pa.float64()),
     ("tokens_in", pa.int64()), ("tokens_out", pa.int64()), ("error_code", pa.string()), ("requester", pa.string()),
     ("scores", pa.map_(pa.string(), pa.float64())),
@@ -27,7 +28,8 @@ REQUESTS = pa.schema([
 some_ms = st.none() | st.floats(0, 1e7) | st.sampled_from([math.nan, math.inf, 1e-300, 0.0])
 rows = st.lists(
     st.fixed_dictionaries({
-        "endpoint": st.sampled_from("ab"), "model_version": st.sampled_from("12?"), "stratum": st.sampled_from(["x/64", "x/?"]),
+        "endpoint": st.sampled_from("ab"), "model_version": st.sampled_from("12?"), "latency_scope": st.sampled_from(["x", "y", None]),
+        "size": st.none() | st.sampled_from([0.0, 63.9, 64.0, 4096.0, 1e6]),
         "window_start": st.integers(0, 3).map(lambda i: START + timedelta(minutes=40 * i)), "weight": st.sampled_from([1.0, 10.0, 1 / 3]),
         "latency_ms": some_ms, "ttft_ms": some_ms, "feature_age_ms": some_ms, "tokens_in": st.none() | st.integers(0, 9000),
         "tokens_out": st.none() | st.integers(0, 900), "error_code": st.sampled_from([None, None, "A", "B"]),
@@ -80,7 +82,7 @@ def one(row: dict[str, Any]) -> Counts:
         made |= {"errors": {row["error_code"]: weight}, "error_requesters": (who,)}
     good = {n: min(1.0, max(0.0, v)) for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}
     rounded = {n: round(v * 2**16) / 2**16 for n, v in good.items()}
-    key = (row["endpoint"], row["model_version"], row["stratum"], row["window_start"])
+    key = (row["endpoint"], row["model_version"], stratum(row["latency_scope"], row["size"]), row["window_start"])
     return Counts(
         *key, 1, weight, tokens_in=(row["tokens_in"] or 0) * weight, tokens_out=(out or 0) * weight,
         scores={n: (1.0, v, v * v) for n, v in rounded.items()}, **made,
