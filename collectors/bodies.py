@@ -36,6 +36,7 @@ class Body:
     features: Mapping[str, str] = field(default_factory=dict)
     records: int | None = None
     problem: str | None = None
+    response_format: str | None = None
 
 
 def text(value: Any) -> str | None:
@@ -119,6 +120,9 @@ def _answer(response: dict[str, Any]) -> tuple[str | None, str | None]:
     for key in ("generated_text", "predictions", "outputs"):
         if key in response:
             return text(response[key]), text(response.get("finish_reason"))
+    data = response.get("data")
+    if isinstance(data, list) and data and "embedding" in _dict(data[0]):
+        return text(data[0]["embedding"]), None
     output = response.get("output")
     if isinstance(output, list) and output:  # agents: tool calls and reasoning stand beside the messages
         said = [_dict(one) for one in output]
@@ -138,6 +142,18 @@ def _events(body: str | bytes) -> list[Any]:
     lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
     said = (line[5:].strip() for line in lines if line.startswith("data:"))
     return [orjson.loads(one) for one in said if one and one != "[DONE]"]
+
+
+def _format(request: dict[str, Any]) -> str | None:
+    """`json` where the request asked for JSON, with the keys its schema requires: `json:a,b`."""
+    asked = _dict(request.get("response_format"))
+    kind = asked.get("type")
+    if kind not in ("json_object", "json_schema"):
+        return None
+    outer = _dict(asked.get("json_schema"))
+    required = _dict(outer.get("schema")).get("required")
+    keys = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
+    return f"json:{','.join(keys)}" if keys else "json"
 
 
 def _joined(chunks: list[Any]) -> dict[str, Any]:
@@ -185,4 +201,5 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         features={str(k): text(v) or "" for k, v in list(record(picked).items() if records else ())[:MAX_FEATURES]},
         records=records or None,
         problem=problem,
+        response_format=_format(req),
     )

@@ -94,7 +94,7 @@ GENERATIONS = (
         "legacy",
         ("databricks_request_id", "timestamp_ms"),
         request_id="databricks_request_id",
-        requested_at="timestamp_millis(timestamp_ms)",
+        requested_at="timestamp_millis(try_cast(timestamp_ms as bigint))",
         latency_ms="execution_time_ms",
         latency_scope="'model'",
         version="request_metadata['model_version']",
@@ -128,10 +128,11 @@ _BODY = (
     ("features", pa.map_(pa.string(), pa.string())),
     ("records", pa.int64()),
     ("problem", pa.string()),
+    ("response_format", pa.string()),
 )
 _BODY_DDL = (
     "struct<input:string,output:string,tokens_in:bigint,tokens_out:bigint,finish_reason:string,error_code:string,"
-    "streaming:boolean,client_request_id:string,team:string,env:string,features:map<string,string>,records:bigint,problem:string>"
+    "streaming:boolean,client_request_id:string,team:string,env:string,features:map<string,string>,records:bigint,problem:string,response_format:string>"
 )
 
 
@@ -184,12 +185,17 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         return _canonical(frame)
     generation = next(one for one in GENERATIONS if one.name == name)
     bodies_there = "request" in frame.columns or "response" in frame.columns
+    types = dict(frame.dtypes)
     for column, kind in _OPTIONAL.items():
-        if column not in frame.columns:
+        if column not in types:
             frame = frame.withColumn(column, f.lit(None).cast(kind))
+        elif types[column] == "variant" and kind.startswith("map"):
+            frame = frame.withColumn(column, f.expr(f"try_cast(`{column}` as {kind})"))
+    if generation.latency_ms.isidentifier() and generation.latency_ms not in types:
+        frame = frame.withColumn(generation.latency_ms, f.lit(None).cast("double"))
     flat = frame.select(
         f.expr(generation.request_id).cast("string").alias("platform_id"),
-        f.expr(generation.requested_at).cast("timestamp").alias("at"),
+        f.expr(f"try_cast({generation.requested_at} as timestamp)").alias("at"),
         f.expr(f"try_cast({generation.latency_ms} as double)").alias("ms"),
         f.expr(f"try_cast({generation.ttft_ms} as double)").alias("first"),
         f.expr(generation.version).cast("string").alias("version"),
@@ -226,6 +232,8 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         f.create_map(
             f.lit("body_problem"),
             f.col("body.problem"),
+            f.lit("response_format"),
+            f.col("body.response_format"),
             f.lit("unlogged"),
             f.when(f.length("unlogged") > 0, f.col("unlogged")),
             f.lit("records"),

@@ -8,6 +8,13 @@ from lastgood.runs import Context, Run, increment, merge
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
+MAX_WEIGHT = 1e9
+LABELLED = "k LIKE 'eval.%' OR k LIKE 'label.%'"
+TAKEN = {
+    "attributes": f"map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> ({LABELLED}) AND NOT map_contains_key(s.attributes, k)), "
+    "s.attributes)"
+}
+"""How a better source's value is taken: labels that came meanwhile stay."""
 NONE = "~"
 """Provenance of a field that no source gave."""
 
@@ -28,6 +35,7 @@ def rejections() -> dict[str, "Column"]:
         "latency is negative or not a number": f.isnan(latency) | (latency < 0),
         "latency is above one day": latency > telemetry.MAX_LATENCY_MS,
         "token count is negative": (f.col("tokens_in") < 0) | (f.col("tokens_out") < 0),
+        "weight is not a positive number": f.isnan("weight") | (f.col("weight") <= 0) | (f.col("weight") > MAX_WEIGHT),
         "unknown source": ~f.coalesce(f.col("source").isin(list(telemetry.SOURCES)), f.lit(False)),
     }
 
@@ -104,7 +112,10 @@ def _take(position: int, field: telemetry.Field) -> str:
 def merge_clauses() -> str:
     """SQL of the MERGE: field by field the better source; nothing is written where nothing would change."""
     takes = {one.name: _take(i, one) for i, one in enumerate(telemetry.VALUES, 1)}
-    sets = [f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END" for name, take in takes.items()]
+    sets = [
+        f"{name} = CASE WHEN {take} THEN {TAKEN.get(name, f's.{name}')} ELSE t.{name} END"
+        for name, take in takes.items()
+    ]
     ranks = [
         f"CASE WHEN {take} THEN substr(s.provenance, {i}, 1) ELSE rpad(substr(t.provenance, {i}, 1), 1, '{NONE}') END"
         for i, take in enumerate(takes.values(), 1)
@@ -177,6 +188,7 @@ def conform(ctx: Context) -> Run | None:
         )
         facts = seen.collect()[0]
         run.rows_in = facts["rows"]
+        run.quarantined = facts["bad"] or 0
         if facts["bad"]:
             run.rows_out += _quarantine(ctx, bad)
         if facts["first"] is not None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row
+
     from lastgood.runs import Context
 
 AGAIN_AFTER, AGAIN_ROWS = timedelta(minutes=10), 60
@@ -49,30 +51,62 @@ def choose(served: Iterable[Served]) -> Pair | None:
 def pairs(
     ctx: "Context", rolled_back: Mapping[str, Mapping[str, Sequence[datetime]]] | None = None
 ) -> Mapping[str, Pair]:
-    """endpoint -> Pair, from the windows table. `rolled_back`: endpoint -> version -> when traffic was moved away from it; of such a
+    """endpoint -> Pair, from the windows. `rolled_back`: endpoint -> version -> when traffic was moved away from it; of such a
     version only what it served when it was tried again counts.
+    """
+    away = {(e, v): max(times) for e, one in (rolled_back or {}).items() for v, times in one.items()}
+    by_endpoint: dict[str, list[Served]] = {}
+    for (endpoint, version), (first, last, rows) in _served(ctx, away).items():
+        if rows >= AGAIN_ROWS or (endpoint, version) not in away:
+            by_endpoint.setdefault(endpoint, []).append(Served(version, first, last, rows))
+    found = {endpoint: choose(served) for endpoint, served in by_endpoint.items()}
+    return {endpoint: pair for endpoint, pair in found.items() if pair}
+
+
+def _served(
+    ctx: "Context", away: Mapping[tuple[str, str], datetime]
+) -> dict[tuple[str, str], tuple[datetime, datetime, int]]:
+    """(endpoint, version) -> first window, last window, rows; of the versions in `away` only what came AGAIN_AFTER its time.
+
+    Where days are rolled up, minutes are read only of the newest day and of days on which a version came or left, so that the cost does not
+    grow with history.
     """
     from pyspark.sql import functions as f
 
-    windows = ctx.store.read(ctx.spark, tables.WINDOWS)
-    away = {(e, v): max(times) for e, one in (rolled_back or {}).items() for v, times in one.items()}
-    for (endpoint, version), last in away.items():
+    days = _bounds(ctx.store.read(ctx.spark, tables.WINDOWS_DAY), "window_start")
+    days = [one for one in days if (one["endpoint"], one["model_version"]) not in away]
+    minutes = ctx.store.read(ctx.spark, tables.WINDOWS)
+    again = f.lit(False)
+    for (endpoint, version), left in away.items():
         mine = (f.col("endpoint") == endpoint) & (f.col("model_version") == version)
-        windows = windows.where(~(mine & (f.col("window_start") < f.lit(last + AGAIN_AFTER))))
-    rows = (
-        windows.groupBy("endpoint", "model_version")
-        .agg(
-            f.min("window_start").alias("first"),
-            f.max("window_start").alias("last"),
-            f.sum("rows").alias("rows"),
-        )
-        .collect()
+        later = f.col("window_start") >= f.lit(left + AGAIN_AFTER)
+        minutes, again = minutes.where(~mine | later), again | (mine & later)
+    edges: set[datetime] = set()
+    for key in {(one["endpoint"], one["model_version"]) for one in days}:
+        mine = [one["first"] for one in days if (one["endpoint"], one["model_version"]) == key]
+        edges |= {min(mine), max(mine)}
+    if days:
+        newest = max(one["first"] for one in days)
+        near = [f"window_start >= timestamp'{newest}'"]
+        near += [
+            f"(window_start >= timestamp'{day}' AND window_start < timestamp'{day}' + INTERVAL 1 DAY)"
+            for day in sorted(edges)
+        ]
+        minutes = minutes.where(f.expr(" OR ".join(near)) | again)
+    whole = [one for one in days if one["first"] not in edges]
+    found: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    for one in [*whole, *_bounds(minutes)]:
+        key = (one["endpoint"], one["model_version"])
+        first, last, rows = found.get(key, (one["first"], one["last"], 0))
+        found[key] = (min(first, one["first"]), max(last, one["last"]), rows + one["rows"])
+    return found
+
+
+def _bounds(windows: "DataFrame", *also: str) -> "list[Row]":
+    from pyspark.sql import functions as f
+
+    first, last = f.min("window_start").alias("first"), f.max("window_start").alias("last")
+    found: list[Row] = (
+        windows.groupBy("endpoint", "model_version", *also).agg(first, last, f.sum("rows").alias("rows")).collect()
     )
-    by_endpoint: dict[str, list[Served]] = {}
-    for row in rows:
-        if row["rows"] >= AGAIN_ROWS or (row["endpoint"], row["model_version"]) not in away:
-            by_endpoint.setdefault(row["endpoint"], []).append(
-                Served(row["model_version"], row["first"], row["last"], row["rows"])
-            )
-    found = {endpoint: choose(served) for endpoint, served in by_endpoint.items()}
-    return {endpoint: pair for endpoint, pair in found.items() if pair}
+    return found

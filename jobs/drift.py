@@ -1,162 +1,261 @@
-"""Drift: inputs and outputs of the newest versions against the time before and against each other, in Spark executors.
+"""Drift: inputs and outputs of the newest versions against a reference and against each other, from the hourly samples.
 
-Samples are the KEEP smallest hashes of the request id per side (bottom-k: mergeable and repeatable), so a group of
-50 million rows costs what one of 5,000 does.
+Each comparison is of at most KEEP rows a side, so a group of 50 million rows costs what one of 5,000 does, and 100 days what one does.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
+from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import Pair, pairs
+from lastgood.jobs.samples import HOUR_S, sample, samples, smallest
+from lastgood.jobs.touched import Touched, ranges
 from lastgood.runs import Context, Run, append
 from lastgood.telemetry import spark_ddl
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
-KEEP, MIN_ROWS = 2_000, 50
-ROOM = 450
-"""Ten standard deviations of how many of KEEP expected hashes fall below a bound: the bound never cuts into the KEEP."""
-NUMERIC = {
-    "tokens_in": "input",
-    "input_chars": "input",
-    "tokens_out": "output",
-    "output_chars": "output",
-}
+MIN_ROWS = 50
+NUMERIC = {"tokens_in": "input", "input_chars": "input", "tokens_out": "output", "output_chars": "output"}
 CATEGORICAL = {"finish_reason": "output"}
+TEXTS = {"input": "input", "output": "output"}
 MAX_FEATURES = 50
+FEW_VALUES = 10
+"""A column of no more distinct numbers than this is compared value by value."""
+CURRENT, WEEK = timedelta(days=1), timedelta(days=7)
+REFERENCES = ("baseline", "week", "before")
+"""Sides that can be the reference, the preferred first; the prior version's rows are `prior`."""
+GROUPS_A_TASK = 8
+"""Comparisons one Python worker makes: each worker holds Evidently, about 110 MiB."""
 
 
-def samples(requests: "DataFrame", chosen: "DataFrame") -> "DataFrame":
-    """Requests and (endpoint, candidate, prior, since) -> bounded samples, one row per (group, side, request).
+def _chosen(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    rows = []
+    for endpoint, one in chosen.items():
+        since = one.since.replace(tzinfo=UTC)
+        rows.append(
+            (
+                endpoint,
+                one.candidate,
+                one.prior,
+                since,
+                max(since, now - CURRENT),
+                ctx.settings.endpoint(endpoint).drift_reference,
+            )
+        )
+    kind = "endpoint string, candidate string, prior string, since timestamp, start timestamp, prefer string"
+    return ctx.spark.createDataFrame(rows, kind)
 
-    Groups: each version since the candidate appeared against the reference (all requests before), and the candidate
-    against the prior version over the same minutes.
+
+def near(chosen: Mapping[str, Pair], now: datetime) -> str:
+    """SQL: hours whose samples the comparisons of these endpoints need: a day each of now, last week and before the candidate."""
+    hours: set[int] = set()
+    for one in chosen.values():
+        since = one.since.replace(tzinfo=UTC)
+        start = max(since, now - CURRENT)
+        for a, z in ((start, now), (start - WEEK, now - WEEK), (since - CURRENT, since)):
+            hours |= set(range(int(a.timestamp() // 3600), int(z.timestamp() // 3600) + 1))
+    return Touched(ranges((hour * HOUR_S for hour in hours), HOUR_S), tuple(sorted(chosen))).where("window_start")
+
+
+def sides(rows: "DataFrame", chosen: "DataFrame", now: datetime) -> "DataFrame":
+    """Samples (and baselines, which have a `baseline` number) -> bounded samples by (endpoint, version, against, side).
+
+    Comparisons: each version since the candidate appeared (a day at most) against the reference, and the candidate against the prior
+    version over the same minutes.
     """
     from pyspark.sql import functions as f
 
-    rows = requests.join(f.broadcast(chosen), "endpoint").where(f.col("error_code").isNull())
-    after = f.col("requested_at") >= f.col("since")
-    is_new, is_prior = (
-        f.col("model_version") == f.col("candidate"),
-        f.col("model_version") == f.col("prior"),
-    )
+    rows = rows.join(f.broadcast(chosen), "endpoint")
+    at, stored = f.col("requested_at"), f.col("baseline").isNotNull()
+    ago = f.expr(f"INTERVAL {int(WEEK.total_seconds())} SECONDS")
+    after = ~stored & (at >= f.col("start")) & (at <= f.lit(now))
+    week = ~stored & (at >= f.col("start") - ago) & (at < f.lit(now) - ago) & (at < f.col("since"))
+    before = ~stored & (at < f.col("since")) & (at >= f.col("since") - f.expr("INTERVAL 1 DAY"))
+    is_new, is_prior = (f.col("model_version") == f.col(name) for name in ("candidate", "prior"))
 
-    def role(version: str, against: str, side: str, when: object) -> object:
+    def role(version: str, against: str, side: str, when: "Column") -> "Column":
         return f.when(
-            when,
-            f.struct(
-                f.col(version).alias("version"),
-                f.lit(against).alias("against"),
-                f.lit(side).alias("side"),
-            ),
+            when, f.struct(f.col(version).alias("version"), f.lit(against).alias("against"), f.lit(side).alias("side"))
         )
 
-    roles = f.array(
-        role("candidate", "reference", "current", after & is_new),
-        role("prior", "reference", "current", after & is_prior),
-        role("candidate", "reference", "reference", ~after),
-        role("prior", "reference", "reference", ~after),
+    roles = [
         role("candidate", "prior", "current", after & is_new),
-        role("candidate", "prior", "reference", after & is_prior),
-    )
-    slim = rows.select(
-        "endpoint",
-        f.unix_micros("requested_at").alias("at"),
-        f.xxhash64("request_id").alias("hash"),
-        f.col("tokens_in").cast("double").alias("tokens_in"),
-        f.length("input").cast("double").alias("input_chars"),
-        f.col("tokens_out").cast("double").alias("tokens_out"),
-        f.length("output").cast("double").alias("output_chars"),
-        "finish_reason",
-        "features",
-        f.explode(f.filter(roles, lambda one: one.isNotNull())).alias("role"),
-    ).select("*", "role.version", "role.against", "role.side")
-    group = ("endpoint", "version", "against", "side")
-    slim = slim.where(f.col("version").isNotNull())
-    sizes = slim.groupBy(*group).agg(f.count("*").alias("n"))
-    within = (f.col("hash") / 2.0**64 + 0.5) * f.col("n") <= KEEP + ROOM
-    few = slim.join(f.broadcast(sizes), list(group)).where(within)
-    values = f.struct("hash", "at", *NUMERIC, *CATEGORICAL, f.to_json("features").alias("features"))
-    kept = few.groupBy(*group).agg(f.slice(f.array_sort(f.collect_list(values)), 1, KEEP).alias("kept"))
-    return kept.select(*group, f.explode("kept").alias("k")).select(*group, "k.*")
+        role("candidate", "prior", "prior", after & is_prior),
+    ]
+    for version, mine in (("candidate", is_new), ("prior", is_prior)):
+        roles.append(role(version, "reference", "current", after & mine))
+        roles += [
+            role(version, "reference", s, w) for s, w in (("baseline", stored), ("week", week), ("before", before))
+        ]
+    found = rows.withColumn("role", f.explode(f.filter(f.array(*roles), lambda one: one.isNotNull())))
+    found = found.select("*", "role.version", "role.against", "role.side").where(f.col("version").isNotNull())
+    kept = smallest(found, "endpoint", "version", "against", "side")
+    names = ("hash", "tokens_in", "tokens_out", "input_chars", "output_chars", "finish_reason", "input", "output")
+    return kept.select(
+        "endpoint", "version", "against", "side", "prefer", "baseline", f.unix_micros("requested_at").alias("at"), *names,
+        f.to_json("features").alias("features"),
+    )  # fmt: skip
 
 
 def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
-    """The group's columns side by side, tabular features included, and the kind of each."""
+    """The group's columns side by side, tabular features included, and the kind (input or output) of each."""
     import json
 
     import pandas as pd
 
-    kinds = dict(NUMERIC) | dict(CATEGORICAL)
-    features = pd.DataFrame(
-        [json.loads(one) if isinstance(one, str) else {} for one in group["features"]],
-        index=group.index,
-    )
-    features = features.iloc[:, :MAX_FEATURES].add_prefix("feature.")
+    kinds = NUMERIC | CATEGORICAL | TEXTS
+    parsed = [json.loads(one) if isinstance(one, str) else {} for one in group["features"]]
+    features = pd.DataFrame(parsed, index=group.index).iloc[:, :MAX_FEATURES].add_prefix("feature.")
+    types = {}
     for name in features.columns:
         numbers = pd.to_numeric(features[name], errors="coerce")
+        types[f"{name}:type"] = (
+            pd.Series("null", group.index).mask(features[name].notna(), "text").mask(numbers.notna(), "number")
+        )
         if numbers.notna().sum() >= 0.9 * features[name].notna().sum():
             features[name] = numbers
-        kinds[str(name)] = "input"
-    return pd.concat([group.drop(columns="features"), features], axis=1), kinds
+        kinds |= {str(name): "input", f"{name}:type": "input"}
+    return pd.concat([group.drop(columns="features"), features, pd.DataFrame(types, index=group.index)], axis=1), kinds
+
+
+def _reference(wide: "pd.DataFrame", prefer: str) -> str | None:
+    """The side to compare with: the wanted one, else the first there is with enough rows."""
+    counts = wide["side"].value_counts()
+    order = [prefer, *REFERENCES] if prefer in REFERENCES else [*REFERENCES]
+    return next((side for side in ["prior", *order] if counts.get(side, 0) >= MIN_ROWS), None)
 
 
 def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.DataFrame":
-    """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out."""
-    import numpy as np
+    """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out, but a column that
+    is new, went missing or changed its type shows in `NAME:type`.
+    """
     import pandas as pd
 
-    from lastgood.jobs.evidently_report import opinions
-    from lastgood.judge.drift import distance
+    from lastgood.judge.drift import discoveries
 
-    wide, kinds = _wide(group)
-    sides = {side: wide[wide["side"] == side] for side in ("current", "reference")}
-    usable = [name for name in kinds if min(side[name].notna().sum() for side in sides.values()) >= MIN_ROWS]
-    numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
-    categorical = [name for name in usable if name not in numeric]
-    theirs = opinions(sides["current"], sides["reference"], numeric, categorical) if usable else {}
-    rows = []
-    for name in usable:
-        new, old = (side[side[name].notna()] for side in (sides["current"], sides["reference"]))
-        ours = distance(
-            np.asarray(new[name], dtype=object),
-            np.asarray(old[name], dtype=object),
-            new["at"].tolist(),
-            old["at"].tolist(),
-            name in numeric,
+    side = _reference(group, str(group["prefer"].iloc[0]))
+    wide, kinds = _wide(group[group["side"].isin(["current", side])])
+    found = list(_columns(wide, kinds, limit)) if side and (wide["side"] == "current").any() else []
+    fell = discoveries([ours.p for _, ours, _, _ in found])
+    label = {"week": "last week", "prior": "prior"}.get(str(side), str(side))
+    if side == "baseline":
+        label = f"baseline {int(wide['baseline'].max())}"
+    key = [group[name].iloc[0] for name in ("endpoint", "version", "against")]
+    rows = [
+        (
+            *key, kinds[name], name, computed_at, ours.n_current, ours.n_reference, ours.distance, ours.low, bool(moved),
+            said.method if said else None, said.score if said else None, said.drifted if said else None, label, method, ours.p,
         )
-        said = theirs.get(name)
-        rows.append(
-            (
-                group["endpoint"].iloc[0], group["version"].iloc[0], group["against"].iloc[0], kinds[name], name, computed_at,
-                ours.n_current, ours.n_reference, ours.distance, ours.low, bool(ours.low > limit),
-                said.method if said else None, said.score if said else None, said.drifted if said else None,
-            )
-        )  # fmt: skip
+        for (name, ours, said, method), moved in zip(found, fell, strict=True)
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(tables.DRIFT.columns))
 
 
-def measure(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
-    """Rows of the drift table for the chosen versions of each endpoint."""
+def _columns(wide: "pd.DataFrame", kinds: Mapping[str, str], limit: float) -> Iterator[tuple[str, Any, Any, str]]:
+    """(column, our Distance, Evidently's Opinion or None, method) of every column that can be compared."""
+    import numpy as np
+    import pandas as pd
+
+    from lastgood.jobs.classifier import separation
+    from lastgood.jobs.evidently_report import opinion
+    from lastgood.judge.drift import distance
+
+    current, reference = wide[wide["side"] == "current"], wide[wide["side"] != "current"]
+    for name in kinds:
+        new, old = (side[side[name].notna()] for side in (current, reference))
+        if min(len(new), len(old)) < MIN_ROWS:
+            continue
+        times = (new["at"].tolist(), old["at"].tolist())
+        if name in TEXTS:
+            yield name, separation(new[name].tolist(), old[name].tolist(), times, limit), None, "classifier"
+            continue
+        distinct = pd.concat([new[name], old[name]]).nunique()
+        if name.endswith(":type") and distinct == 1:
+            continue
+        number = pd.api.types.is_numeric_dtype(wide[name])
+        a, b = (np.asarray(side[name], dtype=object) for side in (new, old))
+        ours = distance(a, b, *times, number and distinct > FEW_VALUES, limit=limit)
+        yield name, ours, opinion(new[name], old[name], number), "jensen-shannon"
+
+
+def measure(ctx: Context, rows: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    """Rows of the drift table for the chosen versions of each endpoint, from rows of `samples` (with or without `baseline`)."""
+    from pyspark.sql import functions as f
     from pyspark.sql import types
 
-    rows = [(endpoint, one.candidate, one.prior, one.since.replace(tzinfo=UTC)) for endpoint, one in chosen.items()]
-    frame = ctx.spark.createDataFrame(rows, "endpoint string, candidate string, prior string, since timestamp")
+    if "baseline" not in rows.columns:
+        rows = rows.withColumn("baseline", f.lit(None).cast("bigint"))
     limits = {endpoint: ctx.settings.endpoint(endpoint).policy.drift_limit for endpoint in chosen}
     at = now.astimezone(UTC).replace(tzinfo=None)
     schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))
-    grouped = samples(requests, frame).groupBy("endpoint", "version", "against")
+    few = sides(rows, _chosen(ctx, chosen, now), now)
+    tasks = max(1, -(-3 * len(chosen) // GROUPS_A_TASK))
+    grouped = few.repartition(tasks, "endpoint", "version", "against").groupBy("endpoint", "version", "against")
     return grouped.applyInPandas(lambda group: compare(group, limits[group["endpoint"].iloc[0]], at), schema)
 
 
+def of_requests(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    """`measure` straight from requests, where there is no table of samples."""
+    return measure(ctx, sample(requests), chosen, now)
+
+
+def _rows(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    """Samples the comparisons need, and each endpoint's newest baseline."""
+    from pyspark.sql import functions as f
+
+    kept = ctx.store.read(ctx.spark, tables.SAMPLES).where(near(chosen, now))
+    kept = kept.withColumn("baseline", f.lit(None).cast("bigint"))
+    stored = ctx.store.read(ctx.spark, tables.BASELINES)
+    newest = stored.groupBy("endpoint").agg(f.max("baseline").alias("baseline"))
+    return kept.unionByName(stored.join(newest, ["endpoint", "baseline"]).select(*kept.columns))
+
+
 def drift(ctx: Context) -> Run | None:
-    """Append the present drift of every endpoint to `drift`. Run again, it appends a newer measurement."""
-    now = ctx.clock()
-    requests = ctx.store.read(ctx.spark, tables.REQUESTS)
-    version = ctx.store.version(ctx.spark, tables.REQUESTS)
-    append(ctx, measure(ctx, requests, pairs(ctx), now), tables.DRIFT)
-    return Run("drift", tables.REQUESTS.name, version)
+    """Bring `samples` up to date and append the present drift of every endpoint to `drift`. Run again, it appends a newer measurement."""
+    taken = samples(ctx)
+    now, chosen = ctx.clock(), pairs(ctx)
+    if not chosen:
+        return taken
+    append(ctx, measure(ctx, _rows(ctx, chosen, now), chosen, now), tables.DRIFT)
+    return taken or Run("drift", tables.SAMPLES.name, ctx.store.version(ctx.spark, tables.SAMPLES))
+
+
+def evidently_html(ctx: Context, endpoint: str, path: Path) -> dict[str, Any]:
+    """Write Evidently's own report on the candidate against the reference; what was compared.
+
+    Errors: ConfigError when there is nothing to compare.
+    """
+    import pandas as pd
+
+    from lastgood.jobs.evidently_report import report
+
+    now, pair = ctx.clock(), pairs(ctx).get(endpoint)
+    if pair is None:
+        raise ConfigError(f"no version of {endpoint} is known; run `lastgood job windows`")
+    chosen = {endpoint: pair}
+    found = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
+    group: pd.DataFrame = found.where(f"version = '{pair.candidate}' AND against = 'reference'").toPandas()
+    side = _reference(group, ctx.settings.endpoint(endpoint).drift_reference) if len(group) else None
+    if side is None or not (group["side"] == "current").any():
+        raise ConfigError(f"{endpoint}: no samples to compare; run `lastgood job samples`, or set a baseline")
+    wide, kinds = _wide(group[group["side"].isin(["current", side])])
+    current, reference = wide[wide["side"] == "current"], wide[wide["side"] == side]
+    usable = [
+        n for n in kinds if n not in TEXTS and min(current[n].notna().sum(), reference[n].notna().sum()) >= MIN_ROWS
+    ]
+    numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report(current, reference, numeric, [name for name in usable if name not in numeric], path)
+    return {
+        "endpoint": endpoint,
+        "version": pair.candidate,
+        "reference": side,
+        "rows": [len(current), len(reference)],
+        "html": str(path),
+    }

@@ -1,8 +1,9 @@
-"""Two pandas samples -> Evidently's own verdict per column. The only module that imports Evidently."""
+"""Two pandas samples -> Evidently's own verdict per column, and its report. The only module that imports Evidently."""
 
 import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,13 +19,26 @@ class Opinion:
     drifted: bool
 
 
-def opinions(
-    current: "pd.DataFrame",
-    reference: "pd.DataFrame",
-    numeric: list[str],
-    categorical: list[str],
-) -> dict[str, Opinion]:
-    """column -> Opinion by Evidently's default choice of test; columns it could not judge are left out."""
+def opinion(current: "pd.Series[float]", reference: "pd.Series[float]", numeric: bool) -> Opinion | None:
+    """What Evidently's own choice of test says of a column, by its test functions: a report of 20 columns takes two seconds, these ten
+    milliseconds. None where it cannot judge.
+    """
+    os.environ["DO_NOT_TRACK"] = "1"
+    from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    kind = ColumnType.Numerical if numeric else ColumnType.Categorical
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            test = get_stattest(reference, current, kind, None)
+            said = test(reference, current, kind, None)
+        except (ValueError, ZeroDivisionError):
+            return None
+    return Opinion(test.display_name, float(said.drift_score), bool(said.drifted))
+
+
+def _snapshot(current: "pd.DataFrame", reference: "pd.DataFrame", numeric: list[str], categorical: list[str]) -> object:
     os.environ["DO_NOT_TRACK"] = "1"
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
@@ -33,12 +47,21 @@ def opinions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         columns = [*numeric, *categorical]
-        snapshot = Report([DataDriftPreset(columns=columns)]).run(
+        return Report([DataDriftPreset(columns=columns)]).run(
             Dataset.from_pandas(current[columns], definition),
             Dataset.from_pandas(reference[columns], definition),
         )
+
+
+def opinions(
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    numeric: list[str],
+    categorical: list[str],
+) -> dict[str, Opinion]:
+    """column -> Opinion as plain Evidently's report has it; columns it could not judge are left out."""
     found = {}
-    for metric in snapshot.dict()["metrics"]:
+    for metric in _snapshot(current, reference, numeric, categorical).dict()["metrics"]:  # type: ignore[attr-defined]
         config = metric["config"]
         if not str(config.get("type", "")).endswith("ValueDrift"):
             continue
@@ -46,3 +69,10 @@ def opinions(
         drifted = score < threshold if "p_value" in config["method"] else score >= threshold
         found[str(config["column"])] = Opinion(str(config["method"]), score, drifted)
     return found
+
+
+def report(
+    current: "pd.DataFrame", reference: "pd.DataFrame", numeric: list[str], categorical: list[str], path: Path
+) -> None:
+    """Write Evidently's own HTML report."""
+    _snapshot(current, reference, numeric, categorical).save_html(str(path))  # type: ignore[attr-defined]

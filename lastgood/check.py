@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
 from lastgood.jobs.deployed import Pair, Served, choose
-from lastgood.jobs.drift import measure
+from lastgood.jobs.drift import of_requests
 from lastgood.jobs.evidence import counts
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.windows import count, keyed
@@ -72,7 +72,14 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         chosen = _pairs(windows)
         bar.update(step, description="measuring drift")
         drifted = (
-            [row.asDict() for row in measure(ctx, requests, chosen, datetime.now(UTC)).collect()] if chosen else []
+            [
+                row.asDict()
+                for row in of_requests(
+                    ctx, requests, chosen, max(one.start for one in windows) + timedelta(hours=1)
+                ).collect()
+            ]
+            if chosen
+            else []
         )
         bar.update(step, description="judging")
         result = _result(table, kind, settings, windows, chosen, drifted, reasons)

@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-import signal
 import sys
-import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lastgood import __version__, cli_acts, cli_config, cli_judge, cli_release, cli_setup, cli_show
+from lastgood import __version__, cli_acts, cli_config, cli_data, cli_judge, cli_release, cli_setup, cli_show
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 from lastgood.tracing import tracing
@@ -28,6 +26,7 @@ app.add_typer(cli_show.dashboards, name="dashboards")
 cli_acts.register(app)
 cli_release.register(app)
 cli_setup.register(app)
+cli_data.register(app)
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)"),
@@ -51,38 +50,6 @@ def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
     settings = load(config)
     with tracing(settings, "lastgood-serve"):
         asyncio.run(run(settings, lambda line: print(line, flush=True), poll_s, lambda: load(config)))
-
-
-@app.command()
-def job(
-    name: Annotated[
-        str,
-        typer.Argument(help="collect, conform, windows, quality, drift, judge or all"),
-    ],
-    config: ConfigFile = None,
-    forever: Annotated[
-        bool,
-        typer.Option("--forever", help="with `all`: run all jobs again and again until SIGTERM"),
-    ] = False,
-) -> None:
-    """Run a Spark job (or all, in order): takes what is new, may be repeated and killed at any time."""
-    from lastgood import loop
-
-    settings = load(config)
-
-    def say(report: dict[str, Any]) -> None:
-        print(loop.as_line(report), flush=True)
-
-    with tracing(settings, "lastgood-job"):
-        if forever:
-            stop = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stop.set())
-            loop.forever(settings, say, stop)
-            return
-        ctx = loop.context(settings)
-        for one in loop.JOBS if name == "all" else (name,):
-            say(loop.run_job(ctx, one))
 
 
 @app.command()

@@ -4,6 +4,7 @@ Secrets are given by reference: a setting that ends in `_env` names the environm
 """
 
 import os
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,54 @@ class FeatureSource(_Model):
     event_time: str | None = Field(None, description="feature table: column with the time its rows speak of")
 
 
+class CostSettings(_Model):
+    """How an endpoint is served, for its price (conf/prices.yaml)."""
+
+    mode: str = Field(
+        "pay_per_token", pattern="^(pay_per_token|provisioned|cpu|gpu)$", description="how it is served now"
+    )
+    model: str = Field("llama-3.3-70b", description="row of pay_per_token and provisioned")
+    gpu: str = Field("small", description="row of gpu")
+    scale_to_zero: bool = True
+    latency: dict[str, float] = Field({}, description="mode -> how many times as long as now a request takes there")
+
+
+class TokenPrice(_Model):
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class UnitPrice(_Model):
+    per_hour: float = Field(ge=0)
+    tokens_per_s: float = Field(gt=0)
+
+
+class InstancePrice(_Model):
+    per_hour: float = Field(ge=0)
+    concurrency: float = Field(gt=0)
+
+
+class Prices(_Model):
+    """conf/prices.yaml, in DBU; `dbu` is the price of one."""
+
+    as_of: date
+    currency: str = "USD"
+    dbu: float = Field(gt=0)
+    checked: bool = False
+    launch: float = Field(0.0, ge=0)
+    idle_s: float = Field(1800, ge=0)
+    pay_per_token: dict[str, TokenPrice] = {}
+    provisioned: dict[str, UnitPrice] = {}
+    cpu: InstancePrice | None = None
+    gpu: dict[str, InstancePrice] = {}
+
+
 class EndpointSettings(_Model):
     """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
 
     mode: Mode = Mode.APPROVE
     capture: Capture = Capture.FULL
+    body_days: int = Field(400, ge=0, description="how long bodies and features of requests are kept (job maintain)")
     redact: dict[str, str] = Field(
         {}, description="name -> pattern, beside lastgood.redact.PATTERNS; capture: redacted"
     )
@@ -152,6 +196,12 @@ class EndpointSettings(_Model):
         description="served_entities table that names the versions behind entity ids",
     )
     features: tuple[FeatureSource, ...] = Field((), description="sources of its features, watched for freshness")
+    drift_reference: str = Field(
+        "baseline",
+        pattern="^(baseline|week|before)$",
+        description="what drift is measured against where there is a choice: the newest stored baseline, the same hours of last "
+        "week, the day before the candidate; the others follow in this order",
+    )
     aliases: tuple[str, ...] = Field(
         ("lastgood", "champion"), description="registry aliases of good versions, best first"
     )
@@ -161,6 +211,7 @@ class EndpointSettings(_Model):
         {}, description="served-entity fields the workspace takes and does not report (burst_scaling_enabled: true)"
     )
     release: Release = Release()
+    cost: CostSettings = CostSettings()
 
 
 class Receiver(_Model):
@@ -312,6 +363,9 @@ class Settings(BaseSettings):
     alertmanager: Alertmanager = Alertmanager()
     hooks: Hooks = Hooks()
     traces_url: str | None = Field(None, description="OTLP/HTTP address that gets Lastgood's own spans; none: no spans")
+    toxic_words: tuple[str, ...] = Field((), description="answers with one of these words are bad; none: nobody looks")
+    retention_days: dict[str, int] = Field({}, description="table -> days kept, where not lastgood.tables' own")
+    prices: Path = Field(Path("conf/prices.yaml"), description="what serving costs")
     dashboard_url: str | None = Field(None, description="linked from every message")
     runbook_base_url: str = Field(
         "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"
@@ -345,6 +399,19 @@ class Settings(BaseSettings):
 def secret(variable: str | None) -> str | None:
     """The value of the environment variable a `*_env` setting names, or None when unset or empty."""
     return (os.environ.get(variable) or None) if variable else None
+
+
+def prices(path: Path) -> Prices:
+    """Prices from a YAML file. Errors: ConfigError naming the file, the key and what was expected."""
+    try:
+        return Prices(**yaml.safe_load(path.read_text()))
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _with_file(document: dict[str, Any]) -> type[Settings]:

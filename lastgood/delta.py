@@ -67,6 +67,31 @@ def version(path: str | Path) -> int | None:
         return None
 
 
+def facts(path: str | Path) -> dict[str, Any] | None:
+    """Version, files, bytes, rows (None where a file has no statistics) and time of the newest commit; None when there is no table."""
+    try:
+        table = DeltaTable(str(path))
+    except TableNotFoundError:
+        return None
+    files = pa.table(table.get_add_actions(flatten=True))
+    rows = files["num_records"].to_pylist() if "num_records" in files.column_names else [None] * files.num_rows
+    newest = table.history(1)[0].get("timestamp")
+    return {
+        "version": table.version(), "files": files.num_rows, "bytes": sum(files["size_bytes"].to_pylist()),
+        "rows": None if None in rows else sum(rows), "changed_at": newest,
+    }  # fmt: skip
+
+
+def vacuum(path: str | Path, hours: int) -> None:
+    """Remove files that no version of the last `hours` needs. Errors: TransientError."""
+    try:
+        DeltaTable(str(path)).vacuum(retention_hours=hours, dry_run=False)
+    except TableNotFoundError:
+        return
+    except DeltaError as error:
+        raise TransientError(f"{path}: vacuum failed: {error}", 60.0) from error
+
+
 def keeps_changes(path: str | Path) -> bool:
     """Whether the table has a change data feed."""
     return DeltaTable(str(path)).metadata().configuration.get("delta.enableChangeDataFeed") == "true"

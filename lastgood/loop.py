@@ -3,8 +3,11 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from datetime import time as dt_time
 from typing import Any
 
 from lastgood import tables
@@ -14,10 +17,15 @@ from lastgood.collectors.freshness import freshness
 from lastgood.collectors.reading import collect_all
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
+from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
+from lastgood.jobs.cost import cost
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
-from lastgood.jobs.windows import quality, windows
+from lastgood.jobs.maintain import maintain
+from lastgood.jobs.outcomes import outcomes
+from lastgood.jobs.samples import samples
+from lastgood.jobs.windows import quality, rollup, windows
 from lastgood.judge import History
 from lastgood.runs import Context, Run
 from lastgood.spark import session
@@ -57,47 +65,71 @@ JOBS: dict[str, Callable[[Context], Any]] = {
     "labels": labels.collect_all,
     "freshness": ask_sources,
     "conform": conform,
+    "outcomes": outcomes,
     "windows": windows,
     "quality": quality,
+    "completeness": completeness,
+    "rollup": rollup,
+    "samples": samples,
+    "cost": cost,
     "drift": drift,
     "judge": judge,
+    "maintain": maintain,
 }
 """Job name -> what it runs, in the order data flows."""
+
+
+REBUILT = ("conform", "windows", "quality", "completeness", "rollup", "samples", "cost")
+"""Jobs that can rebuild a range of time. The others say what is now."""
 
 
 def run_job(ctx: Context, name: str) -> dict[str, Any]:
     """Run one job; what it did as plain values. Errors: ConfigError for an unknown name, TransientError (run again)."""
     if name not in JOBS:
         raise ConfigError(f"no job {name!r}; there are {', '.join(JOBS)} and all")
+    if ctx.span and name not in REBUILT:
+        raise ConfigError(f"job {name} has no range to rebuild; --backfill is for {', '.join(REBUILT)}")
     started = time.monotonic()
     with spanned(f"job {name}"):
         done = JOBS[name](ctx)
-    report: dict[str, Any] = {
-        "job": name,
-        "seconds": round(time.monotonic() - started, 2),
-    }
+    report: dict[str, Any] = {"job": name, "seconds": round(time.monotonic() - started, 2)}
+    if ctx.dry_run:
+        report["dry_run"] = True
+    if ctx.span:
+        report["range"] = [one.isoformat() for one in ctx.span]
     if isinstance(done, Run):
-        report |= {"rows_in": done.rows_in, "rows_out": done.rows_out}
+        report |= {"rows_in": done.rows_in, "rows_out": done.rows_out, "windows": done.windows}
+        report |= {"quarantined": done.quarantined} if done.quarantined else {}
     elif name in ("collect", "labels"):
         report |= {"rows_in": sum(one.rows_in for one in done)}
     elif name == "freshness":
         report |= {"sources": len(done)}
+    elif name == "maintain":
+        report["tables"] = done
     elif name == "judge":
-        report |= {
-            "verdicts": [
-                {
-                    "endpoint": one.endpoint,
-                    "state": str(one.state),
-                    "reason": one.reason,
-                }
-                for one in done
-            ]
-        }
+        said = [{"endpoint": one.endpoint, "state": str(one.state), "reason": one.reason} for one in done]
+        report |= {"verdicts": said}
     return report
 
 
+def rebuild(ctx: Context, names: Sequence[str], span: tuple[datetime, datetime], say: Say) -> None:
+    """Rebuild [from, to) day by day, saying each: a long range shows progress, and needs no more memory than a day.
+
+    Errors: ConfigError when the range is empty.
+    """
+    first, last = span
+    if last <= first:
+        raise ConfigError(f"--backfill {first} {last}: expected FROM before TO")
+    while first < last:
+        day = min(last, datetime.combine(first.date(), dt_time(), UTC) + timedelta(days=1))
+        for name in names:
+            say(run_job(replace(ctx, span=(first, day)), name))
+        first = day
+
+
 DRIFT_EVERY_S = 40.0
-"""Drift changes slowly and costs the most."""
+SLOW = ("outcomes", "drift", "completeness", "rollup")
+"""What changes slowly and costs the most."""
 
 
 def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float = 0.5) -> None:
@@ -111,6 +143,10 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
         except TransientError as error:
             say({"job": name, "again": str(error)})
 
+    def slowly() -> None:
+        for name in SLOW:
+            attempt(name)
+
     with ThreadPoolExecutor(3) as pool:
         drifting, drifted_at = None, time.monotonic()
         while not stop.is_set():
@@ -119,7 +155,7 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
             wait([pool.submit(attempt, name) for name in ("windows", "quality")])
             attempt("judge")
             if (drifting is None or drifting.done()) and time.monotonic() - drifted_at > DRIFT_EVERY_S:
-                drifting, drifted_at = pool.submit(attempt, "drift"), time.monotonic()
+                drifting, drifted_at = pool.submit(slowly), time.monotonic()
             stop.wait(pause_s)
     for name in ("collect", "conform", "windows"):
         say(run_job(ctx, name))

@@ -1,7 +1,7 @@
 """Every Delta table Lastgood owns: columns, keys, partitioning, retention; where it is; how it is made and grows."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lastgood import delta, telemetry
@@ -126,6 +126,30 @@ WINDOWS = Table(
         ),
     ),
     _KEY_NAMES,
+    change_feed=True,
+)
+WINDOWS_HOUR = replace(WINDOWS, name="windows_hour", days=1100)
+WINDOWS_DAY = replace(WINDOWS, name="windows_day", days=3660, change_feed=False)
+COMPLETENESS = Table(
+    "completeness",
+    (
+        *(one for one in _WINDOW_KEY if one.name != "stratum"),
+        Field("seen", "bigint", "rows of requests"),
+        Field("expected", "double", "requests there should be; null when nothing independent says it"),
+        Field(
+            "expected_from", "string", "what says it: usage (table), sampling (fraction), sources (two that overlap)"
+        ),
+        Field("share", "double", "seen / expected, at most 1; null when expected is"),
+        Field("by_source", "map<string,double>", "source -> rows it saw"),
+        Field("delivery_lag_p50_ms", "double", "median of received - (requested + latency)"),
+        Field("delivery_lag_p95_ms", "double", "95th percentile of it"),
+        Field("null_body_share", "double", "of successful requests an inference table saw: share without an output"),
+        Field("null_bodies", "map<string,double>", "why -> such rows"),
+        Field(
+            "clock_skew_ms", "double", "median of inference table's time - span's time, requests both saw, all versions"
+        ),
+    ),
+    ("endpoint", "model_version", "window_start"),
 )
 QUALITY = Table(
     "quality",
@@ -138,6 +162,34 @@ QUALITY = Table(
         ),
     ),
     _KEY_NAMES,
+)
+_SAMPLE = (
+    Field("endpoint", "string", "serving endpoint"),
+    Field("model_version", "string", "model version"),
+    Field("window_start", "timestamp", "start of the hour, UTC"),
+    Field("request_id", "string", "request"),
+    Field("requested_at", "timestamp", "when, UTC"),
+    Field("hash", "bigint", "xxhash64 of request_id: the smallest are kept"),
+    Field("tokens_in", "bigint", "prompt tokens"),
+    Field("tokens_out", "bigint", "generated tokens"),
+    Field("input_chars", "bigint", "length of the prompt"),
+    Field("output_chars", "bigint", "length of the answer"),
+    Field("finish_reason", "string", "why generation stopped"),
+    Field("input", "string", "beginning of the prompt"),
+    Field("output", "string", "beginning of the answer"),
+    Field("features", "map<string,string>", "tabular inputs, as text"),
+)
+SAMPLES = Table("samples", _SAMPLE, ("endpoint", "model_version", "window_start", "request_id"), days=35)
+BASELINES = Table(
+    "baselines",
+    (
+        Field("baseline", "bigint", "number of the endpoint's baseline, from 1"),
+        Field("note", "string", "what it is"),
+        Field("set_at", "timestamp", "when it was set, UTC"),
+        *_SAMPLE,
+    ),
+    ("endpoint", "baseline", "request_id"),
+    days=3660,
 )
 DRIFT = Table(
     "drift",
@@ -156,12 +208,37 @@ DRIFT = Table(
             "Jensen-Shannon distance (base 2), 0-1, corrected for sample size",
         ),
         Field("low", "double", "lower 95 % limit of distance (block jackknife)"),
-        Field("drifted", "boolean", "low is above the policy's drift limit"),
+        Field(
+            "drifted",
+            "boolean",
+            "above the policy's drift limit, false discoveries among a report's columns at most 5 %",
+        ),
         Field("evidently_method", "string", "Evidently's own choice of method"),
         Field("evidently_score", "double", "Evidently's score by that method"),
         Field("evidently_drifted", "boolean", "Evidently's own verdict"),
+        Field("reference", "string", "what the reference was: baseline N, last week, before, or a version"),
+        Field("method", "string", "how distance was measured: jensen-shannon or classifier"),
+        Field("p", "double", "how likely so much is where the true distance is the limit"),
     ),
     ("endpoint", "model_version", "against", "kind", "column", "computed_at"),
+)
+COST = Table(
+    "cost",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "model version"),
+        Field("team", "string", "calling team, '?' when nobody said"),
+        Field("window_start", "timestamp", "start of the day, UTC"),
+        Field("requests", "double", "requests"),
+        Field("tokens_in", "double", "prompt tokens"),
+        Field("tokens_out", "double", "generated tokens"),
+        Field("busy_s", "double", "seconds of serving: sum of latencies"),
+        Field("mode", "string", "how the endpoint is served, by its settings"),
+        Field("dbu", "double", "DBU by conf/prices.yaml; null when it has no price for that"),
+        Field("money", "double", "the same in its currency"),
+    ),
+    ("endpoint", "model_version", "team", "window_start"),
+    days=1100,
 )
 DEPLOYMENTS = Table(
     "deployments",
@@ -204,6 +281,9 @@ RUNS = Table(
         Field("rows_out", "bigint", "rows written or changed"),
         Field("seconds", "double", "run time"),
         Field("finished_at", "timestamp", "when, UTC"),
+        Field("after", "bigint", "version of the source the run started from"),
+        Field("quarantined", "bigint", "rows set aside"),
+        Field("windows", "bigint", "windows recomputed"),
     ),
 )
 
@@ -215,8 +295,14 @@ ALL = (
     ENDPOINT_MINUTES,
     FRESHNESS,
     WINDOWS,
+    WINDOWS_HOUR,
+    WINDOWS_DAY,
     QUALITY,
+    COMPLETENESS,
+    SAMPLES,
+    BASELINES,
     DRIFT,
+    COST,
     DEPLOYMENTS,
     VERDICTS,
     RUNS,

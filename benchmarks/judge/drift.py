@@ -11,8 +11,8 @@ from rich.table import Table
 from scipy.signal import lfilter
 
 from lastgood.config import Policy
-from lastgood.jobs.drift import KEEP
 from lastgood.jobs.evidently_report import opinions
+from lastgood.jobs.samples import KEEP
 from lastgood.judge.drift import distance
 
 REFERENCES, CURRENTS = (200, 1000, 4800, 100_000, 5_000_000), (50, 96, 1000, 100_000, 1_000_000)

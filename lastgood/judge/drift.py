@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 BLOCKS, TOP_CATEGORIES = 10, 20
 LEAST_INDEPENDENT = 20.0
@@ -19,12 +19,35 @@ LEAST_INDEPENDENT = 20.0
 
 @dataclass(frozen=True)
 class Distance:
-    """Jensen-Shannon distance (base 2, 0-1) corrected for sample size, and its lower confidence limit."""
+    """Jensen-Shannon distance (base 2, 0-1) corrected for sample size, and its lower confidence limit. `p`: how likely so much or more
+    is where the true distance is the limit that matters (1: no evidence)."""
 
     distance: float
     low: float
     n_current: int
     n_reference: int
+    p: float = 1.0
+
+
+def discoveries(ps: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which hypotheses fall when the share of false ones among those that fall may be `level` (Benjamini and Hochberg 1995)."""
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    last = max((rank for rank, i in enumerate(order, 1) if ps[i] <= level * rank / len(ps)), default=0)
+    return [i in order[:last] for i in range(len(ps))]
+
+
+def exceeds(theta: float, again: Sequence[Sequence[float]], limit: float, level: float = 0.95) -> tuple[float, float]:
+    """(lower limit of theta, p of theta <= limit) from delete-one-block estimates, a sequence per side."""
+    variance, freedom = 0.0, 0
+    for side in again:
+        if len(side) > 1:
+            left = np.asarray(side)
+            variance += (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
+            freedom += len(left) - 1
+    low = theta - float(stdtrit(max(1, freedom), level)) * variance**0.5
+    if variance <= 0:
+        return low, 0.0 if theta > limit else 1.0
+    return low, float(stdtr(max(1, freedom), (limit - theta) / variance**0.5))
 
 
 def _worth(codes: npt.NDArray[np.int64], times: Sequence[float], numeric: bool) -> float:
@@ -72,7 +95,7 @@ def _codes(
     )
 
 
-def _blocks(times: Sequence[float]) -> npt.NDArray[np.int64]:
+def blocks(times: Sequence[float]) -> npt.NDArray[np.int64]:
     """Time-ordered blocks of equal size: block number per row."""
     order = np.argsort(np.asarray(times), kind="stable")
     block = np.empty(len(times), dtype=np.int64)
@@ -87,8 +110,9 @@ def distance(
     reference_times: Sequence[float],
     numeric: bool,
     level: float = 0.95,
+    limit: float = 0.1,
 ) -> Distance:
-    """Distance of two samples (no nulls). `numeric`: values are numbers; else categories by their text."""
+    """Distance of two samples (no nulls). `numeric`: values are numbers; else categories by their text. `limit` is what p is about."""
     n, m = len(current), len(reference)
     if n < 2 or m < 2:
         return Distance(0.0, 0.0, n, m)
@@ -100,18 +124,16 @@ def distance(
         return Distance(0.0, 0.0, n, m)
     tables = []
     for codes, times in sides:
-        block = _blocks(times)
+        block = blocks(times)
         tables.append(
             np.stack([np.bincount(codes[block == b], minlength=size).astype(float) for b in range(block.max() + 1)])
         )
     whole = [table.sum(axis=0) for table in tables]
     theta = _js(whole[0], whole[1], (worth[0], worth[1]))
-    variance, freedom = 0.0, 0
-    for side, table in enumerate(tables):
-        left = [(whole[side] - row, whole[1 - side]) for row in table]
-        again = np.array([_js(*(pair if side == 0 else pair[::-1]), worth=(worth[0], worth[1])) for pair in left])
-        if len(again) > 1:
-            variance += (len(again) - 1) / len(again) * float(((again - again.mean()) ** 2).sum())
-            freedom += len(again) - 1
-    low = theta - float(stdtrit(max(1, freedom), level)) * variance**0.5
-    return Distance(max(0.0, theta) ** 0.5, max(0.0, low) ** 0.5, n, m)
+    pair = (worth[0], worth[1])
+    again = [
+        [_js(whole[0] - row, whole[1], pair) for row in tables[0]],
+        [_js(whole[0], whole[1] - row, pair) for row in tables[1]],
+    ]
+    low, p = exceeds(theta, again, limit**2, level)
+    return Distance(max(0.0, theta) ** 0.5, max(0.0, low) ** 0.5, n, m, p)

@@ -46,8 +46,14 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "embeddings": (
         {"input": "vector me"},
         {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 2}},
-        {"input": "vector me", "output": None, "tokens_in": 2, "tokens_out": None},
+        {"input": "vector me", "output": "[0.1]", "tokens_in": 2, "tokens_out": None},
     ),
+    "JSON asked for by schema": (
+        {"prompt": "q", "response_format": {"type": "json_schema", "json_schema": {"schema": {"required": ["a", "b", 3]}}}},
+        {"generated_text": "{}"},
+        {"output": "{}", "response_format": "json:a,b"},
+    ),
+    "JSON asked for": ({"prompt": "q", "response_format": {"type": "json_object"}}, {}, {"response_format": "json"}),
     "dataframe_split": (
         {"dataframe_split": {"columns": ["age", "city"], "data": [[31, "Ulm"]]}},
         {"predictions": [0.5]},
@@ -141,6 +147,7 @@ HOSTILE: dict[str, tuple[str | bytes | None, str | None]] = {
     "a number": ("7", "request body is not a JSON object"),
     "NaN": ('{"prompt": NaN}', "body is not JSON"),
     "nested 100,000 deep": ("[" * 100_000 + "]" * 100_000, "body is not JSON"),
+    "10 MiB nested deep": ("[" * 5 * 2**20 + "]" * 5 * 2**20, "body above 4 MiB"),
     "5 MiB": ('{"prompt":"' + "x" * 5 * 1024 * 1024 + '"}', "body above 4 MiB"),
     "invalid UTF-8": (b'{"prompt": "\xff\xfe"}', "body is not JSON"),
     "a lone surrogate escape": ('{"prompt": "\\ud800"}', "body is not JSON"),

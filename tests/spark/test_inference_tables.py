@@ -138,3 +138,21 @@ def test_files_of_every_kind_are_read_alike_and_garbage_is_named(spark: Any, tmp
         where = name if name == "no.such_table" else str(tmp_path / name)
         with pytest.raises(ConfigError, match=name):
             read_any(spark, where)
+
+
+def test_columns_of_other_types_and_missing_ones_are_read_as_far_as_they_go(spark: Any) -> None:
+    """VARIANT where MAP was, numbers and times as text, no latency, bodies that are VARIANT: what cannot be read is unknown."""
+    rows = spark.sql("""SELECT 'p1' databricks_request_id, '1772366400000' timestamp_ms,
+        parse_json('{"endpoint_name": "chat", "model_version": "2"}') request_metadata, '200' status_code, 'much' sampling_fraction,
+        parse_json('{"prompt": "hi"}') request, '{"generated_text": "ho"}' response
+        UNION ALL SELECT 'p2', 'yesterday', parse_json('[]'), 'no', NULL, parse_json('7'), 'x'""")
+    first, second = candidates(rows).orderBy("request_id").collect()
+    assert (first["endpoint"], first["model_version"], first["requested_at"].timestamp()) == ("chat", "2", 1772366400)
+    assert (first["status_code"], first["weight"], first["latency_ms"], first["input"], first["output"]) == (
+        200,
+        1.0,
+        None,
+        "hi",
+        "ho",
+    )
+    assert (second["requested_at"], second["status_code"], second["endpoint"]) == (None, None, None)

@@ -5,16 +5,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from jobs_support import START, WINDOW_S, inbox, put, row, stored
 
 from lastgood import delta, measures, tables, telemetry
-from lastgood.config import load
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import conform
-from lastgood.jobs.drift import drift
+from lastgood.jobs.drift import drift, evidently_html
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
 from lastgood.judge.verdict import State
@@ -22,45 +23,6 @@ from lastgood.runs import Context
 from lastgood.tables import Store
 from lastgood.telemetry import Field
 from lastgood.windows import KEPT_REQUESTERS, START_TOKENS, ZERO, Counts, add, bucket, merge, stratum
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-WINDOW_S = 60
-
-
-def row(i: int, **more: Any) -> dict[str, Any]:
-    base = {
-        "endpoint": "chat", "request_id": f"r{i}", "model_version": "2", "requested_at": START + timedelta(seconds=i % 600),
-        "latency_ms": 100.0, "latency_scope": "client", "source": "otlp", "received_at": START + timedelta(hours=1),
-        "weight": 1.0, "status_code": 200,
-    }  # fmt: skip
-    return base | more
-
-
-def put(store: Store, rows: list[dict[str, Any]]) -> None:
-    delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
-
-
-def stored(store: Store, table: tables.Table, *leave_out: str) -> list[tuple[Any, ...]]:
-    """All rows, comparable: sorted, maps as sorted pairs."""
-    names = [name for name in table.columns if name not in leave_out]
-
-    def plain(value: Any) -> Any:
-        return sorted(map(repr, value)) if isinstance(value, list) else value
-
-    found = delta.read(store.path(table)).to_pylist()
-    return sorted((tuple(plain(one[name]) for name in names) for one in found), key=repr)
-
-
-@pytest.fixture
-def make(spark: Any, store: Store) -> Callable[..., Context]:
-    """A context over an empty store; several by name."""
-
-    def context(name: str = "one", now: datetime = START + timedelta(hours=1), **settings: Any) -> Context:
-        mine = Store(f"{store.location}/{name}")
-        mine.ensure(spark)
-        return Context(spark, mine, load(storage=mine.location, window_s=WINDOW_S, **settings), lambda: now)
-
-    return context
 
 
 def test_ensure_adds_missing_columns_and_refuses_another_type(spark: Any, store: Store) -> None:
@@ -119,6 +81,9 @@ REJECTED = {
     "an empty id": ({"request_id": "  "}, "no request id"),
     "an empty endpoint": ({"endpoint": ""}, "no endpoint"),
     "negative tokens": ({"tokens_out": -3}, "token count is negative"),
+    "an infinite latency": ({"latency_ms": float("inf")}, "latency is above one day"),
+    "a weight of no meaning": ({"weight": float("nan")}, "weight is not a positive number"),
+    "an infinite weight": ({"weight": float("inf")}, "weight is not a positive number"),
     "an unknown source": ({"source": "elsewhere"}, "unknown source"),
     "nothing at all": (dict.fromkeys(telemetry.arrow_schema(telemetry.INBOX).names), "no endpoint"),
     "no source": ({"source": None}, "unknown source"),
@@ -146,24 +111,6 @@ def test_what_cannot_be_a_record_is_quarantined_with_its_reason_and_the_rest_is_
     conform(ctx)
     assert stored(ctx.store, tables.QUARANTINE) == before
     assert len(stored(ctx.store, tables.REQUESTS)) == 3
-
-
-def inbox(seed: int, n: int, versions: tuple[str | None, ...], source: str = "otlp") -> list[dict[str, Any]]:
-    r = random.Random(seed)
-    return [
-        row(
-            i, source=source, model_version=r.choice(versions), endpoint=r.choice(["chat", "search"]),
-            requested_at=START + timedelta(seconds=r.random() * 400), latency_ms=r.choice([None, 0.0, r.lognormvariate(4, 2)]),
-            ttft_ms=r.choice([None, r.lognormvariate(2, 1)]), feature_age_ms=r.choice([None, 1e6 * r.random()]),
-            tokens_in=r.choice([None, r.randrange(9000)]), tokens_out=r.choice([None, 7]), weight=r.choice([1.0, 10.0]),
-            error_code=r.choice([None, None, "TIMEOUT", ""]), status_code=r.choice([200, 200, 500]),
-            requester=r.choice([None, f"u{r.randrange(30)}"]), latency_scope=r.choice(["client", "model", None]),
-            input=r.choice([None, "q" * r.randrange(20_000)]), output=r.choice([None, "", "fine", "I'm sorry, no", "ja " * 50]),
-            finish_reason=r.choice([None, "stop", "length"]),
-            attributes=r.choice([None, [("eval.correct", r.choice(["1", "0.5", "7", "no number"])), ("x", "1")]]),
-        )
-        for i in r.sample(range(3 * n), n)
-    ]  # fmt: skip
 
 
 def bad_answer(one: dict[str, Any]) -> bool:
@@ -302,4 +249,10 @@ def test_a_rollout_is_judged_by_what_its_versions_did_and_drift_names_the_column
         assert not steady["evidently_drifted"]
         assert moving["evidently_method"]
         assert moving["evidently_score"] is not None
+        assert moving["reference"] == "before"
     assert not [one["column"] for one in rows if one["against"] == "prior" and one["drifted"]]
+    html = Path(ctx.store.location) / "reports" / "chat.html"
+    assert evidently_html(ctx, "chat", html)["reference"] == "before"
+    assert "feature.moving" in html.read_text()
+    with pytest.raises(ConfigError, match="no version of nobody is known"):
+        evidently_html(ctx, "nobody", html)

@@ -20,7 +20,8 @@ from lastgood.tables import Store
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WORK = Path(__file__).with_name("work.py")
-SAME = (tables.REQUESTS, tables.QUARANTINE, tables.WINDOWS, tables.QUALITY)
+SAME = (tables.REQUESTS, tables.QUARANTINE, tables.WINDOWS, tables.QUALITY, tables.COMPLETENESS, tables.SAMPLES)
+JOBS = ("conform", "windows", "quality", "completeness", "samples", "drift", "judge")
 
 
 def fill(store: Store) -> None:
@@ -67,7 +68,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Store:
     needs("Java (JAVA_HOME or lastgood[spark])", has_java())
     store = Store(str(tmp_path_factory.mktemp("whole") / "data"))
     fill(store)
-    finish(start("local", store, "conform", "windows", "quality", "drift", "judge"))
+    finish(start("local", store, *JOBS))
     return store
 
 
@@ -82,10 +83,13 @@ KILLED = {
     "conform, right after the requests were written": ("conform", tables.REQUESTS),
     "windows, right after the windows were written": ("windows", tables.WINDOWS),
     "quality, right after the answers were counted": ("quality", tables.QUALITY),
+    "drift, right after its samples were written": ("drift", tables.SAMPLES),
+    "drift, right after it was measured": ("drift", tables.DRIFT),
+    "judge, right after the verdict": ("judge", tables.VERDICTS),
 }
 
 
-def test_jobs_killed_after_each_commit_and_run_again_end_the_same(uninterrupted: Store, store: Store) -> None:
+def test_jobs_killed_after_each_commit_then_run_by_two_at_once_end_the_same(uninterrupted: Store, store: Store) -> None:
     fill(store)
     for case, (job, table) in KILLED.items():
         process = start("local", store, job)
@@ -93,11 +97,15 @@ def test_jobs_killed_after_each_commit_and_run_again_end_the_same(uninterrupted:
             time.sleep(0.005)
         kill_group(process)
         assert delta.version(store.path(table)) == 1, case
-    finish(start("local", store, "conform", "windows", "quality"))
+    two = [start("local", store, *JOBS) for _ in range(2)]
+    for one in two:
+        finish(one)
+    finish(start("local", store, *JOBS))
     for table in SAME:
         assert content(store, table) == content(uninterrupted, table), table.name
-    bookmarks = delta.read(store.path(tables.RUNS)).to_pylist()
-    assert {row["job"] for row in bookmarks} == {"conform", "windows", "quality"}
+    newest = {repr(sorted(row.items())) for row in delta.read(store.path(tables.DRIFT)).to_pylist()}
+    assert newest == {repr(sorted(row.items())) for row in delta.read(uninterrupted.path(tables.DRIFT)).to_pylist()}
+    assert measures.verdicts(store)[-1].state is State.ROLL_BACK
 
 
 def test_a_collector_killed_between_its_rows_and_its_bookmark_ends_the_same(store: Store) -> None:
@@ -126,7 +134,7 @@ def test_a_collector_killed_between_its_rows_and_its_bookmark_ends_the_same(stor
 
 def test_spark_connect_gives_the_same_as_local(uninterrupted: Store, store: Store) -> None:
     fill(store)
-    finish(start("connect", store, "conform", "windows", "quality", "drift", "judge"))
+    finish(start("connect", store, *JOBS))
     for table in (*SAME, tables.DRIFT):
         assert content(store, table) == content(uninterrupted, table), table.name
         assert content(store, table), table.name

@@ -3,24 +3,13 @@
 import sys
 from datetime import UTC, datetime
 
-from lastgood.collectors.reading import collect_all
 from lastgood.config import SparkSettings, load
-from lastgood.jobs.conform import conform
-from lastgood.jobs.drift import drift
+from lastgood.errors import TransientError
 from lastgood.jobs.judge import run_judge
-from lastgood.jobs.windows import quality, windows
+from lastgood.loop import JOBS
 from lastgood.runs import Context
 from lastgood.spark import session
 from lastgood.tables import Store
-
-JOBS = {
-    "collect": collect_all,
-    "conform": conform,
-    "windows": windows,
-    "quality": quality,
-    "drift": drift,
-    "judge": run_judge,
-}
 
 if __name__ == "__main__":
     mode, storage, *jobs = sys.argv[1:]
@@ -31,6 +20,12 @@ if __name__ == "__main__":
     context = Context(spark, store, load(storage=storage, window_s=60, endpoints=payload), lambda: now)
     for job in jobs:
         print(job, flush=True)
-        JOBS[job](context)
+        try:
+            if job == "judge":
+                run_judge(context)
+            else:
+                JOBS[job](context)
+        except TransientError as error:
+            print(f"again: {error}", flush=True)
     print("done", flush=True)
     spark.stop()

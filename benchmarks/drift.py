@@ -1,0 +1,203 @@
+"""The drift job against plain Evidently on pandas, 5 million rows of 20 columns; and who cries wolf: `python -m benchmarks.drift`."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.canonical import CHUNK
+from benchmarks.measured import Cost, machine, run
+from lastgood import delta, tables
+from lastgood.jobs.evidently_report import opinion, opinions
+from lastgood.jobs.samples import KEEP
+from lastgood.judge.drift import discoveries, distance
+from lastgood.telemetry import arrow_schema
+
+COLUMNS, START, LEVEL = 20, datetime(2026, 1, 5, tzinfo=UTC), 0.05
+DRIFTED = {0: 1.0, 1: 0.7, 2: 0.5, 3: -0.8}
+"""Column -> shift of its mean, in standard deviations; the others stay."""
+SIZES = ((200, 200), (1_000, 1_000), (4_800, 96), (50_000, 50_000), (1_000_000, 1_000_000))
+Floats = npt.NDArray[np.float64]
+
+
+def values(rng: np.random.Generator, n: int, current: bool) -> Floats:
+    """[n, COLUMNS]."""
+    found = rng.normal(size=(n, COLUMNS))
+    for column, shift in DRIFTED.items():
+        found[:, column] += shift if current else 0.0
+    return np.round(found, 4)
+
+
+def make(folder: str, rows: int) -> None:
+    """The same values twice: canonical requests (features as a map) for ours, a flat Parquet file for plain Evidently."""
+    store, rng = tables.Store(f"{folder}/data"), np.random.default_rng(5)
+    schema, writer = arrow_schema(tables.REQUESTS.fields), None
+    for first in range(0, rows, CHUNK // 2):
+        n, current = min(CHUNK // 2, rows - first), first >= rows // 2
+        x = values(rng, n, current)
+        flat = pa.table({f"x{i}": x[:, i] for i in range(COLUMNS)} | {"current": pa.repeat(current, n)})
+        writer = writer or pq.ParquetWriter(f"{folder}/flat.parquet", flat.schema)
+        writer.write_table(flat)
+        at = START + timedelta(days=2 * first / rows)
+        micros = int(at.timestamp() * 1e6) + np.arange(n) * int(2 * 86_400e6 / rows)
+        names = pa.array([f"x{i}" for i in range(COLUMNS)]).take(pa.array(np.tile(np.arange(COLUMNS), n)))
+        made = {
+            "endpoint": pa.repeat("chat", n), "request_id": pa.array(np.char.add("r", np.arange(first, first + n).astype(str))),
+            "model_version": pa.repeat("7" if current else "6", n), "requested_at": pa.array(micros, pa.timestamp("us", "UTC")),
+            "latency_ms": np.ones(n), "weight": np.ones(n), "received_at": pa.array(micros, pa.timestamp("us", "UTC")),
+            "features": pa.MapArray.from_arrays(
+                pa.array(np.arange(n + 1, dtype=np.int32) * COLUMNS), names, pa.array(x.ravel()).cast(pa.string())
+            ),
+        }  # fmt: skip
+        columns = [pa.array(made[f.name]).cast(f.type) if f.name in made else pa.nulls(n, f.type) for f in schema]
+        delta.append(store.path(tables.REQUESTS), pa.Table.from_arrays(columns, schema=schema))
+    if writer:
+        writer.close()
+    served = [
+        {"endpoint": "chat", "model_version": v, "stratum": "?/?", "window_start": START + timedelta(days=d), "rows": 1, "requests": 1.0}
+        for v, d in (("6", 0), ("7", 1))
+    ]  # fmt: skip
+    delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist(served, arrow_schema(tables.WINDOWS.fields)))
+
+
+def ours(folder: str) -> dict[str, Any]:
+    """The job as scheduled: new requests into hourly samples, then the comparison. Warmed up on nothing but its imports."""
+    from lastgood.config import SparkSettings, load
+    from lastgood.jobs.drift import drift
+    from lastgood.jobs.samples import samples
+    from lastgood.runs import Context
+    from lastgood.spark import session
+
+    started = time.monotonic()
+    spark, store = session(SparkSettings()), tables.Store(f"{folder}/data")
+    store.ensure(spark)
+    spark.range(2000).selectExpr("id % 4 AS k", "id").groupBy("k").applyInPandas(_warm, "k bigint").collect()
+    ctx = Context(spark, store, load(storage=store.location), lambda: START + timedelta(days=2))
+    took = {"start": time.monotonic() - started}
+    started = time.monotonic()
+    samples(ctx)
+    took["samples"] = time.monotonic() - started
+    drift(ctx)
+    took["job"] = time.monotonic() - started
+    found = delta.read(store.path(tables.DRIFT)).to_pylist()
+    mine = {
+        one["column"]: one["drifted"] for one in found if one["model_version"] == "7" and one["against"] == "reference"
+    }
+    return took | {
+        "drifted": sorted(name.removeprefix("feature.") for name, yes in mine.items() if yes and ":" not in name)
+    }
+
+
+def _warm(group: pd.DataFrame) -> pd.DataFrame:
+    opinion(group["id"].astype(float), group["id"].astype(float), True)
+    return group[["k"]].head(1)
+
+
+def plain(folder: str) -> dict[str, Any]:
+    """Evidently's own preset on all rows."""
+    import evidently.presets  # noqa: F401  (imports are no part of the comparison)
+
+    started = time.monotonic()
+    frame = pd.read_parquet(f"{folder}/flat.parquet")
+    columns = [f"x{i}" for i in range(COLUMNS)]
+    found = opinions(frame[frame["current"]], frame[~frame["current"]], columns, [])
+    return {"job": time.monotonic() - started, "drifted": sorted(name for name, one in found.items() if one.drifted)}
+
+
+ENGINES: dict[str, Callable[[str], dict[str, Any]]] = {"ours": ours, "plain": plain}
+
+
+def measure(engine: str, folder: str) -> tuple[Cost, dict[str, Any]]:
+    with tempfile.TemporaryFile() as out:
+        cost = run([sys.executable, "-m", "benchmarks.drift", "--engine", engine, folder], out)
+        out.seek(0)
+        return cost, json.loads(out.read().splitlines()[-1])
+
+
+def alarms(reference: int, current: int, runs: int) -> tuple[float, float, float]:
+    """Of reports on undrifted columns, the share with any alarm: (ours, Evidently's); and Evidently's share of columns."""
+    rng = np.random.default_rng(reference + current)
+    hits, columns = np.zeros(2), 0
+    for _ in range(runs):
+        ps, theirs = [], 0
+        for _ in range(COLUMNS):
+            a, b = rng.normal(size=current), rng.normal(size=reference)
+            few = [
+                np.sort(rng.choice(len(one), KEEP, replace=False)) if len(one) > KEEP else np.arange(len(one))
+                for one in (a, b)
+            ]
+            ours_ = distance(a[few[0]].astype(object), b[few[1]].astype(object), few[0].tolist(), few[1].tolist(), True)
+            ps.append(ours_.p)
+            said = opinion(pd.Series(a), pd.Series(b), True)
+            theirs += bool(said and said.drifted)
+        hits += (any(discoveries(ps, LEVEL)), theirs > 0)
+        columns += theirs
+    return float(hits[0] / runs), float(hits[1] / runs), columns / runs / COLUMNS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--quick", action="store_true", help="400,000 rows, small null sets")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.engine:
+        print(json.dumps(ENGINES[given.engine](given.folder)))
+        return
+    rows = 400_000 if given.quick else given.rows
+    with tempfile.TemporaryDirectory() as folder:
+        make(folder, rows)
+        found = {name: measure(name, folder) for name in ENGINES}
+        mib = sum(one.stat().st_size for one in Path(folder, "data", "requests").glob("*.parquet")) / 2**20
+    truth = sorted(f"x{i}" for i in DRIFTED)
+    print(f"{rows:,} rows x {COLUMNS} columns ({mib:.0f} MiB as requests); {machine()}")
+    print(f"{'':<20} {'s':>7} {'CPU s':>7} {'peak MiB':>9}  columns called drifted")
+    for name, (cost, said) in found.items():
+        print(
+            f"{name:<20} {said['job']:>7.1f} {cost.cpu_s:>7.1f} {cost.peak_rss_mb:>9.0f}  {', '.join(said['drifted'])}"
+        )
+    took = found["ours"][1]
+    print(
+        f"ours: Spark start and warm-up {took['start']:.1f} s, outside the ratio; {took['samples']:.1f} s of it samples all rows, once for each row;"
+    )
+    print(
+        f"the comparison itself, which is all a later look costs, {took['job'] - took['samples']:.1f} s. Drifted in truth: {', '.join(truth)}"
+    )
+    print(
+        f"\n{'reference':>10} {'current':>9} {'reports':>8} {'ours':>6} {'Evidently':>10} {'of its columns':>15}   (false alarms, undrifted)"
+    )
+    shares = []
+    for reference, current in SIZES:
+        runs = (
+            (10 if reference < 10_000 else 1)
+            if given.quick
+            else (200 if reference < 10_000 else 40 if reference < 100_000 else 3)
+        )
+        if given.quick and reference > 100_000:
+            continue
+        shares.append(alarms(reference, current, runs))
+        print(
+            f"{reference:>10,} {current:>9,} {runs:>8} {shares[-1][0]:>6.1%} {shares[-1][1]:>10.1%} {shares[-1][2]:>15.1%}"
+        )
+    print(json.dumps({
+        "speedup": round(found["plain"][1]["job"] / took["job"], 2),
+        "memory_ratio": round(found["plain"][0].peak_rss_mb / found["ours"][0].peak_rss_mb, 2),
+        "verdicts_agree": found["plain"][1]["drifted"] == took["drifted"],
+        "false_alarm_share": max(one[0] for one in shares), "evidently_false_alarm_share": max(one[1] for one in shares),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Cost: changed requests -> tokens, seconds of serving, DBU and money by endpoint, version, team and day."""
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from lastgood import tables
+from lastgood.config import CostSettings, Prices, prices
+from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.runs import Context, Run
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+DAY_S = 86_400
+
+
+def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, float]:
+    """(mode, DBU per prompt token, per generated token, per hour of an instance, requests an instance serves at once)."""
+    if cost.mode == "pay_per_token" and (token := price.pay_per_token.get(cost.model)):
+        return cost.mode, token.input / 1e6, token.output / 1e6, 0.0, 1.0
+    if cost.mode == "provisioned" and (unit := price.provisioned.get(cost.model)):
+        return cost.mode, 0.0, 0.0, unit.per_hour, 1e9
+    instance = price.cpu if cost.mode == "cpu" else price.gpu.get(cost.gpu)
+    if cost.mode in ("cpu", "gpu") and instance:
+        return cost.mode, 0.0, 0.0, instance.per_hour, instance.concurrency
+    return cost.mode, float("nan"), float("nan"), float("nan"), 1.0
+
+
+def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
+    """Requests of whole days -> rows of `cost`.
+
+    Instances are those the day's mean load needs, up in every stretch of `idle_s` with a request; versions and teams share what they
+    cost by their seconds of serving. `lastgood cost` looks at every window instead.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    price = prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
+    known = [(name, *rates(one.cost, price)) for name, one in ctx.settings.endpoints.items()]
+    known.append(("", *rates(ctx.settings.default.cost, price)))
+    kind = "named string, mode string, into double, out double, per_hour double, at_once double"
+    paid = f.broadcast(ctx.spark.createDataFrame(known, kind))
+    weight = f.coalesce("weight", f.lit(1.0))
+    slot = f.floor(f.unix_seconds("requested_at") / price.idle_s)
+    key = [
+        "endpoint",
+        f.coalesce("model_version", f.lit("?")).alias("model_version"),
+        f.coalesce("team", f.lit("?")).alias("team"),
+    ]
+    used = rows.groupBy(*key, "window_start").agg(
+        f.sum(weight).alias("requests"), f.coalesce(f.sum(f.col("tokens_in") * weight), f.lit(0.0)).alias("tokens_in"),
+        f.coalesce(f.sum(f.col("tokens_out") * weight), f.lit(0.0)).alias("tokens_out"),
+        f.round(f.coalesce(f.sum(f.col("latency_ms") * weight), f.lit(0.0)) / 1000, 3).alias("busy_s"),
+    )  # fmt: skip
+    up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * price.idle_s).alias("up_s"))
+    names = [name for name, *_ in known if name]
+    named = f.when(f.col("endpoint").isin(names), f.col("endpoint")).otherwise("")
+    found = used.join(up, ["endpoint", "window_start"]).withColumn("named", named).join(paid, "named")
+    all_busy = f.sum("busy_s").over(Window.partitionBy("endpoint", "window_start"))
+    instances = f.greatest(f.lit(1), f.ceil(all_busy / f.col("up_s") / f.col("at_once")))
+    share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(0.0)
+    by_token = f.col("tokens_in") * f.col("into") + f.col("tokens_out") * f.col("out")
+    dbu = f.nullif(
+        f.round(by_token + share * instances * f.col("per_hour") * f.col("up_s") / 3600, 6), f.lit(float("nan"))
+    )
+    return found.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
+
+
+def cost(ctx: Context) -> Run | None:
+    """Bring `cost` up to date with `requests`; None when nothing changed."""
+    return recompute(ctx, Measure("cost", tables.COST, _make, seconds=DAY_S))

@@ -1,0 +1,327 @@
+"""Keyed requests -> window counts -> sums of window counts, as Arrow columns (pure): what Spark runs in its Python workers.
+
+Both results have the columns of tables.WINDOWS, and sums of windows are windows: parts of a window counted apart, minutes of an hour
+and hours of a day are added up by the same function.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lastgood import tables
+from lastgood.telemetry import arrow_schema
+from lastgood.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+KEY = ("endpoint", "model_version", "stratum", "window_start")
+HISTOGRAMS = {
+    "latency": "latency_ms", "ttft": "ttft_ms", "feature_age": "feature_age_ms", "length": "tokens_out", "pace": "pace",
+}  # fmt: skip
+SCHEMA = arrow_schema(tables.WINDOWS.fields)
+ROWS = 250_000
+"""Requests counted at once: enough to outweigh the cost of a call, little enough to stay in memory."""
+GRAIN = 2.0**20
+"""Weights are multiples of 1 / GRAIN, so that their sums do not depend on the order of adding (and are off by a millionth at most)."""
+SCORE_GRAIN = 2.0**16
+DENSE = 4
+HOUR_US, BATCH = 3_600_000_000, 5_000
+PACKED = "bucket bigint, part binary"
+
+
+def sparse(k: Ints, key: Ints, weight: Floats | None) -> tuple[Ints, Ints, Floats]:
+    """Sums of weight (None: 1 each) by (k, key), sorted by both."""
+    if not len(k):
+        return k, key, np.zeros(0)
+    low = int(key.min())
+    width = int(key.max()) - low + 1
+    cell = k * width + (key - low)
+    size = int(cell.max()) + 1
+    if size <= DENSE * len(cell) + 2**16:
+        sums = np.bincount(cell, weight, size)
+        found = np.flatnonzero(sums)
+        sums = sums[found]
+    elif weight is None:
+        found, sums = np.unique(cell, return_counts=True)
+    else:
+        found, place = np.unique(cell, return_inverse=True)
+        sums = np.bincount(place, weight)
+    return found // width, found % width + low, sums.astype(np.float64)
+
+
+def codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
+    """(number of its value per row, -1 for null; the values in order)."""
+    encoded = (
+        column.combine_chunks().dictionary_encode()
+        if isinstance(column, pa.ChunkedArray)
+        else column.dictionary_encode()
+    )
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order) + 1, np.int64)
+    rank[order] = np.arange(len(order))
+    rank[-1] = -1
+    return rank[encoded.indices.fill_null(len(order)).to_numpy().astype(np.int64)], encoded.dictionary.take(order)
+
+
+def grouped(table: pa.Table) -> tuple[Ints, dict[str, pa.Array]]:
+    """(window number of every row, the key columns of the windows), windows in order of their key."""
+    cell, radix, values = np.zeros(table.num_rows, np.int64), [], []
+    for name in KEY:
+        code, found = codes(table[name])
+        cell = cell * max(1, len(found)) + code
+        radix.append(max(1, len(found)))
+        values.append(found)
+    found, k = np.unique(cell, return_inverse=True)
+    keys = {}
+    for name, base, value in reversed(list(zip(KEY, radix, values, strict=True))):
+        keys[name] = value.take(pa.array(found % base))
+        found = found // base
+    return k.astype(np.int64), keys
+
+
+def _numbers(table: pa.Table, name: str) -> Floats:
+    """A numeric column; NaN for null."""
+    column = table[name].combine_chunks()
+    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+def buckets(values: Floats) -> tuple[Bools, Ints]:
+    """(whether known and finite, windows.bucket) of each value."""
+    known = np.isfinite(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        index = np.floor(np.log(np.where(values > 0, values, 1.0)) / np.log(GROWTH)).astype(np.int64)
+    return known, np.where(values > 0, index, ZERO)
+
+
+def _offsets(k: Ints, many: int) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(np.bincount(k, minlength=many))]).astype(np.int32))
+
+
+def _map(name: str, many: int, k: Ints, keys: pa.Array, items: pa.Array) -> pa.Array:
+    """A map column: entries sorted by window."""
+    kind = SCHEMA.field(name).type
+    return pa.MapArray.from_arrays(_offsets(k, many), keys.cast(kind.key_type), items.cast(kind.item_type))
+
+
+def _lists(values: Ints | Floats) -> pa.Array:
+    """[n, m] -> n lists of m."""
+    n, m = values.shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * m), pa.array(values.ravel()))
+
+
+def _histogram(name: str, many: int, k: Ints, bucket: Ints, weight: Floats | None) -> pa.Array:
+    """Buckets from the ZERO of values <= 0 to the highest; ZERO stands next to the others while adding."""
+    zero = int(np.where(bucket == ZERO, 0, bucket).min(initial=0)) - 1
+    at, key, sums = sparse(k, np.where(bucket == ZERO, zero, bucket), weight)
+    return _map(name, many, at, pa.array(np.where(key == zero, ZERO, key)), pa.array(sums))
+
+
+def _capped(k: Ints, many: int, cap: int) -> Bools:
+    """The first `cap` entries of each window, of entries sorted by window."""
+    start = np.concatenate([[0], np.cumsum(np.bincount(k, minlength=many))])
+    return np.asarray(np.arange(len(k)) - start[k] < cap)
+
+
+def _facts(k: Ints, who: Ints, facts: Ints, many: int, names: pa.Array) -> pa.Array:
+    """Facts of requesters [n, 8], added up by (window, requester); see windows.Counts."""
+    size = max(1, len(names))
+    found, place = np.unique(k * size + who, return_inverse=True)
+    total = np.full((len(found), 8), ZERO, np.int64)
+    for i in range(8):
+        if i in (2, 3):
+            np.maximum.at(total[:, i], place, facts[:, i])
+        else:
+            total[:, i] = np.bincount(place, facts[:, i], len(found))
+    kept = _capped(found // size, many, CAP_REQUESTERS)
+    found, total = found[kept], total[kept]
+    return _map("requesters", many, found // size, names.take(pa.array(found % size)), _lists(total))
+
+
+def _scores(k: Ints, name: Ints, sums: Floats, many: int, names: pa.Array) -> pa.Array:
+    size = max(1, len(names))
+    found, place = np.unique(k * size + name, return_inverse=True)
+    total = np.stack([np.bincount(place, sums[:, i], len(found)) for i in range(3)], axis=1)
+    kept = _capped(found // size, many, CAP_REQUESTERS)
+    return _map("scores", many, found[kept] // size, names.take(pa.array(found[kept] % size)), _lists(total[kept]))
+
+
+def _first(k: Ints, code: Ints, many: int, names: pa.Array) -> pa.Array:
+    """The first KEPT_REQUESTERS distinct names of each window."""
+    at, key, _ = sparse(k, code, None)
+    kept = _capped(at, many, KEPT_REQUESTERS)
+    return pa.ListArray.from_arrays(_offsets(at[kept], many), names.take(pa.array(key[kept])))
+
+
+@lru_cache(maxsize=100_000)
+def _hash(requester: str) -> str:
+    return sha256(requester.encode()).hexdigest()[:12]
+
+
+def hashed(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
+    """`codes` of the hashes of requesters, with '?' as the last value (its number for null)."""
+    code, names = codes(column)
+    distinct, at = np.unique([_hash(one) for one in names.to_pylist()] + ["?"], return_inverse=True)
+    return at.astype(np.int64)[code], pa.array(distinct.tolist())
+
+
+def strata(scope: pa.ChunkedArray, tokens: Floats) -> pa.Array:
+    """windows.stratum of each request, from its latency scope and the length of its prompt (NaN: not known)."""
+    code, scopes = codes(scope)
+    names = [*(str(edge) for edge in SIZE_EDGES), "more", "?"]
+    size = np.where(np.isnan(tokens), len(names) - 1, np.searchsorted(SIZE_EDGES, tokens, side="right"))
+    known = [one or "?" for one in [*scopes.to_pylist(), None]]
+    pairs = pa.array([f"{one}/{name}" for one in known for name in names])
+    place = np.where(code < 0, len(known) - 1, code) * len(names) + size
+    return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pairs)
+
+
+def count(requests: pa.Table) -> pa.Table:
+    """Requests with endpoint, model_version, window_start, latency_scope, size (tokens of the prompt), weight,
+    latency_ms, ttft_ms, feature_age_ms, tokens_in, tokens_out, error_code, requester and
+    scores (a map of names to values) -> windows.
+    """
+    requests = requests.append_column("stratum", strata(requests["latency_scope"], _numbers(requests, "size")))
+    k, keys = grouped(requests)
+    many = len(keys["endpoint"])
+    weight = np.nan_to_num(_numbers(requests, "weight"), nan=1.0)
+    weight = np.maximum(np.round(weight * GRAIN), 1.0) / GRAIN
+    even = None if bool((weight == 1.0).all()) else weight
+    out = _numbers(requests, "tokens_out")
+    values = {name: _numbers(requests, name) for name in ("latency_ms", "ttft_ms", "feature_age_ms")} | {
+        "tokens_out": out
+    }
+    values["pace"] = values["latency_ms"] / (out + START_TOKENS)
+    made: dict[str, pa.Array] = dict(keys)
+    made["rows"] = pa.array(np.bincount(k, minlength=many))
+    made["requests"] = pa.array(np.bincount(k, weight, many))
+    for name, tokens in {"tokens_in": _numbers(requests, "tokens_in"), "tokens_out": out}.items():
+        made[name] = pa.array(np.bincount(k, np.nan_to_num(tokens) * weight, many))
+    placed = {}
+    for name, column in HISTOGRAMS.items():
+        known, bucket = placed[name] = buckets(values[column])
+        made[name] = _histogram(name, many, k[known], bucket[known], None if even is None else even[known])
+    error, names = codes(requests["error_code"])
+    failed = error >= 0
+    at, code, sums = sparse(k[failed], error[failed], weight[failed])
+    made["errors"] = _map("errors", many, at, names.take(pa.array(code)), pa.array(sums))
+    who, people = hashed(requests["requester"])
+    made["error_requesters"] = _first(k[failed], who[failed], many, people)
+    facts = np.zeros((len(k), 8), np.int64)
+    facts[:, 0], facts[:, 1] = 1, failed
+    for i, name in enumerate(("latency", "pace")):
+        known, bucket = placed[name]
+        timed = known & (bucket != ZERO)
+        facts[:, 2 + i] = np.where(timed, bucket, ZERO)
+        facts[:, 4 + 2 * i], facts[:, 5 + 2 * i] = timed, np.where(timed, bucket, 0)
+    there = np.asarray(requests["requester"].is_valid().to_numpy())
+    made["requesters"] = _facts(k[there], who[there], facts[there], many, people)
+    made["scores"] = _count_scores(requests["scores"], k, many)
+    return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _count_scores(column: pa.ChunkedArray, k: Ints, many: int) -> pa.Array:
+    parent, names, items = _entries(column)
+    value = np.asarray(items.to_numpy(zero_copy_only=False), np.float64)
+    good = np.isfinite(value)
+    value = np.round(np.clip(value[good], 0.0, 1.0) * SCORE_GRAIN) / SCORE_GRAIN
+    code, distinct = codes(names)
+    sums = np.stack([np.ones(len(value)), value, value * value], axis=1)
+    return _scores(k[parent[good]], code[good], sums, many, distinct)
+
+
+def _entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
+    """(row number, key, item) of every entry of a map column."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    parent = np.repeat(np.arange(len(array)), np.diff(offsets))
+    first, many = int(offsets[0]) if len(offsets) else 0, len(parent)
+    return parent, array.keys.slice(first, many), array.items.slice(first, many)
+
+
+def add(windows: pa.Table) -> pa.Table:
+    """Windows, several of a key -> one of each key."""
+    k, keys = grouped(windows)
+    many = len(keys["endpoint"])
+    made: dict[str, pa.Array] = dict(keys)
+    for name in ("rows", "requests", "tokens_in", "tokens_out"):
+        made[name] = pa.array(np.bincount(k, _numbers(windows, name), many))
+    made["rows"] = made["rows"].cast(pa.int64())
+    for name in HISTOGRAMS:
+        parent, key, item = _entries(windows[name])
+        made[name] = _histogram(name, many, k[parent], key.to_numpy().astype(np.int64), item.to_numpy())
+    parent, key, item = _entries(windows["errors"])
+    code, names = codes(key)
+    at, found, sums = sparse(k[parent], code, item.to_numpy())
+    made["errors"] = _map("errors", many, at, names.take(pa.array(found)), pa.array(sums))
+    for name, width, total in (("requesters", 8, _facts), ("scores", 3, _scores)):
+        parent, key, item = _entries(windows[name])
+        code, names = codes(key)
+        made[name] = total(k[parent], code, item.flatten().to_numpy().reshape(-1, width), many, names)
+    people = windows["error_requesters"].combine_chunks()
+    code, names = codes(people.flatten())
+    made["error_requesters"] = _first(k[pc.list_parent_indices(people).to_numpy()], code, many, names)
+    return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
+
+
+def pack(windows: pa.Table) -> pa.RecordBatch:
+    """Windows as (bucket, part): those that start in one hour, in Arrow's own bytes. So they travel between workers: as rows of Spark with
+    maps in them they would be taken apart and put together twice.
+    """
+    hours = (windows["window_start"].combine_chunks().cast(pa.int64()).to_numpy() // HOUR_US).astype(np.int64)
+    found = np.unique(hours)
+    parts = []
+    for hour in found:
+        sink = pa.BufferOutputStream()
+        some = windows if len(found) == 1 else windows.filter(pa.array(hours == hour))
+        with pa.ipc.new_stream(sink, some.schema) as writer:
+            writer.write_table(some)
+        parts.append(sink.getvalue().to_pybytes())
+    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(parts, pa.binary())], ["bucket", "part"])
+
+
+def count_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of requests -> packed windows; a window may come in several parts."""
+    for table in _gathered(batches, ROWS):
+        yield pack(count(table))
+
+
+def pack_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of windows -> the same, packed."""
+    for table in _gathered(batches, 5_000):
+        yield pack(table)
+
+
+def add_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Packed windows sorted by bucket -> windows, one per key. Holds one bucket at a time."""
+    held: list[pa.Table] = []
+    last = None
+    for batch in batches:
+        for bucket, part in zip(batch["bucket"].to_pylist(), batch["part"], strict=True):
+            if bucket != last and held:
+                yield from add(pa.concat_tables(held)).to_batches(BATCH)
+                held = []
+            last = bucket
+            held.append(pa.ipc.open_stream(part.as_buffer()).read_all())
+    if held:
+        yield from add(pa.concat_tables(held)).to_batches(BATCH)
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    many = 0
+    for batch in batches:
+        held.append(batch)
+        many += batch.num_rows
+        if many >= rows:
+            yield pa.Table.from_batches(held)
+            held, many = [], 0
+    if many:
+        yield pa.Table.from_batches(held)

@@ -1,0 +1,152 @@
+"""Maintain: small files merged, old rows deleted (by table, bodies by capture setting), deleted files removed; a requester forgotten."""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from lastgood import delta, tables
+from lastgood.config import Capture
+from lastgood.errors import ConfigError, TransientError
+from lastgood.runs import UPKEEP, Context, Run, merge, record
+
+COLLECTED = {"inbox", "scores"}
+"""Receivers compact these, and only they: see docs/adr/0002."""
+AGE = {
+    "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
+    "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
+    "endpoint_minutes": "minute", "freshness": "checked_at",
+}  # fmt: skip
+"""Time column that retention goes by; the others: window_start."""
+VACUUM_HOURS = 168
+"""Deleted files stay a week: change feeds need them, and a job that has not run for so long must be rebuilt (docs/adr/0003)."""
+SMALL_FILES = 8
+FILES = {
+    "spark.databricks.delta.optimize.minFileSize": "67108864",
+    "spark.databricks.delta.optimize.maxFileSize": "268435456",
+}
+BODIES = ("input", "output", "features")
+
+
+def maintain(ctx: Context) -> list[dict[str, Any]]:
+    """Look after every table; what was done to each. One that fails is said and does not stop the rest."""
+    from pyspark.errors import PySparkException
+
+    for name, value in FILES.items():
+        with suppress(PySparkException):  # serverless sizes files itself
+            ctx.spark.conf.set(name, value)
+    return [_one(ctx, table) for table in tables.ALL]
+
+
+def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
+    started = time.monotonic()
+    said: dict[str, Any] = {"table": table.name}
+    from pyspark.errors import PySparkException
+
+    try:
+        said["deleted"] = _expire(ctx, table)
+        if table in (tables.REQUESTS, tables.INBOX):
+            said["bodies_removed"] = _strip(ctx, table)
+        if not ctx.dry_run:
+            if table.name not in COLLECTED:
+                said |= _compact(ctx, table)
+            _vacuum(ctx, table)
+    except (PySparkException, TransientError) as error:
+        said["error"] = str(error).splitlines()[0][:300]
+    return said | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def _affected(ctx: Context, statement: str, where: str, table: tables.Table) -> int:
+    """Run a DELETE or UPDATE when any row needs it (an empty one would still write a version); rows it changes."""
+    rows = ctx.store.read(ctx.spark, table).where(where)
+    if ctx.dry_run or rows.isEmpty():
+        return int(rows.count()) if ctx.dry_run else 0
+    before = ctx.store.version(ctx.spark, table)
+    done = ctx.spark.sql(f"{statement} WHERE {where}").collect()
+    if ctx.store.version(ctx.spark, table) == before + 1:  # the commit is ours alone: no job counts its windows anew
+        record(ctx, Run(UPKEEP, table.name, before + 1, after=before), 0.0)
+    return int(done[0]["num_affected_rows"])
+
+
+def _expire(ctx: Context, table: tables.Table) -> int:
+    """Delete rows older than the table's retention; windows of a request that is gone stay."""
+    at = AGE.get(table.name, "window_start")
+    limit = ctx.kept_since(table)
+    return _affected(ctx, f"DELETE FROM {ctx.store.sql(table)}", f"{at} < timestamp'{limit.isoformat()}'", table)
+
+
+def _strip(ctx: Context, table: tables.Table) -> int:
+    """Take bodies out of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
+    names = list(ctx.settings.endpoints)
+    total = 0
+    for name in [*names, None]:
+        one = ctx.settings.endpoint(name or "")
+        gone = {Capture.NONE: BODIES, Capture.FEATURES: BODIES[:2]}.get(one.capture, ())
+        mine = f"endpoint = '{_quoted(name)}'" if name else f"endpoint NOT IN ({_list(names)})" if names else "true"
+        limit = (ctx.clock() - timedelta(days=one.body_days)).isoformat()
+        for columns, when in ((gone, "true"), (BODIES, f"requested_at < timestamp'{limit}'")):
+            if columns:
+                sets = ", ".join(f"{column} = NULL" for column in columns)
+                held = " OR ".join(f"{column} IS NOT NULL" for column in columns)
+                total += _affected(
+                    ctx, f"UPDATE {ctx.store.sql(table)} SET {sets}", f"{mine} AND {when} AND ({held})", table
+                )
+    return total
+
+
+def _quoted(text: str | None) -> str:
+    return (text or "").replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"'{_quoted(one)}'" for one in names)
+
+
+def _vacuum(ctx: Context, table: tables.Table) -> None:
+    """Remove files deleted VACUUM_HOURS ago. In a folder without Spark, which would take a second a table."""
+    if ctx.store.in_catalog:
+        ctx.spark.sql(f"VACUUM {ctx.store.sql(table)} RETAIN {VACUUM_HOURS} HOURS").collect()
+    else:
+        delta.vacuum(ctx.store.path(table), VACUUM_HOURS)
+
+
+def _files(ctx: Context, table: tables.Table) -> int:
+    if ctx.store.in_catalog:
+        return int(ctx.spark.sql(f"DESCRIBE DETAIL {ctx.store.sql(table)}").collect()[0]["numFiles"])
+    return int((delta.facts(ctx.store.path(table)) or {"files": 0})["files"])
+
+
+def _compact(ctx: Context, table: tables.Table) -> dict[str, Any]:
+    """Merge small files where there are many. Only small ones, so that those of different days are not mixed (docs/adr/0021)."""
+    files = _files(ctx, table)
+    if files < SMALL_FILES:
+        return {"files": files}
+    ctx.spark.sql(f"OPTIMIZE {ctx.store.sql(table)}").collect()
+    return {"files": _files(ctx, table), "files_before": files}
+
+
+def forget(ctx: Context, requester: str) -> dict[str, int]:
+    """Delete a requester's requests and everything that came of them row by row; rows deleted by table.
+
+    Counts remain: a window names a requester by a hash at most, and that goes too. Deleted files stay on disk until VACUUM (a week), as
+    do the tables' own histories. Errors: ConfigError without a requester.
+    """
+    if not requester.strip():
+        raise ConfigError("forget needs a requester")
+    mine = f"requester = '{_quoted(requester)}'"
+    ids = ctx.store.read(ctx.spark, tables.REQUESTS).where(mine).select("endpoint", "request_id", "trace_id").distinct()
+    asked = ctx.store.read(ctx.spark, tables.INBOX).where(mine).select("endpoint", "request_id", "trace_id").distinct()
+    ids = ids.union(asked).distinct()
+    rows = [(one["endpoint"], one["request_id"], one["trace_id"]) for one in ids.collect()]
+    frame = ctx.spark.createDataFrame(rows, "endpoint string, request_id string, trace_id string")
+    done = {}
+    by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
+    for table in (tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):
+        done[table.name] = merge(
+            ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
+        )
+    done["quarantine"] = _affected(
+        ctx, f"DELETE FROM {ctx.store.sql(tables.QUARANTINE)}", f"contains(cast(raw as string), '{_quoted(requester)}')", tables.QUARANTINE
+    )  # fmt: skip
+    return done

@@ -1,0 +1,114 @@
+"""Outcomes: scores and labels that came later -> attributes of the requests they are about, so that their windows are counted anew.
+
+A score NAME becomes `eval.NAME` (0-1, 1 = best). A report named `label` or `label.NAME` says what the answer should have been: compared
+with the output it gives `eval.correct`; for yes/no labels also `eval.precision` (where yes was answered) and `eval.recall` (where
+yes was right), whose means are precision and recall; for numbers `label.error`, the absolute error. Windows then hold the number, sum
+and squares of each score, `quality` the labelled answers and the sum of errors; the share of requests with a label is number / rows.
+"""
+
+from typing import TYPE_CHECKING
+
+from lastgood import tables
+from lastgood.runs import Context, Run, increment, merge
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+LATEST_DAYS = 35
+"""Scores older than this no longer wait for their request."""
+YES, NO = ("1", "1.0", "true", "yes", "positive"), ("0", "0.0", "false", "no", "negative")
+CHANGED = "t.attributes IS NULL OR exists(map_entries(s.found), e -> NOT (t.attributes[e.key] <=> e.value))"
+SET = "attributes = map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> NOT map_contains_key(s.found, k)), s.found)"
+
+
+def _matched(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
+    """Scores beside the request they are about, by request id (and endpoint where it is named), else by trace."""
+    from pyspark.sql import functions as f
+
+    mine = scores.select(
+        f.col("endpoint").alias("e"),
+        f.col("request_id").alias("r"),
+        f.col("trace_id").alias("tr"),
+        "name",
+        "value",
+        "label",
+        "at",
+    )
+    mine = mine.where(f.col("name").isNotNull())
+    asked = requests.select("endpoint", "request_id", "trace_id", "output")
+    by_id = asked.join(mine.where("r IS NOT NULL"), f.col("request_id") == f.col("r")).where(
+        "e IS NULL OR e = endpoint"
+    )
+    by_trace = asked.join(mine.where("r IS NULL AND tr IS NOT NULL"), f.col("trace_id") == f.col("tr")).where(
+        "e IS NULL OR e = endpoint"
+    )
+    newest = f.struct("at", "value", "label")
+    return by_id.unionByName(by_trace).groupBy("endpoint", "request_id", "name").agg(
+        f.max(newest).alias("said"), f.first("output").alias("output")
+    )  # fmt: skip
+
+
+def _said(answer: "Column") -> "Column":
+    """The first prediction of an output such as `[1]`, `["yes"]` or `yes`, in lower case."""
+    from pyspark.sql import functions as f
+
+    return f.lower(f.trim(f.regexp_replace(f.regexp_replace(answer, r"^\s*\[\s*", ""), r"""^"|"?\s*[,\]].*$|"$""", "")))
+
+
+def _attributes(matched: "DataFrame") -> "DataFrame":
+    """(endpoint, request_id, found): the attributes to set."""
+    from pyspark.sql import functions as f
+
+    value = f.col("said.value")
+    truth = f.lower(f.trim(f.coalesce("said.label", value.cast("string"))))
+    said, is_label = _said(f.col("output")), f.col("name").startswith("label")
+    known = is_label & truth.isNotNull() & said.isNotNull()
+    a, b = truth.try_cast("double"), said.try_cast("double")
+    same = f.coalesce(a == b, truth == said)
+    binary = truth.isin(*YES, *NO) & said.isin(*YES, *NO)
+    right = f.when(truth.isin(*YES) == said.isin(*YES), "1").otherwise("0")
+    entries = {
+        "plain": f.when(~is_label & value.isNotNull() & ~f.isnan(value), _pair(f.concat(f.lit("eval."), "name"), value.cast("string"))),
+        "truth": f.when(is_label & truth.isNotNull(), _pair("label.truth", truth)),
+        "correct": f.when(known, _pair("eval.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
+        "precision": f.when(known & binary & said.isin(*YES), _pair("eval.precision", right)),
+        "recall": f.when(known & binary & truth.isin(*YES), _pair("eval.recall", right)),
+        "error": f.when(known & ~binary & (a - b).isNotNull(), _pair("label.error", f.abs(a - b).cast("string"))),
+    }  # fmt: skip
+    listed = matched.select("endpoint", "request_id", f.explode(f.array(*entries.values())).alias("entry")).where(
+        "entry IS NOT NULL"
+    )
+    once = listed.groupBy("endpoint", "request_id", "entry.key").agg(f.max("entry.value").alias("value"))
+    found = f.map_from_entries(f.array_sort(f.collect_list(f.struct("key", "value")))).alias("found")
+    return once.groupBy("endpoint", "request_id").agg(found)
+
+
+def _pair(key: "str | Column", value: "Column") -> "Column":
+    from pyspark.sql import functions as f
+
+    return f.struct((f.lit(key) if isinstance(key, str) else key).alias("key"), value.alias("value"))
+
+
+def outcomes(ctx: Context) -> Run | None:
+    """Put new scores on their requests, and scores that waited on requests that have come since; None when nothing is new."""
+    from pyspark.sql import functions as f
+
+    runs = []
+    for source, other in ((tables.SCORES, tables.REQUESTS), (tables.REQUESTS, tables.SCORES)):
+        with increment(ctx, "outcomes", source, "received_at") as found:
+            if found is None:
+                continue
+            changes, run = found
+            new = changes.where(f.col("_change_type").isin("insert", "update_postimage"))
+            rest = ctx.store.read(ctx.spark, other)
+            if other is tables.SCORES:
+                rest = rest.where(f.col("received_at") >= f.lit(ctx.clock()) - f.expr(f"INTERVAL {LATEST_DAYS} DAYS"))
+            scores, requests = (new, rest) if source is tables.SCORES else (rest, new)
+            run.rows_in = new.count()
+            attributes = _attributes(_matched(scores, requests))
+            on = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
+            run.rows_out = merge(
+                ctx, attributes, tables.REQUESTS, on, f"WHEN MATCHED AND ({CHANGED}) THEN UPDATE SET {SET}"
+            )
+            runs.append(run)
+    return runs[0] if runs else None

@@ -1,0 +1,162 @@
+"""Columnar window counts against lastgood.windows one request at a time, and against exact quantiles."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
+from lastgood.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+REQUESTS = pa.schema([
+    ("endpoint", pa.string()), ("model_version", pa.string()), ("latency_scope", pa.string()), ("size", pa.float64()),
+    ("window_start", pa.timestamp("us", "UTC")),
+    ("weight", pa.float64()), ("latency_ms", pa.float64()), ("ttft_ms", pa.float64()), ("feature_age_ms", pa.float64()),
+    ("tokens_in", pa.int64()), ("tokens_out", pa.int64()), ("error_code", pa.string()), ("requester", pa.string()),
+    ("scores", pa.map_(pa.string(), pa.float64())),
+])  # fmt: skip
+
+some_ms = st.none() | st.floats(0, 1e7) | st.sampled_from([math.nan, math.inf, 1e-300, 0.0])
+rows = st.lists(
+    st.fixed_dictionaries({
+        "endpoint": st.sampled_from("ab"), "model_version": st.sampled_from("12?"), "latency_scope": st.sampled_from(["x", "y", None]),
+        "size": st.none() | st.sampled_from([0.0, 63.9, 64.0, 4096.0, 1e6]),
+        "window_start": st.integers(0, 3).map(lambda i: START + timedelta(minutes=40 * i)), "weight": st.sampled_from([1.0, 10.0, 1 / 3]),
+        "latency_ms": some_ms, "ttft_ms": some_ms, "feature_age_ms": some_ms, "tokens_in": st.none() | st.integers(0, 9000),
+        "tokens_out": st.none() | st.integers(0, 900), "error_code": st.sampled_from([None, None, "A", "B"]),
+        "requester": st.none() | st.sampled_from([f"u{i}" for i in range(12)]),
+        "scores": st.none() | st.dictionaries(st.sampled_from("pq"), st.none() | st.floats(-1, 2) | st.just(math.nan), max_size=2),
+    }),
+    min_size=1, max_size=60,
+)  # fmt: skip
+
+
+def plain(found: pa.Table) -> dict[Any, dict[str, Any]]:
+    """key -> the other columns, maps as dictionaries."""
+
+    def value(one: Any) -> Any:
+        return dict(one) if isinstance(one, list) and one and isinstance(one[0], tuple) else one
+
+    keyed = {}
+    for row in found.to_pylist():
+        key = tuple(row.pop(name) for name in ("endpoint", "model_version", "stratum", "window_start"))
+        assert key not in keyed
+        keyed[key] = {name: value(one) for name, one in row.items()}
+    return keyed
+
+
+def table(given_rows: Iterable[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [r | {"scores": r["scores"] and list(r["scores"].items())} for r in given_rows], REQUESTS
+    )
+
+
+def one(row: dict[str, Any]) -> Counts:
+    """The counts of a single request."""
+    weight = round(row["weight"] * 2**20) / 2**20
+    out = row["tokens_out"]
+    pace = None if row["latency_ms"] is None or out is None else row["latency_ms"] / (out + START_TOKENS)
+    values = {
+        "latency": row["latency_ms"],
+        "ttft": row["ttft_ms"],
+        "feature_age": row["feature_age_ms"],
+        "length": out,
+        "pace": pace,
+    }
+    made: dict[str, Any] = {n: {bucket(v): weight} for n, v in values.items() if v is not None and math.isfinite(v)}
+    who = sha256(row["requester"].encode()).hexdigest()[:12] if row["requester"] else "?"
+    if row["requester"]:
+        marks = [next(iter(made.get(name, {ZERO: 1}))) for name in ("latency", "pace")]
+        sums = [n for mark in marks for n in ((0, 0) if mark == ZERO else (1, mark))]
+        made["requesters"] = {who: (1, int(row["error_code"] is not None), *marks, *sums)}
+    if row["error_code"]:
+        made |= {"errors": {row["error_code"]: weight}, "error_requesters": (who,)}
+    good = {n: min(1.0, max(0.0, v)) for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}
+    rounded = {n: round(v * 2**16) / 2**16 for n, v in good.items()}
+    key = (row["endpoint"], row["model_version"], stratum(row["latency_scope"], row["size"]), row["window_start"])
+    return Counts(
+        *key, 1, weight, tokens_in=(row["tokens_in"] or 0) * weight, tokens_out=(out or 0) * weight,
+        scores={n: (1.0, v, v * v) for n, v in rounded.items()}, **made,
+    )  # fmt: skip
+
+
+def by_hand(given_rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    groups: dict[Any, list[Counts]] = {}
+    for each in map(one, given_rows):
+        groups.setdefault((each.endpoint, each.model_version, each.stratum, each.start), []).append(each)
+    made = {}
+    for key, group in groups.items():
+        total = merge(group)
+        made[key] = {name: getattr(total, name) for name in SCHEMA.names[4:]}
+        made[key] |= {"requesters": {n: list(v) for n, v in total.requesters.items()}}
+        made[key] |= {
+            "scores": {n: list(v) for n, v in total.scores.items()},
+            "error_requesters": list(total.error_requesters),
+        }
+        made[key] = {n: v or ([] if not isinstance(v, float | int) else v) for n, v in made[key].items()}
+    return made
+
+
+@given(rows)
+@settings(deadline=None, max_examples=150)
+def test_counts_are_those_of_adding_request_by_request(given_rows: list[dict[str, Any]]) -> None:
+    assert plain(count(table(given_rows))) == by_hand(given_rows)
+
+
+@given(rows, st.lists(st.integers(1, 60), max_size=4), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=100)
+def test_parts_in_any_order_add_up_to_the_whole(given_rows: list[Any], cuts: list[int], r: Any) -> None:
+    whole = count(table(given_rows))
+    shuffled = list(given_rows)
+    r.shuffle(shuffled)
+    edges = sorted({0, len(shuffled), *(c for c in cuts if c < len(shuffled))})
+    parts = [count(table(shuffled[a:z])) for a, z in itertools.pairwise(edges)]
+    assert plain(add(pa.concat_tables(parts))) == plain(whole)
+    packed = pa.Table.from_batches(
+        [batch for part in parts for batch in pack_batches(part.to_batches(max_chunksize=2))]
+    )
+    batches = packed.sort_by("bucket").to_batches(max_chunksize=1)
+    assert plain(pa.Table.from_batches(list(add_batches(batches)), SCHEMA)) == plain(whole)
+
+
+def test_no_requests_are_no_windows() -> None:
+    assert list(count_batches([])) == []
+    assert list(count_batches([pa.RecordBatch.from_pylist([], REQUESTS)])) == []
+    assert list(add_batches([])) == []
+
+
+DISTRIBUTIONS = {
+    "lognormal": lambda r: r.lognormal(5, 1, 20_000),
+    "two far humps": lambda r: np.where(r.random(20_000) < 0.5, r.normal(10, 0.1, 20_000), r.normal(60_000, 1, 20_000)),
+    "all the same": lambda r: np.full(5_000, 1234.5),
+    "heavy tail": lambda r: np.minimum(r.pareto(0.5, 20_000) + 0.01, 8.64e7),
+    "on the edges of buckets": lambda r: 1.02 ** r.integers(0, 400, 20_000),
+    "just below the edges": lambda r: np.nextafter(1.02 ** r.integers(1, 400, 20_000).astype(float), 0),
+    "one slow request": lambda r: np.append(np.full(9_999, 1.0), 8.64e7),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_quantiles_are_within_the_stated_relative_error(name: str) -> None:
+    values = DISTRIBUTIONS[name](np.random.default_rng(11))
+    base = {f.name: None for f in REQUESTS} | {
+        "endpoint": "a",
+        "model_version": "1",
+        "stratum": "s",
+        "window_start": START,
+    }
+    made = pa.Table.from_pylist([base], REQUESTS).take([0] * len(values))
+    made = made.set_column(REQUESTS.get_field_index("latency_ms"), "latency_ms", pa.array(values))
+    found = dict(count(made)["latency"][0].as_py())
+    for q in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0):
+        exact = float(np.quantile(values, q, method="inverted_cdf"))
+        assert quantile(found, q) == pytest.approx(exact, rel=RELATIVE_ERROR * (1 + 1e-9)), q

@@ -1,0 +1,182 @@
+"""Completeness, roll-ups, samples and back-fills on a real Spark session, against sums made by hand."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from jobs_support import START, inbox, put, row, stored
+
+from lastgood import delta, loop, measures, tables, windows
+from lastgood.errors import ConfigError
+from lastgood.jobs.completeness import completeness
+from lastgood.jobs.conform import conform
+from lastgood.jobs.samples import KEEP, samples
+from lastgood.jobs.windows import rollup
+from lastgood.jobs.windows import windows as count_windows
+from lastgood.runs import Context, bookmark
+
+Make = Callable[..., Context]
+
+
+def rows_of(ctx: Context, table: tables.Table) -> list[dict[str, Any]]:
+    return delta.read(ctx.store.path(table)).to_pylist()
+
+
+def test_completeness_says_what_was_seen_of_what_there_must_have_been(make: Make) -> None:
+    """Minute 0: the usage table knows 40, 30 came. 1: it knows 20, nothing came. 2 (other endpoint): sampled. Last: spans and table overlap."""
+    ctx = make(endpoints={"chat": {"payload_table": "/nowhere/at/all"}})
+    known = [
+        row(i, source="endpoint_usage", model_version="1", requested_at=START + timedelta(seconds=10))
+        for i in range(40)
+    ]
+    known += [
+        row(100 + i, source="endpoint_usage", model_version="2", requested_at=START + timedelta(seconds=70))
+        for i in range(20)
+    ]
+    late = {"received_at": START + timedelta(seconds=90, milliseconds=100)}
+    mine = [row(i, model_version="1", requested_at=START + timedelta(seconds=10), **late) for i in range(30)]
+    other = [
+        row(1000 + i, endpoint="rank", model_version="7", requested_at=START + timedelta(minutes=2), weight=10.0)
+        for i in range(5)
+    ]
+    skewed = START + timedelta(seconds=3)
+    table = {"source": "ai_gateway", "endpoint": "both", "model_version": "7", "requested_at": skewed, "input": "q"}
+    notes = [{"attributes": [("unlogged", "MAX_RESPONSE_SIZE_EXCEEDED")]}, {"attributes": [("body_problem", "x")]}, {}]
+    spans = [row(2000 + i, endpoint="both", requested_at=START) for i in range(20)]
+    logged = [row(2000 + i, **table, **(notes[i] if i < 3 else {"output": "fine"})) for i in range(10)]
+    put(ctx.store, [*known, *mine, *other, *spans, *logged])
+    conform(ctx)
+    run = completeness(ctx)
+    assert run is not None
+    found = {
+        (one["endpoint"], one["model_version"], one["window_start"].minute): one
+        for one in rows_of(ctx, tables.COMPLETENESS)
+    }
+    assert {key: (one["seen"], one["expected"], one["share"], one["expected_from"]) for key, one in found.items()} == {
+        ("chat", "1", 0): (30, 40.0, 0.75, "usage"),
+        ("chat", "2", 1): (0, 20.0, 0.0, "usage"),
+        ("rank", "7", 2): (5, 50.0, 0.1, "sampling"),
+        ("both", "7", 0): (10, 10.0, 1.0, "sources"),
+        ("both", "2", 0): (10, None, None, None),
+    }
+    assert (found["chat", "1", 0]["delivery_lag_p50_ms"], found["chat", "1", 0]["delivery_lag_p95_ms"]) == (
+        80_000,
+        80_000,
+    )
+    both = found["both", "7", 0]
+    assert dict(both["by_source"]) == {"otlp": 10.0, "ai_gateway": 10.0}
+    assert dict(both["null_bodies"]) == {"above the log's limit": 1.0, "cannot be read": 1.0, "not logged": 1.0}
+    assert both["null_body_share"] == pytest.approx(0.3)
+    assert both["clock_skew_ms"] == 3000.0
+    assert found["chat", "1", 0]["clock_skew_ms"] is None
+    assert completeness(ctx) is None
+
+
+def test_hours_and_days_are_the_sums_of_their_minutes_and_a_range_can_be_rebuilt(make: Make) -> None:
+    ctx = make()
+    spread = [
+        one | {"requested_at": one["requested_at"] + timedelta(minutes=25 * (i % 40))}
+        for i, one in enumerate(inbox(5, 200, ("1", "2")))
+    ]
+    late = [one | {"endpoint": "chat"} for one in inbox(6, 80, ("2",))]
+    for some in (spread, late):
+        put(ctx.store, some)
+        for job in (conform, count_windows, rollup):
+            job(ctx)
+    minutes = measures.windows(ctx.store)
+    for table, width in ((tables.WINDOWS_HOUR, 3600), (tables.WINDOWS_DAY, 86_400)):
+        groups = defaultdict(list)
+        for one in minutes:
+            at = datetime.fromtimestamp(one.start.timestamp() // width * width, UTC)
+            groups[one.endpoint, one.model_version, one.stratum, at].append(one)
+        found = {tuple(one[name] for name in table.key): one for one in rows_of(ctx, table)}
+        assert found.keys() == groups.keys()
+        for key, group in groups.items():
+            want, got = windows.merge(group), found[key]
+            assert (got["rows"], got["requests"], got["tokens_in"]) == (want.rows, want.requests, want.tokens_in)
+            for name in ("errors", "latency", "ttft", "feature_age", "length", "pace"):
+                assert dict(got[name]) == getattr(want, name), name
+            assert {who: tuple(facts) for who, facts in got["requesters"]} == want.requesters
+            assert tuple(got["error_requesters"]) == want.error_requesters
+    everything = (tables.WINDOWS, tables.WINDOWS_HOUR, tables.WINDOWS_DAY)
+    before = [stored(ctx.store, one) for one in everything]
+    bookmarks = {
+        job: bookmark(ctx, job, source)
+        for job, source in (("windows", "requests"), ("hours", "windows"), ("days", "windows_hour"))
+    }
+    ctx.spark.sql(f"DELETE FROM {ctx.store.sql(tables.WINDOWS)} WHERE stratum LIKE 'client%'")
+    ctx.spark.sql(f"UPDATE {ctx.store.sql(tables.WINDOWS_DAY)} SET rows = 1")
+    said: list[dict[str, Any]] = []
+    loop.rebuild(replace(ctx, dry_run=True), ("windows",), (START, START + timedelta(days=1)), said.append)
+    assert [stored(ctx.store, one) for one in everything] != before
+    assert [(one["job"], one["dry_run"]) for one in said] == [("windows", True)] * 2
+    assert sum(one["windows"] for one in said if one["job"] == "windows") == len(
+        {(w.endpoint, w.start) for w in minutes}
+    )
+    loop.rebuild(ctx, ("windows", "rollup"), (START, START + timedelta(days=1)), said.append)
+    assert [stored(ctx.store, one) for one in everything] == before
+    loop.rebuild(ctx, ("windows",), (START, START + timedelta(hours=2)), said.append)
+    assert [stored(ctx.store, one) for one in everything] == before
+    assert {
+        job: bookmark(ctx, job, s)
+        for job, s in (("windows", "requests"), ("hours", "windows"), ("days", "windows_hour"))
+    } == bookmarks
+    with pytest.raises(ConfigError, match="expected FROM before TO"):
+        loop.rebuild(ctx, ("windows",), (START, START), said.append)
+    with pytest.raises(ConfigError, match="job judge has no range to rebuild"):
+        loop.rebuild(ctx, ("judge",), (START, START + timedelta(hours=1)), said.append)
+
+
+def test_runs_that_overlapped_are_taken_in_again(make: Make) -> None:
+    """Two runs began at the same version: the later to finish may have written from an older look at its source."""
+    ctx = make()
+    stories = {
+        "chain": ([(-1, 3), (3, 5), (5, 9)], 9),
+        "two at once": ([(-1, 3), (3, 5), (3, 9)], 3),
+        "two at once, done again": ([(-1, 3), (3, 5), (3, 9), (3, 9)], 9),
+        "back-fill between": ([(-1, 3), (3, 3), (3, 5)], 5),
+        "back-fill beside a run": ([(-1, 3), (3, 5), (3, 3)], 3),
+        "records of old": ([(None, 3), (None, 5)], 5),
+    }
+    at = START
+    for name, (runs, want) in stories.items():
+        for after, version in runs:
+            at += timedelta(seconds=1)
+            record = {"job": name, "source": "s", "version": version, "after": after, "finished_at": at}
+            schema = pa.schema([one.arrow for one in tables.RUNS.fields])
+            delta.append(ctx.store.path(tables.RUNS), pa.Table.from_pylist([record], schema))
+        assert bookmark(ctx, name, "s") == want, name
+
+
+def test_a_sample_holds_the_smallest_hashes_whatever_the_order_of_arrival(make: Make) -> None:
+    ids = list(range(KEEP + 500))
+    random.Random(3).shuffle(ids)
+    kept = []
+    for name, cut in (("one", len(ids)), ("two", 900)):
+        ctx = make(name)
+        for part in (ids[:cut], ids[cut:]):
+            put(
+                ctx.store,
+                [row(i, model_version="2", output="x" * 3000, error_code="E" if i % 100 == 0 else None) for i in part],
+            )
+            conform(ctx)
+            samples(ctx)
+        found = rows_of(ctx, tables.SAMPLES)
+        assert len(found) == KEEP
+        assert not [one for one in found if int(one["request_id"][1:]) % 100 == 0]
+        assert {len(one["output"]) for one in found} == {1000}
+        requests = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+        left_out = {one["request_id"] for one in requests if one["error_code"] is None} - {
+            one["request_id"] for one in found
+        }
+        lowest = ctx.spark.sql(
+            "SELECT min(xxhash64(id)) m FROM VALUES " + ",".join(f"('{one}')" for one in left_out) + " AS t(id)"
+        ).collect()[0]["m"]
+        assert max(one["hash"] for one in found) < lowest
+        kept.append(stored(ctx.store, tables.SAMPLES))
+    assert kept[0] == kept[1]

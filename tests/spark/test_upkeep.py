@@ -1,0 +1,248 @@
+"""Labels, output flags, cost, baselines, maintenance and forgetting on real Delta tables."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from jobs_support import START, put, row, stored
+from typer.testing import CliRunner
+
+from lastgood import delta, measures, tables, telemetry
+from lastgood.cli import app
+from lastgood.errors import ConfigError
+from lastgood.jobs.baseline import diff, list_baselines, set_baseline
+from lastgood.jobs.conform import conform
+from lastgood.jobs.cost import cost
+from lastgood.jobs.maintain import forget, maintain
+from lastgood.jobs.outcomes import outcomes
+from lastgood.jobs.samples import samples
+from lastgood.jobs.windows import quality, windows
+from lastgood.runs import Context, health
+
+Make = Callable[..., Context]
+
+
+def rows_of(ctx: Context, table: tables.Table) -> list[dict[str, Any]]:
+    return delta.read(ctx.store.path(table)).to_pylist()
+
+
+def report(ctx: Context, *scores: dict[str, Any]) -> None:
+    base = {"endpoint": None, "source": "feedback", "at": START, "received_at": START + timedelta(hours=1)}
+    rows = [base | one for one in scores]
+    delta.append(
+        ctx.store.path(tables.SCORES), pa.Table.from_pylist(rows, telemetry.arrow_schema(tables.SCORES.fields))
+    )
+
+
+def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: Make) -> None:
+    ctx = make()
+    answers = {"r0": "[1]", "r1": "yes", "r2": "0", "r3": '["NO"]', "r4": "[2.5]", "r5": "cat", "r6": "hi"}
+    rows = [row(int(one[1:]), output=out, trace_id=f"t{one}", requested_at=START) for one, out in answers.items()]
+    truth = {"r0": "1", "r1": "no", "r2": "true", "r3": "false", "r4": "2.0", "r5": "cat"}
+    put(ctx.store, rows[:4])
+    conform(ctx)
+    report(ctx, *({"request_id": one, "name": "label", "label": said} for one, said in truth.items()))
+    outcomes(ctx)
+    put(ctx.store, rows[4:])
+    conform(ctx)
+    report(ctx, {"request_id": "r6", "name": "thumbs", "value": 0.0, "at": START})
+    report(ctx, {"request_id": "r6", "name": "thumbs", "value": 1.0, "at": START + timedelta(minutes=1)})
+    report(
+        ctx,
+        {"request_id": None, "trace_id": "tr6", "name": "faithful", "value": 0.25},
+        {"request_id": "none", "name": "x", "value": 1.0},
+    )
+    outcomes(ctx)
+    put(
+        ctx.store,
+        [rows[0] | {"source": "ai_gateway", "attributes": [("a", "b")]}, rows[1] | {"attributes": [("a", "b")]}],
+    )
+    conform(ctx)
+    before = stored(ctx.store, tables.REQUESTS)
+    outcomes(ctx)
+    assert stored(ctx.store, tables.REQUESTS) == before
+    windows(ctx)
+    quality(ctx)
+    (found,) = measures.windows(ctx.store)
+    assert {name: (sums[0], sums[1]) for name, sums in found.scores.items()} == {
+        "correct": (6, 3), "precision": (2, 1), "recall": (2, 1), "thumbs": (1, 1), "faithful": (1, 0.25),
+    }  # fmt: skip
+    assert found.rows == 7
+    assert (found.quality["labelled"], found.quality["errors"], found.quality["abs_error"]) == (6, 1, 0.5)
+
+
+ANSWERS = {
+    "not_json": [row(1, output="no JSON", attributes=[("response_format", "json")])],
+    "not_schema": [row(2, output='{"a": 1}', attributes=[("response_format", "json:a,b")])],
+    "script": [row(3, input="Tell me about the weather please, thanks", output="Погода сегодня хорошая и солнечная")],
+    "toxic": [row(4, output="you Idiot!")],
+    "echo": [row(5, input="a question of some length", output="a question of some length, indeed")],
+    "template": [row(6, output="fine <|im_end|>")],
+    "bad": [],
+}
+GOOD = [
+    row(10, output='{"a": 1, "b": 2}', attributes=[("response_format", "json:a,b")]), row(11, output="[1]", attributes=[("gen_ai.output.type", "json")]),
+    row(12, input="Расскажи мне про погоду сегодня, пожалуйста", output="Погода сегодня хорошая и солнечная"), row(13, output="idiotic"),
+    row(14, output="héllo, das ist schön", input="short"),
+]  # fmt: skip
+
+
+def test_output_flags_hold_for_bad_answers_and_not_for_good_ones(make: Make) -> None:
+    ctx = make(toxic_words=("idiot",))
+    put(
+        ctx.store,
+        [one | {"requested_at": START} for group in ANSWERS.values() for one in group]
+        + [one | {"requested_at": START} for one in GOOD],
+    )
+    conform(ctx)
+    quality(ctx)
+    total: dict[str, float] = {}
+    for one in rows_of(ctx, tables.QUALITY):
+        for name, count in one["quality"]:
+            total[name] = total.get(name, 0.0) + count
+    assert {name: total[name] for name in ANSWERS} == dict.fromkeys(ANSWERS, 1.0) | {"bad": 6.0}
+    assert total["answers"] == 11
+
+
+PRICES = """
+as_of: 2026-01-01
+dbu: 0.5
+idle_s: 600
+pay_per_token: {m: {input: 10, output: 100}}
+gpu: {small: {per_hour: 6, concurrency: 2}}
+"""
+
+
+def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: Make, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    token, gpu = {"cost": {"model": "m"}}, {"cost": {"mode": "gpu"}}
+    ctx = make(prices=prices, endpoints={"chat": token, "rank": gpu})
+    same = {"requested_at": START, "latency_ms": 1000.0, "tokens_in": 1000, "tokens_out": 100, "weight": 2.0}
+    put(ctx.store, [
+        row(1, team="a", **same), row(2, team="a", **same), row(3, **same), row(4, endpoint="rank", team="a", **same),
+        row(5, endpoint="rank", team="b", **same | {"latency_ms": 3000.0}), row(6, endpoint="other", **same),
+    ])  # fmt: skip
+    conform(ctx)
+    cost(ctx)
+    found = {(one["endpoint"], one["team"]): one for one in rows_of(ctx, tables.COST)}
+    day = START.replace(hour=0)
+    assert {one["window_start"] for one in found.values()} == {day}
+    assert {key: (one["requests"], one["dbu"], one["money"]) for key, one in found.items()} == {
+        ("chat", "a"): (4.0, 0.08, 0.04), ("chat", "?"): (2.0, 0.04, 0.02), ("rank", "a"): (2.0, 0.25, 0.125),
+        ("rank", "b"): (2.0, 0.75, 0.375), ("other", "?"): (2.0, None, None),
+    }  # fmt: skip
+
+
+def some(n: int, shift: float, first: int = 0, **more: Any) -> list[dict[str, Any]]:
+    return [
+        row(first + i, output="an answer", input="a question", requested_at=START + timedelta(seconds=i), requester="ann" if i % 2 else "bob",
+            features=[("x", str((i * 37) % 101 / 10 + shift)), ("kind", "ab"[i % 2])], tokens_in=i % 50, **more) for i in range(n)
+    ]  # fmt: skip
+
+
+def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgotten(make: Make) -> None:
+    ctx = make(now=START + timedelta(hours=2))
+    put(
+        ctx.store,
+        [*some(300, 0.0), *some(300, 8.0, 1000, endpoint="other"), row(9000, requester="ann", latency_ms=-1.0)],
+    )
+    conform(ctx)
+    samples(ctx)
+    span = (START, START + timedelta(seconds=200))
+    first = set_baseline(ctx, "chat", span, note="first")
+    assert first == {"endpoint": "chat", "baseline": 1, "rows": 200}
+    put(ctx.store, some(300, 8.0, 2000, model_version="3"))
+    conform(ctx)
+    samples(ctx)
+    assert set_baseline(ctx, "chat", (START, START + timedelta(hours=1)), version="3")["baseline"] == 2
+    assert [(one["baseline"], one["note"], one["versions"], one["columns"]) for one in list_baselines(ctx, "chat")] == [
+        (1, "first", ["2"], ["kind", "x"]), (2, "", ["3"], ["kind", "x"]),
+    ]  # fmt: skip
+    moved = {one["column"]: one["drifted"] for one in diff(ctx, "chat", 1, 2)}
+    assert [name for name, yes in moved.items() if yes] == ["feature.x"]
+    with pytest.raises(ConfigError, match="chat has no baseline 7; there are: 1, 2"):
+        diff(ctx, "chat", 1, 7)
+    with pytest.raises(ConfigError, match="0 sampled requests in that time, a baseline needs 50"):
+        set_baseline(ctx, "nobody", span)
+    windows(ctx)
+    counted = measures.windows(ctx.store)
+    report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
+    would = forget(replace(ctx, dry_run=True), "ann")
+    assert would["requests"] > 0
+    assert sum(one["requester"] == "ann" for one in rows_of(ctx, tables.REQUESTS)) == 450
+    done = forget(ctx, "ann")
+    assert (done["requests"], done["scores"], done["quarantine"]) == (450, 1, 1)
+    for table in (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES, tables.QUARANTINE):
+        left = json.dumps(rows_of(ctx, table), default=lambda one: one.decode() if isinstance(one, bytes) else str(one))
+        assert '"ann"' not in left, table.name
+        assert "r9000" not in left, table.name
+    assert {one["request_id"] for one in rows_of(ctx, tables.SAMPLES)} == {
+        one["request_id"] for one in rows_of(ctx, tables.REQUESTS)
+    }
+    windows(ctx)
+    assert measures.windows(ctx.store) == counted
+    with pytest.raises(ConfigError, match="forget needs a requester"):
+        forget(ctx, " ")
+
+
+def test_maintenance_deletes_what_is_old_strips_bodies_and_merges_files_and_status_tells(
+    make: Make, tmp_path: Path
+) -> None:
+    now = START + timedelta(days=20)
+    ctx = make(
+        now=now, retention_days={"requests": 10}, endpoints={"slim": {"capture": "none"}, "short": {"body_days": 5}}
+    )
+    body = {"input": "q", "output": "a", "features": [("x", "1")]}
+    ages = {"chat": 1, "old": 15, "slim": 1, "short": 6}
+    for i, (name, days) in enumerate(ages.items()):
+        at = now - timedelta(days=days)
+        put(ctx.store, [row(10 * i + j, endpoint=name, requested_at=at, received_at=at, **body) for j in range(3)])
+        conform(ctx)
+    for i in range(8):
+        new = {
+            "endpoint": "chat",
+            "request_id": f"r{1000 + i}",
+            "requested_at": now - timedelta(hours=1),
+            "weight": 1.0,
+            "latency_ms": 9.0,
+        }
+        rows = [new | {"model_version": "2", "latency_scope": "client", "sources": ["otlp"], "received_at": now}]
+        delta.append(
+            ctx.store.path(tables.REQUESTS), pa.Table.from_pylist(rows, telemetry.arrow_schema(tables.REQUESTS.fields))
+        )
+    windows(ctx)
+    before = measures.windows(ctx.store)
+    would = {one["table"]: one for one in maintain(replace(ctx, dry_run=True))}
+    assert (would["requests"]["deleted"], would["requests"]["bodies_removed"]) == (3, 6)
+    done = {one["table"]: one for one in maintain(ctx)}
+    assert not [one for one in done.values() if "error" in one]
+    assert (done["requests"]["deleted"], done["requests"]["bodies_removed"]) == (3, 6)
+    assert done["requests"]["files"] < done["requests"]["files_before"]
+    kept = rows_of(ctx, tables.REQUESTS)
+    assert {(one["endpoint"], one["output"]) for one in kept if len(one["request_id"]) < 5} == {
+        ("chat", "a"),
+        ("slim", None),
+        ("short", None),
+    }
+    again = {one["table"]: one for one in maintain(ctx)}
+    assert (again["requests"]["deleted"], again["requests"]["bodies_removed"]) == (0, 0)
+    windows(ctx)
+    assert measures.windows(ctx.store) == before
+    told = health(ctx.store, datetime.now(UTC))
+    sizes = {one["table"]: one for one in told["tables"]}
+    assert (sizes["requests"]["rows"], sizes["requests"]["files"]) == (17, done["requests"]["files"])
+    assert {(one["job"], one["source"]): one["behind"] for one in told["jobs"]}["windows", "requests"] == 0
+    settings = tmp_path / "lastgood.yaml"
+    settings.write_text(json.dumps({"storage": ctx.store.location}))
+    said = CliRunner().invoke(app, ["status", "--config", str(settings), "--json"])
+    assert said.exit_code == 0, said.output
+    assert {one["table"] for one in json.loads(said.output)["tables"]} == {one.name for one in tables.ALL}
+    shown = CliRunner().invoke(app, ["cost", "chat", "--config", str(settings), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.output)["requests"] == 11
