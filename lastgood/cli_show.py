@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lastgood.config import load
+from lastgood.tables import Store
 
 rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
@@ -32,8 +33,13 @@ def build_rules(out: Out, config: Config = None) -> None:
 
 @dashboards.command("build")
 def build_dashboards(out: Out, config: Config = None) -> None:
-    """Write the boards as OUT/NAME.json."""
+    """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI."""
+    from lastgood.dashboards import aibi
     from lastgood.dashboards.grafana import write
 
-    for path in write(load(config), out):
+    settings = load(config)
+    for path in write(settings, out):
         print(path)
+    path = out / "lastgood.lvdash.json"
+    path.write_text(aibi.build(settings.storage if Store(settings.storage).in_catalog else "main.lastgood"))
+    print(path)

@@ -15,6 +15,7 @@ from lastgood.alerts.rules import build as build_rules
 from lastgood.alerts.rules import document
 from lastgood.cli_config import schema
 from lastgood.config import Settings, load
+from lastgood.dashboards import aibi
 from lastgood.dashboards.boards import BOARDS
 from lastgood.dashboards.grafana import build as build_board
 from lastgood.exported import CATALOGUE, SERIES
@@ -39,6 +40,20 @@ def test_rules_are_what_the_policies_give() -> None:
 @pytest.mark.parametrize("one", BOARDS, ids=lambda one: one.uid)
 def test_boards_are_what_the_code_gives(one: Any) -> None:
     assert (ROOT / "dashboards" / "built" / f"{one.uid}.json").read_text() == build_board(one, Settings()), COMMANDS
+
+
+def test_the_databricks_dashboard_is_what_the_code_gives_and_names_what_its_queries_say() -> None:
+    found = json.loads((ROOT / "dashboards" / "built" / "lastgood.lvdash.json").read_text())
+    assert found == json.loads(aibi.build("main.lastgood")), COMMANDS
+    datasets = {one["name"] for one in found["datasets"]}
+    taken: set[tuple[int, int]] = set()
+    for one in found["pages"][0]["layout"]:
+        widget, place = one["widget"], one["position"]
+        (query,) = widget["queries"]
+        assert query["query"]["datasetName"] in datasets
+        cells = {(place["x"] + i, place["y"] + j) for i in range(place["width"]) for j in range(place["height"])}
+        assert not cells & taken and place["x"] + place["width"] <= 6, "widgets do not overlap on a grid of 6 columns"
+        taken |= cells
 
 
 def test_the_schema_is_that_of_the_settings_and_takes_the_example() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lastgood import delta, measures, tables, telemetry
 from lastgood.config import load
+from lastgood.dashboards import aibi
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import Exporter, Operations
 from lastgood.exported import BY_NAME, CATALOGUE, SERIES
@@ -198,3 +200,33 @@ def test_slow_requests_carry_their_newest_trace(store: Store) -> None:
         if one.name == "lastgood_request_duration_seconds_bucket" and one.exemplar
     }  # fmt: skip
     assert found == {"5.0": ("bb", 3.9)}, "the newest of a bucket that the counts know"
+
+
+def test_every_query_of_the_databricks_dashboard_runs_and_its_figures_are_the_windows(
+    context: Callable[[], Context], store: Store, spark: Any
+) -> None:
+    ctx, now = context(), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    given = [
+        {**row, "requested_at": now - timedelta(seconds=i % 600), "received_at": now}
+        for i, row in enumerate(rows(1, 200, "2", "otlp"))
+    ]
+    delta.append(store.path(tables.INBOX), pa.Table.from_pylist(given, telemetry.arrow_schema(telemetry.INBOX)))
+    for job in (conform, windows, quality):
+        job(ctx)
+    found = {}
+    for chart in aibi.CHARTS:
+        query = re.sub(r"\bT\.(\w+)", lambda name: f"delta.`{store.location}/{name[1]}`", aibi.sql(chart, "T"))
+        table = spark.sql(query)
+        assert {*chart.y, *((chart.x, chart.colour) if chart.x else ())} <= set(table.columns), chart.name
+        found[chart.name] = table.collect()
+    assert sum(row["value"] for row in found["requests"]) == 200
+    failed = sum(row["status_code"] == 500 for row in given)
+    hours = {row["hour"]: row["value"] for row in found["requests"]}
+    assert sum(row["value"] * hours[row["hour"]] for row in found["errors"]) == pytest.approx(failed)
+    for row in found["p95"]:
+        mine = sorted(
+            r["latency_ms"]
+            for r in given
+            if r["requested_at"].replace(minute=0, second=0) == row["hour"].replace(tzinfo=UTC)
+        )
+        assert row["ms"] == pytest.approx(mine[math.ceil(0.95 * len(mine)) - 1], rel=0.03)
