@@ -1,6 +1,6 @@
 """The service under load: spans in at a given rate while pages and /metrics are fetched: `python -m benchmarks.service [--quick]`.
 
-`lastgood serve` against the local workspace; one process sends GenAI spans over gRPC (benchmarks.ingest's), others fetch the page of all
+`lastgood serve` against the local workspace; one process sends GenAI spans over gRPC, others fetch the page of all
 endpoints, an incident's page and /metrics as fast as one client after the other can. Load and service share the two cores.
 """
 
@@ -19,8 +19,8 @@ import grpc
 import httpx
 import yaml
 
-from benchmarks.ingest import EXPORT, Meter, bodies
-from benchmarks.measured import machine
+from benchmarks.measured import Meter, machine
+from benchmarks.spans import EXPORT, bodies
 from lastgood import delta
 from lastgood.workspace import local
 
