@@ -25,62 +25,12 @@ from typing import Any
 
 import grpc
 import httpx
-import psutil
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from benchmarks.measured import machine
+from benchmarks.ingest_peers import PLAIN, collector_config
+from benchmarks.measured import Meter, free_port, machine
+from benchmarks.spans import EXPORT, bodies
 from lastgood import delta
-
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-START = time.time_ns()
-
-
-def _pair(key: str, value: Any) -> KeyValue:
-    if isinstance(value, bool):
-        return KeyValue(key=key, value=AnyValue(bool_value=value))
-    if isinstance(value, int):
-        return KeyValue(key=key, value=AnyValue(int_value=value))
-    if isinstance(value, float):
-        return KeyValue(key=key, value=AnyValue(double_value=value))
-    if isinstance(value, list):
-        return KeyValue(
-            key=key, value=AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=v) for v in value]))
-        )
-    return KeyValue(key=key, value=AnyValue(string_value=value))
-
-
-def span(i: int) -> Span:
-    """One GenAI client span, 20 attributes, about 1 KB."""
-    marks: dict[str, Any] = {
-        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "databricks", "gen_ai.request.model": "support-chat",
-        "gen_ai.response.id": f"chatcmpl-{i:024x}", "lastgood.endpoint": "support-chat", "model_version": str(2 + i % 2),
-        "gen_ai.usage.input_tokens": 40 + i % 900, "gen_ai.usage.output_tokens": 30 + i % 400,
-        "gen_ai.response.finish_reasons": ["stop"], "gen_ai.request.max_tokens": 512, "gen_ai.request.temperature": 0.2,
-        "gen_ai.response.time_to_first_chunk": 0.05 + (i % 50) / 1000, "feature.age_ms": float(i % 60_000),
-        "http.response.status_code": 200, "server.address": "workspace.example.com", "server.port": 443, "enduser.id": f"user-{i % 500}",
-        "team": ("search", "billing", "docs")[i % 3],
-        "gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": f"question {i} " + "about it " * 12}]}]),
-        "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": "an answer " * 14}]}]),
-    }  # fmt: skip
-    at = START + i * 1_000
-    return Span(
-        trace_id=i.to_bytes(16, "big"), span_id=(i + 1).to_bytes(8, "big"), name="chat support-chat", kind=Span.SPAN_KIND_CLIENT,
-        start_time_unix_nano=at, end_time_unix_nano=at + 80_000_000 + i % 1000, attributes=[_pair(k, v) for k, v in marks.items()],
-    )  # fmt: skip
-
-
-def bodies(spans: int, size: int) -> list[bytes]:
-    """Export bodies of `size` spans each."""
-    return [
-        ExportTraceServiceRequest(
-            resource_spans=[
-                ResourceSpans(scope_spans=[ScopeSpans(spans=[span(i) for i in range(first, min(first + size, spans))])])
-            ]
-        ).SerializeToString()
-        for first in range(0, spans, size)
-    ]
 
 
 @dataclass(frozen=True)
@@ -120,33 +70,6 @@ class Result:
             "lost": self.acked - self.distinct,
             "doubled": self.stored - self.distinct,
         }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-class Meter:
-    """CPU seconds and peak memory of a process and its children, sampled."""
-
-    def __init__(self, pid: int) -> None:
-        self._root, self._cpu, self.peak = psutil.Process(pid), dict[int, float](), 0.0
-
-    def sample(self) -> None:
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            for one in (self._root, *self._root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    times = one.cpu_times()
-                    self._cpu[one.pid] = times.user + times.system
-                    total += one.memory_info().rss
-        self.peak = max(self.peak, total / 2**20)
-
-    @property
-    def cpu_s(self) -> float:
-        return sum(self._cpu.values())
 
 
 async def _send(
@@ -212,85 +135,6 @@ async def main():
         await stop.wait()
 asyncio.run(main())
 """
-PLAIN = """
-import asyncio, signal, sys
-import grpc, pyarrow as pa
-from datetime import UTC, datetime
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from lastgood import delta
-from lastgood.collectors.otlp.columns import SCHEMA
-from lastgood.collectors.otlp.rows import SpanDecoder
-rows, waiting = [], []
-async def export(body, context):
-    found = SpanDecoder().traces(ExportTraceServiceRequest.FromString(body), datetime.now(UTC))
-    rows.extend(found.rows)
-    done = asyncio.get_running_loop().create_future()
-    waiting.append(done)
-    await done
-    return b""
-async def main():
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
-    method = grpc.unary_unary_rpc_method_handler(export)
-    service = "opentelemetry.proto.collector.trace.v1.TraceService"
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {"Export": method})])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, 0, flush=True)
-    while not stop.is_set() or waiting:
-        await asyncio.sleep(0.2)
-        taken, done = rows[:], waiting[:]
-        rows.clear(); waiting.clear()
-        if taken:
-            await asyncio.to_thread(delta.append, sys.argv[1] + "/inbox", pa.Table.from_pylist(taken, SCHEMA))
-        for one in done:
-            one.set_result(None)
-    await server.stop(1)
-asyncio.run(main())
-"""
-
-
-def collector_config(folder: Path, grpc_port: int, http_port: int, queue: str) -> Path:
-    """`queue`: none (otlp -> file), disk, or fsync (otlp -> otlp exporter with a persistent queue -> otlp -> file, in one process).
-
-    The file exporter has no queue of its own, so a second receiver of the same process stands behind the queue.
-    """
-    inner = _free_port()
-    config: dict[str, Any] = {
-        "receivers": {"otlp": {"protocols": {
-            "grpc": {"endpoint": f"127.0.0.1:{grpc_port}", "max_recv_msg_size_mib": 64}, "http": {"endpoint": f"127.0.0.1:{http_port}"},
-        }}},
-        "exporters": {"file": {"path": str(folder / "out.pb"), "format": "proto"}},
-        "service": {
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
-            "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "warn"}},
-        },
-    }  # fmt: skip
-    if queue != "none":
-        store = {
-            "enabled": True,
-            "queue_size": 1_000_000,
-            "num_consumers": 4,
-            "storage": "file_storage",
-            "block_on_overflow": True,
-        }
-        config["receivers"]["otlp/inner"] = {
-            "protocols": {"grpc": {"endpoint": f"127.0.0.1:{inner}", "max_recv_msg_size_mib": 64}}
-        }
-        config["exporters"]["otlp_grpc"] = {
-            "endpoint": f"127.0.0.1:{inner}", "tls": {"insecure": True}, "compression": "none", "sending_queue": store,
-        }  # fmt: skip
-        (folder / "queue").mkdir()
-        config["extensions"] = {"file_storage": {"directory": str(folder / "queue"), "fsync": queue == "fsync"}}
-        config["service"]["extensions"] = ["file_storage"]
-        config["service"]["pipelines"] = {
-            "traces": {"receivers": ["otlp"], "exporters": ["otlp_grpc"]},
-            "traces/inner": {"receivers": ["otlp/inner"], "exporters": ["file"]},
-        }
-    path = folder / "collector.yaml"
-    path.write_text(json.dumps(config))
-    return path
 
 
 @contextlib.contextmanager
@@ -355,7 +199,7 @@ def measure(kind: str, case: Case, sent: list[bytes], spans: int, collector: str
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if kind.startswith("collector"):
-            port, http = _free_port(), _free_port()
+            port, http = free_port(), free_port()
             config = collector_config(folder, port, http, kind.partition("-")[2] or "none")
             command = [collector, "--config", str(config)]
         else:

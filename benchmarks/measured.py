@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -43,3 +44,30 @@ def machine() -> str:
     """What committed results say they were measured on."""
     memory = psutil.virtual_memory().total / 2**30
     return f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Meter:
+    """CPU seconds and peak memory of a process and its children, sampled."""
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._cpu, self.peak = psutil.Process(pid), dict[int, float](), 0.0
+
+    def sample(self) -> None:
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            for one in (self._root, *self._root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    times = one.cpu_times()
+                    self._cpu[one.pid] = times.user + times.system
+                    total += one.memory_info().rss
+        self.peak = max(self.peak, total / 2**20)
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(self._cpu.values())

@@ -30,11 +30,13 @@ def feature_table(spark: "SparkSession", source: FeatureSource) -> dict[str, Any
     return {"as_of": as_of, "committed_at": committed, "state": "ONLINE"}
 
 
-def look(ctx: Context, platform: Callable[[], Platform], endpoint: str, source: FeatureSource) -> dict[str, Any]:
+def look(
+    ctx: Context, platform: Callable[[], Platform], endpoint: str, source: FeatureSource, now: datetime
+) -> dict[str, Any]:
     """One source now. A source that cannot be asked is a row that says why: it may be the reason why features are old."""
     from pyspark.errors import PySparkException
 
-    row = {"endpoint": endpoint, "kind": source.kind, "name": source.name, "checked_at": ctx.clock()}
+    row = {"endpoint": endpoint, "kind": source.kind, "name": source.name, "checked_at": now}
     try:
         if source.kind == "feature_table":
             return row | feature_table(ctx.spark, source)
@@ -46,8 +48,8 @@ def look(ctx: Context, platform: Callable[[], Platform], endpoint: str, source: 
 
 def freshness(ctx: Context, platform: Callable[[], Platform]) -> list[dict[str, Any]]:
     """Ask every source that the settings name and append what it says. `platform` is called when a store must be asked."""
-    named = ctx.settings.endpoints.items()
-    rows = [look(ctx, platform, endpoint, source) for endpoint, one in named for source in one.features]
+    named, now = ctx.settings.endpoints.items(), ctx.clock()
+    rows = [look(ctx, platform, endpoint, source, now) for endpoint, one in named for source in one.features]
     if rows:
         values = [tuple(row.get(name) for name in tables.FRESHNESS.columns) for row in rows]
         append(ctx, ctx.spark.createDataFrame(values, spark_ddl(tables.FRESHNESS.fields)), tables.FRESHNESS)

@@ -106,7 +106,8 @@ GENERATIONS = (
 _OPTIONAL = dict.fromkeys(
     (
         "client_request_id", "status_code", "sampling_fraction", "requester", "request", "response", "served_entity_id",
-        "destination_model", "time_to_first_byte_ms", "input_tokens", "output_tokens", "output_token_count",
+        "destination_model", "destination_name", "latency_ms", "execution_time_ms", "execution_duration_ms",
+        "time_to_first_byte_ms", "input_tokens", "output_tokens", "output_token_count",
     ),
     "string",
 ) | {

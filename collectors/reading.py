@@ -49,9 +49,12 @@ def origins(settings: Settings) -> list[Origin]:
     return [*own, *usage, *(Origin(one) for one in shared.span_tables)]
 
 
-def kind_of(columns: list[str]) -> str:
-    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError."""
-    return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+def kind_of(columns: list[str], table: str) -> str:
+    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError that names the table."""
+    try:
+        return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+    except ConfigError as error:
+        raise ConfigError(f"{table}: {error}") from error
 
 
 def read_any(spark: "SparkSession", table: str) -> "DataFrame":
@@ -110,7 +113,7 @@ def candidates(
 
     if origin.workspace_id and "workspace_id" in frame.columns:
         frame = frame.where(f.col("workspace_id") == origin.workspace_id)
-    if kind_of(frame.columns) == "span_table":
+    if kind_of(frame.columns, origin.table) == "span_table":
         rows = span_tables.decoded(frame, settings.receiver.version_attributes)
     else:
         rows = inference_tables.candidates(frame, origin.endpoint, entities)
@@ -122,11 +125,11 @@ def _there(table: str) -> bool:
     return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
 
 
-def _clock(columns: list[str]) -> "Column":
+def _clock(columns: list[str], table: str) -> "Column":
     """When each row's request was made, by the table's own column."""
     from pyspark.sql import functions as f
 
-    kind = kind_of(columns)
+    kind = kind_of(columns, table)
     if kind == "span_table":
         return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
     generation = next((one for one in inference_tables.GENERATIONS if one.name == kind), None)
@@ -146,7 +149,7 @@ def _by_clock(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
 
     job = "collect by clock"
     done, frame = bookmark(ctx, job, table), read_any(ctx.spark, table)
-    at = _clock(frame.columns)
+    at = _clock(frame.columns, table)
     new = frame.where(at >= f.timestamp_micros(f.lit(max(0, done - LATE_S * 1_000_000))))
     last = new.agg(f.max(f.unix_micros(at))).collect()[0][0]
     return None if last is None else (new, Run(job, table, max(done, last)))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from lastgood import __version__, delta, measures, tables
 from lastgood.dashboards.exemplars import Exemplars
@@ -119,8 +118,21 @@ class Ledger:
                 held[name] = max(held.get(name, 0.0), number)
 
 
-class Exporter(Collector):
-    """A prometheus-client collector over the tables in `store`; `refresh` reads what is new, `collect` only shows it."""
+Encode = Callable[[Any], bytes]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the metrics, where prometheus-client wants a registry."""
+
+    collect: Callable[[], Iterator[Metric]]
+
+
+class Exporter:
+    """What `/metrics` shows of the tables in `store`: `refresh` reads what is new, `text` is what a scraper gets.
+
+    Figures of versions change only with a refresh, and are encoded then: with hundreds of versions that is most of a scrape.
+    """
 
     def __init__(
         self,
@@ -142,11 +154,16 @@ class Exporter(Collector):
         self._sources: dict[tuple[str, str, str], float] = {}
         self._seen: dict[str, int | None] = {}
         self._took = 0.0
+        self._encoded: dict[str, tuple[Encode, bytes]] = {}
 
-    def registry(self) -> CollectorRegistry:
-        made = CollectorRegistry(auto_describe=False)
-        made.register(self)
-        return made
+    def text(self, encode: Encode, kind: str) -> bytes:
+        """Everything, in the format `kind` that `encode` writes."""
+        if kind not in self._encoded:
+            self._encode(encode, kind)
+        return self._encoded[kind][1] + encode(_Part(self._standing))
+
+    def _encode(self, encode: Encode, kind: str) -> None:
+        self._encoded[kind] = (encode, encode(_Part(self._versions)).removesuffix(b"# EOF\n"))
 
     # what is new
 
@@ -184,6 +201,8 @@ class Exporter(Collector):
                     self._runs[run["job"]] = run
         if self._changed(tables.FRESHNESS):
             self._note_sources(delta.read(self._store.path(tables.FRESHNESS)).to_pylist())
+        for kind, (encode, _) in list(self._encoded.items()):
+            self._encode(encode, kind)
         self._took = time.perf_counter() - started
 
     def _note_sources(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -208,19 +227,21 @@ class Exporter(Collector):
 
     # what is shown
 
-    def collect(self) -> Iterator[Metric]:
+    def _versions(self) -> Iterator[Metric]:
         versions = sorted(self.ledger.exported, key=lambda key: -self.ledger.exported[key].get("requests", 0.0))
         shown = sorted(versions[: self._max])
         yield from self._counters(shown)
         yield from self._histograms(shown)
         yield from self._verdicts()
+        yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
+
+    def _standing(self) -> Iterator[Metric]:
         yield from self._states()
         found = self._tally()
         for name, metric in TALLY.items():
             yield _counter(metric, [((), found.get(name, 0.0))])
         yield _gauge("lastgood_settings_refused", [((), found.get("bad_settings", 0.0))])
         yield _gauge("lastgood_spool_bytes", [((), found.get("spool_bytes", 0.0))])
-        yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
         yield _gauge("lastgood_scrape_seconds", [((), self._took)])
         yield _gauge("lastgood_build_info", [((__version__,), 1.0)])
 

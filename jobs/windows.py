@@ -70,7 +70,32 @@ def _together(packed: "DataFrame") -> "DataFrame":
     return by_hour.mapInArrow(counting.add_batches, spark_ddl(tables.WINDOWS.fields))
 
 
-WINDOWS = Measure("windows", tables.WINDOWS, lambda ctx, rows, _: count(keyed(rows, ctx.settings.window_s)))
+def aged(ctx: Context, rows: "DataFrame") -> "DataFrame":
+    """Requests that do not say how old their features were get the age of the endpoint's oldest source, as it was last known
+    before the request (table `freshness`)."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    if not any(one.features for one in ctx.settings.endpoints.values()):
+        return rows
+    known = (
+        ctx.store.read(ctx.spark, tables.FRESHNESS).groupBy("endpoint", "checked_at").agg(f.min("as_of").alias("as_of"))
+    )
+    following = f.lead("checked_at").over(Window.partitionBy("endpoint").orderBy("checked_at"))
+    known = known.withColumn("until", following).withColumnRenamed("endpoint", "of").where("as_of IS NOT NULL")
+    at = f.col("requested_at")
+    then = (
+        (f.col("of") == f.col("endpoint")) & (at >= f.col("checked_at")) & f.coalesce(at < f.col("until"), f.lit(True))
+    )
+    since = (f.unix_micros(at) - f.unix_micros("as_of")) / 1000
+    age = f.when(since.isNotNull(), f.greatest(f.lit(0.0), since))  # greatest() alone takes unknown for less than 0
+    joined = rows.join(f.broadcast(known), then, "left").withColumn("feature_age_ms", f.coalesce("feature_age_ms", age))
+    return joined.select(*rows.columns)
+
+
+WINDOWS = Measure(
+    "windows", tables.WINDOWS, lambda ctx, rows, _: count(keyed(aged(ctx, rows), ctx.settings.window_s))
+)  # fmt: skip
 QUALITY = Measure(
     "quality",
     tables.QUALITY,

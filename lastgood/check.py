@@ -58,7 +58,7 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         ctx = Context(spark, tables.Store(scratch), settings)
         bar.update(step, description=f"reading {table}")
         frame = read_any(spark, table)
-        kind = kind_of(frame.columns)
+        kind = kind_of(frame.columns, table)
         bar.update(step, description="conforming")
         requests, reasons = _conform(
             ctx, candidates(frame, Origin(table, endpoint or Path(table.rstrip("/")).stem), settings)

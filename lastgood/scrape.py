@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -62,12 +61,12 @@ def exporter(
     return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions, exemplars)
 
 
-def route(registry: CollectorRegistry) -> Route:
+def route(shown: Exporter) -> Route:
     """`/metrics`, in OpenMetrics where the scraper takes it."""
 
     def scrape(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=None, headers={"content-type": kind})
+        return Response(shown.text(encode, kind), media_type=None, headers={"content-type": kind})
 
     return Route("/metrics", scrape)
 

@@ -173,7 +173,7 @@ async def serve(
     app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint), overview.of)
     reloading = Reloading(settings, reload or (lambda: settings))
     shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem), exemplars)
-    app.router.routes.insert(0, scrape.route(shown.registry()))
+    app.router.routes.insert(0, scrape.route(shown))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -83,7 +83,7 @@ def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> Non
     open_incidents = {"chat": 1}
     exporter = Exporter(store, operations=lambda: Operations(incidents=open_incidents))
     exporter.refresh()
-    app = Starlette(routes=[scrape.route(exporter.registry())])
+    app = Starlette(routes=[scrape.route(exporter)])
     with (
         serve_fake() as pager,
         serving(app) as url,

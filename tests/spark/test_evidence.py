@@ -5,15 +5,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from lastgood import tables
+from lastgood import delta, tables, telemetry
 from lastgood.collectors.freshness import freshness
 from lastgood.collectors.labels import collect_all
 from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
+from lastgood.jobs.conform import conform
+from lastgood.jobs.windows import windows
 from lastgood.runs import Context
 from lastgood.tables import Store
+from lastgood.telemetry import arrow_schema
+from lastgood.windows import bucket
 from lastgood.workspace import SourceState
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -102,3 +107,33 @@ def test_sources_of_features_are_asked_and_one_that_cannot_be_is_a_row_too(
         ("vector_index", None),
     ]
     assert all(row[3].startswith("cannot be asked: ") for row in (found[2], found[4]))
+
+
+def test_a_request_that_does_not_say_gets_the_age_its_sources_had_then(make: Callable[..., Context]) -> None:
+    """Checks at 8:00 (data of 7:00 and of 2:00) and at 10:00 (all fresh); a source that cannot be asked says nothing."""
+    ctx = make(endpoints={"chat": {"features": [{"name": "t"}]}})
+    hour = NOW.replace(hour=0)
+    checks = [
+        ("chat", "feature_table", "a", hour + timedelta(hours=7), 8), ("chat", "online_table", "b", hour + timedelta(hours=2), 8),
+        ("chat", "feature_table", "a", hour + timedelta(hours=10), 10), ("chat", "online_table", "b", None, 10),
+        ("shop", "feature_table", "a", hour, 8),
+    ]  # fmt: skip
+    said = [
+        {"endpoint": e, "kind": k, "name": n, "as_of": at, "state": "", "checked_at": hour + timedelta(hours=h)}
+        for e, k, n, at, h in checks
+    ]
+    delta.append(ctx.store.path(tables.FRESHNESS), pa.Table.from_pylist(said, arrow_schema(tables.FRESHNESS.fields)))
+    asked = [("before any check", 7, None), ("old", 9, None), ("fresh", 11, None), ("says itself", 9, 5.0)]
+    rows = [
+        {"endpoint": "chat", "request_id": name, "model_version": "1", "requested_at": hour + timedelta(hours=h), "latency_ms": 1.0,
+         "feature_age_ms": age, "source": "otlp", "received_at": hour + timedelta(hours=12), "weight": 1.0}
+        for name, h, age in asked
+    ]  # fmt: skip
+    delta.append(ctx.store.path(tables.INBOX), pa.Table.from_pylist(rows, arrow_schema(telemetry.INBOX)))
+    conform(ctx)
+    windows(ctx)
+    found: dict[int, float] = {}
+    for row in ctx.store.read(ctx.spark, tables.WINDOWS).collect():
+        found |= row["feature_age"] or {}
+    hours = {3_600_000.0 * 7, 3_600_000.0}
+    assert found == dict.fromkeys([bucket(5.0), *map(bucket, hours)], 1.0)

@@ -48,7 +48,7 @@ def rows(seed: int, n: int, version: str | None, source: str) -> list[dict[str, 
 def scraped(exporter: Exporter) -> dict[str, dict[tuple[str, ...], float]]:
     """sample name -> label values -> value, through the text a scraper gets."""
     found: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
-    for family in text_string_to_metric_families(generate_latest(exporter.registry()).decode()):
+    for family in text_string_to_metric_families(exporter.text(generate_latest, "text").decode()):
         for one in family.samples:
             names = (*SERIES[one.name].labels, *(("le",) if "le" in one.labels else ()))
             assert set(one.labels) == set(names)
@@ -124,7 +124,9 @@ def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
     found = scraped(exporter)
     assert set(found) <= set(SERIES)
     silent = {one.name for one in CATALOGUE} - {SERIES[name].name for name in found}
-    assert silent == {"lastgood_drift_distance", "lastgood_drifted", "lastgood_first_token_seconds"}
+    assert silent == {
+        "lastgood_drift_distance", "lastgood_drifted", "lastgood_first_token_seconds", "lastgood_feature_source_timestamp_seconds",
+    }  # fmt: skip
     assert found["lastgood_verdict"]["chat", "1"] == said.state.severity
     assert found["lastgood_kill_switch"][()] == 1
     assert found["lastgood_rollbacks"]["chat", "Done"] == 2
@@ -193,7 +195,7 @@ def test_slow_requests_carry_their_newest_trace(store: Store) -> None:
     exemplars.take(pa.Table.from_pylist(requests, telemetry.arrow_schema(telemetry.INBOX)))
     exporter = Exporter(store, exemplars=exemplars)
     exporter.refresh()
-    text = openmetrics.generate_latest(exporter.registry()).decode()
+    text = exporter.text(openmetrics.generate_latest, "openmetrics").decode()
     found = {
         one.labels["le"]: (one.exemplar.labels["trace_id"], one.exemplar.value)
         for family in parse_openmetrics(text) for one in family.samples

@@ -12,10 +12,12 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from lastgood import tables
+from lastgood.collectors import reading
 from lastgood.collectors.entities import named
 from lastgood.collectors.otlp.rows import SpanDecoder
 from lastgood.collectors.reading import Origin, candidates, collect, collect_all
 from lastgood.config import Settings
+from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
 from lastgood.runs import Context
@@ -261,3 +263,57 @@ def test_a_table_without_change_feed_is_read_by_its_clock_and_late_rows_are_not_
     collect(ctx, origin)
     found = [row["request_id"] for row in ctx.store.read(spark, tables.INBOX).collect()]
     assert sorted(found) == ["a", "b", "c", "d"]
+
+
+def tables_of(spark: Any) -> dict[str, Any]:
+    """A table of each kind with the requests a and b."""
+    canonical = "endpoint string, request_id string, model_version string, requested_at timestamp"
+    gateway = (
+        "request_id string, invocation_id string, event_time timestamp, destination_name string, total_tokens bigint"
+    )
+    legacy = "databricks_request_id string, timestamp_ms bigint, request_metadata map<string,string>"
+    spans = "trace_id string, span_id string, start_time_unix_nano bigint, end_time_unix_nano bigint, attributes map<string,string>"
+    marks = {"lastgood.endpoint": "chat"}
+    return {
+        "ai_gateway": spark.createDataFrame([(one, None, AT, 40, "se", 200, 1.0, None, None, None) for one in "ab"], PAYLOAD),
+        "legacy": spark.createDataFrame([(one, NS // 10**6, {"endpoint_name": "chat"}) for one in "ab"], legacy),
+        "unity_gateway": spark.createDataFrame([(one, "i", AT, "chat", None) for one in "ab"], gateway).drop("total_tokens"),
+        "gateway_usage": spark.createDataFrame([(one, "i", AT, "chat", 5) for one in "ab"], gateway),
+        "endpoint_usage": spark.createDataFrame([("1", None, one, "u", 200, AT, 1, 1, {}, "se") for one in "ab"], USAGE),
+        "canonical": spark.createDataFrame([("chat", one, "1", AT) for one in "ab"], canonical),
+        "span_table": spark.createDataFrame(
+            [("1" * 32, one * 16, NS, NS, marks | {"lastgood.request_id": one}) for one in "ab"], spans
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("feed", [True, False], ids=["change feed", "clock"])
+def test_every_collector_keeps_the_same_contract(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feed: bool
+) -> None:
+    """No table yet: nothing. Not a table of requests: named. A run that dies before its bookmark, or a second one: every request once."""
+    some = ("ai_gateway", "endpoint_usage", "span_table")
+    for kind, frame in tables_of(spark).items():
+        if not feed and kind not in some:
+            continue  # how a table is read does not depend on its kind: three stand for all
+        store, where = Store(str(tmp_path / f"data-{kind}")), str(tmp_path / kind)
+        store.ensure(spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES)
+        ctx = Context(spark, store, Settings(storage=store.location), lambda: AT + timedelta(hours=1))
+        origin = Origin(where, "chat")
+        assert collect(ctx, origin) is None, kind
+        frame.write.format("delta").option("delta.enableChangeDataFeed", str(feed).lower()).save(where)
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "record", lambda *_: (_ for _ in ()).throw(TransientError("the disk is gone")))
+            with pytest.raises(TransientError):
+                collect(ctx, origin)
+        for _ in range(2):
+            collect(ctx, origin)
+        conform(ctx)
+        found = store.read(spark, tables.REQUESTS).collect()
+        assert sorted(row["request_id"][0] for row in found) == ["a", "b"], kind
+        assert {tuple(row["sources"]) for row in found} == {(kind,)}
+    spark.range(1).write.format("delta").option("delta.enableChangeDataFeed", str(feed).lower()).save(
+        str(tmp_path / "other")
+    )
+    with pytest.raises(ConfigError, match=r"other: not a table of requests: expected .* found columns id"):
+        collect(ctx, Origin(str(tmp_path / "other"), "chat"))
