@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 BASELINE = timedelta(days=28)
 LATELY = timedelta(hours=1)
-COMPLETENESS = tables.Table("completeness", ())
 SEEN_LATE = timedelta(minutes=2)
 """A change of the configuration is observed at most so long after it was made."""
 
@@ -144,9 +143,7 @@ def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dic
     """
     from pyspark.sql import functions as f
 
-    if not ctx.store.exists(ctx.spark, COMPLETENESS):
-        return {}
-    rows = ctx.store.read(ctx.spark, COMPLETENESS).where(
+    rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(
         (f.col("window_start") >= f.lit(now - LATELY))
         & f.col("expected_from").isin("usage", "sources")
         & (f.col("expected") > 0)
