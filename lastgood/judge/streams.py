@@ -93,19 +93,22 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     n, size = counts[..., 0].sum(-1), carry[..., 0].sum(-1)
     if not size.any() and (n >= at_least).all():
         return carry, counts
+    length, groups = n.shape
+    ends = np.zeros(n.shape, bool)
+    for t, more in enumerate(n):
+        size = size + more
+        ends[t] = size >= at_least
+        size = np.where(ends[t], 0.0, size)
+    rows = np.concatenate([carry[None], counts]).swapaxes(0, 1).reshape(-1, *carry.shape[1:])
+    begins = np.zeros((groups, length + 1), bool)
+    begins[:, 0], begins[:, 2:] = True, ends[:-1].T
+    starts = np.flatnonzero(begins)
+    whole = np.add.reduceat(rows, starts, 0)
+    g, row = np.divmod(np.append(starts[1:], len(rows)) - 1, length + 1)
+    done = (row > 0) & ends[row - 1, g]
     out, left = np.zeros_like(counts), np.zeros_like(carry)
-    for g in range(counts.shape[1]):
-        ends, so_far = [], float(size[g])
-        for t, more in enumerate(n[:, g].tolist()):
-            so_far += more
-            if so_far >= at_least:
-                ends.append(t + 1)
-                so_far = 0.0
-        rows = np.concatenate([carry[None, g], counts[:, g]])
-        starts = np.array([0, *(end + 1 for end in ends)])
-        whole = np.add.reduceat(rows, starts[starts < len(rows)], 0)
-        out[np.array(ends, np.int64) - 1, g] = whole[: len(ends)]
-        left[g] = whole[len(ends)] if len(whole) > len(ends) else 0.0
+    out[row[done] - 1, g[done]] = whole[done]
+    left[g[~done]] = whole[~done]
     return left, out
 
 
