@@ -13,7 +13,7 @@ from benchmarks.judge.traffic import FAILING, Floats, Scenario, simulate
 from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.records import columns_of
-from lastgood.judge.requesters import changed, draws
+from lastgood.judge.requesters import changed, cohorts, draws, first_bad
 from lastgood.judge.streams import failures
 
 
@@ -39,7 +39,7 @@ def oracle(one: Scenario, share: float, policy: Policy, runs: int, seed: int) ->
     for _ in range(runs):
         cols = columns_of(sticky.records(one, share, FAILING, rng), 20.0)
         found = cols.requesters
-        t, new, pi = draws(found, found.failed > 0, changed(found), cols.width)
+        t, new, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, cols.width))
         use = (pi > 0) & (pi < 1) & (t < len(cols.times))
         each = eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), policy.error_tolerance, omega)
         logs = np.bincount(t[use], each[:, 0], len(cols.times))

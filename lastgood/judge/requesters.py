@@ -101,17 +101,15 @@ def cohorts(found: Requesters, width: float) -> tuple[Ints, Ints, Ints]:
 
 
 def draws(
-    found: Requesters, bad: npt.NDArray[np.bool_], moved: npt.NDArray[np.bool_], width: float
+    found: Requesters, bad: tuple[Ints, Ints], moved: npt.NDArray[np.bool_], sets: tuple[Ints, Ints, Ints]
 ) -> tuple[Ints, Ints, Floats]:
     """First bad events drawn from cohorts, one by one: (window, whether the requester met the new version, share of new among the
-    cohort's requesters that had none before); found: entries by window, moved: entries with another version than their requester's
-    entry before.
+    cohort's requesters that had none before). found: entries by window; bad: see first_bad; moved: see changed; sets: see cohorts.
 
     A cohort's labels are as if shuffled, and each event shows one of them: drawing without replacement, whoever is busy, comes
     seldom or stays away. Events before the cohort is closed count when it is; those of one window in an order blind to versions.
     """
-    cohort, closing, first = cohorts(found, width)
-    chosen, until = first_bad(found, bad)
+    (chosen, until), (cohort, closing, first) = bad, sets
     span = int(max(found.t.max(initial=0), closing.max(initial=0))) + 3
     came = np.zeros(len(until), np.int64)
     came[found.who[first]] = found.t[first]
@@ -226,15 +224,17 @@ def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple
     at risk, first bad events) so far [z - a, tests, 2 arms, 2]."""
     logs = np.zeros((z - a, len(tests), len(eprocess.WORSE)))
     counts = np.zeros((z - a, len(tests), 2, 2))
+    sets: dict[int, tuple[Ints, Ints, Ints]] = {}
     for k, one in enumerate(tests):
         i, j = (int(v) for v in np.searchsorted(one.found.t, [a, z]))
-        here, bad = one.found.between(i, j, a), one.bad[i:j]
-        t, new, pi = draws(here, bad, one.moved[i:j], cols.width)
+        here, same = one.found.between(i, j, a), id(one.found)  # most tests look at the same requesters
+        sets[same] = sets[same] if same in sets else cohorts(here, cols.width)
+        chosen, until = first_bad(here, one.bad[i:j])
+        t, new, pi = draws(here, (chosen, until), one.moved[i:j], sets[same])
         use = (pi > 0) & (pi < 1) & (t < z - a)
         logs[:, k] = eta * _at(
             t[use], eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), one.r0), z - a
         )
-        chosen, until = first_bad(here, bad)
         at_risk = here.t <= until[here.who]
         for what, entry in enumerate((at_risk, chosen)):
             counts[:, k, :, what] = tally(here.t[entry] * 2 + here.arm[entry], None, 2 * (z - a)).reshape(-1, 2)

@@ -171,7 +171,7 @@ def test_first_bad_events_are_those_a_loop_finds() -> None:
 def test_what_events_are_drawn_from_is_what_a_loop_finds(width: int) -> None:
     given = requests(5, minutes=20, people=300, per_minute=90, failing=0.05, sticky=True)
     found = columns_of(given, width).requesters
-    t, new, pi = draws(found, found.failed > 0, changed(found), width)
+    t, new, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, width))
     cohort, closing, _ = cohorts(found, width)
     rows = []
     for c in range(int(cohort.max()) + 1):
