@@ -111,9 +111,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.judge_real")
     parser.add_argument("--quick", action="store_true", help="few splits, about a minute")
     parser.add_argument("--only", choices=("served", "flights"), help="one of the traces")
+    parser.add_argument("--splits", type=int, default=1000, help="random splits of a healthy version, per cell")
     options = parser.parse_args()
     started, console = time.monotonic(), Console(width=150)
-    nulls, alternatives = (40, 10) if options.quick else (1000, 100)
+    nulls = 40 if options.quick else options.splits
+    alternatives = max(10, nulls // 10)
     out: dict[str, Any] = {}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, make in (("served", lambda: serve_and_ask(20 if options.quick else 120)), ("flights", flights)):
