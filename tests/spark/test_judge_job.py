@@ -12,7 +12,6 @@ import pytest
 from lastgood import delta, deployments, tables, telemetry
 from lastgood.config import EndpointSettings, Policy, load
 from lastgood.jobs.conform import conform
-from lastgood.jobs.evidence import COMPLETENESS
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import windows
 from lastgood.judge import History, State, Verdict
@@ -93,7 +92,10 @@ def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         for name, version, n, how in (("half", "2", 100.0, "usage"), ("half", "1", 30.0, "usage"), ("sampled", "2", 300.0, "sampling"))
         for m in range(10, 30)
     ]  # fmt: skip
-    delta.append(store.path(COMPLETENESS), pa.Table.from_pylist(counted))
+    delta.append(
+        store.path(tables.COMPLETENESS),
+        pa.Table.from_pylist(counted, telemetry.arrow_schema(tables.COMPLETENESS.fields)),
+    )
     conform(ctx)
     windows(ctx)
     history = {"again": History({"2": [START + timedelta(minutes=2)]}), "gone": History({"2": [END]})}
