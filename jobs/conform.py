@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 MAX_WEIGHT = 1e9
-LABELLED = "k LIKE 'eval.%' OR k LIKE 'label.%'"
+LABELLED = "k LIKE 'outcome.%' OR k LIKE 'label.%'"
 TAKEN = {
     "attributes": f"map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> ({LABELLED}) AND NOT map_contains_key(s.attributes, k)), "
     "s.attributes)"

@@ -1,9 +1,10 @@
-"""Outcomes: scores and labels that came later -> attributes of the requests they are about, so that their windows are counted anew.
+"""Outcomes: scores and labels that came later -> attributes of the requests they are about, so that `quality` is counted anew.
 
-A score NAME becomes `eval.NAME` (0-1, 1 = best). A report named `label` or `label.NAME` says what the answer should have been: compared
-with the output it gives `eval.correct`; for yes/no labels also `eval.precision` (where yes was answered) and `eval.recall` (where
-yes was right), whose means are precision and recall; for numbers `label.error`, the absolute error. Windows then hold the number, sum
-and squares of each score, `quality` the labelled answers and the sum of errors; the share of requests with a label is number / rows.
+A score NAME becomes `outcome.NAME`. A report named `label` or `label.NAME` says what the answer should have been: compared with the output
+it gives `outcome.correct`; for yes/no labels also `outcome.precision` (where yes was answered) and `outcome.recall` (where yes was
+right), whose means are precision and recall; for numbers `label.error`, the absolute error. `quality` holds, per window, how many
+answers have each and their sums: the share labelled is `labelled` / `answers`. The judge takes scores from `scores` by when they
+arrived (jobs.evidence): these attributes are not evidence a second time.
 """
 
 from typing import TYPE_CHECKING
@@ -68,11 +69,11 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
     binary = truth.isin(*YES, *NO) & said.isin(*YES, *NO)
     right = f.when(truth.isin(*YES) == said.isin(*YES), "1").otherwise("0")
     entries = {
-        "plain": f.when(~is_label & value.isNotNull() & ~f.isnan(value), _pair(f.concat(f.lit("eval."), "name"), value.cast("string"))),
+        "plain": f.when(~is_label & value.isNotNull() & ~f.isnan(value), _pair(f.concat(f.lit("outcome."), "name"), value.cast("string"))),
         "truth": f.when(is_label & truth.isNotNull(), _pair("label.truth", truth)),
-        "correct": f.when(known, _pair("eval.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
-        "precision": f.when(known & binary & said.isin(*YES), _pair("eval.precision", right)),
-        "recall": f.when(known & binary & truth.isin(*YES), _pair("eval.recall", right)),
+        "correct": f.when(known, _pair("outcome.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
+        "precision": f.when(known & binary & said.isin(*YES), _pair("outcome.precision", right)),
+        "recall": f.when(known & binary & truth.isin(*YES), _pair("outcome.recall", right)),
         "error": f.when(known & ~binary & (a - b).isNotNull(), _pair("label.error", f.abs(a - b).cast("string"))),
     }  # fmt: skip
     listed = matched.select("endpoint", "request_id", f.explode(f.array(*entries.values())).alias("entry")).where(

@@ -21,6 +21,11 @@ REFUSAL_HINTS = ("an ai", "language model", "i can")
 TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
 TEMPLATE_HINTS = ("<|", "INST]", "{{", "<unk>")
 """Every match of the pattern holds one of its hints: looking for them first is many times cheaper."""
+OUTCOMES = {
+    "correct": "outcome.correct", "precision": "outcome.precision", "recall": "outcome.recall", "abs_error": "label.error",
+    "thumbs": "outcome.thumbs",
+}  # fmt: skip
+"""What labels and feedback said of answers (jobs.outcomes): `NAME_n` answers have it, `NAME` is its sum."""
 REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS = 400, 4_000, 200, 20
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
 
@@ -90,13 +95,21 @@ def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFr
     marks = flags(words)
     bits = reduce(add, (f.when(mark, 1 << i).otherwise(0) for i, mark in enumerate(marks.values())))
     captured = requests.where(f.col("error_code").isNull() & f.col("output").isNotNull())
-    truth, error = (
-        f.col("attributes")["label.truth"],
-        f.round(f.col("attributes")["label.error"].try_cast("double") * GRAIN) / GRAIN,
-    )
     weight = (f.round(f.col("weight") * GRAIN) / GRAIN).alias("weight")
-    cells = captured.select(*key, weight, bits.alias("bits"), truth.alias("truth"), error.alias("error")).groupBy(*key, "bits").agg(
-        f.sum("weight").alias("n"), f.count("truth").alias("labelled"), f.count("error").alias("errors"), f.sum("error").alias("error")
+    known = {
+        name: f.when(
+            f.col("attributes").isNotNull(), f.round(f.col("attributes")[key].try_cast("double") * GRAIN) / GRAIN
+        )
+        for name, key in OUTCOMES.items()
+    }
+    truth = f.when(f.col("attributes").isNotNull(), f.col("attributes")["label.truth"]).alias("truth")
+    cells = (
+        captured.select(*key, weight, bits.alias("bits"), truth, *(value.alias(name) for name, value in known.items()))
+        .groupBy(*key, "bits")
+        .agg(
+            f.sum("weight").alias("n"), f.count("truth").alias("labelled"),
+            *(f.count(name).alias(f"{name}_n") for name in OUTCOMES), *(f.sum(name).alias(name) for name in OUTCOMES),
+        )
     )  # fmt: skip
 
     def total(which: "Column") -> "Column":
@@ -104,7 +117,8 @@ def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFr
 
     sums = {"answers": f.sum("n"), "bad": total(f.col("bits") > 0)}
     sums |= {name: total(f.col("bits").bitwiseAND(1 << i) > 0) for i, name in enumerate(marks)}
-    sums |= {"labelled": f.sum("labelled"), "errors": f.sum("errors"), "abs_error": f.sum("error")}
+    sums |= {"labelled": f.sum("labelled")}
+    sums |= {each: f.sum(each) for name in OUTCOMES for each in (f"{name}_n", name)}
     sums = {name: f.coalesce(value.cast("double"), f.lit(0.0)) for name, value in sums.items()}
     pairs = [part for name, value in sums.items() for part in (f.lit(name), value)]
     return cells.groupBy(*key).agg(f.create_map(*pairs).alias("quality"))

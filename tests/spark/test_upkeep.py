@@ -69,11 +69,15 @@ def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: M
     windows(ctx)
     quality(ctx)
     (found,) = measures.windows(ctx.store)
-    assert {name: (sums[0], sums[1]) for name, sums in found.scores.items()} == {
-        "correct": (6, 3), "precision": (2, 1), "recall": (2, 1), "thumbs": (1, 1), "faithful": (1, 0.25),
-    }  # fmt: skip
+    assert found.scores == {}
     assert found.rows == 7
-    assert (found.quality["labelled"], found.quality["errors"], found.quality["abs_error"]) == (6, 1, 0.5)
+    names = ("correct", "precision", "recall", "abs_error", "thumbs")
+    assert {name: (found.quality[f"{name}_n"], found.quality[name]) for name in names} == {
+        "correct": (6, 3), "precision": (2, 1), "recall": (2, 1), "abs_error": (1, 0.5), "thumbs": (1, 1),
+    }  # fmt: skip
+    assert (found.quality["answers"], found.quality["labelled"]) == (7, 6)
+    (faithful,) = [dict(one["attributes"]) for one in rows_of(ctx, tables.REQUESTS) if one["request_id"] == "r6"]
+    assert faithful == {"outcome.faithful": "0.25", "outcome.thumbs": "1.0"}
 
 
 ANSWERS = {
