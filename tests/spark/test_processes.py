@@ -83,7 +83,6 @@ KILLED = {
     "conform, right after the requests were written": ("conform", tables.REQUESTS),
     "windows, right after the windows were written": ("windows", tables.WINDOWS),
     "quality, right after the answers were counted": ("quality", tables.QUALITY),
-    "drift, right after its samples were written": ("drift", tables.SAMPLES),
     "drift, right after it was measured": ("drift", tables.DRIFT),
     "judge, right after the verdict": ("judge", tables.VERDICTS),
 }
