@@ -53,9 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-day", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="4,000 rows a day, 2 rounds, no 10 days")
+    parser.add_argument("--quick", action="store_true", help="1,000 rows a day, 2 rounds, no 10 days")
     given = parser.parse_args()
-    per_day, rounds = (4_000, 2) if given.quick else (given.per_day, given.rounds)
+    per_day, rounds = (1_000, 2) if given.quick else (given.per_day, given.rounds)
     histories = (1, 100) if given.quick else HISTORIES
     started = time.monotonic()
     spark = session(SparkSettings())
