@@ -193,9 +193,15 @@ def test_forty_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
     """Killed at random moments while segments keep coming; a commit that a dead drain made is not made again."""
     r, folder = random.Random(6), tmp_path / "spool"
     spool.identity(folder)
-    names = [f"r{i}" for i in range(400)]
-    writing = opened(folder, segment_bytes=1)
-    feeder = threading.Thread(target=lambda: [(writing.append([record(name)]), time.sleep(0.1)) for name in names])
+    names: list[str] = []
+    writing, enough = opened(folder, segment_bytes=1), threading.Event()
+
+    def feed() -> None:
+        while not enough.wait(0.1):
+            names.append(f"r{len(names)}")
+            writing.append([record(names[-1])])
+
+    feeder = threading.Thread(target=feed)
     feeder.start()
     command = [
         sys.executable,
@@ -212,6 +218,7 @@ def test_forty_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
                 process.stdout.read(1)  # the first commit is done
             time.sleep(r.random() * 0.05)
             process.kill()
+    enough.set()
     feeder.join()
     writing.close()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
