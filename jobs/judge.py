@@ -50,6 +50,8 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
     now = ctx.clock()
     history = history or {}
     chosen = pairs(ctx, {name: one.rolled_back for name, one in history.items()})
+    if not chosen:
+        return []
     parts = {name: segment(utc(pair.since), now, ctx.settings.live_every_s > 0) for name, pair in chosen.items()}
     verdicts = []
     for found in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):

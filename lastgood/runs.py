@@ -185,12 +185,22 @@ def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:
         writer.save(ctx.store.path(table))
 
 
+@contextmanager
+def _conflicts(table: tables.Table) -> Iterator[None]:
+    """Delta's conflicts as TransientError."""
+    try:
+        yield
+    except Exception as error:  # a PySpark error through Connect, the gateway's own in process
+        if "concurrent" in str(error).lower():
+            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
+        raise
+
+
 def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str) -> int:
     """Put `frame` (all of whose rows meet the condition) in place of the table's rows that meet it, in one commit; rows written.
 
     Errors: TransientError when another run committed such rows at the same time (nothing was written: run again).
     """
-    from pyspark.errors import PySparkException
     from pyspark.sql import Observation
     from pyspark.sql import functions as f
 
@@ -203,15 +213,11 @@ def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: s
         .mode("overwrite")
         .option("replaceWhere", where)
     )
-    try:
+    with _conflicts(table):
         if ctx.store.in_catalog:
             writer.saveAsTable(ctx.store.sql(table))
         else:
             writer.save(ctx.store.path(table))
-    except PySparkException as error:
-        if "concurrent" in str(error).lower():
-            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
-        raise
     return int(seen.get["n"])
 
 
@@ -220,16 +226,10 @@ def merge(ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clause
 
     Errors: TransientError when another run committed at the same time (nothing was written: run again).
     """
-    from pyspark.errors import PySparkException
-
     if ctx.dry_run:
         return int(frame.count())
     view = f"lastgood_{table.name}"
     frame.createOrReplaceTempView(view)
-    try:
+    with _conflicts(table):
         done = ctx.spark.sql(f"MERGE INTO {ctx.store.sql(table)} t USING {view} s ON {on} {clauses}").collect()
-    except PySparkException as error:
-        if "concurrent" in str(error).lower():
-            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
-        raise
     return int(done[0]["num_affected_rows"]) if done else 0

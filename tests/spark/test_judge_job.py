@@ -149,3 +149,8 @@ def test_a_version_that_was_rolled_back_is_judged_anew_when_it_is_tried_again(ve
     assert again.since is not None
     assert again.since >= START + timedelta(minutes=11)
     assert (verdicts["gone"].candidate, verdicts["gone"].prior) == ("1", None)
+
+
+def test_where_nothing_was_served_nobody_is_judged(spark: Any, store: Store) -> None:
+    store.ensure(spark)
+    assert run_judge(Context(spark, store, load(storage=store.location), lambda: END)) == []
