@@ -145,7 +145,8 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
 
     def slowly() -> None:
         for name in SLOW:
-            attempt(name)
+            if not stop.is_set():
+                attempt(name)
 
     with ThreadPoolExecutor(3) as pool:
         drifting, drifted_at = None, time.monotonic()

@@ -283,7 +283,7 @@ class Demo:
         self.traffic.stop()
         logged = self.api.put("/local/flush").json()
         self.service.end()  # drains the spool
-        self.jobs.end()  # takes in what has come since
+        self.jobs.end(240)  # takes in what has come since: on a busy machine that is a minute's work
         self.watch.refresh()
         rows = delta.read(self.store.path(tables.REQUESTS), ["request_id", "sources"], [("endpoint", "=", CHAT)])
         sources = rows.column("sources").to_pylist()
