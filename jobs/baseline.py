@@ -60,14 +60,13 @@ def _sides(ctx: Context, endpoint: str, current: "DataFrame", reference: "DataFr
     """Two sets of sampled rows as one comparison of `jobs.drift.compare`."""
     from pyspark.sql import functions as f
 
-    names = ("hash", "tokens_in", "tokens_out", "input_chars", "output_chars", "finish_reason", "input", "output")
+    from lastgood.jobs.drift import comparable
+
     both = current.withColumn("side", f.lit("current")).unionByName(
         reference.withColumn("side", f.lit("baseline")), True
     )
-    found: pd.DataFrame = both.select(
-        "endpoint", f.lit("-").alias("version"), f.lit("reference").alias("against"), "side", f.lit("baseline").alias("prefer"),
-        "baseline", f.unix_micros("requested_at").alias("at"), *names, f.to_json("features").alias("features"),
-    ).toPandas()  # fmt: skip
+    named = {"version": "-", "against": "reference", "prefer": "baseline"}
+    found: pd.DataFrame = comparable(both.withColumns({name: f.lit(value) for name, value in named.items()})).toPandas()
     return found
 
 

@@ -95,9 +95,15 @@ def sides(rows: "DataFrame", chosen: "DataFrame", now: datetime) -> "DataFrame":
         ]
     found = rows.withColumn("role", f.explode(f.filter(f.array(*roles), lambda one: one.isNotNull())))
     found = found.select("*", "role.version", "role.against", "role.side").where(f.col("version").isNotNull())
-    kept = smallest(found, "endpoint", "version", "against", "side")
+    return comparable(smallest(found, "endpoint", "version", "against", "side"))
+
+
+def comparable(sampled: "DataFrame") -> "DataFrame":
+    """Sampled rows, each on a side of a comparison, as `compare` takes them."""
+    from pyspark.sql import functions as f
+
     names = ("hash", "tokens_in", "tokens_out", "input_chars", "output_chars", "finish_reason", "input", "output")
-    return kept.select(
+    return sampled.select(
         "endpoint", "version", "against", "side", "prefer", "baseline", f.unix_micros("requested_at").alias("at"), *names,
         f.to_json("features").alias("features"),
     )  # fmt: skip
@@ -240,7 +246,9 @@ def evidently_html(ctx: Context, endpoint: str, path: Path) -> dict[str, Any]:
         raise ConfigError(f"no version of {endpoint} is known; run `lastgood job windows`")
     chosen = {endpoint: pair}
     found = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
-    group: pd.DataFrame = found.where(f"version = '{pair.candidate}' AND against = 'reference'").toPandas()
+    group: pd.DataFrame = found.where(
+        f"version = {tables.literal(pair.candidate)} AND against = 'reference'"
+    ).toPandas()
     side = _reference(group, ctx.settings.endpoint(endpoint).drift_reference) if len(group) else None
     if side is None or not (group["side"] == "current").any():
         raise ConfigError(f"{endpoint}: no samples to compare; run `lastgood job samples`, or set a baseline")

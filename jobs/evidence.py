@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.deployed import Pair
+from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, Planned
 from lastgood.runs import Context
-from lastgood.windows import Counts
+from lastgood.windows import Counts, from_row, utc
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -19,23 +20,11 @@ SEEN_LATE = timedelta(minutes=2)
 """A change of the configuration is observed at most so long after it was made."""
 
 
-def utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
 def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
     """Rows of the windows and quality tables, joined, as Counts."""
     key = ["endpoint", "model_version", "stratum", "window_start"]
     rows = windows.join(quality, key, "left").orderBy("window_start", "stratum", "model_version").toLocalIterator()
-    return [
-        Counts(
-            row["endpoint"], row["model_version"], row["stratum"], utc(row["window_start"]), row["rows"], row["requests"],
-            row["errors"] or {}, row["latency"] or {}, row["ttft"] or {}, row["feature_age"] or {}, row["tokens_in"], row["tokens_out"],
-            tuple(row["error_requesters"] or ()), row["quality"] or {}, row["length"] or {}, row["pace"] or {},
-            row["requesters"] or {}, row["scores"] or {},
-        )
-        for row in rows
-    ]  # fmt: skip
+    return [from_row(row.asDict()) for row in rows]
 
 
 def _valued(ctx: Context, endpoints: Iterable[str]) -> "Column":
@@ -64,18 +53,13 @@ def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[
     found = ctx.store.read(ctx.spark, tables.SCORES).where(
         f.col("value").isNotNull() & (f.col("received_at") >= f.lit(first)) & (f.col("received_at") < f.lit(closed))
     )
-    found = found.select(f.col("endpoint").alias("said"), "request_id", "trace_id", "name", "value", "received_at")
     requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
     requests = requests.where(
         f.col("endpoint").isin(list(starts)) & (f.col("requested_at") >= since[f.col("endpoint")])
     )
     requests = requests.select("endpoint", "model_version", "request_id", "trace_id")
-    by_id = found.where("request_id IS NOT NULL").drop("trace_id").join(requests.drop("trace_id"), "request_id")
-    by_trace = found.where("request_id IS NULL").drop("request_id").join(requests, "trace_id").drop("trace_id")
-    given = by_id.unionByName(by_trace).where("said IS NULL OR said = endpoint")
-    one = given.groupBy("endpoint", "model_version", "request_id", "name").agg(
-        f.min_by("value", "received_at").alias("value"), f.min("received_at").alias("at")
-    )
+    one = about(found, requests).groupBy("endpoint", "model_version", "request_id", "name")
+    one = one.agg(f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"))
     value = _valued(ctx, starts)
     rows = (
         one.withColumn("value", value)
@@ -212,4 +196,4 @@ def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, t
     return found
 
 
-__all__ = ["counts", "evidence", "planned", "scores", "utc"]
+__all__ = ["counts", "evidence", "planned", "scores"]

@@ -9,17 +9,17 @@ from typing import Any
 
 from lastgood import tables
 from lastgood.jobs.deployed import pairs
-from lastgood.jobs.evidence import evidence, utc
+from lastgood.jobs.evidence import evidence
 from lastgood.judge import History, State, Verdict, judge
+from lastgood.judge.evidence import LIVE_SHARE
 from lastgood.runs import Context, append
 from lastgood.telemetry import spark_ddl
+from lastgood.windows import utc
 
 SEGMENT = timedelta(days=1)
 """Evidence begins with the candidate and anew every day after its second, two days at most: see `segment`."""
 FIRST_DAYS = 0.8
 """Part of the budget for the candidate's first two days."""
-LIVE_SHARE = 0.25
-"""Part of the budget that the service's own judging of newest requests spends (lastgood.live.SHARE)."""
 
 
 def segment(since: datetime, now: datetime, live: bool) -> tuple[datetime, float]:

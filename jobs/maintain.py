@@ -1,7 +1,6 @@
 """Maintain: small files merged, old rows deleted (by table, bodies by capture setting), deleted files removed; a requester forgotten."""
 
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -83,7 +82,8 @@ def _strip(ctx: Context, table: tables.Table) -> int:
     for name in [*names, None]:
         one = ctx.settings.endpoint(name or "")
         gone = {Capture.NONE: BODIES, Capture.FEATURES: BODIES[:2]}.get(one.capture, ())
-        mine = f"endpoint = '{_quoted(name)}'" if name else f"endpoint NOT IN ({_list(names)})" if names else "true"
+        others = f"endpoint NOT IN ({', '.join(map(tables.literal, names))})" if names else "true"
+        mine = f"endpoint = {tables.literal(name)}" if name else others
         limit = (ctx.clock() - timedelta(days=one.body_days)).isoformat()
         for columns, when in ((gone, "true"), (BODIES, f"requested_at < timestamp'{limit}'")):
             if columns:
@@ -93,14 +93,6 @@ def _strip(ctx: Context, table: tables.Table) -> int:
                     ctx, f"UPDATE {ctx.store.sql(table)} SET {sets}", f"{mine} AND {when} AND ({held})", table
                 )
     return total
-
-
-def _quoted(text: str | None) -> str:
-    return (text or "").replace("\\", "\\\\").replace("'", "\\'")
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(f"'{_quoted(one)}'" for one in names)
 
 
 def _vacuum(ctx: Context, table: tables.Table) -> None:
@@ -134,7 +126,7 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
     """
     if not requester.strip():
         raise ConfigError("forget needs a requester")
-    mine = f"requester = '{_quoted(requester)}'"
+    mine = f"requester = {tables.literal(requester)}"
     ids = ctx.store.read(ctx.spark, tables.REQUESTS).where(mine).select("endpoint", "request_id", "trace_id").distinct()
     asked = ctx.store.read(ctx.spark, tables.INBOX).where(mine).select("endpoint", "request_id", "trace_id").distinct()
     ids = ids.union(asked).distinct()
@@ -147,6 +139,6 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )
     done["quarantine"] = _affected(
-        ctx, f"DELETE FROM {ctx.store.sql(tables.QUARANTINE)}", f"contains(cast(raw as string), '{_quoted(requester)}')", tables.QUARANTINE
+        ctx, f"DELETE FROM {ctx.store.sql(tables.QUARANTINE)}", f"contains(cast(raw as string), {tables.literal(requester)})", tables.QUARANTINE
     )  # fmt: skip
     return done

@@ -10,6 +10,7 @@ arrived (jobs.evidence): these attributes are not evidence a second time.
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.jobs.scored import about
 from lastgood.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
@@ -23,30 +24,13 @@ SET = "attributes = map_concat(map_filter(coalesce(t.attributes, map()), (k, v) 
 
 
 def _matched(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
-    """Scores beside the request they are about, by request id (and endpoint where it is named), else by trace."""
+    """The newest score of each request and name."""
     from pyspark.sql import functions as f
 
-    mine = scores.select(
-        f.col("endpoint").alias("e"),
-        f.col("request_id").alias("r"),
-        f.col("trace_id").alias("tr"),
-        "name",
-        "value",
-        "label",
-        "at",
-    )
-    mine = mine.where(f.col("name").isNotNull())
     asked = requests.select("endpoint", "request_id", "trace_id", "output")
-    by_id = asked.join(mine.where("r IS NOT NULL"), f.col("request_id") == f.col("r")).where(
-        "e IS NULL OR e = endpoint"
-    )
-    by_trace = asked.join(mine.where("r IS NULL AND tr IS NOT NULL"), f.col("trace_id") == f.col("tr")).where(
-        "e IS NULL OR e = endpoint"
-    )
     newest = f.struct("at", "value", "label")
-    return by_id.unionByName(by_trace).groupBy("endpoint", "request_id", "name").agg(
-        f.max(newest).alias("said"), f.first("output").alias("output")
-    )  # fmt: skip
+    found = about(scores.where("name IS NOT NULL"), asked).groupBy("endpoint", "request_id", "name")
+    return found.agg(f.max(newest).alias("said"), f.first("output").alias("output"))
 
 
 def _said(answer: "Column") -> "Column":

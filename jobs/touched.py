@@ -46,7 +46,7 @@ class Touched:
         when = f"({' OR '.join(spans)})"
         if self.endpoints is None:
             return when
-        names = ", ".join("'" + one.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in self.endpoints)
+        names = ", ".join(map(tables.literal, self.endpoints))
         return f"{when} AND endpoint IN ({names})"
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs import counting
 from lastgood.jobs.quality import quality_flags
-from lastgood.jobs.touched import Measure, recompute, window_start
+from lastgood.jobs.touched import Measure, Touched, recompute, window_start
 from lastgood.runs import Context, Run
 from lastgood.telemetry import spark_ddl
 from lastgood.windows import CHARS_PER_TOKEN, SIZE_EDGES
@@ -70,7 +70,7 @@ def _together(packed: "DataFrame") -> "DataFrame":
     return by_hour.mapInArrow(counting.add_batches, spark_ddl(tables.WINDOWS.fields))
 
 
-def aged(ctx: Context, rows: "DataFrame") -> "DataFrame":
+def aged(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     """Requests that do not say how old their features were get the age of the endpoint's oldest source, as it was last known
     before the request (table `freshness`)."""
     from pyspark.sql import Window
@@ -83,6 +83,9 @@ def aged(ctx: Context, rows: "DataFrame") -> "DataFrame":
     )
     following = f.lead("checked_at").over(Window.partitionBy("endpoint").orderBy("checked_at"))
     known = known.withColumn("until", following).withColumnRenamed("endpoint", "of").where("as_of IS NOT NULL")
+    # Each request is held against every check that is left: only those that were in force in the touched time are.
+    first, last = (f.timestamp_seconds(f.lit(edge(one[i] for one in which.spans))) for i, edge in enumerate((min, max)))
+    known = known.where((f.col("checked_at") < last) & f.coalesce(f.col("until") > first, f.lit(True)))
     at = f.col("requested_at")
     then = (
         (f.col("of") == f.col("endpoint")) & (at >= f.col("checked_at")) & f.coalesce(at < f.col("until"), f.lit(True))
@@ -94,7 +97,7 @@ def aged(ctx: Context, rows: "DataFrame") -> "DataFrame":
 
 
 WINDOWS = Measure(
-    "windows", tables.WINDOWS, lambda ctx, rows, _: count(keyed(aged(ctx, rows), ctx.settings.window_s))
+    "windows", tables.WINDOWS, lambda ctx, rows, which: count(keyed(aged(ctx, rows, which), ctx.settings.window_s))
 )  # fmt: skip
 QUALITY = Measure(
     "quality",

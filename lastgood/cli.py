@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from lastgood import __version__, cli_acts, cli_config, cli_data, cli_judge, cli_release, cli_setup, cli_show
+from lastgood.cli_acts import ConfigFile
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 from lastgood.tracing import tracing
@@ -27,10 +28,6 @@ cli_acts.register(app)
 cli_release.register(app)
 cli_setup.register(app)
 cli_data.register(app)
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)"),
-]
 
 
 @app.callback(invoke_without_command=True)

@@ -11,13 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lastgood.cli_acts import ConfigFile
 from lastgood.config import Settings, load
 from lastgood.mistakes import Location, line_of
 
 app = typer.Typer(no_args_is_help=True, help="The settings: what holds, and where it comes from.")
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
-]
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*):[^/@\s]*@")
 
 

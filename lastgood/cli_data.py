@@ -13,14 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lastgood.cli_acts import AsJson, ConfigFile
 from lastgood.config import load, prices
 from lastgood.errors import ConfigError
 from lastgood.tracing import tracing
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Endpoint = Annotated[str, typer.Argument(help="the endpoint's name")]
 baseline = typer.Typer(no_args_is_help=True, help="What drift is measured against: set aside, list, compare.")
 

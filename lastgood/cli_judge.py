@@ -38,11 +38,12 @@ def replay(
 ) -> None:
     """Judge history window by window and print every change of the verdict."""
     from lastgood import replay as history
+    from lastgood.judge import History, changes
 
     policy = load(config).endpoint(endpoint).policy
     console = Console(stderr=json_file == Path("-"))
     found = []
-    for verdict in history.replay(history.evidence(table, endpoint, new, prior, window, policy), policy):
+    for verdict in changes(history.evidence(table, endpoint, new, prior, window, policy), policy, History()):
         found.append(history.plain(verdict))
         console.print(
             f"{verdict.judged_at:%Y-%m-%d %H:%M:%S}  [bold]{verdict.state}[/]: {verdict.reason}", highlight=False

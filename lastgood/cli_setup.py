@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lastgood.cli_acts import ConfigFile
 from lastgood.config import Mode, load
 from lastgood.errors import RefusedError
 
@@ -100,9 +101,7 @@ def init(
 
 
 def doctor(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
-    ] = None,
+    config: ConfigFile = None,
     spark: Annotated[bool, typer.Option("--spark", help="also start Spark and write a table")] = False,
     prometheus: Annotated[str | None, typer.Option(help="URL of the Prometheus that should scrape Lastgood")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,

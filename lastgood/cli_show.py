@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from lastgood.cli_acts import ConfigFile
 from lastgood.config import load
 from lastgood.tables import Store
 
 rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
-Config = Annotated[Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")]
 Out = Annotated[Path, typer.Option("--out", help="folder to write to")]
 
 
@@ -21,7 +21,7 @@ def _group() -> None:
 
 
 @rules.command("build")
-def build_rules(out: Out, config: Config = None) -> None:
+def build_rules(out: Out, config: ConfigFile = None) -> None:
     """Write OUT/lastgood.rules.yml: recording and alerting rules."""
     from lastgood.alerts.rules import build
 
@@ -32,7 +32,7 @@ def build_rules(out: Out, config: Config = None) -> None:
 
 
 @dashboards.command("build")
-def build_dashboards(out: Out, config: Config = None) -> None:
+def build_dashboards(out: Out, config: ConfigFile = None) -> None:
     """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI."""
     from lastgood.dashboards import aibi
     from lastgood.dashboards.grafana import write

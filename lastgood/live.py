@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lastgood.config import Settings
 from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge.evidence import LIVE_SHARE
 from lastgood.judge.records import columns_of
 from lastgood.replay import records, since_new
 
@@ -27,8 +28,6 @@ COLUMNS = (
 EPOCH = timedelta(hours=1)
 MAX_ROWS = 100_000
 """Requests kept per endpoint; beyond, the half with the smaller hashes is kept: blind to version and outcome."""
-SHARE = 0.25
-"""Part of the false-rollback budget spent here; `History.share` of the scheduled job is the rest."""
 LATE_S = 2.0
 """A window is judged this long after its end; the commit interval is shorter."""
 
@@ -114,7 +113,7 @@ class Live:
         given = given.take(given.at < closed)
         cols = since_new(columns_of(given, width, policy.feature_age_limit_ms))
         # Every epoch has its own evidence, so all epochs together must not spend more than this path's share.
-        share = SHARE / ((epoch + 1) * (epoch + 2)) if epoch else SHARE / 2
+        share = LIVE_SHARE / ((epoch + 1) * (epoch + 2)) if epoch else LIVE_SHARE / 2
         return judge(Evidence(name, pair[0], pair[1], cols, round(width)), policy, replace(history, share=share), now)
 
     def _pair(self, mine: _Endpoint) -> tuple[str, str] | None:

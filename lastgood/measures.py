@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from lastgood import delta, metrics, tables
 from lastgood.judge.judge import summary
 from lastgood.judge.verdict import Finding, State, Verdict
-from lastgood.windows import Counts, merge
+from lastgood.windows import Counts, from_row, merge
 
 MOVED_SHARE, MIN_REQUESTS = 0.02, 30
 
@@ -23,15 +23,8 @@ def windows(store: tables.Store, endpoint: str | None = None, since: datetime | 
         tuple(row[name] for name in key): dict(row["quality"] or ())
         for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
     }
-    found = []
-    for row in delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist():
-        one = Counts(
-            row["endpoint"], row["model_version"], row["stratum"], row["window_start"].astimezone(UTC), row["rows"], row["requests"],
-            dict(row["errors"] or ()), dict(row["latency"] or ()), dict(row["ttft"] or ()), dict(row["feature_age"] or ()),
-            row["tokens_in"], row["tokens_out"], tuple(row["error_requesters"] or ()), answers.get(tuple(row[name] for name in key), {}),
-            *(dict(row.get(name) or ()) for name in ("length", "pace", "requesters", "scores")),
-        )  # fmt: skip
-        found.append(one)
+    rows = delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist()
+    found = [from_row(row | {"quality": answers.get(tuple(row[name] for name in key))}) for row in rows]
     return sorted(found, key=lambda one: (one.start, one.model_version, one.stratum))
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,11 +19,11 @@ import pyarrow.parquet
 from lastgood import delta
 from lastgood.config import Policy
 from lastgood.errors import ConfigError
-from lastgood.judge import Evidence, History, Verdict, changes
+from lastgood.judge import Evidence, Verdict
 from lastgood.judge.columns import Columns, columns
 from lastgood.judge.power import Traffic
 from lastgood.judge.records import Records, buckets, columns_of
-from lastgood.windows import Counts, bucket
+from lastgood.windows import Counts, bucket, from_row
 
 NEEDED = ("endpoint", "model_version", "requested_at")
 NOTHING = frozenset({"", "-", "null", "none", "nan"})
@@ -143,18 +143,7 @@ def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) 
 
 def counts(table: pa.Table, endpoint: str) -> list[Counts]:
     """Rows of a windows table as Counts."""
-    made = []
-    for row in table.filter(pc.equal(table["endpoint"], endpoint)).to_pylist():
-        maps = ("errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "requesters", "scores")
-        kept: Any = {name: dict(row.get(name) or ()) for name in maps}
-        who = tuple(row.get("error_requesters") or ())
-        made.append(
-            Counts(
-                row["endpoint"], row["model_version"], row["stratum"], row["window_start"], row["rows"], row["requests"],
-                error_requesters=who, **kept,
-            )
-        )  # fmt: skip
-    return made
+    return [from_row(row) for row in table.filter(pc.equal(table["endpoint"], endpoint)).to_pylist()]
 
 
 def _pair(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> tuple[str, str]:
@@ -209,13 +198,6 @@ def since_new(cols: Columns) -> Columns:
 
     histograms = {name: later(one) for name, one in cols.histograms.items()}
     return replace(cols, **rows, scores=scores, histograms=histograms, requesters=later(cols.requesters))
-
-
-def replay(given: Evidence, policy: Policy, say: Callable[[Verdict], None] = lambda _: None) -> Iterator[Verdict]:
-    """Every change of the verdict, by time."""
-    for verdict in changes(given, policy, History()):
-        say(verdict)
-        yield verdict
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

@@ -321,6 +321,12 @@ def sql_name(where: str) -> str:
     return f"delta.`{where}`" if is_path(where) else where
 
 
+def literal(text: str) -> str:
+    """A text as a SQL literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataFrame":
     """Rows of a table changed in versions (after, until], with _change_type, _commit_version, _commit_timestamp.
 
@@ -384,12 +390,6 @@ class Store:
 
     def read(self, spark: "SparkSession", table: Table) -> "DataFrame":
         return spark.read.table(self.sql(table))
-
-    def exists(self, spark: "SparkSession", table: Table) -> bool:
-        """Whether the table was made."""
-        if self.in_catalog:
-            return bool(spark.catalog.tableExists(self.where(table)))
-        return delta.version(self.path(table)) is not None
 
     def changes(self, spark: "SparkSession", table: Table, after: int, until: int) -> "DataFrame":
         """See `changes`."""

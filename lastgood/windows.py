@@ -9,7 +9,8 @@ Source of the method: Masson, Rim, Lee, "DDSketch", VLDB 2019.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 GROWTH = 1.02
 RELATIVE_ERROR = math.sqrt(GROWTH) - 1
@@ -96,6 +97,24 @@ class Counts:
     def failed(self) -> float:
         """Requests with an error code."""
         return math.fsum(self.errors.values())
+
+
+_MAPS = ("errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "requesters", "scores")
+
+
+def utc(moment: datetime) -> datetime:
+    """The moment with its zone: one without is UTC, as Spark gives them."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def from_row(row: Mapping[str, Any]) -> Counts:
+    """A row of the `windows` table (with the map `quality` where it was joined) as Counts; maps as such or as lists of pairs."""
+    maps: dict[str, Any] = {name: dict(row.get(name) or ()) for name in _MAPS}
+    return Counts(
+        row["endpoint"], row["model_version"], row["stratum"], utc(row["window_start"]), row["rows"], row["requests"],
+        tokens_in=row.get("tokens_in") or 0.0, tokens_out=row.get("tokens_out") or 0.0,
+        error_requesters=tuple(row.get("error_requesters") or ()), **maps,
+    )  # fmt: skip
 
 
 def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:

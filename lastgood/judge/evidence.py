@@ -7,6 +7,9 @@ from datetime import datetime
 from lastgood.judge.columns import Columns
 from lastgood.windows import Counts
 
+LIVE_SHARE = 0.25
+"""Part of the false-rollback budget that the service's judging of the newest requests spends; the scheduled job has the rest."""
+
 
 @dataclass(frozen=True)
 class Drifted:

@@ -67,7 +67,7 @@ def test_both_speeds_say_the_same_once_late_data_has_arrived(sticky: bool) -> No
     fast = live.look("chat", History())
     both = [*windows(given), *windows(requests(2, minutes=20))]
     merged = columns(both, "2", "1", 60)
-    share = History(share=live_module.SHARE / 2)
+    share = History(share=live_module.LIVE_SHARE / 2)
     slow = judge(Evidence("chat", "2", "1", both, 60), POLICY, share, clock.now)
     assert fast is not None
     assert fast.state is slow.state is State.ROLL_BACK
@@ -110,8 +110,8 @@ def test_versions_that_were_always_there_are_not_accused_until_the_job_says_whic
 
 
 def test_all_epochs_together_spend_no_more_than_the_share() -> None:
-    spent = [live_module.SHARE / 2, *(live_module.SHARE / ((k + 1) * (k + 2)) for k in range(1, 10_000))]
-    assert sum(spent) == pytest.approx(live_module.SHARE, rel=1e-3)
+    spent = [live_module.LIVE_SHARE / 2, *(live_module.LIVE_SHARE / ((k + 1) * (k + 2)) for k in range(1, 10_000))]
+    assert sum(spent) == pytest.approx(live_module.LIVE_SHARE, rel=1e-3)
 
 
 def test_memory_is_bounded_by_keeping_a_blind_sample(monkeypatch: pytest.MonkeyPatch) -> None:
