@@ -56,7 +56,7 @@ class Meter:
     """CPU seconds and peak memory of a process and its children, sampled."""
 
     def __init__(self, pid: int) -> None:
-        self._root, self._cpu, self.peak = psutil.Process(pid), dict[int, float](), 0.0
+        self._root, self._cpu, self.peak, self.now = psutil.Process(pid), dict[int, float](), 0.0, 0.0
 
     def sample(self) -> None:
         total = 0
@@ -66,7 +66,8 @@ class Meter:
                     times = one.cpu_times()
                     self._cpu[one.pid] = times.user + times.system
                     total += one.memory_info().rss
-        self.peak = max(self.peak, total / 2**20)
+        self.now = total / 2**20
+        self.peak = max(self.peak, self.now)
 
     @property
     def cpu_s(self) -> float:
