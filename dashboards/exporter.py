@@ -1,7 +1,8 @@
 """Window counts, verdicts, drift, runs, operations and the receiver's own tally -> Prometheus metrics of `lastgood.exported`.
 
 Counters follow the `windows` table through its change data feed, from the version remembered in a small ledger file: late rows and
-re-runs change a window, and the counter by the difference. A total that shrinks (a request moved to another version) is held, so
+re-runs change a window, and the counter by the difference. Histograms are kept in the buckets of `windows`: the classic ones and the
+native ones are made of them. A total that shrinks (a request moved to another version) is held, so
 counters never go backwards, over restarts included. Where the ledger is lost, counting starts anew at zero, which Prometheus takes as a restart.
 """
 
@@ -13,12 +14,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import BucketSpan, Exemplar, NativeHistogram, Sample
 
 from lastgood import __version__, delta, measures, tables
+from lastgood.dashboards import protobuf
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
 from lastgood.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
@@ -57,21 +61,40 @@ class Operations:
 
 
 def amounts(row: Mapping[str, Any]) -> Totals:
-    """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/EDGE`, `latency#` (sum, seconds), ..."""
-    found: Totals = {}
-    for name in ("requests", "tokens_in", "tokens_out"):
-        if row.get(name):
-            found[name] = row[name]
-    for code, number in row.get("errors") or ():
-        found[f"error/{code}"] = number
-    for name, (_, edges) in HISTOGRAMS.items():
-        for index, number in row.get(name) or ():
-            seconds = middle(index) / 1000
-            edge = next((one for one in edges if seconds <= one), math.inf)
-            found[f"{name}/{edge}"] = found.get(f"{name}/{edge}", 0.0) + number
-            found[f"{name}#"] = found.get(f"{name}#", 0.0) + number * seconds
+    """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/BUCKET`, ..."""
+    found: Totals = {name: row[name] for name in ("requests", "tokens_in", "tokens_out") if row.get(name)}
+    found |= {f"error/{code}": number for code, number in row.get("errors") or ()}
+    for name in HISTOGRAMS:
+        found |= {f"{name}/{index}": number for index, number in row.get(name) or ()}
     answers = dict(row.get("quality") or ())
     return found | {name: answers[name] for name in ("answers", "bad") if name in answers}
+
+
+SCHEMA = 4
+"""Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4 % apart. Prometheus takes -4 to 8."""
+ZERO_THRESHOLD = 2.0**-128
+
+
+@lru_cache(maxsize=10_000)
+def place(index: int, edges: tuple[float, ...]) -> tuple[float, float, int | None]:
+    """Of a bucket of windows in milliseconds: (its middle in seconds, the classic bucket's edge, the native bucket; None: zero)."""
+    seconds = middle(index) / 1000
+    edge = next((one for one in edges if seconds <= one), math.inf)
+    return seconds, edge, math.ceil(math.log2(seconds) * 2**SCHEMA) if seconds > 0 else None
+
+
+def native(total: float, sum_s: float, zero: float, buckets: Mapping[int, float]) -> NativeHistogram:
+    """A native histogram of these counts by native bucket."""
+    spans: list[BucketSpan] = []
+    deltas, held, end = [], 0.0, 0
+    for index in sorted(buckets):
+        if spans and index == end:
+            spans[-1] = BucketSpan(spans[-1].offset, spans[-1].length + 1)
+        else:
+            spans.append(BucketSpan(index - end, 1))
+        deltas.append(buckets[index] - held)
+        held, end = buckets[index], index + 1
+    return NativeHistogram(total, sum_s, SCHEMA, ZERO_THRESHOLD, zero, spans, pos_deltas=deltas)  # type: ignore[arg-type]
 
 
 _SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
@@ -163,7 +186,7 @@ class Exporter:
         return self._encoded[kind][1] + encode(_Part(self._standing))
 
     def _encode(self, encode: Encode, kind: str) -> None:
-        self._encoded[kind] = (encode, encode(_Part(self._versions)).removesuffix(b"# EOF\n"))
+        self._encoded[kind] = (encode, encode(_Part(lambda: self._versions(kind))).removesuffix(b"# EOF\n"))
 
     # what is new
 
@@ -227,11 +250,11 @@ class Exporter:
 
     # what is shown
 
-    def _versions(self) -> Iterator[Metric]:
+    def _versions(self, kind: str) -> Iterator[Metric]:
         versions = sorted(self.ledger.exported, key=lambda key: -self.ledger.exported[key].get("requests", 0.0))
         shown = sorted(versions[: self._max])
         yield from self._counters(shown)
-        yield from self._histograms(shown)
+        yield from self._histograms(shown, kind)
         yield from self._verdicts()
         yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
 
@@ -256,20 +279,43 @@ class Exporter:
         ]
         yield _counter("lastgood_errors", codes)
 
-    def _histograms(self, shown: Sequence[Version]) -> Iterator[Metric]:
+    def _histograms(self, shown: Sequence[Version], kind: str) -> Iterator[Metric]:
         for name, (metric, edges) in HISTOGRAMS.items():
             family = HistogramMetricFamily(metric, BY_NAME[metric].doc, labels=BY_NAME[metric].labels)
             for key in shown:
-                held, total = self.ledger.exported[key], 0.0
                 traces = self._exemplars.of(key) if name == "latency" else {}
-                buckets: list[Any] = []
-                for edge in (*edges, math.inf):
-                    total += held.get(f"{name}/{edge}", 0.0)
-                    seen = traces.get(edge) if held.get(f"{name}/{edge}") else None
-                    buckets.append(("+Inf" if edge == math.inf else str(edge), total, seen))
-                if total:
-                    family.add_metric(key, buckets, held.get(f"{name}#", 0.0))
+                self._histogram(family, key, name, edges, traces, native_too=kind == protobuf.KIND)
             yield family
+
+    def _histogram(
+        self,
+        family: HistogramMetricFamily,
+        key: Version,
+        name: str,
+        edges: tuple[float, ...],
+        traces: Mapping[float, Exemplar],
+        native_too: bool,
+    ) -> None:
+        """Add one version's histogram, where it has one."""
+        prefix, sum_s, total = f"{name}/", 0.0, 0.0
+        classic, fine = dict.fromkeys((*edges, math.inf), 0.0), dict[int | None, float]()
+        for full, number in self.ledger.exported[key].items():
+            if full.startswith(prefix) and number:
+                seconds, edge, index = place(int(full[len(prefix) :]), edges)
+                classic[edge] += number
+                fine[index] = fine.get(index, 0.0) + number
+                sum_s += number * seconds
+        buckets: list[Any] = []
+        for edge, number in classic.items():
+            total += number
+            buckets.append(("+Inf" if edge == math.inf else str(edge), total, traces.get(edge) if number else None))
+        if not total:
+            return
+        family.add_metric(key, buckets, sum_s)
+        if native_too:
+            labels = dict(zip(BY_NAME[family.name].labels, key, strict=True))
+            made = native(total, sum_s, fine.pop(None, 0.0), fine)  # type: ignore[arg-type]
+            family.samples.append(Sample(family.name, labels, 0.0, None, None, made))
 
     def _verdicts(self) -> Iterator[Metric]:
         said = [(one.endpoint, one) for one in self._said.values()]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,6 +17,7 @@ from lastgood.collectors.otlp.writer import figures
 from lastgood.config import Settings
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import RECENT, Exporter, Operations
+from lastgood.dashboards.protobuf import choose
 
 
 def operations(store: Store) -> Operations:
@@ -62,10 +62,10 @@ def exporter(
 
 
 def route(shown: Exporter) -> Route:
-    """`/metrics`, in OpenMetrics where the scraper takes it."""
+    """`/metrics` in the format that the scraper likes best: protobuf (with native histograms), OpenMetrics, plain text."""
 
     def scrape(request: Request) -> Response:
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        encode, kind = choose(request.headers.get("accept", ""))
         return Response(shown.text(encode, kind), media_type=None, headers={"content-type": kind})
 
     return Route("/metrics", scrape)

@@ -84,8 +84,8 @@ def alertmanager(binary: str, config: str) -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, alerts: str, base_url: str) -> Iterator[str]:
-    """A Prometheus with the built rules that looks every second; gives its URL. Links in alerts start with `base_url`."""
+def prometheus(folder: Path, target: str, alerts: str, base_url: str, *more: str) -> Iterator[str]:
+    """A Prometheus with the built rules that looks every second; gives its URL. Links in alerts start with `base_url`; `more`: options."""
     found = shutil.which("prometheus")
     assert found is not None
     (folder / "rules.yml").write_text(build(Settings(web=Web(base_url=base_url))))
@@ -102,6 +102,7 @@ def prometheus(folder: Path, target: str, alerts: str, base_url: str) -> Iterato
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
+        *more,
     ]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
