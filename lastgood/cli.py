@@ -1,7 +1,6 @@
 """`lastgood`: the command line. Exit codes: 0 done, 1 a verdict to act on (check), 2-5 see errors.py."""
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from lastgood import __version__, cli_acts, cli_config, cli_data, cli_judge, cli_release, cli_setup, cli_show
-from lastgood.cli_acts import ConfigFile
+from lastgood.cli_acts import ConfigFile, JsonFile, people, write_json
 from lastgood.config import Mode, load
 from lastgood.errors import LastgoodError
 from lastgood.tracing import tracing
@@ -57,7 +56,7 @@ def demo(
     ] = "errors",
     mode: Annotated[Mode, typer.Option(help="auto, approve or observe")] = Mode.AUTO,
     seed: int = 7,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the outcome as JSON")] = None,
+    json_file: JsonFile = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave it running and print the URLs")] = False,
     trace: Annotated[
         Path | None,
@@ -72,8 +71,7 @@ def demo(
     from lastgood.demo import Demo, Options
 
     outcome = Demo(Options(fault, mode, seed, keep, trace, out)).run()
-    if json_file:
-        json_file.write_text(json.dumps(outcome, indent=2, default=str) + "\n")
+    write_json(json_file, outcome)
 
 
 @app.command()
@@ -84,10 +82,7 @@ def check(
     ],
     config: ConfigFile = None,
     html: Annotated[Path | None, typer.Option(help="write a self-contained report")] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="write the figures as JSON ('-': print them)"),
-    ] = None,
+    json_file: JsonFile = None,
     endpoint: Annotated[
         str | None,
         typer.Option(help="the endpoint's name, where the table does not say"),
@@ -98,13 +93,10 @@ def check(
     from lastgood.check import show
 
     result = run(table, load(config), endpoint, html)
-    if json_file:
-        text = json.dumps(result, indent=2, default=str)
-        print(text) if str(json_file) == "-" else json_file.write_text(text + "\n")
-    if not json_file or str(json_file) != "-":
-        show(result, Console())
-        if html:
-            print(f"report: {html}")
+    write_json(json_file, result)
+    show(result, people(json_file))
+    if html:
+        people(json_file).print(f"report: {html}", markup=False)
 
 
 def main() -> None:

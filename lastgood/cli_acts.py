@@ -25,6 +25,9 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="write the result as one JSON document ('-': print it and nothing else)")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 Why = Annotated[str, typer.Option("--why", help="the reason, kept in the audit log")]
 console = Console(highlight=False, soft_wrap=True)
@@ -36,6 +39,19 @@ def build(settings: Settings) -> "Controller":
     from lastgood import serve, tables
 
     return serve.controller(settings, tables.Store(settings.storage))
+
+
+def people(json_file: Path | None) -> Console:
+    """Where a command speaks to people: beside the JSON that it prints."""
+    return Console(stderr=json_file == Path("-"), highlight=False)
+
+
+def write_json(json_file: Path | None, result: object) -> None:
+    """`--json FILE` as commands understand it."""
+    if json_file == Path("-"):
+        print(json.dumps(result, default=str))
+    elif json_file:
+        json_file.write_text(json.dumps(result, indent=1, default=str) + "\n")
 
 
 def state(config: Path | None) -> "Store":
@@ -168,21 +184,22 @@ kill = typer.Typer(no_args_is_help=True, help="The kill switch: while on, nothin
 
 
 @kill.command("on")
-def kill_on(why: Annotated[str, typer.Option("--why")], config: ConfigFile = None) -> None:
+def kill_on(why: Annotated[str, typer.Option("--why")], as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Stop all action at once, here and in every running service."""
-    _switch(True, why, config)
+    _switch(True, why, as_json, config)
 
 
 @kill.command("off")
-def kill_off(why: Why = "over", config: ConfigFile = None) -> None:
+def kill_off(why: Why = "over", as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Let rollbacks start and go on again."""
-    _switch(False, why, config)
+    _switch(False, why, as_json, config)
 
 
-def _switch(on: bool, why: str, config: Path | None) -> None:
+def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
     acts = build(load(config))
-    acts.people.set_kill_switch(on, me(acts), why)
-    console.print(f"kill switch {'on' if on else 'off'}")
+    who = me(acts)
+    acts.people.set_kill_switch(on, who, why)
+    print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
 
 
 @kill.command("status")

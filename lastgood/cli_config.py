@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lastgood.cli_acts import ConfigFile
+from lastgood.cli_acts import AsJson, ConfigFile
 from lastgood.config import Settings, load
 from lastgood.mistakes import Location, line_of
 
@@ -57,7 +57,7 @@ def effective(config: Path | None) -> list[dict[str, Any]]:
 def show(
     config: ConfigFile = None,
     changed: Annotated[bool, typer.Option("--changed", help="only what is not a default")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the effective settings and where each comes from. Secrets are never among them: settings name variables."""
     rows = [one for one in effective(config) if not changed or one["origin"] != "default"]

@@ -1,6 +1,5 @@
 """`lastgood judge replay|calibrate|power`: the judge on history, on itself and on what-if."""
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from lastgood.cli_acts import JsonFile, people, write_json
 from lastgood.config import load
 
 app = typer.Typer(
@@ -31,9 +31,7 @@ def replay(
     new: Annotated[str | None, typer.Option(help="version to judge (default: the one that appeared last)")] = None,
     prior: Annotated[str | None, typer.Option(help="version before it (default: the one that appeared before)")] = None,
     window: Annotated[int, typer.Option(min=1, help="seconds per window")] = 10,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the changes as JSON ('-': print them)")
-    ] = None,
+    json_file: JsonFile = None,
     config: ConfigFile = None,
 ) -> None:
     """Judge history window by window and print every change of the verdict."""
@@ -41,17 +39,14 @@ def replay(
     from lastgood.judge import History, changes
 
     policy = load(config).endpoint(endpoint).policy
-    console = Console(stderr=json_file == Path("-"))
+    console = people(json_file)
     found = []
     for verdict in changes(history.evidence(table, endpoint, new, prior, window, policy), policy, History()):
         found.append(history.plain(verdict))
         console.print(
             f"{verdict.judged_at:%Y-%m-%d %H:%M:%S}  [bold]{verdict.state}[/]: {verdict.reason}", highlight=False
         )
-    if json_file == Path("-"):
-        print(json.dumps(found))
-    elif json_file:
-        json_file.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(json_file, found)
 
 
 @app.command()
@@ -64,14 +59,14 @@ def calibrate(
     window: Annotated[int, typer.Option(min=1, help="seconds per window")] = 60,
     newest: Annotated[int, typer.Option(help="how many of the newest requests are used")] = 50_000,
     seed: int = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
+    json_file: JsonFile = None,
     config: ConfigFile = None,
 ) -> None:
     """Split a healthy version's own history at random, by request, requester and pod, and count false rollbacks."""
     from lastgood import replay as history
     from lastgood.judge import calibrate as cal
 
-    policy, console = load(config).endpoint(endpoint).policy, Console()
+    policy, console = load(config).endpoint(endpoint).policy, people(json_file)
     found = history.records(history.read(table), endpoint, version, None)
     found = found.take(np.sort(np.argsort(found.at, kind="stable")[-newest:]))
     budget, result = 1 / policy.rollback_e, {}
@@ -98,8 +93,7 @@ def calibrate(
                 "splits": rate.splits, "rollbacks": rate.rollbacks, "rate": rate.rate, "low": rate.low, "high": rate.high,
                 "within_budget": ok, "remedies": {name: one.rate for name, one in offers.items()},
             }  # fmt: skip
-    if json_file:
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(json_file, result)
 
 
 @app.command()
@@ -113,14 +107,14 @@ def power(
     runs: int = 100,
     seed: int = 1,
     plot: Annotated[Path | None, typer.Option(help="write the plot here (PNG or SVG)")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
+    json_file: JsonFile = None,
     config: ConfigFile = None,
 ) -> None:
     """How long until a doubling of errors, or latency x 1.3, is seen with this traffic and split?"""
     from lastgood import replay as history
     from lastgood.judge import power as pw
 
-    policy, console = load(config).endpoint(endpoint).policy, Console()
+    policy, console = load(config).endpoint(endpoint).policy, people(json_file)
     given = history.traffic(table, endpoint, share) if table else pw.typical(per_minute, share, errors)
     console.print(
         f"{given.per_minute:,.0f} requests a minute, {share:.0%} to the new version, {given.errors:.2%} fail",
@@ -140,6 +134,5 @@ def power(
             )
     if plot:
         history.draw_power(curves, plot)
-    if json_file:
-        plain = {name: {k: v if math.isfinite(v) else None for k, v in one.items()} for name, one in result.items()}
-        json_file.write_text(json.dumps(plain, indent=1) + "\n")
+    plain = {name: {k: v if math.isfinite(v) else None for k, v in one.items()} for name, one in result.items()}
+    write_json(json_file, plain)

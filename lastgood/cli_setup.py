@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lastgood.cli_acts import ConfigFile
+from lastgood.cli_acts import AsJson, ConfigFile
 from lastgood.config import Mode, load
 from lastgood.errors import RefusedError
 
@@ -75,6 +75,7 @@ def init(
         Mode, typer.Option(prompt="What may Lastgood do by itself (observe, approve, auto)")
     ] = Mode.APPROVE,
     force: Annotated[bool, typer.Option("--force", help="overwrite the file")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a few questions and write a commented settings file, with its JSON Schema beside it."""
     from lastgood.cli_config import schema
@@ -97,14 +98,15 @@ def init(
     load(draft)
     draft.replace(out)
     (out.parent / SCHEMA).write_text(schema())
-    print(f"{out} is written; next: lastgood doctor --config {out}")
+    said = {"written": [str(out), str(out.parent / SCHEMA)]}
+    print(json.dumps(said) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
 
 
 def doctor(
     config: ConfigFile = None,
     spark: Annotated[bool, typer.Option("--spark", help="also start Spark and write a table")] = False,
     prometheus: Annotated[str | None, typer.Option(help="URL of the Prometheus that should scrape Lastgood")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at everything Lastgood needs and say how to mend what is not right. Exit code 1 when something fails."""
     from lastgood import doctor as look

@@ -53,6 +53,8 @@ def cli() -> Page:
     yield "# Commands\n\nExit codes: 0 done; 1 a verdict to act on, or a check that failed; others by what to do:\n"
     errors = sorted(LastgoodError.__subclasses__(), key=lambda one: one.exit_code)
     yield from table(("code", "meaning"), ((one.exit_code, (one.__doc__ or "").split(";")[0]) for one in errors))
+    yield "\nEvery command prints for people, and with `--json` for machines; `job`, `serve`, `drift`, `forget`, `baseline set` and `config schema`\n"
+    yield "print nothing but JSON, `job` and `serve` a line for each thing done.\n"
     yield "\n`lastgood --install-completion` completes them in your shell.\n"
     yield from _command(typer.main.get_command(app), "lastgood")
 
