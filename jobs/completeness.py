@@ -1,16 +1,22 @@
 """Completeness: how many requests a window holds of those there must have been, how late they came, and which bodies are missing."""
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables, telemetry
 from lastgood.config import Capture
-from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.jobs.touched import Measure, Touched, recompute, window_start
 from lastgood.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 KEY = list(tables.COMPLETENESS.key)
+SKEW_SINCE, MIN_SKEW_MS = timedelta(days=1), 1_000.0
+"""Skew of the newest day counts, from a second on: what the network takes is no skew."""
+SKEW_REACH_S = 300
+"""How far apart the two times of one request may lie to be found when no skew is known yet."""
 
 
 def _saw(kind: str) -> "Column":
@@ -68,9 +74,24 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
     )  # fmt: skip
 
 
-def _skew(ctx: Context, rows: "DataFrame", near: str) -> "DataFrame":
+def known_skews(ctx: Context) -> dict[str, float]:
+    """endpoint -> inference table's clock - spans' clock in milliseconds: median over the newest SKEW_SINCE, where it matters."""
+    from pyspark.sql import functions as f
+
+    if not any(one.payload_table for one in ctx.settings.endpoints.values()):
+        return {}
+    lately = f.col("window_start") >= f.lit(ctx.clock() - SKEW_SINCE)
+    rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(lately & f.col("clock_skew_ms").isNotNull())
+    middle = rows.groupBy("endpoint").agg(f.percentile("clock_skew_ms", 0.5).alias("skew"))
+    return {one["endpoint"]: one["skew"] for one in middle.where(f.abs("skew") >= MIN_SKEW_MS).collect()}
+
+
+def _skew(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     """(endpoint, window_start, clock_skew_ms) from the inbox, where both sources' own times still stand."""
     from pyspark.sql import functions as f
+
+    reach = max([SKEW_REACH_S, *(abs(one) / 1000 for one in known_skews(ctx).values())])
+    near = which.wider(math.ceil(reach)).where("requested_at")
 
     mine = rows.where(_saw(telemetry.SPAN) & _saw(telemetry.TABLE)).select("endpoint", "request_id", "window_start")
     kinds = f.create_map(*(f.lit(part) for pair in telemetry.SOURCES.items() for part in pair))[f.col("source")]
@@ -84,33 +105,69 @@ def _skew(ctx: Context, rows: "DataFrame", near: str) -> "DataFrame":
     return times.groupBy("endpoint", "window_start").agg(apart.alias("clock_skew_ms"))
 
 
+def _told(ctx: Context, which: Touched) -> "DataFrame":
+    """(endpoint, window_start, endpoint_requests, endpoint_errors) of windows whose every minute the endpoint's /metrics was read.
+
+    A window shorter than a minute has no figure of its own there.
+    """
+    from pyspark.sql import functions as f
+
+    seconds = ctx.settings.window_s
+    rows = ctx.store.read(ctx.spark, tables.ENDPOINT_MINUTES).where(which.where("minute"))
+    once = rows.groupBy("endpoint", "minute").agg(
+        *(f.max(name).alias(name) for name in ("requests", "errors_4xx", "errors_5xx"))
+    )
+    summed = once.groupBy("endpoint", window_start(seconds, "minute").alias("window_start")).agg(
+        f.count("*").alias("minutes"), f.sum("requests").alias("endpoint_requests"),
+        f.sum(f.col("errors_4xx") + f.col("errors_5xx")).alias("endpoint_errors"),
+    )  # fmt: skip
+    return summed.where(f.col("minutes") * 60 == seconds).drop("minutes")
+
+
 def measure(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     """Requests of whole windows -> rows of `completeness`.
 
-    Expected: where the platform's usage table knows requests of the window, all that anybody knows of; else what sampled rows stand
-    for; else, where spans and an inference table overlap, the estimate (s + 1)(t + 1) / (both + 1) - 1 of how many there are (Chapman 1951).
-    Seen: all but those that only the usage table knows.
+    Expected: where the platform's usage table knows requests of the window, all that anybody knows of; else, where the endpoint's own
+    metrics were read, its count, shared out among the versions as what was seen is; else what sampled rows stand for; else, where spans
+    and an inference table overlap, the estimate (s + 1)(t + 1) / (both + 1) - 1 of how many there are (Chapman 1951). Seen: all but those
+    that only the usage table knows. A window of which the endpoint says there were requests, and nothing came, is a row of version '?'.
     """
+    from pyspark.sql import Window
     from pyspark.sql import functions as f
 
     found = _seen(ctx, rows)
     if any(one.payload_table for one in ctx.settings.endpoints.values()):
-        found = found.join(_skew(ctx, rows, which.where("requested_at")), ["endpoint", "window_start"], "left")
+        found = found.join(_skew(ctx, rows, which), ["endpoint", "window_start"], "left")
     else:
         found = found.withColumn("clock_skew_ms", f.lit(None).cast("double"))
+    found = found.join(_told(ctx, which), ["endpoint", "window_start"], "full").where(
+        f.col("model_version").isNotNull() | (f.col("endpoint_requests") > 0)
+    )
+    found = found.fillna(0, ["seen", "rows", "stand", "u", "s", "t", "both"]).fillna("?", ["model_version"])
+    whole = f.sum("stand").over(Window.partitionBy("endpoint", "window_start"))
+    part = f.when(whole > 0, f.col("seen") / whole).otherwise(1.0)
     overlap = (f.col("s") + 1) * (f.col("t") + 1) / (f.col("both") + 1) - 1
     by = (
         f.when(f.col("u") > 0, "usage")
+        .when(f.col("endpoint_requests").isNotNull(), "endpoint")
         .when(f.col("stand") > f.col("seen"), "sampling")
         .when(f.col("both") > 0, "sources")
     )
-    much = f.when(by == "usage", f.col("rows")).when(by == "sampling", f.col("stand"))
-    much = much.when(by == "sources", f.greatest(overlap, "seen")).cast("double")
+    much = f.when(by == "usage", f.col("rows")).when(by == "endpoint", f.col("endpoint_requests") * part)
+    much = much.when(by == "sampling", f.col("stand")).when(by == "sources", f.greatest(overlap, "seen")).cast("double")
     found = found.withColumns({"expected_from": by, "expected": much})
     share = f.when(f.col("expected") > 0, f.least(f.lit(1.0), f.col("seen") / f.col("expected")))
     return found.withColumn("share", share).select(*tables.COMPLETENESS.columns)
 
 
 def completeness(ctx: Context) -> Run | None:
-    """Bring `completeness` up to date with `requests`; None when nothing changed."""
-    return recompute(ctx, Measure("completeness", tables.COMPLETENESS, measure))
+    """Bring `completeness` up to date with `requests` and `endpoint_minutes`; None when nothing changed."""
+    run = recompute(ctx, Measure("completeness", tables.COMPLETENESS, measure))
+    told = recompute(ctx, Measure("completeness_told", tables.COMPLETENESS, _again, tables.ENDPOINT_MINUTES, "minute"))
+    return run or told
+
+
+def _again(ctx: Context, _: "DataFrame", which: Touched) -> "DataFrame":
+    """The windows of minutes that the endpoints have told of meanwhile."""
+    rows = ctx.store.read(ctx.spark, tables.REQUESTS).where(which.where("requested_at"))
+    return measure(ctx, rows.withColumn("window_start", window_start(ctx.settings.window_s)), which)

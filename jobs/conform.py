@@ -1,8 +1,10 @@
 """Conform: new inbox candidates -> `requests` (one row per request) and `quarantine`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lastgood import tables, telemetry
+from lastgood.jobs.completeness import known_skews
 from lastgood.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
@@ -15,8 +17,29 @@ TAKEN = {
     "s.attributes)"
 }
 """How a better source's value is taken: labels that came meanwhile stay."""
+NOTE = "clock_skew_ms"
 NONE = "~"
 """Provenance of a field that no source gave."""
+
+
+def on_one_clock(new: "DataFrame", skews: Mapping[str, float]) -> "DataFrame":
+    """Candidates with the times of spans moved onto the platform's clock, where the two are known to differ (endpoint -> milliseconds).
+
+    What was added is said in the attribute `clock_skew_ms`; the inbox keeps the time as it was sent.
+    """
+    from pyspark.sql import functions as f
+
+    if not skews:
+        return new
+    spans = [name for name, kind in telemetry.SOURCES.items() if kind == telemetry.SPAN]
+    by_endpoint = f.create_map(*(f.lit(part) for pair in skews.items() for part in pair))
+    skew = f.when(f.col("source").isin(spans), by_endpoint[f.col("endpoint")])
+    moved = f.timestamp_micros(f.unix_micros("requested_at") + f.round(skew * 1000).cast("bigint"))
+    rest = f.map_filter(f.coalesce("attributes", f.create_map().cast("map<string,string>")), lambda key, _: key != NOTE)
+    noted = f.map_concat(rest, f.create_map(f.lit(NOTE), skew.cast("string")))
+    return new.withColumns({
+        "requested_at": f.coalesce(moved, "requested_at"), "attributes": f.when(skew.isNotNull(), noted).otherwise(f.col("attributes")),
+    })  # fmt: skip
 
 
 def rejections() -> dict[str, "Column"]:
@@ -179,6 +202,7 @@ def conform(ctx: Context) -> Run | None:
             return None
         changes, run = found
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
+        new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(
             f.count("*").alias("rows"),

@@ -121,24 +121,24 @@ def drifted(ctx: Context) -> dict[str, list[Drifted]]:
 
 
 def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dict[str, float]:
-    """endpoint -> requests seen / expected over the newest LATELY, of the version that misses more.
+    """endpoint -> requests seen / expected over the newest LATELY: of the version that misses more, and of the whole endpoint by its own count.
 
-    Only where something independent says what to expect (a usage table, or two sources that overlap): a uniform sample is fair.
+    Only where something independent says what to expect (not the sampling fraction): a uniform sample is fair. Single windows may be off
+    where the endpoint's minutes are not the clock's; over LATELY that is little.
     """
     from pyspark.sql import functions as f
 
     rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(
         (f.col("window_start") >= f.lit(now - LATELY))
-        & f.col("expected_from").isin("usage", "sources")
+        & (f.col("expected_from") != "sampling")
         & (f.col("expected") > 0)
     )
-    sums = rows.groupBy("endpoint", "model_version").agg(
-        f.sum("seen").alias("seen"), f.sum("expected").alias("expected")
-    )
+    version = f.when(f.col("expected_from") != "endpoint", f.col("model_version")).alias("version")
+    sums = rows.groupBy("endpoint", version).agg(f.sum("seen").alias("seen"), f.sum("expected").alias("expected"))
     found: dict[str, float] = {}
     for row in sums.collect():
         pair = chosen.get(row["endpoint"])
-        if pair and row["model_version"] in (pair.candidate, pair.prior):
+        if pair and row["version"] in (pair.candidate, pair.prior, None):
             found[row["endpoint"]] = min(found.get(row["endpoint"], 1.0), row["seen"] / row["expected"])
     return found
 

@@ -40,6 +40,10 @@ class Touched:
     spans: tuple[tuple[int, int], ...]
     endpoints: tuple[str, ...] | None
 
+    def wider(self, seconds: int) -> "Touched":
+        """The same with so much more at both ends of every span."""
+        return Touched(tuple((a - seconds, z + seconds) for a, z in self.spans), self.endpoints)
+
     def where(self, at: str) -> str:
         """SQL: a row of this time is one of them."""
         spans = (f"({at} >= timestamp_micros({a * US}) AND {at} < timestamp_micros({z * US}))" for a, z in self.spans)

@@ -137,8 +137,12 @@ COMPLETENESS = Table(
         Field("seen", "bigint", "rows of requests"),
         Field("expected", "double", "requests there should be; null when nothing independent says it"),
         Field(
-            "expected_from", "string", "what says it: usage (table), sampling (fraction), sources (two that overlap)"
+            "expected_from",
+            "string",
+            "what says it: usage (table), endpoint (its own /metrics), sampling (fraction), sources (two that overlap)",
         ),
+        Field("endpoint_requests", "double", "requests of all versions, as the endpoint's own /metrics counted them"),
+        Field("endpoint_errors", "double", "of them answered with 4xx or 5xx"),
         Field("share", "double", "seen / expected, at most 1; null when expected is"),
         Field("by_source", "map<string,double>", "source -> rows it saw"),
         Field("delivery_lag_p50_ms", "double", "median of received - (requested + latency)"),

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 from jobs_support import START, inbox, put, row, stored
 
-from lastgood import delta, loop, measures, tables, windows
+from lastgood import delta, loop, measures, tables, telemetry, windows
 from lastgood.errors import ConfigError
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
+from lastgood.jobs.deployed import Pair
+from lastgood.jobs.evidence import completeness as arrived
 from lastgood.jobs.samples import KEEP, samples
 from lastgood.jobs.windows import rollup
 from lastgood.jobs.windows import windows as count_windows
@@ -75,6 +77,63 @@ def test_completeness_says_what_was_seen_of_what_there_must_have_been(make: Make
     assert both["clock_skew_ms"] == 3000.0
     assert found["chat", "1", 0]["clock_skew_ms"] is None
     assert completeness(ctx) is None
+
+
+def test_what_the_endpoint_says_of_itself_is_a_third_opinion_even_when_it_comes_late(make: Make) -> None:
+    ctx = make()
+    at = START + timedelta(seconds=10)
+    put(ctx.store, [row(i, model_version="1" if i < 30 else "2", requested_at=at) for i in range(40)])
+    conform(ctx)
+    completeness(ctx)
+    assert {one["expected"] for one in rows_of(ctx, tables.COMPLETENESS)} == {None}
+    told = [(0, 50.0, 3.0, 1.0), (0, 50.0, 3.0, 1.0), (1, 20.0, 0.0, 0.0), (2, 0.0, 0.0, 0.0)]
+    minutes = [
+        {"endpoint": "chat", "minute": START + timedelta(minutes=m), "requests": n, "errors_4xx": a, "errors_5xx": b}
+        for m, n, a, b in told
+    ]
+    schema = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
+    delta.append(ctx.store.path(tables.ENDPOINT_MINUTES), pa.Table.from_pylist(minutes, schema))
+    assert completeness(ctx) is not None
+    found = {
+        (one["model_version"], one["window_start"].minute): (
+            one["seen"], one["expected"], one["share"], one["expected_from"], one["endpoint_requests"], one["endpoint_errors"],
+        )
+        for one in rows_of(ctx, tables.COMPLETENESS)
+    }  # fmt: skip
+    assert found == {
+        ("1", 0): (30, 37.5, 0.8, "endpoint", 50.0, 4.0),
+        ("2", 0): (10, 12.5, 0.8, "endpoint", 50.0, 4.0),
+        ("?", 1): (0, 20.0, 0.0, "endpoint", 20.0, 0.0),
+    }
+    pair = {"chat": Pair("2", "1", START)}
+    assert arrived(ctx, pair, START + timedelta(minutes=3)) == {"chat": 40 / 70}, "of all that the endpoint answered"
+    assert completeness(ctx) is None
+
+
+def test_spans_of_a_clock_that_is_wrong_are_counted_in_the_minute_they_belong_to(make: Make) -> None:
+    """Spans are stamped 90 s early. Once requests that both sources saw have shown it, spans alone are put right, and it stays known."""
+    ctx = make(endpoints={"chat": {"payload_table": "/nowhere/at/all"}})
+    early = timedelta(seconds=90)
+    for turn in range(3):
+        at = START + timedelta(minutes=10 * turn)
+        both = [row(100 * turn + i, requested_at=at - early) for i in range(20)]
+        both += [row(100 * turn + i, requested_at=at, source="ai_gateway", input="q") for i in range(20)]
+        alone = [row(100 * turn + 50 + i, requested_at=at - early) for i in range(10)]
+        put(ctx.store, [*both, *alone])
+        conform(ctx)
+        completeness(ctx)
+        stored_at = {
+            one["request_id"]: (one["requested_at"], dict(one["attributes"] or ()).get("clock_skew_ms"))
+            for one in rows_of(ctx, tables.REQUESTS)
+        }
+        mine = [stored_at[one["request_id"]] for one in alone]
+        assert set(mine) == ({(at, "90000.0")} if turn else {(at - early, None)})
+        skews = {
+            one["clock_skew_ms"]
+            for one in rows_of(ctx, tables.COMPLETENESS)
+            if abs((one["window_start"] - at).total_seconds()) < 200 and one["clock_skew_ms"] is not None
+        }
+        assert skews == {90_000.0}
 
 
 def test_hours_and_days_are_the_sums_of_their_minutes_and_a_range_can_be_rebuilt(make: Make) -> None:
