@@ -7,7 +7,7 @@ a uniform sample. So drift reads a bounded number of rows however many requests 
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.touched import Measure, Touched, recompute, window_start
+from lastgood.jobs.touched import HOUR_S, Measure, Touched, recompute, window_start
 from lastgood.runs import Context, Run
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ KEEP = 2_000
 ROOM = 450
 """Ten standard deviations of how many of KEEP expected hashes fall below a bound: the bound never cuts into the KEEP."""
 TEXT_CHARS = 1_000
-HOUR_S = 3600
 
 
 def smallest(rows: "DataFrame", *group: str) -> "DataFrame":

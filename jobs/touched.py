@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 MAX_RANGES, MAX_ENDPOINTS = 50, 50
-US = 1_000_000
+US, HOUR_S = 1_000_000, 3600
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Touched:
     def wider(self, seconds: int) -> "Touched":
         """The same with so much more at both ends of every span."""
         return Touched(tuple((a - seconds, z + seconds) for a, z in self.spans), self.endpoints)
+
+    @property
+    def hours(self) -> int:
+        """Of how many hours of the clock they are, at most."""
+        return sum(-(-z // HOUR_S) - a // HOUR_S for a, z in self.spans)
 
     def where(self, at: str) -> str:
         """SQL: a row of this time is one of them."""

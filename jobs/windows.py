@@ -7,6 +7,7 @@ from lastgood.jobs import counting
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
 from lastgood.runs import Context, Run
+from lastgood.spark import narrow_rows
 from lastgood.telemetry import spark_ddl
 from lastgood.windows import CHARS_PER_TOKEN, SIZE_EDGES
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 KEY = list(counting.KEY)
+MAX_TASKS = 200
 SCORE_PREFIX = "eval."
 """Attributes with this prefix are evaluation scores or labels, 0-1."""
 _COUNTED = (
@@ -46,8 +48,8 @@ def keyed(requests: "DataFrame", seconds: int) -> "DataFrame":
     )
 
 
-def count(requests: "DataFrame") -> "DataFrame":
-    """Keyed requests -> rows of the `windows` table (columns of tables.WINDOWS)."""
+def count(requests: "DataFrame", hours: int | None = None) -> "DataFrame":
+    """Keyed requests -> rows of the `windows` table (columns of tables.WINDOWS). `hours`: how many they are of, where known."""
     from pyspark.sql import functions as f
 
     named = f.map_filter("attributes", lambda name, _: name.startswith(SCORE_PREFIX))
@@ -57,7 +59,7 @@ def count(requests: "DataFrame") -> "DataFrame":
     rows = requests.select(
         *_COUNTED, tokens.alias("size"), f.when(f.col("attributes").isNotNull(), numbers).alias("scores")
     )
-    return _together(rows.mapInArrow(counting.count_batches, counting.PACKED))
+    return _together(rows.mapInArrow(counting.count_batches, counting.PACKED), hours)
 
 
 def add(windows: "DataFrame") -> "DataFrame":
@@ -65,8 +67,10 @@ def add(windows: "DataFrame") -> "DataFrame":
     return _together(windows.select(*tables.WINDOWS.columns).mapInArrow(counting.pack_batches, counting.PACKED))
 
 
-def _together(packed: "DataFrame") -> "DataFrame":
-    by_hour = packed.repartition("bucket").sortWithinPartitions("bucket")
+def _together(packed: "DataFrame", hours: int | None = None) -> "DataFrame":
+    # About an hour to a task: so a batch of parts is no more than what adding up an hour holds anyway.
+    by_hour = packed.repartition(min(hours, MAX_TASKS), "bucket") if hours else packed.repartition("bucket")
+    by_hour = by_hour.sortWithinPartitions("bucket")
     return by_hour.mapInArrow(counting.add_batches, spark_ddl(tables.WINDOWS.fields))
 
 
@@ -96,9 +100,11 @@ def aged(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     return joined.select(*rows.columns)
 
 
-WINDOWS = Measure(
-    "windows", tables.WINDOWS, lambda ctx, rows, which: count(keyed(aged(ctx, rows, which), ctx.settings.window_s))
-)  # fmt: skip
+def _count(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
+    return count(keyed(aged(ctx, rows, which), ctx.settings.window_s), which.hours)
+
+
+WINDOWS = Measure("windows", tables.WINDOWS, _count)
 QUALITY = Measure(
     "quality",
     tables.QUALITY,
@@ -115,7 +121,8 @@ DAYS = Measure(
 
 def windows(ctx: Context) -> Run | None:
     """Bring `windows` up to date with `requests`; None when nothing changed."""
-    return recompute(ctx, WINDOWS)
+    with narrow_rows(ctx.spark):
+        return recompute(ctx, WINDOWS)
 
 
 def quality(ctx: Context) -> Run | None:
