@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import Pair, pairs
-from lastgood.jobs.samples import HOUR_S, sample, samples, smallest
-from lastgood.jobs.touched import Touched, ranges
+from lastgood.jobs.samples import sample, samples, smallest
+from lastgood.jobs.touched import HOUR_S, Touched, ranges
+from lastgood.measures import report_path
 from lastgood.runs import Context, Run, append
 from lastgood.telemetry import spark_ddl
 
@@ -232,8 +233,9 @@ def drift(ctx: Context) -> Run | None:
     return taken or Run("drift", tables.SAMPLES.name, ctx.store.version(ctx.spark, tables.SAMPLES))
 
 
-def evidently_html(ctx: Context, endpoint: str, path: Path) -> dict[str, Any]:
-    """Write Evidently's own report on the candidate against the reference; what was compared.
+def evidently_html(ctx: Context, endpoint: str, path: Path | None = None) -> dict[str, Any]:
+    """Write Evidently's own report on the candidate against the reference (without `path` where the evidence page looks for it); what was
+    compared.
 
     Errors: ConfigError when there is nothing to compare.
     """
@@ -258,6 +260,7 @@ def evidently_html(ctx: Context, endpoint: str, path: Path) -> dict[str, Any]:
         n for n in kinds if n not in TEXTS and min(current[n].notna().sum(), reference[n].notna().sum()) >= MIN_ROWS
     ]
     numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
+    path = path or report_path(ctx.store, endpoint, pair.candidate)
     path.parent.mkdir(parents=True, exist_ok=True)
     report(current, reference, numeric, [name for name in usable if name not in numeric], path)
     return {

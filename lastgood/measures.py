@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lastgood import delta, metrics, tables
 from lastgood.judge.judge import summary
@@ -116,14 +118,22 @@ class Overview:
         return {"versions": shares, "series": drawn(counts, new, prior, ("p95_ms", "error_rate"))}
 
 
+def report_path(store: tables.Store, endpoint: str, version: str) -> Path:
+    """Where Evidently's report on a version is kept. Errors: ConfigError when the storage is no folder."""
+    names = (quote(one, safe="").replace(".", "%2E") for one in (endpoint, version))
+    return Path(store.folder, "reports", "drift", *names).with_suffix(".html")
+
+
 def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dict[str, Any] | None:
-    """What the evidence page draws: the candidate beside the prior version over the newest windows."""
+    """What the evidence page draws: the candidate beside the prior version over the newest windows; and its drift report, if there is one."""
     said = [one for one in verdicts(store) if one.endpoint == endpoint]
     if not said:
         return None
-    counts = windows(store, endpoint)
+    counts, candidate = windows(store, endpoint), said[-1].candidate
     names = ("p95_ms", "error_rate", "bad_answers", "requests")
-    return {"series": drawn(counts, said[-1].candidate, said[-1].prior, names, points)}
+    report = report_path(store, endpoint, candidate)
+    reports = {candidate: str(report)} if report.is_file() else {}
+    return {"series": drawn(counts, candidate, said[-1].prior, names, points), "reports": reports}
 
 
 @dataclass(frozen=True)

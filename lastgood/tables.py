@@ -384,9 +384,14 @@ class Store:
 
     def path(self, table: Table) -> str:
         """The table's folder. Errors: ConfigError in a catalog, where tables have names instead."""
+        return f"{self.folder}/{table.name}"
+
+    @property
+    def folder(self) -> str:
+        """Errors: ConfigError in a catalog."""
         if self.in_catalog:
             raise ConfigError(f"storage {self.location} is a catalog; this needs a folder")
-        return f"{self.location.rstrip('/')}/{table.name}"
+        return self.location.rstrip("/")
 
     def sql(self, table: Table) -> str:
         """How SQL names the table."""

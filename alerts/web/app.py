@@ -33,7 +33,8 @@ def create_app(
     """The web application. `overview` gives what the page of all endpoints shows besides the verdicts (see pages.Overview).
 
     `evidence(endpoint)` gives what the page draws besides the verdict, or None:
-    {"series": [{"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]}, ...]}.
+    {"series": [{"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]}, ...],
+    "reports": {version: path of its drift report}}.
     """
     web = controller.settings.web
     auth = Auth(web, controller.people.signer.derived("session"))
@@ -43,6 +44,7 @@ def create_app(
         Route("/", pages.index),
         Route("/r/{token}", pages.link),
         Route("/r/{token}", acts.decide, methods=["POST"]),
+        Route("/r/{token}/drift", pages.drift),
         Route("/incidents/{id}", pages.incident),
         Route("/kill", pages.kill),
         Route("/kill", acts.kill, methods=["POST"]),

@@ -14,7 +14,7 @@ MAX_HOOK_BYTES = 1024 * 1024
 
 
 class Headers:
-    """Security headers on every answer."""
+    """Security headers on every answer; one that an answer has of its own stays."""
 
     def __init__(self, app: ASGIApp, csp: str, https: bool) -> None:
         self._app = app
@@ -36,7 +36,8 @@ class Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._headers]
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in self._headers if one[0] not in own)]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.messages import sureness
@@ -26,6 +26,10 @@ Overview = Callable[[str, str, str | None], Mapping[str, Any]]
 """(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as for Evidence}."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
+REPORT_CSP = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
 ACTIONS = ("approve", "hold", "reject")
 
 
@@ -105,9 +109,22 @@ class Pages:
             decidable=decidable,
             needed=self._settings.endpoint(incident.endpoint).policy.approvals,
             series=evidence.get("series", []),
+            report=f"/r/{token}/drift" if self._report(incident) else None,
             figures=beside(incident.verdict),
             story=story(entries),
         )
+
+    def drift(self, request: Request) -> Response:
+        """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
+        _, incident, _ = self._people.verify_link(request.path_params["token"])
+        found = self._report(incident)
+        if found is None:
+            raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
+        return FileResponse(found, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
+
+    def _report(self, incident: Incident) -> str | None:
+        made: Mapping[str, str] = (self._evidence(incident.endpoint) or {}).get("reports", {})
+        return made.get(incident.candidate)
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:

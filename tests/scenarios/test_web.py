@@ -15,6 +15,7 @@ from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.guard import MAX_FORM_BYTES
+from lastgood.alerts.web.pages import REPORT_CSP
 from lastgood.config import Mode, Web
 from lastgood.judge.verdict import State
 
@@ -317,3 +318,20 @@ def test_no_secret_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> No
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("lastgood")]
     token = site.path.removeprefix("/r/")
     assert not any(secret in line for line in ours for secret in (PERSON, "wrong-token", KEY, token))
+
+
+def test_the_evidence_page_links_the_drift_report_which_runs_apart_from_the_site(site: Site, tmp_path: Path) -> None:
+    assert "/drift" not in site.browser.get(site.path).text
+    assert site.browser.get(f"{site.path}/drift").status_code == 404
+    report = tmp_path / "report.html"
+    report.write_text("<script>let report = 1</script>")
+    evidence = {"series": [], "reports": {"3": str(report)}}
+    with serving(create_app(site.house.controller, lambda name: evidence if name == "chat" else None)) as url:
+        page = httpx.get(f"{url}{site.path}").text
+        assert f'href="{site.path}/drift"' in page
+        answer = httpx.get(f"{url}{site.path}/drift")
+        assert answer.text == report.read_text()
+        assert answer.headers.get_list("content-security-policy") == [REPORT_CSP]
+        assert REPORT_CSP.startswith("sandbox allow-scripts;")
+        assert httpx.get(f"{url}{site.path[:-4]}AAAA/drift").status_code == 403
+    assert site.unchanged()

@@ -84,6 +84,8 @@ REJECTED = {
     "an infinite latency": ({"latency_ms": float("inf")}, "latency is above one day"),
     "a weight of no meaning": ({"weight": float("nan")}, "weight is not a positive number"),
     "an infinite weight": ({"weight": float("inf")}, "weight is not a positive number"),
+    "the first year": ({"requested_at": datetime(1, 1, 1, tzinfo=UTC)}, "request time is too long ago"),
+    "the last year": ({"requested_at": datetime(9999, 12, 31, tzinfo=UTC)}, "request time is in the future"),
     "an unknown source": ({"source": "elsewhere"}, "unknown source"),
     "nothing at all": (dict.fromkeys(telemetry.arrow_schema(telemetry.INBOX).names), "no endpoint"),
     "no source": ({"source": None}, "unknown source"),
@@ -251,8 +253,11 @@ def test_a_rollout_is_judged_by_what_its_versions_did_and_drift_names_the_column
         assert moving["evidently_score"] is not None
         assert moving["reference"] == "before"
     assert not [one["column"] for one in rows if one["against"] == "prior" and one["drifted"]]
-    html = Path(ctx.store.location) / "reports" / "chat.html"
+    html = Path(ctx.store.location) / "elsewhere" / "chat.html"
     assert evidently_html(ctx, "chat", html)["reference"] == "before"
     assert "feature.moving" in html.read_text()
+    assert measures.evidence_series(ctx.store, "chat")["reports"] == {}  # type: ignore[index]
+    made = evidently_html(ctx, "chat")["html"]
+    assert measures.evidence_series(ctx.store, "chat")["reports"] == {"2": made}  # type: ignore[index]
     with pytest.raises(ConfigError, match="no version of nobody is known"):
         evidently_html(ctx, "nobody", html)
