@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.windows import Counts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
@@ -46,6 +47,20 @@ def choose(served: Iterable[Served]) -> Pair | None:
     earlier = known[:-1]
     prior = max(earlier, key=lambda one: (one.last, one.first), default=None)
     return Pair(candidate.version, prior.version if prior else None, candidate.first)
+
+
+def pairs_of(windows: Iterable[Counts]) -> dict[str, Pair]:
+    """endpoint -> Pair, from window counts at hand."""
+    served: dict[tuple[str, str], list[Counts]] = {}
+    for one in windows:
+        served.setdefault((one.endpoint, one.model_version), []).append(one)
+    by_endpoint: dict[str, list[Served]] = {}
+    for (endpoint, version), group in served.items():
+        starts = [one.start for one in group]
+        by_endpoint.setdefault(endpoint, []).append(
+            Served(version, min(starts), max(starts), sum(one.rows for one in group))
+        )
+    return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
 
 
 def pairs(

@@ -7,6 +7,7 @@ answers have each and their sums: the share labelled is `labelled` / `answers`. 
 arrived (jobs.evidence): these attributes are not evidence a second time.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from lastgood import tables
@@ -53,12 +54,12 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
     binary = truth.isin(*YES, *NO) & said.isin(*YES, *NO)
     right = f.when(truth.isin(*YES) == said.isin(*YES), "1").otherwise("0")
     entries = {
-        "plain": f.when(~is_label & value.isNotNull() & ~f.isnan(value), _pair(f.concat(f.lit("outcome."), "name"), value.cast("string"))),
+        "plain": f.when(~is_label & (f.abs(value) < math.inf), _pair(f.concat(f.lit("outcome."), "name"), value.cast("string"))),
         "truth": f.when(is_label & truth.isNotNull(), _pair("label.truth", truth)),
         "correct": f.when(known, _pair("outcome.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
         "precision": f.when(known & binary & said.isin(*YES), _pair("outcome.precision", right)),
         "recall": f.when(known & binary & truth.isin(*YES), _pair("outcome.recall", right)),
-        "error": f.when(known & ~binary & (a - b).isNotNull(), _pair("label.error", f.abs(a - b).cast("string"))),
+        "error": f.when(known & ~binary & (f.abs(a - b) < math.inf), _pair("label.error", f.abs(a - b).cast("string"))),
     }  # fmt: skip
     listed = matched.select("endpoint", "request_id", f.explode(f.array(*entries.values())).alias("entry")).where(
         "entry IS NOT NULL"

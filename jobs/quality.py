@@ -10,22 +10,21 @@ from functools import reduce
 from operator import add, or_
 from typing import TYPE_CHECKING
 
+from lastgood.outcomes import OUTCOMES, SPREAD
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 GRAIN = 2.0**20
 """See jobs.counting.GRAIN."""
+MOST = 1e12
+"""Outcomes above this are no measure of anything (and infinite sums would hide the others)."""
 OPENING = r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"
 REFUSAL = r"\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
 REFUSAL_HINTS = ("an ai", "language model", "i can")
 TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
 TEMPLATE_HINTS = ("<|", "INST]", "{{", "<unk>")
 """Every match of the pattern holds one of its hints: looking for them first is many times cheaper."""
-OUTCOMES = {
-    "correct": "outcome.correct", "precision": "outcome.precision", "recall": "outcome.recall", "abs_error": "label.error",
-    "thumbs": "outcome.thumbs",
-}  # fmt: skip
-"""What labels and feedback said of answers (jobs.outcomes): `NAME_n` answers have it, `NAME` is its sum."""
 REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS = 400, 4_000, 200, 20
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
 
@@ -84,8 +83,16 @@ def flags(banned: tuple[str, ...] = ()) -> dict[str, "Column"]:
     return made | _asked_json() | ({"toxic": f.col("output").rlike(listed)} if banned else {})
 
 
+def _grained(value: "Column") -> "Column":
+    """In multiples of 1 / GRAIN; null for what is not finite."""
+    from pyspark.sql import functions as f
+
+    return f.when(f.abs(value) < MOST, f.round(value * GRAIN) / GRAIN)
+
+
 def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFrame":
-    """Keyed requests -> rows of the `quality` table. Only successful requests whose bodies were captured count.
+    """Keyed requests -> rows of the `quality` table. Flags are of successful requests whose output was captured (`answers`); labels and
+    feedback are counted of all successful requests.
 
     An answer's flags are one bit each, so that no flag is worked out twice and few rows are left to be summed by flag.
     """
@@ -94,21 +101,23 @@ def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFr
     key = ["endpoint", "model_version", "stratum", "window_start"]
     marks = flags(words)
     bits = reduce(add, (f.when(mark, 1 << i).otherwise(0) for i, mark in enumerate(marks.values())))
-    captured = requests.where(f.col("error_code").isNull() & f.col("output").isNotNull())
-    weight = (f.round(f.col("weight") * GRAIN) / GRAIN).alias("weight")
+    seen = f.col("output").isNotNull()
+    told = f.coalesce(
+        f.exists(f.map_keys("attributes"), lambda name: name.isin("label.truth", *OUTCOMES.values())), f.lit(False)
+    )
+    captured = requests.where(f.col("error_code").isNull() & (seen | told))
+    weight = f.when(seen, f.round(f.col("weight") * GRAIN) / GRAIN).alias("weight")
     known = {
-        name: f.when(
-            f.col("attributes").isNotNull(), f.round(f.col("attributes")[key].try_cast("double") * GRAIN) / GRAIN
-        )
-        for name, key in OUTCOMES.items()
+        name: _grained(f.when(told, f.col("attributes")[key].try_cast("double"))) for name, key in OUTCOMES.items()
     }
-    truth = f.when(f.col("attributes").isNotNull(), f.col("attributes")["label.truth"]).alias("truth")
+    known |= {f"{name}_sq": _grained(known[name] * known[name]) for name in SPREAD}
+    truth = f.when(told, f.col("attributes")["label.truth"]).alias("truth")
     cells = (
         captured.select(*key, weight, bits.alias("bits"), truth, *(value.alias(name) for name, value in known.items()))
         .groupBy(*key, "bits")
         .agg(
             f.sum("weight").alias("n"), f.count("truth").alias("labelled"),
-            *(f.count(name).alias(f"{name}_n") for name in OUTCOMES), *(f.sum(name).alias(name) for name in OUTCOMES),
+            *(f.count(name).alias(f"{name}_n") for name in OUTCOMES), *(f.sum(name).alias(name) for name in known),
         )
     )  # fmt: skip
 
@@ -118,7 +127,7 @@ def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFr
     sums = {"answers": f.sum("n"), "bad": total(f.col("bits") > 0)}
     sums |= {name: total(f.col("bits").bitwiseAND(1 << i) > 0) for i, name in enumerate(marks)}
     sums |= {"labelled": f.sum("labelled")}
-    sums |= {each: f.sum(each) for name in OUTCOMES for each in (f"{name}_n", name)}
+    sums |= {each: f.sum(each) for each in (*(f"{name}_n" for name in OUTCOMES), *known)}
     sums = {name: f.coalesce(value.cast("double"), f.lit(0.0)) for name, value in sums.items()}
     pairs = [part for name, value in sums.items() for part in (f.lit(name), value)]
     return cells.groupBy(*key).agg(f.create_map(*pairs).alias("quality"))

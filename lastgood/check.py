@@ -21,7 +21,7 @@ from lastgood.config import Settings
 from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
-from lastgood.jobs.deployed import Pair, Served, choose
+from lastgood.jobs.deployed import Pair, pairs_of
 from lastgood.jobs.drift import of_requests
 from lastgood.jobs.evidence import counts
 from lastgood.jobs.quality import quality_flags
@@ -69,7 +69,7 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         if not windows:
             said = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
             raise ConfigError(f"{table}: no usable request among its rows ({said})")
-        chosen = _pairs(windows)
+        chosen = pairs_of(windows)
         bar.update(step, description="measuring drift")
         drifted = (
             [
@@ -114,19 +114,6 @@ def _kept(ctx: Context, frame: "DataFrame", name: str) -> "DataFrame":
     where = f"{ctx.store.location}/{name}"
     frame.write.option("compression", "snappy").parquet(where)
     return ctx.spark.read.parquet(where)
-
-
-def _pairs(windows: Sequence[Counts]) -> dict[str, Pair]:
-    served: dict[tuple[str, str], list[Counts]] = {}
-    for one in windows:
-        served.setdefault((one.endpoint, one.model_version), []).append(one)
-    by_endpoint: dict[str, list[Served]] = {}
-    for (endpoint, version), group in served.items():
-        starts = [one.start for one in group]
-        by_endpoint.setdefault(endpoint, []).append(
-            Served(version, min(starts), max(starts), sum(one.rows for one in group))
-        )
-    return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
 
 
 def _result(
