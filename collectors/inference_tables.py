@@ -5,7 +5,7 @@ Unity AI Gateway) and system tables (serving.endpoint_usage, ai_gateway.usage). 
 read as they come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ GENERATIONS = (
         "legacy",
         ("databricks_request_id", "timestamp_ms"),
         request_id="databricks_request_id",
-        requested_at="timestamp_millis(try_cast(timestamp_ms as bigint))",
+        requested_at="timestamp_millis(nullif(greatest(-1, least(try_cast(timestamp_ms as bigint), 253402300800000)), 253402300800000))",
         latency_ms="execution_time_ms",
         latency_scope="'model'",
         version="request_metadata['model_version']",
@@ -107,7 +107,7 @@ _OPTIONAL = dict.fromkeys(
     (
         "client_request_id", "status_code", "sampling_fraction", "requester", "request", "response", "served_entity_id",
         "destination_model", "destination_name", "latency_ms", "execution_time_ms", "execution_duration_ms",
-        "time_to_first_byte_ms", "input_tokens", "output_tokens", "output_token_count",
+        "time_to_first_byte_ms", "schema_version", "input_tokens", "output_tokens", "output_token_count",
     ),
     "string",
 ) | {
@@ -174,10 +174,16 @@ def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([*rest.columns, body], [*rest.schema.names, "body"])
 
 
-def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataFrame | None" = None) -> "DataFrame":
+def candidates(
+    frame: "DataFrame",
+    endpoint: str | None = None,
+    entities: "DataFrame | None" = None,
+    versions: Sequence[str] = ("1",),
+) -> "DataFrame":
     """Rows of an inference table or of canonical records -> inbox columns.
 
-    `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table.
+    `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table. Rows whose
+    schema_version has another major number than one of `versions` are marked for the quarantine.
     """
     from pyspark.sql import functions as f
 
@@ -211,8 +217,9 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
         f.expr(generation.team).cast("string").alias("team"),
         f.expr(generation.latency_scope).cast("string").alias("scope"),
         f.expr(generation.attempts).alias("attempts"),
-        f.col("request").cast("string").alias("request"),
-        f.col("response").cast("string").alias("response"),
+        _text(types, "request"),
+        _text(types, "response"),
+        f.col("schema_version").cast("string").alias("schema_version"),
         f.expr("array_join(cast(logging_error_codes as array<string>), ',')").alias("unlogged"),
     )
     kept = [field for field in flat.schema.fields if field.name not in ("request", "response")]
@@ -222,12 +229,24 @@ def candidates(frame: "DataFrame", endpoint: str | None = None, entities: "DataF
     else:
         said = flat.drop("request", "response").withColumn("body", f.lit(None).cast(_BODY_DDL))
     said = named(said, entities)
-    return _shape(said, generation, f.lit(endpoint).cast("string"))
+    return _shape(said, generation, f.lit(endpoint).cast("string"), versions)
 
 
-def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "DataFrame":
+def _text(types: Mapping[str, str], body: str) -> "Column":
+    """A body as text, also where the table has it taken apart."""
     from pyspark.sql import functions as f
 
+    apart = types.get(body, "").startswith(("map", "struct", "array"))
+    return (f.to_json(body) if apart else f.col(body).cast("string")).alias(body)
+
+
+def _shape(said: "DataFrame", generation: Generation, endpoint: "Column", versions: Sequence[str]) -> "DataFrame":
+    from pyspark.sql import functions as f
+
+    version = f.col("schema_version")
+    unknown = f.concat(
+        f.lit("schema_version "), version, f.lit(" is not known: update Lastgood, or add it to sources.schema_versions")
+    )
     code = f.coalesce("body.error_code", f.concat(f.lit("HTTP_"), f.col("status").cast("string")))
     notes = f.map_filter(
         f.create_map(
@@ -271,6 +290,7 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column") -> "Da
         "attributes": f.when(f.size(notes) > 0, notes),
         "received_at": f.current_timestamp(),
         "source": f.lit(generation.name),
+        "reject_reason": f.when(~f.regexp_extract(version, r"^[vV]?(\d+)", 1).isin(list(versions)), unknown),
     }
     return said.select(*(_typed(one, values.get(one.name)) for one in telemetry.INBOX))
 

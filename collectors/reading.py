@@ -5,7 +5,8 @@ of the last day again, without those the inbox has. docs/adr/0007 says why.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ def candidates(
     if kind_of(frame.columns, origin.table) == "span_table":
         rows = span_tables.decoded(frame, settings.receiver.version_attributes)
     else:
-        rows = inference_tables.candidates(frame, origin.endpoint, entities)
+        rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions)
     rule = rules(settings)
     return _hidden(rows, rule) if rule else rows
 
@@ -179,6 +180,14 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
     if found is None:
         return None
     new, run = found
+    with _named(table):
+        run.rows_in = _take(ctx, origin, new, feed)
+    record(ctx, run, time.monotonic() - started)
+    return run
+
+
+def _take(ctx: Context, origin: Origin, new: "DataFrame", feed: bool) -> int:
+    """Append new rows of a table to the inbox; how many."""
     named = origin.entities
     entities = read_any(ctx.spark, named) if named and _there(named) else None
     rows = candidates(new, origin, ctx.settings, entities)
@@ -187,11 +196,34 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
     if "scores" in rows.columns and span_tables.has_scores(new):
         append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
     append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)
-    run.rows_in = new.count()
-    record(ctx, run, time.monotonic() - started)
-    return run
+    return int(new.count())
+
+
+@contextmanager
+def _named(table: str) -> Iterator[None]:
+    """What Spark cannot read of a table, as a ConfigError that names it."""
+    from pyspark.errors import AnalysisException
+
+    try:
+        yield
+    except AnalysisException as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{table}: {said:.400}; give the column the documented type, or collect from a view that casts it"
+        ) from error
 
 
 def collect_all(ctx: Context) -> list[Run]:
-    """New rows of every table that the settings name into the inbox."""
-    return [run for one in origins(ctx.settings) if (run := collect(ctx, one))]
+    """New rows of every table that the settings name into the inbox. A table that cannot be read does not hold up the others.
+
+    Errors: ConfigError that names all such tables, after the others were taken in.
+    """
+    runs, broken = [], []
+    for one in origins(ctx.settings):
+        try:
+            runs.append(collect(ctx, one))
+        except ConfigError as error:
+            broken.append(str(error))
+    if broken:
+        raise ConfigError("; ".join(broken))
+    return [run for run in runs if run]

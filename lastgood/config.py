@@ -268,6 +268,10 @@ class Sources(_Model):
         [], description="OpenTelemetry spans in Unity Catalog: catalog.schema.prefix_otel_spans"
     )
     workspace_id: str | None = Field(None, description="take only this workspace's rows of the usage tables")
+    schema_versions: list[str] = Field(
+        ["1"],
+        description="major numbers of the column schema_version that are read; rows of others are set aside in quarantine",
+    )
     labels: list[Labels] = Field([], description="tables and files of labels and feedback")
 
 

@@ -16,7 +16,7 @@ from lastgood.collectors import labels
 from lastgood.collectors.freshness import freshness
 from lastgood.collectors.reading import collect_all
 from lastgood.config import Settings
-from lastgood.errors import ConfigError, TransientError
+from lastgood.errors import ConfigError, LastgoodError, TransientError
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
 from lastgood.jobs.cost import cost
@@ -127,6 +127,22 @@ def rebuild(ctx: Context, names: Sequence[str], span: tuple[datetime, datetime],
         first = day
 
 
+def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
+    """Run jobs in order, saying each. One that fails does not hold up the others.
+
+    Errors: the first of theirs, after all have run.
+    """
+    failed: list[LastgoodError] = []
+    for name in names:
+        try:
+            say(run_job(ctx, name))
+        except LastgoodError as error:
+            failed.append(error)
+            say({"job": name, "error": str(error)})
+    if failed:
+        raise failed[0]
+
+
 DRIFT_EVERY_S = 40.0
 SLOW = ("outcomes", "drift", "completeness", "rollup")
 """What changes slowly and costs the most."""
@@ -142,6 +158,8 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
             say(run_job(ctx, name))
         except TransientError as error:
             say({"job": name, "again": str(error)})
+        except LastgoodError as error:
+            say({"job": name, "error": str(error)})
 
     def slowly() -> None:
         for name in SLOW:

@@ -145,8 +145,12 @@ def test_columns_of_other_types_and_missing_ones_are_read_as_far_as_they_go(spar
     rows = spark.sql("""SELECT 'p1' databricks_request_id, '1772366400000' timestamp_ms,
         parse_json('{"endpoint_name": "chat", "model_version": "2"}') request_metadata, '200' status_code, 'much' sampling_fraction,
         parse_json('{"prompt": "hi"}') request, '{"generated_text": "ho"}' response
-        UNION ALL SELECT 'p2', 'yesterday', parse_json('[]'), 'no', NULL, parse_json('7'), 'x'""")
-    first, second = candidates(rows).orderBy("request_id").collect()
+        UNION ALL SELECT 'p2', 'yesterday', parse_json('[]'), 'no', NULL, parse_json('7'), 'x'
+        UNION ALL SELECT 'p3', '9223372036854775807', NULL, '1e30', 'NaN', NULL, NULL
+        UNION ALL SELECT 'p4', '-9223372036854775808', NULL, '-1', 'Infinity', NULL, NULL""")
+    first, second, third, fourth = candidates(rows).orderBy("request_id").collect()
+    assert (third["requested_at"], third["status_code"], third["weight"]) == (None, None, 1.0)
+    assert (fourth["requested_at"].year, fourth["weight"]) == (1969, 1.0)
     assert (first["endpoint"], first["model_version"], first["requested_at"].timestamp()) == ("chat", "2", 1772366400)
     assert (first["status_code"], first["weight"], first["latency_ms"], first["input"], first["output"]) == (
         200,
@@ -156,3 +160,16 @@ def test_columns_of_other_types_and_missing_ones_are_read_as_far_as_they_go(spar
         "ho",
     )
     assert (second["requested_at"], second["status_code"], second["endpoint"]) == (None, None, None)
+
+
+def test_a_body_taken_apart_is_read_and_an_unknown_schema_version_is_set_aside(spark: Any) -> None:
+    rows = spark.sql("""SELECT id invocation_id, id request_id, timestamp'2026-03-01 12:00:00' event_time, 'chat' destination_name,
+        map('prompt', 'hi') request, named_struct('generated_text', 'ho') response, version schema_version
+        FROM VALUES ('a', NULL), ('b', '1'), ('c', 'v1.4'), ('d', '2.0'), ('e', 'next') AS t(id, version)""")
+    found = candidates(rows).orderBy("request_id").collect()
+    assert {(one["input"], one["output"]) for one in found} == {("hi", "ho")}
+    assert [one["reject_reason"] for one in found[:3]] == [None] * 3
+    for one, version in zip(found[3:], ("2.0", "next"), strict=True):
+        said = f"schema_version {version} is not known: update Lastgood, or add it to sources.schema_versions"
+        assert one["reject_reason"] == said
+    assert candidates(rows, versions=["1", "2"]).where("reject_reason IS NULL").count() == 4

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from lastgood import tables
+from lastgood import loop, tables
 from lastgood.collectors import reading
 from lastgood.collectors.entities import named
 from lastgood.collectors.otlp.rows import SpanDecoder
@@ -317,3 +317,27 @@ def test_every_collector_keeps_the_same_contract(
     )
     with pytest.raises(ConfigError, match=r"other: not a table of requests: expected .* found columns id"):
         collect(ctx, Origin(str(tmp_path / "other"), "chat"))
+
+
+def test_a_table_that_cannot_be_read_is_named_and_holds_up_nothing(
+    spark: Any, make: Callable[..., Context], tmp_path: Path
+) -> None:
+    """A table of something else, one whose column has another type, one whose endpoint and table are gone: the others' rows come in,
+    and the other jobs run."""
+    where = {name: str(tmp_path / name) for name in ("other", "retyped", "gone", "fine")}
+    spark.range(1).write.format("delta").save(where["other"])
+    canonical = (
+        "SELECT 'chat' endpoint, '1' model_version, timestamp'2026-03-01 12:00:00' requested_at, 5.0D latency_ms"
+    )
+    spark.sql(f"{canonical}, 'a' request_id, array('x') features").write.format("delta").save(where["retyped"])
+    spark.sql(f"{canonical}, 'b' request_id").write.format("delta").save(where["fine"])
+    ctx = make(endpoints={name: {"payload_table": path} for name, path in where.items()})
+    said: list[dict[str, Any]] = []
+    with pytest.raises(ConfigError, match="other: not a table of requests") as found:
+        loop.run_all(ctx, ["collect", "conform", "windows"], said.append)
+    assert "retyped: " in str(found.value)
+    assert "features" in str(found.value)
+    assert "give the column the documented type" in str(found.value)
+    assert [(one["job"], one.get("rows_in")) for one in said] == [("collect", None), ("conform", 1), ("windows", 1)]
+    assert said[0]["error"] == str(found.value)
+    assert [row["request_id"] for row in ctx.store.read(spark, tables.REQUESTS).collect()] == ["b"]
