@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from lastgood.cli_acts import AsJson, ConfigFile
 from lastgood.config import load, prices
 from lastgood.errors import ConfigError
 from lastgood.tracing import tracing
+
+if TYPE_CHECKING:
+    from lastgood.windows import Counts
 
 Endpoint = Annotated[str, typer.Argument(help="the endpoint's name")]
 baseline = typer.Typer(no_args_is_help=True, help="What drift is measured against: set aside, list, compare.")
@@ -56,8 +59,10 @@ def job(
             names = loop.REBUILT if name == "all" else (name,)
             loop.rebuild(ctx, names, (_utc(backfill[0]), _utc(backfill[1])), say)
             return
-        for one in [each for each in loop.JOBS if each != "maintain"] if name == "all" else (name,):
-            say(loop.run_job(ctx, one))
+        if name == "all":
+            loop.run_all(ctx, [each for each in loop.JOBS if each != "maintain"], say)
+        else:
+            say(loop.run_job(ctx, name))
 
 
 def _utc(moment: datetime) -> datetime:
@@ -126,7 +131,9 @@ def baseline_diff(endpoint: Endpoint, old: int, new: int, config: ConfigFile = N
 
 def drift(
     endpoint: Endpoint,
-    html: Annotated[Path, typer.Option(help="write Evidently's own report here")],
+    html: Annotated[
+        Path | None, typer.Option(help="write it here (else into the storage folder, and the evidence page links it)")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Evidently's HTML report on the newest version against the reference, from the same samples as the job's."""
@@ -136,6 +143,17 @@ def drift(
     print(json.dumps(evidently_html(loop.context(load(config)), endpoint, html)))
 
 
+def _newest(storage: str, endpoint: str, days: float) -> list["Counts"]:
+    """Windows of the endpoint's newest days. Errors: ConfigError when there are none."""
+    from lastgood import measures, tables
+
+    found = measures.windows(tables.Store(storage), endpoint)
+    if not found:
+        raise ConfigError(f"{storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
+    since = max(one.start for one in found) - timedelta(days=days)
+    return [one for one in found if one.start > since]
+
+
 def cost(
     endpoint: Endpoint,
     days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
@@ -143,15 +161,11 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """What the endpoint's traffic costs in each serving mode, the cheapest that meets its latency target, and when that would change."""
-    from lastgood import costs, measures, tables
+    from lastgood import costs
 
     settings = load(config)
-    found = measures.windows(tables.Store(settings.storage), endpoint)
-    if not found:
-        raise ConfigError(f"{settings.storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
-    since = max(one.start for one in found) - timedelta(days=days)
+    mine = _newest(settings.storage, endpoint, days)
     one = settings.endpoint(endpoint)
-    mine = [each for each in found if each.start > since]
     report = costs.report(
         mine, settings.window_s, prices(settings.prices), one.cost, one.policy.latency_target_s * 1000
     )
@@ -159,6 +173,40 @@ def cost(
         print(json.dumps(report))
         return
     costs.show(endpoint, report, lambda line: Console(highlight=False, soft_wrap=True).print(line), _table)
+
+
+def outcomes(
+    endpoint: Endpoint,
+    days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What labels and feedback say of the newest version beside the one before it: accuracy, precision, recall, error, thumbs, with intervals."""
+    from lastgood.jobs.deployed import pairs_of
+    from lastgood.outcomes import report
+
+    found = _newest(load(config).storage, endpoint, days)
+    pair = pairs_of(found).get(endpoint)
+    if pair is None:
+        raise ConfigError(f"{endpoint}: no model version is known; see sources.entities_table in the settings")
+    said = {"endpoint": endpoint} | report(found, pair.candidate, pair.prior)
+    if as_json:
+        print(json.dumps(said))
+        return
+    rows = [
+        (one["outcome"], *(_shown(one[name]) for name in ("new", "prior", "difference")), one["verdict"] or "")
+        for one in said["outcomes"]
+    ]
+    shares = ", ".join("-" if one is None else f"{one:.0%}" for one in said["labelled"].values())
+    title = f"{endpoint}: version {pair.candidate} beside {pair.prior or '-'} ({said['prior_seen'] or 'not seen'}); labelled {shares}"
+    _table(title, ("outcome", "new", "prior", "difference", ""), rows)
+
+
+def _shown(one: dict[str, Any] | None) -> str | None:
+    """A figure with its interval, and of how many."""
+    if one is None:
+        return None
+    return f"{one['mean']:.4g} ({one['low']:.4g} to {one['high']:.4g})" + (f", n {one['n']:,}" if "n" in one else "")
 
 
 def forget(
@@ -175,27 +223,25 @@ def forget(
 
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Tables (size, files, age), how far behind their source the jobs are, and the newest verdict of each endpoint. Starts no Spark."""
-    from lastgood import measures, tables
-    from lastgood.runs import health
+    """Tables (size, files, age), how far behind their source the jobs are, and the newest verdict of each endpoint. Starts no Spark where
+    `storage` is a folder."""
+    from lastgood import tables
+    from lastgood.health import health
+    from lastgood.spark import session
 
     settings = load(config)
     store = tables.Store(settings.storage)
-    found = health(store, datetime.now(UTC))
-    said = {one.endpoint: one for one in measures.verdicts(store)}
-    judged = [
-        {"endpoint": v.endpoint, "state": str(v.state), "reason": v.reason, "judged_at": str(v.judged_at)} for v in said.values()
-    ]  # fmt: skip
+    found = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
     if as_json:
-        print(json.dumps({"tables": found["tables"], "jobs": found["jobs"], "verdicts": judged}, default=str))
+        print(json.dumps(found, default=str))
         return
-    for title, rows in (("tables", found["tables"]), ("jobs", found["jobs"]), ("verdicts", judged)):
+    for title, rows in found.items():
         if rows:
             _table(title, list(rows[0]), [list(one.values()) for one in rows])
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (job, drift, cost, forget, status):
+    for command in (job, drift, cost, outcomes, forget, status):
         app.command()(command)
     app.add_typer(baseline, name="baseline")

@@ -73,49 +73,16 @@ def bookmark(ctx: Context, job: str, source: str) -> int:
     Runs form a chain, each beginning where the one before ended. Two runs at once do not: the later to finish may have written from an
     older look at the source, so what both took in is taken in once more.
     """
-    return _chain(_records(ctx, job, source))
+    return chain(_records(ctx, job, source))
 
 
-def _chain(records: list[dict[str, Any]]) -> int:
+def chain(records: list[dict[str, Any]]) -> int:
+    """The bookmark of a job's records on one source."""
     done = -1
     for one in sorted(records, key=lambda one: (one["finished_at"], one["version"])):
         begun = done if one["after"] is None else one["after"]
         done = one["version"] if begun == done else min(done, begun)
     return done
-
-
-def bookmarks(store: tables.Store) -> dict[tuple[str, str], int]:
-    """(job, source) -> bookmark, of every job that ever ran, without Spark."""
-    records: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for one in delta.read(store.path(tables.RUNS)).to_pylist():
-        records.setdefault((one["job"], one["source"]), []).append(one)
-    return {key: _chain(found) for key, found in sorted(records.items()) if key[0] != UPKEEP}
-
-
-def health(store: tables.Store, now: datetime) -> dict[str, list[dict[str, Any]]]:
-    """What `lastgood status` shows, read without Spark. tables: size, files, seconds since the newest commit; jobs: bookmark, how many
-    versions of its source it has not taken in, its newest run.
-    """
-    sizes = {one.name: found for one in tables.ALL if (found := delta.facts(store.path(one)))}
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in sorted(delta.read(store.path(tables.RUNS)).to_pylist(), key=lambda one: one["finished_at"]):
-        newest[one["job"], one["source"]] = one
-    shown = [
-        {
-            "table": name, "rows": one["rows"], "files": one["files"], "MiB": round(one["bytes"] / 2**20, 2),
-            "version": one["version"], "age_s": None if one["changed_at"] is None else round(now.timestamp() - one["changed_at"] / 1000),
-        }
-        for name, one in sizes.items()
-    ]  # fmt: skip
-    jobs = []
-    for (job, source), at in bookmarks(store).items():
-        run = newest[job, source]
-        known = sizes.get(source)
-        jobs.append({
-            "job": job, "source": source, "taken": at, "behind": known["version"] - at if known else None, "rows_in": run["rows_in"],
-            "rows_out": run["rows_out"], "seconds": run["seconds"], "finished_at": str(run["finished_at"]),
-        })  # fmt: skip
-    return {"tables": shown, "jobs": jobs}
 
 
 def _records(ctx: Context, job: str, source: str) -> list[dict[str, Any]]:

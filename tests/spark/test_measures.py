@@ -7,20 +7,24 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from jobs_support import START, inbox, put, row, stored
 
 from lastgood import delta, loop, measures, tables, telemetry, windows
+from lastgood.config import load
 from lastgood.errors import ConfigError
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
 from lastgood.jobs.deployed import Pair
+from lastgood.jobs.drift import drift
 from lastgood.jobs.evidence import completeness as arrived
 from lastgood.jobs.samples import KEEP, samples
 from lastgood.jobs.windows import rollup
 from lastgood.jobs.windows import windows as count_windows
 from lastgood.runs import Context, bookmark
+from lastgood.tables import Store
 
 Make = Callable[..., Context]
 
@@ -239,3 +243,51 @@ def test_a_sample_holds_the_smallest_hashes_whatever_the_order_of_arrival(make: 
         assert max(one["hash"] for one in found) < lowest
         kept.append(stored(ctx.store, tables.SAMPLES))
     assert kept[0] == kept[1]
+
+
+def test_drift_is_against_the_reference_that_was_chosen_and_a_baseline_older_than_its_schema_still_is_one(
+    spark: Any, store: Store
+) -> None:
+    """Traffic differs by the hour of the week: against the same hours of last week nothing moved, against the hour before x did. The
+    baseline was stored before requests had y, and before its table had all of today's columns."""
+    rng = np.random.default_rng(3)
+
+    def sampled(version: str, hour: datetime, mean: float, *names: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "endpoint": "chat", "model_version": version, "window_start": hour, "request_id": f"{version}{hour}{i}",
+                "requested_at": hour + timedelta(seconds=10 * i), "hash": int(rng.integers(-(2**62), 2**62)),
+                "features": [(name, str(round(mean + rng.normal(), 3))) for name in names],
+            }
+            for i in range(300)
+        ]  # fmt: skip
+
+    week, before = START - timedelta(days=7), START - timedelta(hours=1)
+    rows = sampled("1", week, 0.0, "x", "y") + sampled("1", before, 3.0, "x", "y") + sampled("2", START, 0.0, "x", "y")
+    delta.append(store.path(tables.SAMPLES), pa.Table.from_pylist(rows, telemetry.arrow_schema(tables.SAMPLES.fields)))
+    stamp = {"baseline": 1, "set_at": START}
+    old = [stamp | {name: one[name] for name in one} for one in sampled("1", week, 0.0, "x")]
+    fields = [one for one in tables.BASELINES.fields if one.name in old[0]]
+    delta.append(store.path(tables.BASELINES), pa.Table.from_pylist(old, telemetry.arrow_schema(tuple(fields))))
+    served = [
+        {"endpoint": "chat", "model_version": v, "stratum": "?/?", "window_start": at, "rows": 300, "requests": 300.0}
+        for v, at in (("1", week), ("1", before), ("2", START))
+    ]  # fmt: skip
+    delta.append(
+        store.path(tables.WINDOWS), pa.Table.from_pylist(served, telemetry.arrow_schema(tables.WINDOWS.fields))
+    )
+    store.ensure(spark)
+    said = {}
+    for prefer in ("week", "before", "baseline"):
+        settings = load(storage=store.location, endpoints={"chat": {"drift_reference": prefer}})
+        now = START + timedelta(hours=1)
+        drift(Context(spark, store, settings, lambda now=now: now))
+        found = delta.read(store.path(tables.DRIFT)).to_pylist()
+        mine = [one for one in found if one["model_version"] == "2" and one["against"] == "reference"]
+        said[prefer] = {(one["reference"], one["column"]): one["drifted"] for one in mine}
+        spark.sql(f"DELETE FROM {store.sql(tables.DRIFT)}")
+    assert said == {
+        "week": {("last week", "feature.x"): False, ("last week", "feature.y"): False},
+        "before": {("before", "feature.x"): True, ("before", "feature.y"): True},
+        "baseline": {("baseline 1", "feature.x"): False, ("baseline 1", "feature.y:type"): True},
+    }

@@ -1,6 +1,7 @@
 """Labels, output flags, cost, baselines, maintenance and forgetting on real Delta tables."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from lastgood import delta, measures, tables, telemetry
 from lastgood.cli import app
 from lastgood.errors import ConfigError
+from lastgood.health import health
 from lastgood.jobs.baseline import diff, list_baselines, set_baseline
 from lastgood.jobs.conform import conform
 from lastgood.jobs.cost import cost
@@ -22,13 +24,21 @@ from lastgood.jobs.maintain import forget, maintain
 from lastgood.jobs.outcomes import outcomes
 from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
-from lastgood.runs import Context, health
+from lastgood.runs import Context
+from lastgood.tables import Store
 
 Make = Callable[..., Context]
 
 
 def rows_of(ctx: Context, table: tables.Table) -> list[dict[str, Any]]:
     return delta.read(ctx.store.path(table)).to_pylist()
+
+
+def config_of(ctx: Context, folder: Path) -> str:
+    """A settings file that names the store."""
+    where = folder / "lastgood.yaml"
+    where.write_text(json.dumps({"storage": ctx.store.location}))
+    return str(where)
 
 
 def report(ctx: Context, *scores: dict[str, Any]) -> None:
@@ -39,7 +49,7 @@ def report(ctx: Context, *scores: dict[str, Any]) -> None:
     )
 
 
-def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: Make) -> None:
+def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: Make, tmp_path: Path) -> None:
     ctx = make()
     answers = {"r0": "[1]", "r1": "yes", "r2": "0", "r3": '["NO"]', "r4": "[2.5]", "r5": "cat", "r6": "hi"}
     rows = [row(int(one[1:]), output=out, trace_id=f"t{one}", requested_at=START) for one, out in answers.items()]
@@ -52,6 +62,13 @@ def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: M
     conform(ctx)
     report(ctx, {"request_id": "r6", "name": "thumbs", "value": 0.0, "at": START})
     report(ctx, {"request_id": "r6", "name": "thumbs", "value": 1.0, "at": START + timedelta(minutes=1)})
+    put(ctx.store, [row(7, requested_at=START), row(8, requested_at=START)])  # their output was not captured
+    conform(ctx)
+    report(
+        ctx,
+        {"request_id": "r7", "name": "thumbs", "value": 0.5},
+        {"request_id": "r8", "name": "thumbs", "value": math.inf},
+    )
     report(
         ctx,
         {"request_id": None, "trace_id": "tr6", "name": "faithful", "value": 0.25},
@@ -70,19 +87,27 @@ def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: M
     quality(ctx)
     (found,) = measures.windows(ctx.store)
     assert found.scores == {}
-    assert found.rows == 7
+    assert found.rows == 9
     names = ("correct", "precision", "recall", "abs_error", "thumbs")
     assert {name: (found.quality[f"{name}_n"], found.quality[name]) for name in names} == {
-        "correct": (6, 3), "precision": (2, 1), "recall": (2, 1), "abs_error": (1, 0.5), "thumbs": (1, 1),
+        "correct": (6, 3), "precision": (2, 1), "recall": (2, 1), "abs_error": (1, 0.5), "thumbs": (2, 1.5),
     }  # fmt: skip
+    assert (found.quality["abs_error_sq"], found.quality["thumbs_sq"]) == (0.25, 1.25)
     assert (found.quality["answers"], found.quality["labelled"]) == (7, 6)
     (faithful,) = [dict(one["attributes"]) for one in rows_of(ctx, tables.REQUESTS) if one["request_id"] == "r6"]
     assert faithful == {"outcome.faithful": "0.25", "outcome.thumbs": "1.0"}
+    told = CliRunner().invoke(app, ["outcomes", "chat", "--json", "--config", config_of(ctx, tmp_path)])
+    said = json.loads(told.stdout)
+    assert (said["new"], said["prior"], said["labelled"]["new"]) == ("2", None, 6 / 9)
+    assert [(one["outcome"], one["new"]["n"], one["new"]["mean"]) for one in said["outcomes"]] == [
+        ("correct", 6, 0.5), ("precision", 2, 0.5), ("recall", 2, 0.5), ("thumbs", 2, 0.75),
+    ]  # fmt: skip
 
 
 ANSWERS = {
     "not_json": [row(1, output="no JSON", attributes=[("response_format", "json")])],
     "not_schema": [row(2, output='{"a": 1}', attributes=[("response_format", "json:a,b")])],
+    "deep": [row(7, output="[" * 1_000_000, attributes=[("response_format", "json:a")])],
     "script": [row(3, input="Tell me about the weather please, thanks", output="Погода сегодня хорошая и солнечная")],
     "toxic": [row(4, output="you Idiot!")],
     "echo": [row(5, input="a question of some length", output="a question of some length, indeed")],
@@ -109,8 +134,9 @@ def test_output_flags_hold_for_bad_answers_and_not_for_good_ones(make: Make) -> 
     for one in rows_of(ctx, tables.QUALITY):
         for name, count in one["quality"]:
             total[name] = total.get(name, 0.0) + count
-    assert {name: total[name] for name in ANSWERS} == dict.fromkeys(ANSWERS, 1.0) | {"bad": 6.0}
-    assert total["answers"] == 11
+    flagged = {name: count for name, count in total.items() if name in ANSWERS}
+    assert flagged == {name: 1.0 for name in ANSWERS if name != "deep"} | {"not_json": 2.0, "bad": 7.0}
+    assert total["answers"] == 12
 
 
 PRICES = """
@@ -242,11 +268,39 @@ def test_maintenance_deletes_what_is_old_strips_bodies_and_merges_files_and_stat
     sizes = {one["table"]: one for one in told["tables"]}
     assert (sizes["requests"]["rows"], sizes["requests"]["files"]) == (17, done["requests"]["files"])
     assert {(one["job"], one["source"]): one["behind"] for one in told["jobs"]}["windows", "requests"] == 0
-    settings = tmp_path / "lastgood.yaml"
-    settings.write_text(json.dumps({"storage": ctx.store.location}))
-    said = CliRunner().invoke(app, ["status", "--config", str(settings), "--json"])
+    settings = config_of(ctx, tmp_path)
+    said = CliRunner().invoke(app, ["status", "--config", settings, "--json"])
     assert said.exit_code == 0, said.output
     assert {one["table"] for one in json.loads(said.output)["tables"]} == {one.name for one in tables.ALL}
-    shown = CliRunner().invoke(app, ["cost", "chat", "--config", str(settings), "--json"])
+    shown = CliRunner().invoke(app, ["cost", "chat", "--config", settings, "--json"])
     assert shown.exit_code == 0, shown.output
     assert json.loads(shown.output)["requests"] == 11
+
+
+def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(spark: Any, make: Make, tmp_path: Path) -> None:
+    """The same requests in a folder and in a schema: the same windows, and the same status but for the files' ages."""
+    folder = make("folder")
+    spark.sql(f"CREATE SCHEMA named LOCATION '{tmp_path / 'named'}'")
+    try:
+        store = Store("spark_catalog.named")
+        assert store.in_catalog
+        store.ensure(spark)
+        named = replace(folder, store=store)
+        put(folder.store, [row(i, error_code="E" if i % 7 == 0 else None) for i in range(50)])
+        spark.read.format("delta").load(folder.store.path(tables.INBOX)).write.mode("append").saveAsTable(
+            store.sql(tables.INBOX)
+        )
+        for ctx in (folder, named):
+            for job in (conform, windows, quality):
+                job(ctx)
+        was = sorted(map(str, folder.store.read(spark, tables.WINDOWS).toPandas().to_dict("records")))
+        assert sorted(map(str, store.read(spark, tables.WINDOWS).toPandas().to_dict("records"))) == was
+        told = [health(ctx.store, datetime.now(UTC), session) for ctx, session in ((folder, None), (named, spark))]
+        jobs = [{(one["job"], one["behind"], one["rows_in"], one["rows_out"]) for one in each["jobs"]} for each in told]
+        assert jobs[0] == jobs[1]
+        assert {one[:2] for one in jobs[0]} == {("conform", 0), ("windows", 0), ("quality", 0)}
+        sizes = [{one["table"]: one["rows"] for one in each["tables"]} for each in told]
+        assert sizes[0] == sizes[1]
+        assert sizes[0]["requests"] == 50
+    finally:
+        spark.sql("DROP SCHEMA named CASCADE")
