@@ -10,13 +10,12 @@ from functools import reduce
 from operator import add, or_
 from typing import TYPE_CHECKING
 
+from lastgood.jobs.counting import GRAIN
 from lastgood.outcomes import OUTCOMES, SPREAD
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-GRAIN = 2.0**20
-"""See jobs.counting.GRAIN."""
 MOST = 1e12
 """Outcomes above this are no measure of anything (and infinite sums would hide the others)."""
 OPENING = r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"

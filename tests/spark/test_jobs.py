@@ -181,10 +181,12 @@ def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any
 def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callable[..., Context]) -> None:
     """Three increments: new requests, late ones, and an inference table that changes versions of known ones."""
     ctx = make()
+    limit = ctx.spark.conf.get("spark.sql.execution.arrow.maxBytesPerBatch")
     for rows in (inbox(1, 300, ("1", None)), inbox(2, 200, ("1", "2")), inbox(3, 300, ("2", "3"), "ai_gateway")):
         put(ctx.store, rows)
         for job in (conform, windows, quality):
             assert job(ctx) is not None
+    assert ctx.spark.conf.get("spark.sql.execution.arrow.maxBytesPerBatch") == limit, "bodies need it"
     requests = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
     counted, answers = by_hand(requests)
     found = {(one.endpoint, one.model_version, one.stratum, one.start): one for one in measures.windows(ctx.store)}

@@ -287,9 +287,9 @@ def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(spark: Any,
         store.ensure(spark)
         named = replace(folder, store=store)
         put(folder.store, [row(i, error_code="E" if i % 7 == 0 else None) for i in range(50)])
-        spark.read.format("delta").load(folder.store.path(tables.INBOX)).write.mode("append").saveAsTable(
-            store.sql(tables.INBOX)
-        )
+        spark.read.format("delta").load(folder.store.path(tables.INBOX)).write.format("delta").mode(
+            "append"
+        ).saveAsTable(store.sql(tables.INBOX))
         for ctx in (folder, named):
             for job in (conform, windows, quality):
                 job(ctx)
