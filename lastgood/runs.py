@@ -174,17 +174,14 @@ def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: s
     if ctx.dry_run:
         return int(frame.count())
     seen = Observation(f"rows of {table.name}")
-    writer = (
-        frame.observe(seen, f.count("*").alias("n"))
-        .write.format("delta")
-        .mode("overwrite")
-        .option("replaceWhere", where)
-    )
+    frame = frame if ctx.store.in_catalog else frame.observe(seen, f.count("*").alias("n"))
+    writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", where)
     with _conflicts(table):
-        if ctx.store.in_catalog:
+        if ctx.store.in_catalog:  # where an observed frame is not seen
             writer.saveAsTable(ctx.store.sql(table))
-        else:
-            writer.save(ctx.store.path(table))
+            newest = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.store.sql(table)} LIMIT 1").collect()[0]
+            return int((newest["operationMetrics"] or {}).get("numOutputRows", 0))
+        writer.save(ctx.store.path(table))
     return int(seen.get["n"])
 
 
