@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable
+import logging
+import re
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,152 +12,120 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
-from lastgood import delta
+from lastgood import files
 from lastgood.config import Policy
 from lastgood.errors import ConfigError
 from lastgood.judge import Evidence, Verdict
-from lastgood.judge.columns import Columns, columns
+from lastgood.judge.columns import Columns, Ints, columns
 from lastgood.judge.power import Traffic
 from lastgood.judge.records import Records, buckets, columns_of
 from lastgood.windows import Counts, bucket, from_row
 
+log = logging.getLogger(__name__)
+
 NEEDED = ("endpoint", "model_version", "requested_at")
-NOTHING = frozenset({"", "-", "null", "none", "nan"})
-"""Text that stands for "unknown" in files without nulls."""
-SUCCESS = NOTHING | {"0", "0.0", "ok", "success"}
-"""Error codes that are none; numbers below 400 are none either."""
+NUMBERS = ("latency_ms", "tokens_in", "tokens_out", "ttft_ms", "feature_age_ms")
+TEXTS = ("error_code", "requester", "latency_scope", "pod")
+SUCCESS = frozenset({"ok", "success", "succeeded", "false", "unset", "status_code_ok", "status_code_unset", "no_error"})
+STATUS = re.compile(r"(?:http|status)?[ _:/-]*(\d+)(?:\.0+)?(?: [a-z ]+)?")
+
+
+def _used(names: list[str]) -> list[str]:
+    """Of records only what is looked at: bodies may be large. Errors: ConfigError."""
+    if "window_start" in names:
+        return names
+    if lost := [one for one in NEEDED if one not in names]:
+        raise ConfigError(f"no column {', '.join(lost)}; there are {', '.join(names) or 'none'}")
+    known = {*NEEDED, *NUMBERS, *TEXTS}
+    return [one for one in names if one in known or one.startswith("eval.")]
 
 
 def read(path: Path) -> pa.Table:
-    """The whole table. Errors: ConfigError when it cannot be read."""
-    try:
-        if (path / "_delta_log").is_dir():
-            return delta.read(path)
-        if path.is_dir() or path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        if path.suffix in (".csv", ".gz") or path.name.endswith(".csv.gz"):
-            return pyarrow.csv.read_csv(path)
-        if path.suffix in (".json", ".jsonl", ".ndjson"):
-            return pyarrow.json.read_json(path)
-    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    raise ConfigError(f"{path}: expected a Delta or Parquet folder, or a .parquet, .csv, .json or .jsonl file")
+    """The table. Errors: ConfigError when it cannot be read, or lacks columns."""
+    return files.read(path, _used)
 
 
-def text(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """A column as text, None where null; whole numbers without a fraction."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        values = column.to_pandas()
-        return np.array([None if np.isnan(v) else f"{v:g}" for v in values], object)
-    return np.array(column.cast(pa.string()).to_pylist(), object)
+def failed(code: str) -> bool:
+    """Whether an error code is one: no word for success, no 0 and no status from 100 to 399."""
+    said = code.lower()
+    status = STATUS.fullmatch(said)
+    return not (int(status[1]) == 0 or 100 <= int(status[1]) < 400) if status else said not in SUCCESS
 
 
-def moments(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """A time column as epoch seconds: timestamps, ISO text, or numbers in s, ms, us or ns. Errors: ConfigError."""
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6, float)
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        values = column.to_numpy().astype(float)
-        size = np.nanmedian(values) if len(values) else 0.0
-        return np.asarray(values / next((10.0**p for p in (9, 6, 3) if size > 1e8 * 10.0 ** (p + 1)), 1.0))
-    try:
-        parsed = pd.to_datetime(column.to_pandas(), utc=True, format="ISO8601")
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"requested_at: expected times in ISO 8601, found {error}") from error
-    return np.asarray(parsed.astype("datetime64[us, UTC]").astype("int64") / 1e6, float)
+def _text(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
+    return files.text(table[name], name) if name in table.column_names else (np.full(len(table), -1), [])
 
 
-def _number(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
-    if name not in table.column_names:
-        return np.full(len(table), np.nan)
-    try:
-        return np.asarray(table[name].cast(pa.float64()).to_numpy(), float)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError(f"{name}: expected numbers, found {table[name].type} ({error})") from error
+def _errors(table: pa.Table) -> tuple[Ints, list[str]]:
+    """(which failure, -1 for none; the codes)."""
+    index, names = _text(table, "error_code")
+    return np.append([i if failed(one) else -1 for i, one in enumerate(names)], -1).astype(np.int64)[index], names
 
 
-def _codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """(index, -1 for None; names)."""
-    index, names = pd.factorize(values, sort=False)
-    return index.astype(np.int64), [str(one) for one in names]
-
-
-def _named(value: str) -> bool:
-    return value.strip().lower() not in NOTHING
-
-
-def _failed(value: str) -> bool:
-    said = value.strip().lower()
-    return said not in SUCCESS and not (said.removesuffix(".0").isdigit() and int(said.removesuffix(".0")) < 400)
-
-
-def _only(values: np.ndarray[Any, Any], wanted: Callable[[str], bool]) -> np.ndarray[Any, Any]:
-    """The same with None where a text is not wanted; each different text is asked once."""
-    index, names = pd.factorize(values)
-    kept = np.array([*(one if wanted(one) else None for one in names), None], object)
-    return kept[index]
-
-
-def _people(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _people(table: pa.Table) -> Ints:
     """Requesters by number, in the order of the hashes that the windows job knows them by, so that both judge in one order."""
-    index, names = pd.factorize(values)
-    place = np.argsort(np.argsort(np.array([sha256(str(one).encode()).hexdigest()[:12] for one in names], "U12")))
-    return np.asarray(np.append(place, -1)[index], np.int64)
+    index, names = _text(table, "requester")
+    place = np.argsort(np.argsort([sha256(one.encode()).hexdigest()[:12] for one in names]))
+    return np.append(place, -1).astype(np.int64)[index]
+
+
+def _of(table: pa.Table, endpoint: str) -> pa.Table:
+    """The rows of one endpoint. Errors: ConfigError when it has none."""
+    index, names = _text(table, "endpoint")
+    if endpoint not in names:
+        raise ConfigError(f"no requests to endpoint {endpoint}, found {', '.join(sorted(names)[:10]) or 'none'}")
+    return table.filter(pa.array(index == names.index(endpoint)))
+
+
+def _version(wanted: str, seen: list[str]) -> str:
+    """As it is written there: where numbers have holes, 2 is written 2.0."""
+    return wanted if wanted in seen or f"{wanted}.0" not in seen else f"{wanted}.0"
 
 
 def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> Records:
     """Usable requests of the two versions (None, None: of all). Errors: ConfigError when columns or versions are missing."""
-    lost = [name for name in NEEDED if name not in table.column_names]
-    if lost:
-        raise ConfigError(f"no column {', '.join(lost)}; there are {', '.join(table.column_names)}")
-    table = table.filter(pc.equal(pc.cast(table["endpoint"], pa.string()), endpoint))
-    version = text(table["model_version"])
-    seen = sorted({str(one) for one in version if one is not None})
-    wanted = [one for one in (new, prior) if one is not None]
+    table = _of(table, endpoint)
+    version, seen = _text(table, "model_version")
+    wanted = [_version(one, seen) for one in (new, prior) if one is not None]
     if not seen or not set(wanted) <= set(seen):
         names = " and ".join(wanted) or "any"
-        raise ConfigError(f"endpoint {endpoint}: version {names} wanted, found {', '.join(seen) or 'none'}")
-    keep = np.isin(version.astype(str), wanted or seen)
+        raise ConfigError(f"endpoint {endpoint}: version {names} wanted, found {', '.join(seen[:10]) or 'none'}")
+    if len(wanted) == 2 and wanted[0] == wanted[1]:
+        raise ConfigError(f"endpoint {endpoint}: two versions are compared, {wanted[0]} was named twice")
+    keep = np.isin(version, [seen.index(one) for one in wanted or seen])
     table, version = table.filter(pa.array(keep)), version[keep]
-    nobody = np.full(len(table), None, object)
-    errors = text(table["error_code"]) if "error_code" in table.column_names else nobody
-    code, codes = _codes(_only(errors, _failed))
-    who = _people(_only(text(table["requester"]) if "requester" in table.column_names else nobody, _named))
-    scope = text(table["latency_scope"]) if "latency_scope" in table.column_names else nobody
-    scope_index, scopes = _codes(np.where(scope == None, "?", scope))  # noqa: E711 (element-wise)
-    at = moments(table["requested_at"])
-    numbers = {n: _number(table, n) for n in ("latency_ms", "tokens_in", "tokens_out", "ttft_ms", "feature_age_ms")}
-    pod, _ = _codes(text(table["pod"]) if "pod" in table.column_names else nobody)
-    values = {n[5:]: _number(table, n) for n in table.column_names if n.startswith("eval.")}
+    code, codes = _errors(table)
+    scope, scopes = _text(table, "latency_scope")
+    values = {n[5:]: files.numbers(table, n) for n in table.column_names if n.startswith("eval.")}
+    at = files.moments(table["requested_at"])
     found = Records(
-        at, (version == new).astype(np.int64), code, codes, who, scope=scope_index, scopes=scopes, pod=pod, values=values, **numbers
+        at, (version == seen.index(wanted[0]) if new is not None else version < 0).astype(np.int64), code, codes, _people(table),
+        scope=np.where(scope < 0, len(scopes), scope), scopes=[*scopes, "?"], pod=_text(table, "pod")[0], values=values,
+        **{name: files.numbers(table, name) for name in NUMBERS},
     )  # fmt: skip
-    return found.take(np.isfinite(at))
+    timed = np.isfinite(at)
+    if not timed.any():
+        raise ConfigError(f"endpoint {endpoint}: no request has a requested_at")
+    if not timed.all():
+        log.warning("%d of %d requests have no requested_at and are left out", len(at) - timed.sum(), len(at))
+    return found.take(timed)
 
 
 def counts(table: pa.Table, endpoint: str) -> list[Counts]:
     """Rows of a windows table as Counts."""
-    return [from_row(row) for row in table.filter(pc.equal(table["endpoint"], endpoint)).to_pylist()]
+    return [from_row(row) for row in _of(table, endpoint).to_pylist()]
 
 
 def _pair(table: pa.Table, endpoint: str, new: str | None, prior: str | None) -> tuple[str, str]:
     """The versions named, else the one that appeared last and the one before it. Errors: ConfigError when there are no two."""
     if new is not None and prior is not None:
         return new, prior
-    lost = {"endpoint", "model_version"} - set(table.column_names)
-    mine = table.filter(pc.equal(pc.cast(table["endpoint"], pa.string()), endpoint)) if not lost else table.slice(0, 0)
-    order: list[str] = []
-    if len(mine):
-        at = moments(mine["requested_at" if "requested_at" in mine.column_names else "window_start"])
-        first = pd.Series(at).groupby(text(mine["model_version"])).min().sort_values()
-        order = [str(one) for one in first.index if one not in ("?", new, prior)]
+    mine = _of(table, endpoint)
+    version, names = _text(mine, "model_version")
+    at = files.moments(mine["requested_at" if "requested_at" in mine.column_names else "window_start"])
+    first = pd.Series(at).groupby(version).min().sort_values()
+    order = [names[one] for one in first.index if one >= 0 and names[one] not in ("?", new, prior)]
     order = [*([prior] if prior else []), *order[-2:], *([new] if new else [])]
     if len(order) < 2:
         raise ConfigError(f"endpoint {endpoint}: two versions are compared, found {', '.join(order) or 'none'}")

@@ -179,7 +179,9 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
         for age, weight in one.feature_age.items():
             stale[t, 0, arm] += weight * thin * np.array([1.0, age > stale_bucket])
         for name in HISTOGRAMS:
-            cells[name] += [(t, g, arm, max(b, LOWEST), w * thin) for b, w in sorted(getattr(one, name).items())]
+            cells[name] += [
+                (t, g, arm, min(max(b, LOWEST), HIGHEST), w * thin) for b, w in sorted(getattr(one, name).items())
+            ]
         people += [(t, g, arm, number[who], *facts) for who, facts in one.requesters.items()]
         people += [
             (t, g, arm, number[who], 0, 1, ZERO, ZERO, 0, 0, 0, 0)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lastgood.judge.columns import (
     FAMILIES,
+    HIGHEST,
     LOWEST,
     Columns,
     Entries,
@@ -56,9 +57,9 @@ class Records:
 
 
 def buckets(values: Floats) -> Ints:
-    """windows.bucket of each value; ZERO where unknown or not above 0."""
+    """windows.bucket of each value, what never ended in the last; ZERO where unknown or not above 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.floor(np.log(values) / np.log(GROWTH))
+        found = np.minimum(np.floor(np.log(values) / np.log(GROWTH)), HIGHEST)
     return np.where(np.isfinite(found), found, ZERO).astype(np.int64)
 
 
@@ -109,7 +110,7 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
 
 def _entries(t: Ints, g: Ints, arm: Ints, marks: Ints, values: Floats) -> Entries:
     known = ~np.isnan(values)
-    at = np.clip(marks[known], LOWEST, 10**4)
+    at = np.maximum(marks[known], LOWEST)
     return Entries(t[known], g[known], arm[known], at, np.ones(len(at)))
 
 

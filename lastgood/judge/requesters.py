@@ -4,13 +4,11 @@ Where routing is sticky a requester's requests share one label, so requests are 
 requester's *first* bad event: its label was drawn once, by the split, whatever the requester does afterwards (retry storms).
 """
 
-import math
-from bisect import insort
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import rank_filter
+from scipy.special import ndtri
 
 from lastgood.config import Policy
 from lastgood.judge import eprocess
@@ -26,13 +24,14 @@ WHOLE = 0.8
 which every requester counts anew: a late regression is seen although everybody has had a bad moment before."""
 COHORT, COHORT_S, NEVER = 60, 300.0, 2**40
 """A cohort is closed when it has so many requesters, or after so many seconds."""
-QUANTILE_PART, QUANTILE_SHARES = 0.8, (0.35, 0.35, 0.2, 0.1)
-LEVEL_PART, RISES = 0.05, {0.9: 0.1, 0.98: 0.05}
-"""How a latency budget is split: slow requests, slow requesters, requesters that got slower than they were."""
+QUANTILE_PART, QUANTILE_SHARES = 0.5, (0.36, 0.34, 0.2, 0.1)
+LEVELS, RISES = {1: 0.2, 3: 0.15}, {0.9: 0.1, 0.98: 0.05}
+"""How a latency budget is split: slow requests; the level of requesters after so many requests; those that got slower than they were."""
+FAILING_WEIGHTS = np.array([0.03, 0.08, 0.22, 0.36, 0.23, 0.08])
 SLOWER_WEIGHTS = np.array([0.08, 0.27, 0.33, 0.22, 0.08, 0.02])
 """Of the omegas, for slow requests: whoever is slow by habit was so before, so ratios of *first* slow requests are small."""
-SCORED, FEW, LAST = 8, 20, 200
-"""Requests per score of a requester; scores before one can count; scores that one is compared with."""
+SCORED, FEW, LAST, FAR = 8, 20, 200, 2.0
+"""Requests per rise of a requester; scores before one can count; scores that one is compared with; largest strength of one."""
 DECIDED, MIXED = 20.0, 0.8
 """Routing counts as request by request after as many expected changes of version as this, at this share of them seen."""
 
@@ -40,24 +39,24 @@ DECIDED, MIXED = 20.0, 0.8
 def mixing(cols: Columns, pi: Floats) -> tuple[Floats, Floats]:
     """(changes of version seen, expected) so far [T, S], between a requester's successive entries; expected under routing of every
     request on its own with share pi [T, S] of new."""
-    found = cols.requesters
-    keep = found.n > 0
-    t, arm, who, series = found.t[keep], found.arm[keep], found.who[keep], cols.series[found.g[keep]]
-    t, arm, who, series = _distinct(t, arm, who, series)
-    again = (who[1:] == who[:-1]) & (series[1:] == series[:-1])
-    cell = t[1:] * cols.many + series[1:]
-    share = pi[t[1:], series[1:]]
-    size = len(cols.times) * cols.many
-    seen = tally(cell, again & (arm[1:] != arm[:-1]), size).reshape(-1, cols.many)
-    hoped = tally(cell, again * 2 * share * (1 - share), size).reshape(-1, cols.many)
+    t, arm, who, series = _visits(cols)
+    again = np.flatnonzero((who[1:] == who[:-1]) & (series[1:] == series[:-1])) + 1
+    cell, size = t[again] * cols.many + series[again], len(cols.times) * cols.many
+    seen = tally(cell[arm[again] != arm[again - 1]], None, size).reshape(-1, cols.many)
+    hoped = tally(cell, None, size).reshape(-1, cols.many) * 2 * pi * (1 - pi)
     return np.cumsum(seen, 0), np.cumsum(hoped, 0)
 
 
-def _distinct(t: Ints, arm: Ints, who: Ints, series: Ints) -> tuple[Ints, ...]:
-    """By comparison, requester, window and version, each once: a window's strata are not visits of their own."""
-    rows = np.stack([series, who, t, arm])[:, np.lexsort((arm, t, who, series))]
-    rows = rows[:, np.concatenate([[True], (rows[:, 1:] != rows[:, :-1]).any(0)])] if rows.shape[1] else rows
-    return rows[2], rows[3], rows[1], rows[0]
+def _visits(cols: Columns) -> tuple[Ints, Ints, Ints, Ints]:
+    """(window, version, requester, comparison), each once, by comparison and requester: a window's strata are not visits of their own."""
+    found = cols.requesters
+    kept = np.flatnonzero(found.n > 0)
+    facts = found.t[kept], found.arm[kept], found.who[kept], cols.series[found.g[kept]]
+    order = sorting(facts[1], facts[0], *facts[2:])
+    t, arm, who, series = (one[order] for one in facts)
+    other = np.ones(len(t), bool)
+    other[1:] = (t[1:] != t[:-1]) | (arm[1:] != arm[:-1]) | (who[1:] != who[:-1]) | (series[1:] != series[:-1])
+    return t[other], arm[other], who[other], series[other]
 
 
 def first_bad(found: Requesters, bad: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
@@ -103,8 +102,8 @@ def cohorts(found: Requesters, width: float) -> tuple[Ints, Ints, Ints]:
 def draws(
     found: Requesters, bad: tuple[Ints, Ints], moved: npt.NDArray[np.bool_], sets: tuple[Ints, Ints, Ints]
 ) -> tuple[Ints, Ints, Floats]:
-    """First bad events drawn from cohorts, one by one: (window, whether the requester met the new version, share of new among the
-    cohort's requesters that had none before). found: entries by window; bad: see first_bad; moved: see changed; sets: see cohorts.
+    """First bad events drawn from cohorts, one by one: (window, entry, share of new among the cohort's requesters that had none
+    before). found: entries by window; bad: see first_bad; moved: see changed; sets: see cohorts.
 
     A cohort's labels are as if shuffled, and each event shows one of them: drawing without replacement, whoever is busy, comes
     seldom or stays away. Events before the cohort is closed count when it is; those of one window in an order blind to versions.
@@ -128,59 +127,92 @@ def draws(
     order = np.argsort(key, kind="stable")
     so_far = np.concatenate([np.zeros((1, 2)), np.cumsum(change[order], 0)])
     chosen = chosen[np.lexsort((found.who[chosen], place(chosen)))]
-    at, new, key = place(chosen), found.arm[chosen], key[order]
+    at, key = place(chosen), key[order]
     left = so_far[np.searchsorted(key, at, "right")] - so_far[np.searchsorted(key, at // span * span)]
     nth, group = np.arange(len(at)), np.searchsorted(at, at)
-    drawn = np.concatenate([[0], np.cumsum(new)])
+    drawn = np.concatenate([[0], np.cumsum(found.arm[chosen])])
     left_new = left[:, 1] - (drawn[nth] - drawn[group])
-    return at % span, new, left_new / np.maximum(left.sum(1) - (nth - group), 1)
+    return at % span, chosen, left_new / np.maximum(left.sum(1) - (nth - group), 1)
+
+
+def sorting(*keys: Ints) -> Ints:
+    """np.lexsort, by counting where numbers are small (a radix sort is ten times as fast)."""
+    order = np.arange(len(keys[0]))
+    for key in keys:
+        small = key.astype(np.uint16) if key.max(initial=0) < 2**16 else key
+        order = order[np.argsort(small[order], kind="stable")]
+    return order
 
 
 def changed(found: Requesters) -> npt.NDArray[np.bool_]:
     """Entries by window -> which have another version than their requester's entry before."""
-    order = np.argsort(found.who, kind="stable")
+    order = sorting(found.who)
     who, arm = found.who[order], found.arm[order]
     out = np.zeros(len(who), bool)
     out[order[1:]] = (who[1:] == who[:-1]) & (arm[1:] != arm[:-1])
     return out
 
 
-def scores(found: Requesters, metric: str, shift: int) -> tuple[Requesters, Floats, Floats]:
-    """One entry per requester and SCORED requests of its: (entries, level, rise). Level: their mean bucket; rise: against all its
-    earlier ones, a change and not a habit (NaN before twice SCORED). The new version's are lowered by `shift`."""
+@dataclass(frozen=True)
+class _SoFar:
+    """Entries ordered by requester and window: the requests of one metric that are known so far (this entry's `new` ones too), and
+    the sum of their buckets."""
+
+    found: Requesters
+    order: Ints
+    new: Ints
+    n: Ints
+    total: Ints
+
+    def at(self, places: Ints, score: Floats) -> tuple[Requesters, Floats]:
+        """Entries at those places of the order, by window, with their scores; strata are not told apart."""
+        by_window = np.argsort(self.order[places])
+        kept = self.found.take(self.order[places][by_window])
+        return replace(kept, g=np.zeros_like(kept.g)), score[by_window]
+
+
+def so_far(found: Requesters, metric: str) -> _SoFar:
+    """found: entries by window; where versions share one, in an order blind to them."""
+    order = sorting(found.arm ^ (found.who & 1), found.t, found.who)
     known, total = (found.timed, found.latency_sum) if metric == "latency" else (found.paced, found.pace_sum)
-    order = np.lexsort((found.t, found.who))
     who, known, total = found.who[order], known[order], total[order]
-    first = np.searchsorted(who, who)
-    n, s = np.cumsum(known), np.cumsum(total)
-    n, s = n - (n[first] - known[first]), s - (s[first] - total[first])
-    full = np.flatnonzero(n // SCORED > (n - known) // SCORED)
-    same = np.concatenate([[False], who[full][1:] == who[full][:-1]]) if len(full) else np.zeros(0, bool)
-    n, s = n[full].astype(float), s[full].astype(float)
-    was_n, was_s = (np.where(same, np.concatenate([[0.0], v])[: len(v)], 0.0) for v in (n, s))
-    level = (s - was_s) / (n - was_n) - shift * found.arm[order][full]
-    rise = np.where(was_n >= 2 * SCORED, level - was_s / np.maximum(was_n, 1), np.nan)
-    place = np.lexsort((who[full], found.t[order][full]))
-    kept = found.take(order[full][place])
-    return replace(kept, g=np.zeros_like(kept.g)), level[place], rise[place]
+    begins = np.concatenate([[True], who[1:] != who[:-1]]) if len(who) else np.zeros(0, bool)
+    first, n, s = np.maximum.accumulate(np.where(begins, np.arange(len(who)), 0)), np.cumsum(known), np.cumsum(total)
+    return _SoFar(found, order, known, n - (n - known)[first], s - (s - total)[first])
 
 
-def above(score: Floats, q: float) -> npt.NDArray[np.bool_]:
-    """Whether each score is above the q-quantile of the ones before it (the last LAST, at least FEW)."""
-    out = np.zeros(len(score), bool)
-    ranked: list[float] = []
-    for i, one in enumerate(score[:LAST].tolist()):
-        out[i] = i >= FEW and one > ranked[math.ceil(q * i) - 1]
-        insort(ranked, one)
-    if len(score) > LAST:
-        before = rank_filter(score, math.ceil(q * LAST) - 1, size=LAST, mode="nearest")  # of LAST around each
-        out[LAST:] = score[LAST:] > before[LAST // 2 : LAST // 2 + len(score) - LAST]
+def levels(seen: _SoFar, least: int, shift: int) -> tuple[Requesters, Floats]:
+    """Each requester once, when `least` of its requests are known: their mean bucket, the new version's lowered by `shift`."""
+    full = np.flatnonzero((seen.n >= least) & (seen.n - seen.new < least))
+    return seen.at(full, seen.total[full] / seen.n[full] - shift * seen.found.arm[seen.order[full]])
+
+
+def rises(seen: _SoFar, shift: int) -> tuple[Requesters, Floats]:
+    """Every SCORED requests of a requester their mean bucket against that of all its earlier ones (SCORED twice, at least), a change
+    and not a habit."""
+    full = np.flatnonzero(seen.n // SCORED > (seen.n - seen.new) // SCORED)
+    who, n, total = seen.found.who[seen.order[full]], seen.n[full].astype(float), seen.total[full].astype(float)
+    later = np.flatnonzero((who[1:] == who[:-1]) & (n[:-1] >= 2 * SCORED)) + 1
+    mean = (total[later] - total[later - 1]) / (n[later] - n[later - 1])
+    full, rise = full[later], mean - total[later - 1] / n[later - 1]
+    return seen.at(full, rise - shift * seen.found.arm[seen.order[full]])
+
+
+def ranks(score: Floats) -> Floats:
+    """The part of the LAST scores before each that is below it, in (0, 1); one half for the first FEW."""
+    before = np.lib.stride_tricks.sliding_window_view(np.concatenate([np.full(LAST, np.nan), score]), LAST)
+    out = np.full(len(score), 0.5)
+    for a in range(FEW, len(score), 4096):
+        z = min(a + 4096, len(score))
+        here, one = before[a:z], score[a:z, None]
+        below = (here < one).sum(1) + 0.5 * (here == one).sum(1)
+        out[a:z] = (below + 0.5) / (np.minimum(np.arange(a, z), LAST) + 1)
     return out
 
 
 @dataclass(frozen=True)
 class _Test:
-    """One stream by requester: entries by window, and which of them are bad."""
+    """One stream by requester: entries by window, which of them are bad, and how much (an exponent of omega; None: 1)."""
 
     name: str
     metric: str
@@ -189,6 +221,7 @@ class _Test:
     found: Requesters
     bad: npt.NDArray[np.bool_]
     moved: npt.NDArray[np.bool_]
+    strength: Floats | None = None
 
 
 def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
@@ -206,44 +239,47 @@ def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Te
         for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART, QUANTILE_SHARES).items()):
             bad = (worst != ZERO) & (worst - shift * found.arm > limits[found.t, found.g, k])
             made.append(_Test(name, metric, share, 1.0, found, bad, moved))
-        scored, level, rise = scores(found, metric, shift)
-        once = np.unique(scored.who, return_index=True)[1]
-        once.sort()
-        first, later = scored.take(once), np.flatnonzero(~np.isnan(rise))
-        over = above(level[once], 0.5)
-        made.append(_Test(f"{metric} level", metric, weight * LEVEL_PART, 1.0, first, over, changed(first)))
-        risen = scored.take(later)
+        seen = so_far(found, metric)
+        for least, part in LEVELS.items():
+            once, level = levels(seen, least, shift)
+            strength = np.clip(ndtri(ranks(level)), -FAR, FAR)
+            none, everyone = np.zeros(len(level), bool), np.ones(len(level), bool)
+            made.append(_Test(f"{metric} level {least}", metric, weight * part, 1.0, once, everyone, none, strength))
+        risen, rise = rises(seen, shift)
+        above, turned = ranks(rise), changed(risen)
         for q, part in RISES.items():
-            over = above(rise[later], q)
-            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, risen, over, changed(risen)))
+            made.append(_Test(f"{metric} rise {q}", metric, weight * part, 1.0, risen, above > q, turned))
     return made
 
 
-def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple[Floats, Floats, Floats]:
-    """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests], and (visits of requesters
-    at risk, first bad events) so far [z - a, tests, 2 arms, 2]."""
+def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple[Floats, Floats]:
+    """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests]."""
     logs = np.zeros((z - a, len(tests), len(eprocess.WORSE)))
-    counts = np.zeros((z - a, len(tests), 2, 2))
     sets: dict[int, tuple[Ints, Ints, Ints]] = {}
     for k, one in enumerate(tests):
         i, j = (int(v) for v in np.searchsorted(one.found.t, [a, z]))
         here, same = one.found.between(i, j, a), id(one.found)  # most tests look at the same requesters
         sets[same] = sets[same] if same in sets else cohorts(here, cols.width)
-        chosen, until = first_bad(here, one.bad[i:j])
-        t, new, pi = draws(here, (chosen, until), one.moved[i:j], sets[same])
-        use = (pi > 0) & (pi < 1) & (t < z - a)
-        logs[:, k] = eta * _at(
-            t[use], eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), one.r0), z - a
-        )
-        at_risk = here.t <= until[here.who]
-        for what, entry in enumerate((at_risk, chosen)):
-            counts[:, k, :, what] = tally(here.t[entry] * 2 + here.arm[entry], None, 2 * (z - a)).reshape(-1, 2)
+        t, entry, pi = draws(here, first_bad(here, one.bad[i:j]), one.moved[i:j], sets[same])
+        use = np.flatnonzero((pi > 0) & (pi < 1) & (t < z - a))
+        new, omega = here.arm[entry[use]].astype(float), eprocess.WORSE
+        if one.strength is not None:
+            omega = omega ** one.strength[i + entry[use], None]
+        logs[:, k] = eta * _at(t[use], eprocess.log_e(pi[use], new, np.ones(len(use)), one.r0, omega), z - a)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
     parts = []
-    for these, weights in ((logs[:, :1], eprocess.WORSE_WEIGHTS), (logs[:, 1:], SLOWER_WEIGHTS)):
+    for these, weights in ((logs[:, :1], FAILING_WEIGHTS), (logs[:, 1:], SLOWER_WEIGHTS)):
         parts.append(eprocess.advance(eprocess.start(*these.shape[1:]), these, minutes, weights, FROM_START)[1:])
     e, onset = (np.concatenate(both, 1) for both in zip(*parts, strict=True))
-    return e, onset + (cols.times[a] - cols.times[0]) / 60, np.cumsum(counts, 0)
+    return e, onset + (cols.times[a] - cols.times[0]) / 60
+
+
+def _seen(one: _Test, length: int) -> Floats:
+    """(visits of requesters at risk, first bad events) so far, prior and new [length, 2 arms, 2]."""
+    chosen, until = first_bad(one.found, one.bad)
+    at_risk = one.found.t <= until[one.found.who]
+    cells = [one.found.t[entry] * 2 + one.found.arm[entry] for entry in (at_risk, chosen)]
+    return np.cumsum(np.stack([tally(cell, None, 2 * length).reshape(-1, 2) for cell in cells], -1), 0)
 
 
 def _at(t: Ints, values: Floats, length: int) -> Floats:
@@ -264,24 +300,28 @@ def by_requester(
     if not last:
         return []
     known = cols.requesters.take((cols.requesters.n > 0) & (cols.requesters.t < last))
-    cols = replace(cols, requesters=known.take(np.argsort(known.t, kind="stable")))
+    cols = replace(cols, requesters=known if (np.diff(known.t) >= 0).all() else known.take(sorting(known.t)))
     tests = _tests(cols, policy, blocks)
-    e, onset, seen = _run(tests, cols, policy.tempering, 0, last)
-    e *= WHOLE
+    e, onset = _run(tests, cols, policy.tempering, 0, last)
+    renewed = np.array(
+        [k for k, one in enumerate(tests) if one.strength is None]
+    )  # a requester has a first level but once
+    e[:, renewed] *= WHOLE
     for j, begin in enumerate(np.arange(cols.times[0] + EPOCH_S, cols.times[last - 1], EPOCH_S)):
         a, z = (min(last, int(i)) for i in np.searchsorted(cols.times, [begin, begin + 2 * EPOCH_S]))
         if z <= a or not wanted[a:z].any():
             continue
-        late, since, _ = _run(tests, cols, policy.tempering, a, z)
+        late, since = _run([tests[k] for k in renewed], cols, policy.tempering, a, z)
         late *= (1 - WHOLE) / ((j + 1) * (j + 2))
-        onset[a:z] = np.where(late > e[a:z], since, onset[a:z])
-        e[a:z] = np.maximum(e[a:z], late)
+        onset[a:z, renewed] = np.where(late > e[a:z, renewed], since, onset[a:z, renewed])
+        e[a:z, renewed] = np.maximum(e[a:z, renewed], late)
     rest = ((0, length - last), (0, 0))
-    e, onset, seen = np.pad(e, rest), np.pad(onset, rest), np.pad(seen, (*rest, (0, 0), (0, 0)), mode="edge")
-    return [
-        Stream(one.name, one.metric, one.share, e[:, [k]], onset[:, [k]], seen[:, [k], 1], seen[:, [k], 0])
-        for k, one in enumerate(tests)
-    ]
+    e, onset = np.pad(e, rest), np.pad(onset, rest)
+    made = []
+    for k, one in enumerate(tests):
+        seen = _seen(one, length)
+        made.append(Stream(one.name, one.metric, one.share, e[:, [k]], onset[:, [k]], seen[:, [1]], seen[:, [0]]))
+    return made
 
 
 def largest(streams: list[Stream], shape: tuple[int, int]) -> Floats:

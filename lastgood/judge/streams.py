@@ -72,15 +72,16 @@ def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tupl
     """
     out = np.empty_like(counts)
     n = counts.reshape(*counts.shape[:2], -1).sum(-1)
-    shape, kept = (-1, *[1] * (counts.ndim - 2)), np.empty_like(n)
+    kept = np.empty_like(n)
     for t, more in enumerate(n):
         part = np.maximum(np.minimum(at_least - more, size), 0.0)
         kept[t] = part / np.maximum(size, 1e-9)
         size = more + part
-    for t in range(len(counts)):
-        carry = counts[t] + carry * kept[t].reshape(shape)
-        out[t] = carry
-    return carry, size, out
+    for more, part, here in zip(counts, kept.reshape(*kept.shape, *[1] * (counts.ndim - 2)), out, strict=True):
+        np.multiply(carry, part, out=here)
+        here += more
+        carry = here
+    return carry.copy(), size, out
 
 
 def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Floats]:

@@ -16,9 +16,10 @@ from lastgood import delta, tables, telemetry
 from lastgood.cli import app
 from lastgood.config import Policy
 from lastgood.errors import ConfigError
+from lastgood.files import moments, text
 from lastgood.judge import History, judge
 from lastgood.judge.records import Records
-from lastgood.replay import evidence, moments, records, text
+from lastgood.replay import evidence, records
 
 
 def table(given: Records) -> pa.Table:
@@ -181,8 +182,9 @@ def test_times_are_read_in_every_unit_and_versions_as_numbers() -> None:
         pa.chunked_array([[at]]), pa.chunked_array([[at.isoformat()]]),
     ):  # fmt: skip
         assert moments(column).tolist() == [seconds]
-    assert text(pa.chunked_array([[2.0, None]])).tolist() == ["2", None]
-    assert text(pa.chunked_array([[2]])).tolist() == ["2"]
+    for column in ([2.0, None], [2, None], ["2 ", "-"], [2.0, float("nan")]):
+        index, names = text(pa.chunked_array([column]))
+        assert (index.tolist(), names) == ([0, -1], ["2"])
 
 
 def test_windows_before_the_new_version_came_are_left_out(tmp_path: Path) -> None:

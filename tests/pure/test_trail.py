@@ -15,9 +15,10 @@ from benchmarks.judge.traffic import FAILING, SCENARIOS, Traffic, simulate
 from lastgood.config import Policy
 from lastgood.judge import Evidence, History, Planned, State, changes, guards, judge
 from lastgood.judge.columns import Columns, columns
+from lastgood.judge.eprocess import WORSE, log_e
 from lastgood.judge.look import Case, Look
 from lastgood.judge.records import Records, columns_of
-from lastgood.judge.requesters import above, changed, cohorts, draws, first_bad
+from lastgood.judge.requesters import FAR, changed, cohorts, draws, first_bad, levels, ranks, rises, so_far
 from lastgood.judge.streams import gathered, nothing
 from lastgood.judge.trail import REQUEST, STICKY, follow
 from lastgood.windows import Counts, bucket, merge
@@ -171,7 +172,7 @@ def test_first_bad_events_are_those_a_loop_finds() -> None:
 def test_what_events_are_drawn_from_is_what_a_loop_finds(width: int) -> None:
     given = requests(5, minutes=20, people=300, per_minute=90, failing=0.05, sticky=True)
     found = columns_of(given, width).requesters
-    t, new, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, width))
+    t, entry, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, width))
     cohort, closing, _ = cohorts(found, width)
     rows = []
     for c in range(int(cohort.max()) + 1):
@@ -187,7 +188,7 @@ def test_what_events_are_drawn_from_is_what_a_loop_finds(width: int) -> None:
         for at, who in sorted((when, who) for who, when in fails.items()):
             left = [label[one] for one in label if fails.get(one, 10**9) > at or (fails[one] == at and one >= who)]
             rows.append((at, label[who], sum(left) / len(left)))
-    assert sorted(rows) == sorted(zip(t.tolist(), new.tolist(), pi.tolist(), strict=True))
+    assert sorted(rows) == sorted(zip(t.tolist(), found.arm[entry].tolist(), pi.tolist(), strict=True))
 
 
 def test_persistent_requesters_who_never_fail_do_not_make_newcomers_who_do_into_evidence() -> None:
@@ -221,11 +222,41 @@ def test_persistent_requesters_who_never_fail_do_not_make_newcomers_who_do_into_
 
 def test_a_score_is_compared_with_those_before_it_only() -> None:
     score = np.concatenate([np.arange(30.0), [100.0], np.zeros(400), [50.0]])
-    over = above(score, 0.9)
-    assert over[30]
-    assert over[-1]
-    assert not over[:20].any()
-    assert (above(np.concatenate([score, score * 1e6]), 0.9)[: len(score)] == over).all()
+    part = ranks(score)
+    assert part[30] == 30.5 / 31
+    assert part[-1] > 0.99
+    assert (part[:20] == 0.5).all()
+    assert 0 < part.min() < part.max() < 1
+    assert (ranks(np.concatenate([score, score * 1e6]))[: len(score)] == part).all()
+
+
+@pytest.mark.parametrize("strength", [-FAR, -0.7, 0.0, 1.3, FAR])
+def test_a_draw_is_worth_one_whatever_its_strength(strength: float) -> None:
+    pi, both = np.full(2, 0.3), np.array([1.0, 0.0])
+    worth = np.exp(log_e(pi, both, np.ones(2), 1.0, WORSE ** np.full((2, 1), strength)))
+    assert np.array([0.3, 0.7]) @ worth == pytest.approx(np.ones(len(WORSE)))
+
+
+def test_levels_and_rises_are_what_a_loop_finds() -> None:
+    given = requests(6, minutes=20, people=40, per_minute=90, sticky=True)
+    found = columns_of(given, 10).requesters
+    levelled, level = levels(so_far(found, "latency"), 3, 5)
+    risen, rise = rises(so_far(found, "latency"), 5)
+    hoped, later = {}, {}
+    for who in range(40):
+        n, total, scored, was = 0, 0, 0, 0
+        for i in np.flatnonzero(found.who == who):
+            n, total = n + int(found.timed[i]), total + int(found.latency_sum[i])
+            if who not in hoped and n >= 3:
+                hoped[who] = (found.t[i], total / n - 5 * found.arm[i])
+            if n // 8 > (n - found.timed[i]) // 8:
+                if scored >= 16:
+                    later[who, found.t[i]] = (total - was) / (n - scored) - was / scored - 5 * found.arm[i]
+                scored, was = n, total
+    assert dict(zip(levelled.who.tolist(), zip(levelled.t, level, strict=True), strict=True)) == hoped
+    assert dict(zip(zip(risen.who, risen.t, strict=True), rise, strict=True)) == later
+    assert later
+    assert (np.diff(levelled.t) >= 0).all()
 
 
 def test_healthy_versions_of_sticky_requesters_are_left_alone() -> None:
