@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lastgood.config import Policy
 from lastgood.judge import eprocess
-from lastgood.judge.columns import FAMILIES, Columns, Entries, no_entries, tally
+from lastgood.judge.columns import FAMILIES, Columns, Entries, Ints, no_entries, tally
 from lastgood.judge.eprocess import Floats, State
 from lastgood.windows import GROWTH
 
 QUANTILES = (0.75, 0.90, 0.95, 0.99)
 QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)
 ABSENT = 0.2
+TIED, TIED_OF = (0.1, 0.9), 100.0
 POOL, BLOCK, CHUNK = 400.0, 60.0, 128
 """A threshold rests on at least POOL requests, the window's and trailing ones; a block on at least BLOCK."""
 
@@ -113,6 +115,14 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     return left, out
 
 
+def _topmost(ranked: Floats, at: Ints) -> npt.NDArray[np.bool_]:
+    """Where nothing is above bucket `at`, for very many requests are in it (all took as long, or were cut off there): they are the
+    slow ones, unless nearly all are. ranked: requests up to each bucket [..., buckets]."""
+    upto, below = (np.take_along_axis(ranked, np.maximum(at - i, 0)[..., None], -1)[..., 0] for i in (0, 1))
+    whole, own = ranked[..., -1], upto - below
+    return np.asarray((upto >= whole) & (whole >= TIED_OF) & (own >= TIED[0] * whole) & (own <= TIED[1] * whole))
+
+
 def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
     """Requests above the label-blind pooled quantiles, the new version's values shifted down by the tolerance (`flip`: below, up).
 
@@ -137,7 +147,8 @@ def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: st
         pool, size, pools = pooled(pool, size, whole.reshape(z - a, count, high + 1 - low), POOL)
         ranked = np.cumsum(pools, -1)
         for k, q in enumerate(QUANTILES):
-            thresholds[a:z, :, k] = low + (ranked >= (q - 1e-9) * ranked[..., -1:]).argmax(-1)
+            at = (ranked >= (q - 1e-9) * ranked[..., -1:]).argmax(-1)
+            thresholds[a:z, :, k] = low + at - _topmost(ranked, at)
     carry.pools[name] = (low, pool, size)
     where = (found.t * count + found.g) * 2 + found.arm
     shape = (length, count, 2)
