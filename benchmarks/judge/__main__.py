@@ -178,7 +178,8 @@ def main() -> None:
             for name, found in totals["oracle_minutes"].items()
         )
     )
-    totals["drift"] = drift.measure(options.quick)
+    kept = options.keep and options.keep.with_suffix(".drift.json")
+    totals["drift"] = drift.measure(options.quick, kept)
     drift.show(totals["drift"], console)
     if options.plots:
         from benchmarks.judge.plots import draw

@@ -27,7 +27,7 @@ COHORT, COHORT_S, NEVER = 60, 300.0, 2**40
 QUANTILE_PART, QUANTILE_SHARES = 0.45, (0.36, 0.34, 0.2, 0.1)
 LEVELS, RISES = {1: 0.2, 3: 0.15, 20: 0.08}, {0.9: 0.08, 0.98: 0.04}
 """How a latency budget is split: slow requests; the level of requesters after so many requests; those that got slower than they were."""
-FAILING_WEIGHTS = np.array([0.03, 0.08, 0.22, 0.36, 0.23, 0.08])
+FAILING_WEIGHTS = np.array([0.02, 0.06, 0.36, 0.40, 0.12, 0.04])
 SLOWER_WEIGHTS = np.array([0.08, 0.27, 0.33, 0.22, 0.08, 0.02])
 """Of the omegas, for slow requests: whoever is slow by habit was so before, so ratios of *first* slow requests are small."""
 SCORED, FEW, LAST, FAR = 8, 20, 200, 2.0
