@@ -216,7 +216,12 @@ def main() -> None:
         for case in NULLS:
             null = [cells[f"{unit}; {case}"] for cells in found.values()]
             whole = Rate(sum(v["runs"] for v in null), sum(v["rollbacks"] for v in null))
-            print(json.dumps({"frr": totals, "shapes": found}))
+            worst = max(v["rollbacks"] / v["runs"] for v in null)
+            totals[f"{unit}; {case}"] = {"runs": whole.splits, "rate": whole.rate, "high": whole.high, "worst": worst}
+            said = f"{whole.rollbacks} of {whole.splits} rolled back (95 %: up to {whole.high:.2%}), worst shape {worst:.1%}"
+            console.print(f"by {unit}, {case}: {said}")
+    console.print(f"{machine()}; {time.monotonic() - started:.0f} s")
+    print(json.dumps({"frr": totals, "shapes": found}))
 
 
 if __name__ == "__main__":
