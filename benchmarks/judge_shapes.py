@@ -1,7 +1,7 @@
 """`python -m benchmarks.judge_shapes [--quick]`: the judge on traffic of odd shapes, versions drawn at random by request and by requester.
 
 Every shape is one trace; only the labels differ between runs, so every rollback of an unchanged trace is a false one, and so is one of
-a version that is worse by what the policy tolerates. Then the drawn version is made worse: errors x4, latency x1.3.
+a version that is slower by what the policy tolerates. Then the drawn version is made worse: errors x4, latency x1.3.
 """
 
 import argparse
