@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_one_sentence(change: dict[str, Any], said: str, 
         (
             "log.csv",
             b"endpoint,model_version,requested_at\nchat,2\n",
-            "cannot be read: CSV parse error: Row #2: Expected 3 columns",
+            "cannot be read: CSV parse error: .*Expected 3 columns",
         ),
         ("log.csv", b"endpoint,model_version,requested_at\n\xe4,2,1\n", "invalid UTF8"),
         ("log.csv", b"when,what\n1,2\n", "no column endpoint, model_version, requested_at; there are when, what"),
