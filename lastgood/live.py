@@ -67,7 +67,7 @@ class Live:
         while mine.rows.num_rows > MAX_ROWS:
             mine.kept //= 2
             hashes = [zlib.crc32(str(one).encode()) < mine.kept for one in mine.rows["request_id"].to_pylist()]
-            mine.rows = mine.rows.filter(pa.array(hashes))
+            mine.rows = mine.rows.filter(pa.array(hashes)).combine_chunks()  # else a chunk for every commit stays
 
     def knows(self, verdict: Verdict) -> None:
         """Learn from a scheduled verdict which version is new and which was before it."""
