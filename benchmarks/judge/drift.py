@@ -49,7 +49,10 @@ def runs(size: int, quick: bool) -> tuple[int, int]:
     """How often a cell is run (lastgood, Evidently: it looks at every row, up to 13 s a run)."""
     if quick:
         return 20, 3
-    return 200, 200 if size < 10_000 else 60 if size < 500_000 else 12 if size < 5_000_000 else 3
+    return (
+        200 if size < 5_000_000 else 100,
+        100 if size < 10_000 else 20 if size < 500_000 else 4 if size < 5_000_000 else 1,
+    )
 
 
 def share(hits: int, count: int) -> dict[str, float]:
