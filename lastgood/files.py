@@ -32,6 +32,8 @@ MONTH = re.compile(r"[A-Za-z]{3}")
 
 def read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
     """The table in a file or folder, of columns `used(names)`. Errors: ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"{path}: cannot be read: there is no such file or folder")
     try:
         found = _read(path, used)
         views = [pa.string() if pa.types.is_string_view(one.type) else one.type for one in found.schema]
