@@ -109,7 +109,7 @@ class Pages:
             decidable=decidable,
             needed=self._settings.endpoint(incident.endpoint).policy.approvals,
             series=evidence.get("series", []),
-            report=f"/r/{token}/drift" if self._report(incident) else None,
+            report=f"/r/{token}/drift" if incident.candidate in evidence.get("reports", {}) else None,
             figures=beside(incident.verdict),
             story=story(entries),
         )
@@ -117,14 +117,11 @@ class Pages:
     def drift(self, request: Request) -> Response:
         """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
         _, incident, _ = self._people.verify_link(request.path_params["token"])
-        found = self._report(incident)
+        evidence = self._evidence(incident.endpoint) or {}
+        found: str | None = evidence.get("reports", {}).get(incident.candidate)
         if found is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
         return FileResponse(found, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
-
-    def _report(self, incident: Incident) -> str | None:
-        made: Mapping[str, str] = (self._evidence(incident.endpoint) or {}).get("reports", {})
-        return made.get(incident.candidate)
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:
