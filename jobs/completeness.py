@@ -22,8 +22,7 @@ SKEW_REACH_S = 300
 def _saw(kind: str) -> "Column":
     from pyspark.sql import functions as f
 
-    names = [name for name, one in telemetry.SOURCES.items() if one == kind]
-    return f.arrays_overlap("sources", f.array(*map(f.lit, names)))
+    return f.arrays_overlap("sources", f.array(*map(f.lit, telemetry.of_kind(kind))))
 
 
 def _known(pairs: "dict[str, Column]") -> "Column":
@@ -50,14 +49,7 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
     table, span = _saw(telemetry.TABLE), _saw(telemetry.SPAN)
     bare = table & f.col("error_code").isNull() & f.col("output").isNull()
     reasons = ("capture is off", "above the log's limit", "cannot be read", "not logged")
-    only_usage = (
-        f.size(
-            f.array_except(
-                "sources", f.array(*(f.lit(n) for n, k in telemetry.SOURCES.items() if k == telemetry.USAGE))
-            )
-        )
-        == 0
-    )
+    only_usage = f.size(f.array_except("sources", f.array(*map(f.lit, telemetry.of_kind(telemetry.USAGE))))) == 0
     facts = rows.withColumns({
         "evidence": ~only_usage,
         "model_version": f.coalesce("model_version", f.lit("?")), "why": f.when(bare, why), "lag": f.when(~only_usage, f.round(lag)),

@@ -31,9 +31,8 @@ def on_one_clock(new: "DataFrame", skews: Mapping[str, float]) -> "DataFrame":
 
     if not skews:
         return new
-    spans = [name for name, kind in telemetry.SOURCES.items() if kind == telemetry.SPAN]
     by_endpoint = f.create_map(*(f.lit(part) for pair in skews.items() for part in pair))
-    skew = f.when(f.col("source").isin(spans), by_endpoint[f.col("endpoint")])
+    skew = f.when(f.col("source").isin(telemetry.of_kind(telemetry.SPAN)), by_endpoint[f.col("endpoint")])
     moved = f.timestamp_micros(f.unix_micros("requested_at") + f.round(skew * 1000).cast("bigint"))
     rest = f.map_filter(f.coalesce("attributes", f.create_map().cast("map<string,string>")), lambda key, _: key != NOTE)
     noted = f.map_concat(rest, f.create_map(f.lit(NOTE), skew.cast("string")))

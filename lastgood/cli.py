@@ -92,11 +92,11 @@ def check(
     from lastgood.check import check as run
     from lastgood.check import show
 
-    result = run(table, load(config), endpoint, html)
+    result, console = run(table, load(config), endpoint, html), people(json_file)
     write_json(json_file, result)
-    show(result, people(json_file))
+    show(result, console)
     if html:
-        people(json_file).print(f"report: {html}", markup=False)
+        console.print(f"report: {html}", markup=False)
 
 
 def main() -> None:

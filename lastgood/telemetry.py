@@ -22,6 +22,12 @@ SOURCES = {
     "gateway_usage": USAGE,
 }
 
+
+def of_kind(kind: str) -> list[str]:
+    """The sources of a kind."""
+    return [name for name, one in SOURCES.items() if one == kind]
+
+
 _PREFER_SPAN = {SPAN: 0, CANONICAL: 1, TABLE: 2, USAGE: 3}
 _PREFER_TABLE = {TABLE: 0, CANONICAL: 1, SPAN: 2, USAGE: 3}
 
