@@ -56,18 +56,20 @@ class Meter:
     """CPU seconds and peak memory of a process and its children, sampled."""
 
     def __init__(self, pid: int) -> None:
-        self._root, self._cpu, self.peak, self.now = psutil.Process(pid), dict[int, float](), 0.0, 0.0
+        self._root, self._cpu, self.peak = psutil.Process(pid), dict[int, float](), 0.0
+        self.now = [0.0]
 
     def sample(self) -> None:
-        total = 0
+        """`now` becomes the MiB of the process and of each of its children."""
+        now = []
         with contextlib.suppress(psutil.Error):
             for one in (self._root, *self._root.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
                     times = one.cpu_times()
                     self._cpu[one.pid] = times.user + times.system
-                    total += one.memory_info().rss
-        self.now = total / 2**20
-        self.peak = max(self.peak, self.now)
+                    now.append(one.memory_info().rss / 2**20)
+        self.now = now
+        self.peak = max(self.peak, sum(now))
 
     @property
     def cpu_s(self) -> float:

@@ -34,7 +34,7 @@ PATHS = ("/", "/metrics", "/api/incidents", "/healthz")
 BATCH = 512
 EVERY_S = 300
 """How often a line is printed."""
-PARTS = 16
+PARTS = 4
 """Ids are compared in so many parts: the soak's do not fit into memory at once."""
 
 
@@ -125,9 +125,12 @@ async def load(
             minute += EVERY_S / 60
             (p50, p99), seen = cut(waits[seen:]), len(waits)
             files = await asyncio.to_thread(_tidy, inbox)
-            print(f"{minute:>6.0f} {seen * BATCH:>12,} {p50:>8} {p99:>8} {meter.now:>8.0f} {files:>6}", flush=True)
+            print(
+                f"{minute:>6.0f} {seen * BATCH:>12,} {p50:>8} {p99:>8} {' + '.join(f'{one:.0f}' for one in meter.now):>12} {files:>6}",
+                flush=True,
+            )
 
-    print(f"{'minute':>6} {'acked':>12} {'p50 ms':>8} {'p99 ms':>8} {'MiB':>8} {'files':>6}", flush=True)
+    print(f"{'minute':>6} {'acked':>12} {'p50 ms':>8} {'p99 ms':>8} {'MiB':>12} {'files':>6}", flush=True)
     beside = [asyncio.create_task(one()) for one in (sample, say)]
     fetched = [asyncio.create_task(_fetch(url, path, seconds, 0.25)) for path in PATHS]
     await _send(port, rate / BATCH, seconds, waits)

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import httpx
 import yaml
+from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from lastgood.alerts.rules import build
 from lastgood.config import Settings, Web
@@ -134,3 +137,23 @@ def chromium(width: int, height: int) -> Iterator[WebDriver]:
             yield driver
         finally:
             driver.quit()
+
+
+def text(driver: WebDriver) -> str:
+    return driver.find_element(By.TAG_NAME, "main").text
+
+
+def until(driver: WebDriver, part: str, seconds: float = 20) -> None:
+    """Wait for a part of the page: pages refresh themselves, and are being replaced now and then."""
+    try:
+        WebDriverWait(driver, seconds, 0.2, [WebDriverException]).until(lambda _: part in text(driver))
+    except TimeoutException:
+        raise AssertionError(f"{part!r} did not appear: {text(driver)}") from None
+
+
+def arrives(driver: WebDriver, path: str, seconds: float = 20) -> None:
+    """Wait for a page with `path` in its address: a click may return before the next page is there."""
+    try:
+        WebDriverWait(driver, seconds, 0.2).until(lambda _: path in driver.current_url)
+    except TimeoutException:
+        raise AssertionError(f"{driver.current_url} is not {path}: {text(driver)}") from None

@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from conftest import needs
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from servers import chromium, free_port
+from servers import arrives, chromium, free_port, text, until
 from web_support import PERSON
 
 from lastgood.alerts.notify.fake_pagerduty import serving
@@ -114,23 +113,6 @@ def picture(driver: WebDriver, name: str) -> None:
         driver.save_screenshot(f"{PICTURES}/{name}.png")
 
 
-def text(driver: WebDriver) -> str:
-    return driver.find_element(By.TAG_NAME, "main").text
-
-
-def until(driver: WebDriver, part: str, seconds: float = 20) -> None:
-    """Only by the page's own refresh: nothing is loaded here."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if part in text(driver):
-                return
-        except Exception:  # the page is being replaced
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{part!r} did not appear: {text(driver)}")
-
-
 def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -> None:
     driver.get(night.link)
     page = text(driver)
@@ -144,8 +126,8 @@ def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -
     assert driver.find_element(By.TAG_NAME, "html").size["width"] <= WIDTH, "nothing is wider than the phone"
     driver.find_element(By.ID, "token-approve").send_keys(PERSON)
     button.click()
+    arrives(driver, "/incidents/")
     until(driver, "Verifying since")
-    assert "/incidents/" in driver.current_url
     picture(driver, "phone-progress")
     assert night.house.workspace.updates[0][1] == {"chat-2": 100, "chat-3": 0}
     night.house.telemetry.answer = Recovery(True, True, "0% of 412 requests still reach version 3; errors 0.4%")
@@ -211,7 +193,7 @@ def test_all_endpoints_stand_on_one_page_the_worst_first(driver: WebDriver, nigh
     assert driver.find_element(By.TAG_NAME, "html").size["width"] <= WIDTH, "nothing is wider than the phone"
     picture(driver, "phone-endpoints")
     cards[0].find_element(By.PARTIAL_LINK_TEXT, "Open incident").click()
-    assert "/incidents/" in driver.current_url
+    arrives(driver, "/incidents/")
 
 
 def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +207,7 @@ def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, mo
             driver.get(night.link)
             driver.find_element(By.LINK_TEXT, "Sign in to decide").click()
             until(driver, "You are ann@example.com")
-            assert driver.current_url == night.link
+            arrives(driver, night.link)
             driver.find_element(By.CSS_SELECTOR, "button.main").click()
             until(driver, "Verifying")
             assert night.house.rollback().progress.who == "ann@example.com"

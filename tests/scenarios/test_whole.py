@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import needs
 from selenium.webdriver.common.by import By
-from servers import alertmanager, chromium, prometheus
+from servers import alertmanager, arrives, chromium, prometheus
 
 from lastgood.config import Mode
 from lastgood.demo.story import Demo, Options
@@ -53,7 +53,7 @@ class Night(Demo):
         assert "fails" in page and "traffic of support_chat-3: 50 % -> 0 %" in page, page
         self.driver.find_element(By.ID, "token-approve").send_keys(self.person)
         self.driver.find_element(By.CSS_SELECTOR, "button.main").click()
-        assert "/incidents/" in self.driver.current_url
+        arrives(self.driver, "/incidents/")
 
     def _roll_back(self) -> None:
         super()._roll_back()
