@@ -233,7 +233,7 @@ class Receiver(_Model):
     )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     read_timeout_s: float = Field(30.0, gt=0, description="how long a body may take to arrive")
-    max_concurrent: int = Field(256, ge=1, description="exports in work at once")
+    max_concurrent: int = Field(256, ge=1, description="exports that may wait for the disk at once")
     version_attributes: list[str] = Field([], description="span attributes asked first for the model version")
     senders: dict[str, str] = Field(
         {}, description="sender -> variable that holds its bearer token; empty: nobody is asked"

@@ -5,11 +5,12 @@ version is healthy. Both name the same endpoint and candidate, so one incident c
 """
 
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,12 @@ COLUMNS = (
     "error_code", "requester", "feature_age_ms",
 )  # fmt: skip
 EPOCH = timedelta(hours=1)
-MAX_ROWS = 100_000
-"""Requests kept per endpoint; beyond, the half with the smaller hashes is kept: blind to version and outcome."""
+AHEAD = timedelta(minutes=1)
+"""How far a request's time may be ahead of the clock here."""
+FRESH, FRESH_PER_S, PER_S = timedelta(minutes=10), 100.0, 10.0
+"""Requests a second that each window keeps of an endpoint, in the first ten minutes of a version and later. Of more, those with the
+smaller hashes are kept: blind to version and outcome. A window is thinned as it fills, so that what was judged stays as it was; twice as
+many may come late."""
 LATE_S = 2.0
 """A window is judged this long after its end; the commit interval is shorter."""
 
@@ -36,7 +41,7 @@ LATE_S = 2.0
 class _Endpoint:
     since: datetime
     rows: pa.Table
-    kept: int = 2**32
+    shares: dict[int, float] = field(default_factory=dict)
     candidate: str = ""
     prior: str | None = None
     seen: dict[str, datetime] = field(default_factory=dict)
@@ -53,21 +58,40 @@ class Live:
     def take(self, table: pa.Table) -> None:
         """Add a commit's requests (inbox columns); what cannot be a record is left out."""
         good = table.filter(pc.is_null(table["reject_reason"])) if "reject_reason" in table.column_names else table
-        good = good.select(COLUMNS).filter(pc.is_valid(good["model_version"]))
+        now, at = self._clock(), good["requested_at"]
+        first, last = (pa.scalar(one, at.type) for one in (now - 2 * EPOCH, now + AHEAD))
+        timely = pc.and_(pc.greater_equal(at, first), pc.less_equal(at, last))
+        good = good.select(COLUMNS).filter(pc.and_(timely, pc.is_valid(good["model_version"])))
         with self._lock:
             for name in pc.unique(good["endpoint"]).to_pylist():
-                self._add(name, good.filter(pc.equal(good["endpoint"], name)))
+                self._add(name, good.filter(pc.equal(good["endpoint"], name)), now)
 
-    def _add(self, name: str, rows: pa.Table) -> None:
-        now = self._clock()
+    def _add(self, name: str, rows: pa.Table, now: datetime) -> None:
+        window = (rows["requested_at"].cast(pa.int64()).to_numpy() // (self._settings.live_every_s * 1e6)).astype(
+            np.int64
+        )
+        draws = [
+            int.from_bytes(blake2b(str(one).encode(), digest_size=4).digest()) for one in rows["request_id"].to_pylist()
+        ]
+        rows = rows.append_column("window", pa.array(window)).append_column("draw", pa.array(np.array(draws) / 2**32))
         mine = self._endpoints.setdefault(name, _Endpoint(now, rows.slice(0, 0)))
         for version in pc.unique(rows["model_version"]).to_pylist():
             mine.seen.setdefault(version, now)
-        mine.rows = pa.concat_tables([mine.rows, rows])
-        while mine.rows.num_rows > MAX_ROWS:
-            mine.kept //= 2
-            hashes = [zlib.crc32(str(one).encode()) < mine.kept for one in mine.rows["request_id"].to_pylist()]
-            mine.rows = mine.rows.filter(pa.array(hashes)).combine_chunks()  # else a chunk for every commit stays
+        mine.rows = self._thinned(mine, pa.concat_tables([mine.rows, rows]), np.unique(window), now)
+
+    def _thinned(self, mine: _Endpoint, rows: pa.Table, touched: "np.ndarray[Any, Any]", now: datetime) -> pa.Table:
+        width = self._settings.live_every_s
+        most = width * (FRESH_PER_S if now - max(mine.seen.values()) < FRESH else PER_S)
+        window, draw = rows["window"].to_numpy(), rows["draw"].to_numpy()
+        gone = np.zeros(len(rows), bool)
+        for one in touched.tolist():
+            here, share = window == one, mine.shares.get(one, 1.0)
+            room = most if (one + 1) * width > now.timestamp() - LATE_S else 2 * most
+            while (here & (draw < share)).sum() > room:
+                share /= 2
+            mine.shares[one] = share
+            gone |= here & (draw >= share)
+        return rows.filter(pa.array(~gone)) if gone.any() else rows
 
     def knows(self, verdict: Verdict) -> None:
         """Learn from a scheduled verdict which version is new and which was before it."""
@@ -91,11 +115,12 @@ class Live:
             mine = self._endpoints[name]
             epoch = int((now - mine.since) / EPOCH)
             start = mine.since + max(0, epoch - 1) * EPOCH
-            mine.rows = mine.rows.filter(
-                pc.greater_equal(
-                    mine.rows["requested_at"], pa.scalar(start - EPOCH, mine.rows.schema.field("requested_at").type)
-                )
-            )
+            oldest = pa.scalar(start - EPOCH, mine.rows.schema.field("requested_at").type)
+            # Combined: else a chunk for every commit stays.
+            mine.rows = mine.rows.filter(pc.greater_equal(mine.rows["requested_at"], oldest)).combine_chunks()
+            mine.shares = {
+                one: share for one, share in mine.shares.items() if one * width >= (start - EPOCH).timestamp()
+            }
             rows, pair = mine.rows, self._pair(mine)
         if pair is None:
             return None

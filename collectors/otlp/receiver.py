@@ -32,6 +32,8 @@ from lastgood.errors import ConfigError, TransientError
 from lastgood.redact import Redactor
 
 log = logging.getLogger(__name__)
+BODIES = 4
+"""How many bodies of the largest size may be half here over HTTP: slow senders must not fill the memory."""
 
 
 class Senders:
@@ -70,6 +72,7 @@ class OtlpReceiver:
     grpc_port: int = 0
     http_port: int = 0
     tally: Tally = field(default_factory=Tally)
+    _arriving: int = 0
 
     def __post_init__(self) -> None:
         self.senders = Senders(self.settings)
@@ -102,11 +105,17 @@ class OtlpReceiver:
 
     async def _body(self, request: Request) -> bytes:
         limit, body = self.settings.max_body_bytes, bytearray()
-        async with asyncio.timeout(self.settings.read_timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise OverflowError(f"body is above {limit} bytes")
+        try:
+            async with asyncio.timeout(self.settings.read_timeout_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._arriving += len(chunk)
+                    if len(body) > limit:
+                        raise OverflowError(f"body is above {limit} bytes")
+                    if self._arriving > BODIES * limit:
+                        raise TransientError(f"more than {BODIES * limit} bytes of bodies arrive at once", 1.0)
+        finally:
+            self._arriving -= len(body)
         return bytes(body)
 
     def _http(self, signal: Signal) -> Callable[[Request], Awaitable[Response]]:
@@ -184,7 +193,8 @@ class OtlpReceiver:
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self.settings.max_concurrent)
+        # gRPC's own bound answers without RetryInfo, so that senders drop: `put` refuses long before it.
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=4 * self.settings.max_concurrent)
         server.add_generic_rpc_handlers([self._grpc(one) for one in SIGNALS])
         where, tls = f"{self.settings.host}:{self.settings.grpc_port}", self._tls()
         if tls is None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -43,7 +44,7 @@ class Tally:
 class GroupCommit:
     """`put` returns once the record is on disk; whatever waits at the same time shares one fsync.
 
-    Errors of put: TransientError when the spool is full or cannot be written, or when closing.
+    Errors of put: TransientError when the spool is full or cannot be written, when too many wait, or when closing.
     """
 
     def __init__(self, spool: Spool, settings: Receiver) -> None:
@@ -56,6 +57,8 @@ class GroupCommit:
     async def put(self, record: Record) -> None:
         if self._closing:
             raise TransientError("the receiver is shutting down", 1.0)
+        if len(self._waiting) >= self._settings.max_concurrent:
+            raise TransientError(f"{len(self._waiting)} exports wait for the disk", 1.0)
         self.spool.room(self._bytes + len(record.body))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
@@ -126,7 +129,8 @@ class DrainProcess:
 
     def _keep_up(self) -> None:
         while not self._closing:
-            self._process = subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # see serve.one_heap
+            self._process = subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=heap)
             if self._closing:
                 self._close_stdin()
             with self._process:  # closes its pipes and waits

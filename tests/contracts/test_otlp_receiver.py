@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,73 +33,24 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
+from otlp_support import AT, batch, inbox, receiving
 
 from lastgood import delta, instrument
+from lastgood.collectors.otlp import spool
 from lastgood.collectors.otlp.receiver import OtlpReceiver
+from lastgood.collectors.otlp.writer import GroupCommit
 from lastgood.config import Capture, Receiver
-from lastgood.errors import ConfigError
+from lastgood.errors import ConfigError, TransientError
 from lastgood.redact import Redactor
 
-AT = int(datetime.now(UTC).timestamp()) * 10**9
 JSON = {"content-type": "application/json"}
-
-
-def batch(*ids: str, good: bool = True) -> ExportTraceServiceRequest:
-    spans = [
-        Span(
-            trace_id=b"\x01" * 16, span_id=i.to_bytes(8, "big"), kind=Span.SPAN_KIND_CLIENT, start_time_unix_nano=AT,
-            end_time_unix_nano=AT + (1000 if good else -1000),
-            attributes=[
-                KeyValue(key=key, value=AnyValue(string_value=value))
-                for key, value in (("lastgood.request_id", name), ("lastgood.endpoint", "chat"))
-            ],
-        )
-        for i, name in enumerate(ids, 1)
-    ]  # fmt: skip
-    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=spans)])])
-
-
-@contextmanager
-def receiving(path: Path, **settings: object) -> Iterator[OtlpReceiver]:
-    """A receiver in a thread, its event loop its own; leaving drains it."""
-    options = {"grpc_port": 0, "http_port": 0, "commit_interval_s": 0.05, "spool": path / "spool"} | settings
-    more = {name: options.pop(name) for name in ("sink", "redaction") if name in options}
-    receiver, up = OtlpReceiver(str(path / "inbox"), Receiver(**options), **more), threading.Event()
-    stop: list[Callable[[], object]] = []
-
-    async def serve() -> None:
-        done, loop = asyncio.Event(), asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(done.set))
-        async with receiver.running():
-            up.set()
-            await done.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    assert up.wait(20)
-    try:
-        yield receiver
-    finally:
-        stop[0]()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def inbox(path: Path, receiver: OtlpReceiver | None = None) -> list[dict[str, object]]:
-    """The inbox, once all that was acknowledged is there."""
-    until = time.monotonic() + 60
-    while receiver and receiver.spool_bytes and time.monotonic() < until:
-        time.sleep(0.02)
-    return delta.read(path / "inbox").to_pylist()
 
 
 def post(receiver: OtlpReceiver, content: bytes, **headers: str) -> httpx.Response:
@@ -357,6 +308,87 @@ def test_half_open_clients_are_let_go_and_chunked_bodies_read(tmp_path: Path) ->
             chunked.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + pieces)
             assert b" 200 " in chunked.recv(1000)
     assert [row["request_id"] for row in inbox(tmp_path)] == ["chunked"]
+
+
+def test_slow_senders_do_not_fill_the_memory(tmp_path: Path) -> None:
+    head = (
+        b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 99999\r\n\r\n"
+    )
+    body = batch("after").SerializeToString()
+    with receiving(tmp_path, max_body_bytes=LIMIT) as receiver, ExitStack() as slow:
+        for _ in range(5):
+            one = slow.enter_context(socket.create_connection(("127.0.0.1", receiver.http_port), timeout=20))
+            one.sendall(head + b"\x00" * 90_000)
+        assert b" 503 " in one.recv(1000), "the fifth body is one too many"
+        one.close()
+        slow.close()
+        until = time.monotonic() + 20
+        while (answer := post(receiver, body, content_type="application/x-protobuf")).status_code == 503:
+            assert answer.headers["retry-after"] == "1"
+            assert time.monotonic() < until
+        assert answer.status_code == 200
+    assert [row["request_id"] for row in inbox(tmp_path)] == ["after"]
+
+
+def test_more_exports_than_may_wait_are_told_to_come_back(tmp_path: Path) -> None:
+    settings = Receiver(spool=tmp_path / "spool", max_concurrent=2)
+    records = [spool.Record(spool.TRACES, i, b"x") for i in range(3)]
+
+    async def put() -> list[BaseException | None]:
+        with spool.Spool(settings.spool, 1 << 20, 1 << 20) as one:
+            group = GroupCommit(one, settings)
+            waiting = [asyncio.create_task(group.put(record)) for record in records]
+            await asyncio.sleep(0)
+            group.close()
+            await group.run()
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+    taken, also, refused = asyncio.run(put())
+    assert taken is also is None
+    assert isinstance(refused, TransientError) and refused.retry_after_s == 1.0
+    assert spool.read(spool.sealed(settings.spool)[0]) == records[:2]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_an_export_of_64_mib_is_taken_and_a_larger_one_refused(tmp_path: Path, protocol: str) -> None:
+    large = batch("large")
+    room = Receiver().max_body_bytes - len(large.SerializeToString()) - 64
+    mark = large.resource_spans[0].scope_spans[0].spans[0].attributes.add(key="pad")
+    mark.value.string_value = "x" * room
+
+    def send(receiver: OtlpReceiver) -> bool:
+        body = large.SerializeToString()
+        if protocol == "http":
+            return post(receiver, body, content_type="application/x-protobuf").status_code == 200
+        with grpc.insecure_channel(f"127.0.0.1:{receiver.grpc_port}") as channel:
+            try:
+                TraceServiceStub(channel).Export(large, timeout=60)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                return False
+        return True
+
+    with receiving(tmp_path) as receiver:
+        assert send(receiver)
+        mark.value.string_value += "x" * 128
+        assert not send(receiver)
+    assert [row["request_id"] for row in inbox(tmp_path)] == ["large"]
+
+
+def test_a_clock_that_jumps_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """An hour back, two days on, and right again, between exports: all is stored once, with the time that the clock said."""
+    true = datetime.now(UTC)
+    jumps = [timedelta(0), -timedelta(hours=1), timedelta(days=2), timedelta(0)]
+    now = [true]
+    with receiving(tmp_path, clock=lambda: now[0]) as receiver:
+        for i, jump in enumerate(jumps):
+            now[0] = true + jump
+            body = batch(f"r{i}").SerializeToString()
+            assert post(receiver, body, content_type="application/x-protobuf").status_code == 200
+            inbox(tmp_path, receiver)
+    rows = {row["request_id"]: row["received_at"] for row in inbox(tmp_path)}
+    assert len(inbox(tmp_path)) == len(jumps)
+    assert rows == {f"r{i}": true + jump for i, jump in enumerate(jumps)}
 
 
 def test_a_graceful_stop_drains_what_was_taken(tmp_path: Path) -> None:

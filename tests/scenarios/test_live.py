@@ -51,9 +51,8 @@ def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:
     live = Live(SETTINGS, clock)
     early = given.take((given.at < START + 60) & (given.arm == 0))
     live.take(table(early))
-    clock.now = BEGIN + timedelta(seconds=61)
-    live.take(table(given.take((given.at >= START + 60) | (given.arm == 1))))
     clock.now = BEGIN + timedelta(minutes=minutes, seconds=3)
+    live.take(table(given.take((given.at >= START + 60) | (given.arm == 1))))
     return live, clock
 
 
@@ -100,8 +99,9 @@ def test_versions_that_were_always_there_are_not_accused_until_the_job_says_whic
     given = requests(4, errors=8)
     clock = Clock()
     live = Live(SETTINGS, clock)
-    live.take(table(given))
+    live.take(table(given.take(given.at < START + 60)))
     clock.now = BEGIN + timedelta(minutes=30, seconds=3)
+    live.take(table(given.take(given.at >= START + 60)))
     assert live.look("chat", History()) is None
     live.knows(Verdict("chat", "2", "1", State.INCONCLUSIVE, "", clock.now))
     said = live.look("chat", History())
@@ -114,10 +114,39 @@ def test_all_epochs_together_spend_no_more_than_the_share() -> None:
     assert sum(spent) == pytest.approx(live_module.LIVE_SHARE, rel=1e-3)
 
 
-def test_memory_is_bounded_by_keeping_a_blind_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "MAX_ROWS", 2000)
-    live, _ = watched(requests(5, errors=8))
+def test_a_busy_endpoint_is_judged_on_a_blind_sample_of_every_window() -> None:
+    """400 requests a second, in commits of half a second: every window keeps between half of what it may and that, and the verdict comes."""
+    clock = Clock()
+    live = Live(load(live_every_s=10.0), clock)
+    given = requests(5, 1, 400 * 60, errors=8)
+    first = given.take((given.at < START + 20) & (given.arm == 0))
+    live.take(table(first))
+    for half in range(40, 120):
+        clock.now = BEGIN + timedelta(seconds=half / 2 + 0.5)
+        live.take(table(given.take((given.at >= START + half / 2) & (given.at < START + half / 2 + 0.5))))
+        if half % 20 == 19:
+            live.look("chat", History())
     kept = live._endpoints["chat"].rows
-    assert 500 <= kept.num_rows <= 2000
-    share = np.mean([version == "2" for version in kept["model_version"].to_pylist()])
-    assert 0.42 <= share <= 0.58
+    counts = np.unique(kept["window"].to_numpy(), return_counts=True)[1]
+    assert len(counts) == 6
+    assert all(450 <= one <= 1000 for one in counts[2:]), counts
+    share = np.mean([version == "2" for version in kept["model_version"].to_pylist()[-2000:]])
+    assert 0.45 <= share <= 0.55
+    clock.now = BEGIN + timedelta(seconds=63)
+    said = live.look("chat", History())
+    assert said is not None and said.state is State.ROLL_BACK
+
+
+def test_a_flood_of_late_requests_and_times_far_away_do_not_fill_the_memory() -> None:
+    clock = Clock()
+    live = Live(load(live_every_s=10.0), clock)
+    given = requests(5, 0.5, 1000 * 60, errors=8)
+    clock.now = BEGIN + timedelta(minutes=30)
+    for _ in range(3):
+        live.take(table(given))
+    kept = live._endpoints["chat"].rows
+    assert kept.num_rows <= 3 * 2 * 10 * live_module.FRESH_PER_S
+    clock.now = BEGIN - timedelta(minutes=5)
+    early = Live(SETTINGS, clock)
+    early.take(table(given))
+    assert not early._endpoints, "a version is not known by requests of a time to come"
