@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lastgood.config import Policy
 from lastgood.judge import eprocess
@@ -22,7 +21,7 @@ QUANTILES = (0.75, 0.90, 0.95, 0.99)
 QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)
 ABSENT = 0.2
 TIED, TIED_OF = (0.1, 0.9), 100.0
-POOL, BLOCK, CHUNK = 400.0, 60.0, 128
+POOL, BLOCK, CHUNK = 400.0, 60.0, 64
 """A threshold rests on at least POOL requests, the window's and trailing ones; a block on at least BLOCK."""
 
 
@@ -74,11 +73,12 @@ def pooled(carry: Floats, size: Floats, counts: Floats, at_least: float) -> tupl
     """
     out = np.empty_like(counts)
     n = counts.reshape(*counts.shape[:2], -1).sum(-1)
-    kept = np.empty_like(n)
-    for t, more in enumerate(n):
-        part = np.maximum(np.minimum(at_least - more, size), 0.0)
-        kept[t] = part / np.maximum(size, 1e-9)
-        size = more + part
+    sizes, kept, lack = np.concatenate([size[None], n]), np.empty_like(n), np.maximum(at_least - n, 0.0)
+    for t in range(len(n)):
+        np.minimum(lack[t], sizes[t], out=kept[t])
+        sizes[t + 1] += kept[t]
+    size = sizes[-1].copy()
+    kept /= np.maximum(sizes[:-1], 1e-9)
     for more, part, here in zip(counts, kept.reshape(*kept.shape, *[1] * (counts.ndim - 2)), out, strict=True):
         np.multiply(carry, part, out=here)
         here += more
@@ -94,14 +94,14 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     split estimated from other windows would be off by chance, and errors of many small blocks add up to false evidence.
     """
     n, size = counts[..., 0].sum(-1), carry[..., 0].sum(-1)
-    if not size.any() and (n >= at_least).all():
+    if not counts.any() or (not size.any() and (n >= at_least).all()):
         return carry, counts
     length, groups = n.shape
     ends = np.zeros(n.shape, bool)
-    for t, more in enumerate(n):
-        size = size + more
-        ends[t] = size >= at_least
-        size = np.where(ends[t], 0.0, size)
+    for more, end in zip(n, ends, strict=True):
+        size += more
+        np.greater_equal(size, at_least, out=end)
+        size[end] = 0.0
     rows = np.concatenate([carry[None], counts]).swapaxes(0, 1).reshape(-1, *carry.shape[1:])
     begins = np.zeros((groups, length + 1), bool)
     begins[:, 0], begins[:, 2:] = True, ends[:-1].T
@@ -115,12 +115,30 @@ def gathered(carry: Floats, counts: Floats, at_least: float) -> tuple[Floats, Fl
     return left, out
 
 
-def _topmost(ranked: Floats, at: Ints) -> npt.NDArray[np.bool_]:
-    """Where nothing is above bucket `at`, for very many requests are in it (all took as long, or were cut off there): they are the
-    slow ones, unless nearly all are. ranked: requests up to each bucket [..., buckets]."""
-    upto, below = (np.take_along_axis(ranked, np.maximum(at - i, 0)[..., None], -1)[..., 0] for i in (0, 1))
-    whole, own = ranked[..., -1], upto - below
-    return np.asarray((upto >= whole) & (whole >= TIED_OF) & (own >= TIED[0] * whole) & (own <= TIED[1] * whole))
+def _reached(ranked: Floats, limit: Floats) -> Ints:
+    """The first bucket [rows, K] up to which there are at least `limit` [rows, K]; ranked [rows, buckets] never falls."""
+    row, low = np.arange(len(ranked))[:, None], np.zeros(limit.shape, np.int64)
+    high = np.full(limit.shape, ranked.shape[1] - 1)
+    for _ in range(ranked.shape[1].bit_length()):
+        half = (low + high) // 2
+        short = ranked[row, half] < limit
+        low, high = np.where(short, np.minimum(half + 1, high), low), np.where(short, high, half)
+    return high
+
+
+def _quantiles(pools: Floats) -> Ints:
+    """The bucket of each of QUANTILES [rows, K] of what is in buckets [rows, buckets].
+
+    Where nothing is above it, for very many requests are in it (all took as long, or were cut off there), they are the slow ones,
+    unless nearly all are: then it is the bucket below.
+    """
+    ranked, row = np.cumsum(pools, -1), np.arange(len(pools))[:, None]
+    whole = ranked[:, -1:]
+    at = _reached(ranked, (np.array(QUANTILES) - 1e-9) * whole)
+    upto = ranked[row, at]
+    own = upto - ranked[row, np.maximum(at - 1, 0)]
+    tied = (upto >= whole) & (whole >= TIED_OF) & (own >= TIED[0] * whole) & (own <= TIED[1] * whole)
+    return np.asarray(at - tied)
 
 
 def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
@@ -145,18 +163,15 @@ def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: st
         cell = ((found.t[i:j] - a) * count + found.g[i:j]) * (high + 1 - low) + value[i:j] - low
         whole = tally(cell, found.weight[i:j], (z - a) * count * (high + 1 - low))
         pool, size, pools = pooled(pool, size, whole.reshape(z - a, count, high + 1 - low), POOL)
-        ranked = np.cumsum(pools, -1)
-        for k, q in enumerate(QUANTILES):
-            at = (ranked >= (q - 1e-9) * ranked[..., -1:]).argmax(-1)
-            thresholds[a:z, :, k] = low + at - _topmost(ranked, at)
+        thresholds[a:z] = low + _quantiles(pools.reshape((z - a) * count, -1)).reshape(z - a, count, -1)
     carry.pools[name] = (low, pool, size)
-    where = (found.t * count + found.g) * 2 + found.arm
-    shape = (length, count, 2)
+    row, shape = found.t * count + found.g, (length, count, 2)
+    where = row * 2 + found.arm
     n = tally(where, found.weight, math.prod(shape)).reshape(shape)
     x = np.empty((*shape, len(QUANTILES)))
     for k in range(len(QUANTILES)):
-        over = value > thresholds[found.t, found.g, k]
-        x[..., k] = tally(where, found.weight * over, math.prod(shape)).reshape(shape)
+        over = np.flatnonzero(value > np.ascontiguousarray(thresholds[..., k]).ravel()[row])
+        x[..., k] = tally(where[over], found.weight[over], math.prod(shape)).reshape(shape)
     return Blocks(n, x, thresholds)
 
 
@@ -192,14 +207,13 @@ def fold(name: str, metric: str, shares: Mapping[str, float], blocks: Blocks, r0
     pi = counts[..., 1, 0] / np.maximum(whole, 1e-9)
     use = (pi > 0) & (pi < 1)
     seen = np.cumsum(cols.per_series(blocks.n), 0)
-    made = []
+    x = (counts[..., 1:] * use[..., None, None]).swapaxes(-1, -2)
+    logs = cols.per_series(tempering * eprocess.log_e(pi[..., None], x[..., 1], x.sum(-1), r0))
+    bad, made = np.cumsum(cols.per_series(blocks.x), 0), []
     for k, (part, share) in enumerate(shares.items()):
-        x = counts[..., 1 + k] * use[..., None]
-        logs = tempering * eprocess.log_e(pi, x[..., 1], x.sum(-1), r0)
         state = carry.states.get(part) or eprocess.start(cols.many, len(eprocess.WORSE))
-        carry.states[part], e, onset = eprocess.advance(state, cols.per_series(logs), minutes, eprocess.WORSE_WEIGHTS)
-        bad = np.cumsum(cols.per_series(blocks.x[..., k]), 0)
-        new, prior = (np.stack([seen[..., arm], bad[..., arm]], -1) for arm in (1, 0))
+        carry.states[part], e, onset = eprocess.advance(state, logs[:, :, k], minutes, eprocess.WORSE_WEIGHTS)
+        new, prior = (np.stack([seen[..., arm], bad[..., arm, k]], -1) for arm in (1, 0))
         made.append(Stream(part, metric, share, e, onset, new, prior))
     return made
 

@@ -14,11 +14,13 @@ from benchmarks.judge import ours
 from benchmarks.judge.traffic import FAILING, SCENARIOS, Traffic, simulate
 from lastgood.config import Policy
 from lastgood.judge import Evidence, History, Planned, State, changes, guards, judge
+from lastgood.judge.cohorts import changed, cohorts, draws, first_bad
 from lastgood.judge.columns import Columns, columns
 from lastgood.judge.eprocess import WORSE, log_e
+from lastgood.judge.levels import by_visit, levels, ranks, rises, so_far
 from lastgood.judge.look import Case, Look
 from lastgood.judge.records import Records, columns_of
-from lastgood.judge.requesters import FAR, changed, cohorts, draws, first_bad, levels, ranks, rises, so_far
+from lastgood.judge.requesters import FAR
 from lastgood.judge.streams import gathered, nothing
 from lastgood.judge.trail import REQUEST, STICKY, follow
 from lastgood.windows import Counts, bucket, merge
@@ -240,8 +242,8 @@ def test_a_draw_is_worth_one_whatever_its_strength(strength: float) -> None:
 def test_levels_and_rises_are_what_a_loop_finds() -> None:
     given = requests(6, minutes=20, people=40, per_minute=90, sticky=True)
     found = columns_of(given, 10).requesters
-    levelled, level = levels(so_far(found, "latency"), 3, 5)
-    risen, rise = rises(so_far(found, "latency"), 5)
+    levelled, level = levels(so_far(found, by_visit(found), "latency"), 3, 5)
+    risen, rise = rises(so_far(found, by_visit(found), "latency"), 5)
     hoped, later = {}, {}
     for who in range(40):
         n, total, scored, was = 0, 0, 0, 0
