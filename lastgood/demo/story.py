@@ -173,7 +173,7 @@ class Demo:
         self._until("healthy traffic", lambda: time.monotonic() > healthy, HEALTHY_S + 5)
         self._roll_out()
         if self.options.guilty and self.options.mode is not Mode.OBSERVE:
-            self._until("watch", lambda: self._rollback() is not None, 200)
+            self._until("watch", lambda: self._rollback() is not None, 600)  # seconds on an idle machine
         else:
             end = time.monotonic() + WATCH_S
             self._until("watch", lambda: self._seen_enough(end) or self._rollback() is not None, WATCH_S + 60)
