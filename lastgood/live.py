@@ -106,6 +106,9 @@ class Live:
             verdict = self.look(name, history(name))
             if verdict and verdict.state in (State.PAGE, State.ROLL_BACK):
                 found.append(verdict)
+            with self._lock:
+                if not self._endpoints[name].rows.num_rows:  # else every name that was ever sent stays
+                    del self._endpoints[name]
         return found
 
     def look(self, name: str, history: History) -> Verdict | None:

@@ -143,7 +143,7 @@ def text(driver: WebDriver) -> str:
     return driver.find_element(By.TAG_NAME, "main").text
 
 
-def until(driver: WebDriver, part: str, seconds: float = 20) -> None:
+def until(driver: WebDriver, part: str, seconds: float = 60) -> None:
     """Wait for a part of the page: pages refresh themselves, and are being replaced now and then."""
     try:
         WebDriverWait(driver, seconds, 0.2, [WebDriverException]).until(lambda _: part in text(driver))
@@ -151,7 +151,7 @@ def until(driver: WebDriver, part: str, seconds: float = 20) -> None:
         raise AssertionError(f"{part!r} did not appear: {text(driver)}") from None
 
 
-def arrives(driver: WebDriver, path: str, seconds: float = 20) -> None:
+def arrives(driver: WebDriver, path: str, seconds: float = 60) -> None:
     """Wait for a page with `path` in its address: a click may return before the next page is there."""
     try:
         WebDriverWait(driver, seconds, 0.2).until(lambda _: path in driver.current_url)

@@ -129,7 +129,7 @@ class DrainProcess:
 
     def _keep_up(self) -> None:
         while not self._closing:
-            heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # see serve.one_heap
+            heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # see serve.steady_memory
             self._process = subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=heap)
             if self._closing:
                 self._close_stdin()

@@ -150,3 +150,12 @@ def test_a_flood_of_late_requests_and_times_far_away_do_not_fill_the_memory() ->
     early = Live(SETTINGS, clock)
     early.take(table(given))
     assert not early._endpoints, "a version is not known by requests of a time to come"
+
+
+def test_an_endpoint_that_is_silent_for_hours_is_forgotten() -> None:
+    live, clock = watched(requests(3))
+    live.verdicts(lambda _: History())
+    assert list(live._endpoints) == ["chat"]
+    clock.now += timedelta(hours=3)
+    assert live.verdicts(lambda _: History()) == []
+    assert not live._endpoints
