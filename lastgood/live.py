@@ -81,11 +81,12 @@ class Live:
 
     def _thinned(self, mine: _Endpoint, rows: pa.Table, touched: "np.ndarray[Any, Any]", now: datetime) -> pa.Table:
         width = self._settings.live_every_s
-        most = width * (FRESH_PER_S if now - max(mine.seen.values()) < FRESH else PER_S)
+        settled = (max(mine.seen.values()) + FRESH).timestamp()
         window, draw = rows["window"].to_numpy(), rows["draw"].to_numpy()
         gone = np.zeros(len(rows), bool)
         for one in touched.tolist():
             here, share = window == one, mine.shares.get(one, 1.0)
+            most = width * (FRESH_PER_S if one * width < settled else PER_S)
             room = most if (one + 1) * width > now.timestamp() - LATE_S else 2 * most
             while (here & (draw < share)).sum() > room:
                 share /= 2

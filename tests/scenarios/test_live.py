@@ -135,6 +135,11 @@ def test_a_busy_endpoint_is_judged_on_a_blind_sample_of_every_window() -> None:
     clock.now = BEGIN + timedelta(seconds=63)
     said = live.look("chat", History())
     assert said is not None and said.state is State.ROLL_BACK
+    clock.now = BEGIN + timedelta(minutes=20)
+    live.take(
+        table(given.take(given.at >= START + 59.5))
+    )  # late, once the version is no longer new: nothing is drawn anew
+    assert set(kept["request_id"].to_pylist()) <= set(live._endpoints["chat"].rows["request_id"].to_pylist())
 
 
 def test_a_flood_of_late_requests_and_times_far_away_do_not_fill_the_memory() -> None:
