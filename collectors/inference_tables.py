@@ -183,7 +183,9 @@ def candidates(
     """Rows of an inference table or of canonical records -> inbox columns.
 
     `endpoint` names the endpoint where the table does not; `entities` is a system.serving.served_entities-shaped table. Rows whose
-    schema_version has another major number than one of `versions` are marked for the quarantine.
+    schema_version has another major number than one of `versions` are marked for the quarantine; rows without one are taken. That today's
+    tables say 1 is a guess: the documentation names the column, not its values. If yours say something else, every row is in the
+    quarantine with that value in its reason, and `sources.schema_versions` takes it.
     """
     from pyspark.sql import functions as f
 

@@ -270,7 +270,8 @@ class Sources(_Model):
     workspace_id: str | None = Field(None, description="take only this workspace's rows of the usage tables")
     schema_versions: list[str] = Field(
         ["1"],
-        description="major numbers of the column schema_version that are read; rows of others are set aside in quarantine",
+        description="major numbers of the column schema_version that are read; rows of others are set aside in quarantine. The default is a "
+        "guess: Databricks documents the column, not its values",
     )
     labels: list[Labels] = Field([], description="tables and files of labels and feedback")
 

@@ -60,7 +60,8 @@ def _errors(what: str) -> Iterator[None]:
     except LastgoodError:
         raise
     except NotFound as error:
-        raise ConfigError(f"{what}: there is no such endpoint or source ({_said(error)})") from error
+        hint = "if it was deleted, take it out of `endpoints` in the configuration; what was measured of it stays"
+        raise ConfigError(f"{what}: there is no such endpoint or source ({_said(error)}); {hint}") from error
     except Unauthenticated as error:
         raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
     except PermissionDenied as error:
