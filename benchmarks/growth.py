@@ -4,6 +4,7 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,10 +34,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def prepare(ctx: Context, days: int, per_day: int) -> None:
+def prepare(ctx: Context, days: int, per_day: int, say: Callable[[str], None]) -> None:
     """History taken in: windows, roll-ups, samples, a baseline of the first day for each endpoint."""
+    say(f"{days} days of history: {days * per_day:,} requests")
     fill(ctx.store, days, per_day)
     for job in (windows, rollup, samples):
+        say(f"{days} days of history: {job.__name__}")
         job(ctx)
     for endpoint in ENDPOINTS:
         set_baseline(ctx, endpoint, (START, START + timedelta(days=1)))
@@ -51,13 +54,17 @@ def cpu() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-day", type=int, default=100_000)
+    parser.add_argument("--per-day", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="1,000 rows a day, 2 rounds, no 10 days")
     given = parser.parse_args()
     per_day, rounds = (1_000, 2) if given.quick else (given.per_day, given.rounds)
     histories = (1, 100) if given.quick else HISTORIES
     started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
+
     spark = session(SparkSettings())
     start_s = time.monotonic() - started
     took: dict[tuple[str, int], list[float]] = {}
@@ -67,9 +74,10 @@ def main() -> None:
             store = tables.Store(f"{folder}/{days}")
             store.ensure(spark)
             contexts[days] = Context(spark, store, load(storage=store.location))
-            prepare(contexts[days], days, per_day)
+            prepare(contexts[days], days, per_day, say)
         for round_ in range(rounds + 1):
             for days, ctx in contexts.items():
+                say(f"round {round_} of {rounds}, {days} days of history")
                 day = days + round_
                 fill(ctx.store, 1, per_day, day)
                 end = START + timedelta(days=day + 1)
