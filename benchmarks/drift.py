@@ -26,6 +26,8 @@ from lastgood.telemetry import arrow_schema
 
 COLUMNS, START, LEVEL = 20, datetime(2026, 1, 5, tzinfo=UTC), 0.05
 WARM = 20_000
+HEAP = "600m"
+"""Of the JVM: the samples are small. A session's own default is 1 GiB, which the collectors of bodies need."""
 DRIFTED = {0: 1.0, 1: 0.7, 2: 0.5, 3: -0.8}
 """Column -> shift of its mean, in standard deviations; the others stay."""
 SIZES = ((200, 200), (1_000, 1_000), (4_800, 96), (50_000, 50_000), (1_000_000, 1_000_000))
@@ -82,7 +84,7 @@ def ours(folder: str) -> dict[str, Any]:
     from lastgood.spark import session
 
     started = time.monotonic()
-    spark = session(SparkSettings())
+    spark = session(SparkSettings(driver_memory=HEAP))
     took = {"start": time.monotonic() - started}
     for name, where in (("first", f"{folder}/small"), ("job", folder)):
         store = tables.Store(f"{where}/data")
