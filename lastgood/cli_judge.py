@@ -77,10 +77,15 @@ def calibrate(
         for unit in cal.units(found):
             task = bar.add_task(f"by {unit}", total=splits)
             rate, hits = cal.measure(found, unit, policy, splits, share, window, seed, partial(bar.advance, task))
-            ok = cal.keeps(rate, budget)
+            bar.update(task, completed=splits)
+            ok, many = cal.keeps(rate, budget), cal.owners(found, unit)
             offers = (
-                {} if ok or not hits else cal.remedies(found, unit, policy, splits, hits, budget, share, window, seed)
+                {}
+                if ok or not hits
+                else cal.remedies(found, unit, policy, rate.splits, hits, budget, share, window, seed)
             )
+            if 0 < many < 64 and 2**many - 2 < splits:
+                console.print(f"by {unit}: only {2**many - 2} distinct splits of {many} {unit}s exist", highlight=False)
             short = not hits and not ok
             other = "; ".join(offers) or "nothing here keeps it"
             said = f"over the budget; instead, either of: {other}"

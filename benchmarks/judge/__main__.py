@@ -3,8 +3,10 @@
 import argparse
 import json
 import math
+import os
 import time
 import warnings
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import beta
 
-from benchmarks.judge import drift, oracle, ours, sticky, week
+from benchmarks.judge import drift, oracle, ours, promises, sticky, week
 from benchmarks.judge.rivals import RIVALS, STREAMED, first, series
 from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, SLOW, Floats, Regression, Scenario, simulate
 from benchmarks.measured import machine
@@ -64,31 +66,34 @@ def cell(found: Floats, what: str) -> dict[str, float]:
     return {"runs": len(found), "power": hits / len(found), "median_minutes": median}
 
 
-def measure(quick: bool, kept: Path | None) -> dict[str, Any]:
+def whole_cell(one: Scenario, split: float, what: str, runs: int, seed: int) -> dict[str, dict[str, float]]:
+    """method -> figures of one cell."""
+    # looks every minute at healthy runs, every 20 s at regressed ones, and every 10 s (as the service does) in one scenario
+    per = 6 if one.name == TEN_SECONDS else 1 if what == "healthy" else 3
+    parts = [minutes(one, split, CASES[what], min(500, runs - i), 1000 * seed + i, per) for i in range(0, runs, 500)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: cell(found, what) for name, found in joined.items()}
+
+
+def measure(quick: bool, kept: Path | None, pool: Executor) -> dict[str, Any]:
     """scenario -> split -> case -> method -> figures. `kept`: a file of finished cells, so that a long run may be done in pieces."""
-    nulls, alternatives = (140, 30) if quick else (2000, 500)
+    runs = dict.fromkeys(CASES, 30 if quick else 500) | {"healthy": 140 if quick else 2000}
     cells = [(one, split, what) for one in SCENARIOS for split in SPLITS for what in CASES]
-    out: dict[str, Any] = {}
+    keys = [f"{one.name}, {split:.0%}, {what}" for one, split, what in cells]
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    asked = {
+        pool.submit(whole_cell, *given, runs[given[2]], seed): key
+        for seed, (given, key) in enumerate(zip(cells, keys, strict=True))
+        if key not in done
+    }
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scenarios", total=len(cells))
-        for seed, (one, split, what) in enumerate(cells):
-            key = f"{one.name}, {split:.0%}, {what}"
-            bar.update(task, description=key)
-            if key not in done:
-                runs = nulls if what == "healthy" else alternatives
-                # looks every minute at healthy runs, every 20 s at regressed ones, and every 10 s (as the service does) in one scenario
-                per = 6 if one.name == TEN_SECONDS else 1 if what == "healthy" else 3
-                parts = [
-                    minutes(one, split, CASES[what], min(500, runs - i), 1000 * seed + i, per)
-                    for i in range(0, runs, 500)
-                ]
-                joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-                done[key] = {name: cell(found, what) for name, found in joined.items()}
-                if kept:
-                    kept.write_text(json.dumps(done))
-            out.setdefault(one.name, {}).setdefault(f"{split:.0%}", {})[what] = done[key]
-            bar.advance(task)
+        for future in bar.track(as_completed(asked), total=len(asked), description="scenarios"):
+            done[asked[future]] = future.result()
+            if kept:
+                kept.write_text(json.dumps(done))
+    out: dict[str, Any] = {}
+    for (one, split, what), key in zip(cells, keys, strict=True):
+        out.setdefault(one.name, {}).setdefault(f"{split:.0%}", {})[what] = done[key]
     return out
 
 
@@ -156,10 +161,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few runs, about a minute")
     parser.add_argument("--keep", type=Path, help="file of finished cells: go on from there")
     parser.add_argument("--plots", type=Path, help="folder for plots")
+    parser.add_argument("--promises", action="store_true", help="only what the documents promise of slow cases")
     options = parser.parse_args()
+    if options.promises:
+        promises.main()
+        return
     started = time.monotonic()
-    found = measure(options.quick, options.keep)
-    weeks = week.measure(20 if options.quick else 300, POLICY)
+    kept = options.keep and options.keep.with_suffix(".drift.json")
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        weekly = pool.submit(week.measure, 20 if options.quick else 300, POLICY)
+        drifting = pool.submit(drift.measure, options.quick, kept)
+        found = measure(options.quick, options.keep, pool)
+        weeks, drifts = weekly.result(), drifting.result()
     weeks["upper95"] = upper(int(weeks["hits"]), int(weeks["runs"]))
     totals = summary(found, weeks)
     console = Console(width=220)
@@ -178,8 +191,7 @@ def main() -> None:
             for name, found in totals["oracle_minutes"].items()
         )
     )
-    kept = options.keep and options.keep.with_suffix(".drift.json")
-    totals["drift"] = drift.measure(options.quick, kept)
+    totals["drift"] = drifts
     drift.show(totals["drift"], console)
     if options.plots:
         from benchmarks.judge.plots import draw

@@ -39,15 +39,43 @@ class Rate:
         return float(beta.ppf(0.975, self.rollbacks + 1, self.splits - self.rollbacks))
 
 
+def _owner(records: Records, unit: str) -> Ints:
+    """Whose each request is, -1 for nobody's."""
+    owner = {"requester": records.who, "pod": records.pod}.get(unit, records.pod[:0])
+    return owner if len(owner) else np.full(len(records.at), -1)
+
+
+def _draw(owner: Ints, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """(a version per request for those of nobody, a version per owner)."""
+    alone = (rng.random(len(owner)) < share).astype(np.int64)
+    return alone, (rng.random(int(owner.max(initial=0)) + 1) < share).astype(np.int64)
+
+
 def labels(records: Records, unit: str, share: float, rng: np.random.Generator) -> Ints:
     """A random split of healthy history: 1 is the pretended new version. Whoever has no requester or pod is drawn by request."""
-    n = len(records.at)
-    alone = (rng.random(n) < share).astype(np.int64)
-    owner = {"requester": records.who, "pod": records.pod}.get(unit)
-    if owner is None or not len(owner):
-        return alone
-    drawn = (rng.random(int(owner.max(initial=0)) + 1) < share).astype(np.int64)
+    owner = _owner(records, unit)
+    alone, drawn = _draw(owner, share, rng)
     return np.where(owner >= 0, drawn[np.maximum(owner, 0)], alone)
+
+
+def owners(records: Records, unit: str) -> int:
+    """How many requesters or pods there are to split; 0 where requests are split one by one."""
+    owner = _owner(records, unit)
+    return len(np.unique(owner[owner >= 0]))
+
+
+def seeds(records: Records, unit: str, share: float, splits: int, seed: int) -> list[int]:
+    """Which of the random splits 0 ... splits - 1 are judged: those that differ, with something on both sides. Few pods have few
+    splits (n of them 2^n - 2), and one split judged again is no new evidence."""
+    owner, different = _owner(records, unit), dict[bytes, int]()
+    there = np.unique(owner[owner >= 0])
+    if not len(there) or (owner < 0).any():
+        return list(range(splits))
+    for i in range(splits):
+        drawn = _draw(owner, share, np.random.default_rng([seed, i]))[1][there]
+        if drawn.any() and not drawn.all():
+            different.setdefault(drawn.tobytes(), i)
+    return list(different.values())
 
 
 def units(records: Records) -> list[str]:
@@ -67,13 +95,13 @@ def _rolls_back(records: Records, arm: Ints, policy: Policy, width: float) -> bo
 
 def measure(records: Records, unit: str, policy: Policy, splits: int, share: float, width: float, seed: int,
             tick: Callable[[], None] = lambda: None) -> tuple[Rate, list[int]]:  # fmt: skip
-    """The rate over random splits, and the seeds of those that rolled back."""
-    hits = []
-    for i in range(splits):
+    """The rate over random splits that differ (see seeds), and the seeds of those that rolled back."""
+    hits, judged = [], seeds(records, unit, share, splits, seed)
+    for i in judged:
         if _rolls_back(records, labels(records, unit, share, np.random.default_rng([seed, i])), policy, width):
             hits.append(i)
         tick()
-    return Rate(splits, len(hits)), hits
+    return Rate(len(judged), len(hits)), hits
 
 
 def keeps(rate: Rate, budget: float) -> bool:
@@ -101,6 +129,6 @@ def remedies(records: Records, unit: str, policy: Policy, splits: int, hits: lis
             continue
         drawn = (labels(records, unit, share, np.random.default_rng([seed, i])) for i in hits)
         rate = Rate(splits, sum(_rolls_back(records, arm, milder, width) for arm in drawn))
-        if keeps(rate, budget):
+        if keeps(rate, budget) or not rate.rollbacks:  # few splits cannot show more than none
             found[name] = rate
     return found

@@ -141,17 +141,17 @@ def advance(
     return State(float(edge[-1]), level[-1], seeds[-1], low[-1], low_at[-1]), value, onset
 
 
-def alarm(x: Floats, expected: Floats, dispersion: float = 1.0, rise: Floats = RISE) -> Floats:
-    """The detector without a prior version [T]: mean over r of S_t = (S_{t-1} + 1) exp((x ln r - m (r - 1)) / dispersion).
+def alarm(x: Floats, expected: Floats, dispersion: float | Floats = 1.0, rise: Floats = RISE) -> Floats:
+    """The detector without a prior version [T, ...]: mean over r of S_t = (S_{t-1} + 1) exp((x ln r - m (r - 1)) / dispersion).
 
     S_t - t is a supermartingale while the rate is at most the expected m, so stopping at S >= A takes at least A blocks on
-    average (e-detectors; Shin, Ramdas, Rinaldo 2023). x, expected: [T] bad requests seen and expected at most.
+    average (e-detectors; Shin, Ramdas, Rinaldo 2023). x, expected: [T, ...] bad requests seen and expected at most.
     """
-    logs = (x[:, None] * np.log(rise) - expected[:, None] * (rise - 1)) / dispersion
-    s, out = np.full(len(rise), -np.inf), np.empty(len(x))
-    for t, row in enumerate(logs):
+    s, out = np.full((*x.shape[1:], len(rise)), -np.inf), np.empty(x.shape)
+    for t in range(len(x)):
+        row = (x[t, ..., None] * np.log(rise) - expected[t, ..., None] * (rise - 1)) / dispersion
         s = np.minimum(np.logaddexp(s, 0.0) + row, MAX_LOG)
-        out[t] = np.exp(s).mean()
+        out[t] = np.exp(s).mean(-1)
     return out
 
 

@@ -113,14 +113,26 @@ def test_5_calibration_finds_a_site_whose_pods_differ_and_what_keeps_the_budget_
     site = requests(4, minutes=40, split=0.0, failing=0.03, pods=4)
     site.code[(site.pod == 0) & (np.arange(len(site.at)) % 6 == 0)] = 0
     by_request, _ = cal.measure(site, "request", POLICY, 40, 0.5, 60, 1)
-    by_pod, hits = cal.measure(site, "pod", POLICY, 40, 0.5, 60, 1)
+    by_pod, hits = cal.measure(site, "pod", POLICY, 1000, 0.5, 60, 1)
     assert by_request.rollbacks == 0
-    assert by_pod.rollbacks >= 10
+    assert by_pod.splits == 2**4 - 2
+    assert by_pod.rollbacks >= 4
     assert cal.units(site) == ["request", "requester", "pod"]
     assert not cal.keeps(by_pod, 0.01)
-    offered = cal.remedies(site, "pod", POLICY, 1000, hits, 0.01, 0.5, 60, 1)
+    offered = cal.remedies(site, "pod", POLICY, by_pod.splits, hits, 0.01, 0.5, 60, 1)
     assert offered
     assert all(rate.rate <= 0.01 for rate in offered.values())
+
+
+def test_5_no_split_of_few_pods_is_judged_twice() -> None:
+    site = requests(4, minutes=10, split=0.0, pods=3)
+    assert cal.owners(site, "pod") == 3
+    judged = cal.seeds(site, "pod", 0.5, 1000, 1)
+    drawn = [cal.labels(site, "pod", 0.5, np.random.default_rng([1, i])) for i in judged]
+    assert len({one.tobytes() for one in drawn}) == 2**3 - 2
+    assert all(0 < one.sum() < len(one) for one in drawn)
+    assert cal.measure(site, "pod", POLICY, 1000, 0.5, 60, 1)[0].splits == 6
+    assert len(cal.seeds(site, "requester", 0.5, 100, 1)) == len(cal.seeds(site, "request", 0.5, 100, 1)) == 100
 
 
 def test_6_a_version_tried_again_must_be_worse_to_be_rolled_back_and_all_tries_share_one_budget() -> None:

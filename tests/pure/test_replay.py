@@ -207,6 +207,17 @@ def test_calibrate_says_the_rate_with_its_interval(tmp_path: Path) -> None:
     assert "too few splits to tell" in " ".join(shown.split())
 
 
+def test_calibrate_says_when_pods_are_too_few_for_the_splits_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    given = requests(5, minutes=5, pods=3)
+    path = write("parquet", table(given).append_column("pod", [[f"pod-{one}" for one in given.pod]]), tmp_path)
+    code, shown = run("judge", "calibrate", path, "--endpoint", "chat", "--splits", "60", "--json", out)
+    assert code == 0
+    assert json.loads(out.read_text())["pod"]["splits"] == 6
+    assert "by pod: only 6 distinct splits of 3 pods exist" in " ".join(shown.split())
+    assert "by requester: only" not in shown
+
+
 def test_power_says_how_long_and_draws_it(tmp_path: Path) -> None:
     out, plot = tmp_path / "out.json", tmp_path / "power.png"
     code, shown = run(
