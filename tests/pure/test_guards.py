@@ -111,7 +111,7 @@ def test_4_where_the_policy_asks_who_sent_the_requests_nobody_is_rolled_back_wit
 
 def test_5_calibration_finds_a_site_whose_pods_differ_and_what_keeps_the_budget_there() -> None:
     site = requests(4, minutes=40, split=0.0, failing=0.03, pods=4)
-    site.code[(site.pod == 0) & (np.arange(len(site.at)) % 6 == 0)] = 0
+    site.code[(site.pod == 0) & (np.arange(len(site.at)) % 14 == 0)] = 0
     by_request, _ = cal.measure(site, "request", POLICY, 40, 0.5, 60, 1)
     by_pod, hits = cal.measure(site, "pod", POLICY, 1000, 0.5, 60, 1)
     assert by_request.rollbacks == 0
