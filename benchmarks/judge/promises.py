@@ -16,27 +16,28 @@ from lastgood.judge.look import TOLERATED_RISE, dispersion, expected_rate
 
 MINUTES, PER_MINUTE, WEEKS, RUNS = 120 * 1440, 60.0, 4, 200
 CASES = {
-    "as in earlier weeks": (1.0, 0.0), f"{TOLERATED_RISE:g} times as often": (TOLERATED_RISE, 0.0),
-    "as in earlier weeks, bursts of half an hour": (1.0, 0.3),
+    "as in earlier weeks": (1.0, 0.3, 0.0), f"{TOLERATED_RISE:g} times as often": (TOLERATED_RISE, 0.3, 0.0),
+    f"{TOLERATED_RISE:g} times as often, the same at all hours": (TOLERATED_RISE, 0.0, 0.0),
+    "as in earlier weeks, in bursts": (1.0, 0.3, 0.3),
 }  # fmt: skip
-"""(failures against earlier weeks, spread of noise by the minute)."""
+"""(failures against earlier weeks, their swing by hour of day, spread of noise that lasts some 20 minutes)."""
 THIN, ERRORS_TODAY, FAR, SLOW_RUNS = 12.0, 0.01, 14 * 1440, 40
 
 
-def failing(minutes: int, runs: int, spread: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def failing(minutes: int, runs: int, swing: float, spread: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """(requests, share that fails) [minutes, runs], by hour of day."""
     day = np.sin(np.arange(minutes) / 1440 * 2 * np.pi)[:, None]
-    errors = np.exp(noise(rng, (minutes, runs), spread, 0.95) - spread**2 / 2 + 0.3 * day) * ERRORS
+    errors = np.exp(noise(rng, (minutes, runs), spread, 0.95) - spread**2 / 2 + swing * day) * ERRORS
     return rng.poisson(PER_MINUTE * (1 + 0.8 * day), (minutes, runs)).astype(float), errors
 
 
-def until_alarm(worse: float, spread: float, runs: int, rng: np.random.Generator) -> Floats:
+def until_alarm(worse: float, swing: float, spread: float, runs: int, rng: np.random.Generator) -> Floats:
     """Minutes until the alarm [runs], inf for none in MINUTES; each run has earlier weeks of its own."""
-    before, share = failing(WEEKS * 10_080, runs, spread, rng)
+    before, share = failing(WEEKS * 10_080, runs, swing, spread, rng)
     hours = np.stack([before, rng.poisson(before * share)], -1).reshape(WEEKS, 168, 60, runs, 2).sum((0, 2))
     # time 0 was a Thursday, hour 0 of a week is on Monday
     bases = [{(h + 72) % 168: (float(n), float(x)) for h, (n, x) in enumerate(hours[:, i])} for i in range(runs)]
-    n, errors = failing(MINUTES, runs, spread, rng)
+    n, errors = failing(MINUTES, runs, swing, spread, rng)
     x, times = rng.poisson(n * errors * worse).astype(float), 60.0 * np.arange(MINUTES)
     expected = TOLERATED_RISE * n * np.stack([expected_rate(base, times) for base in bases], -1)
     over = eprocess.alarm(x, expected, np.array([[dispersion(base)] for base in bases])) >= RUN_LENGTH
@@ -46,8 +47,8 @@ def until_alarm(worse: float, spread: float, runs: int, rng: np.random.Generator
 def alone(runs: int) -> dict[str, dict[str, float]]:
     """case -> share of 30-day months with an alarm (95 % limits), mean days to it (those without count as MINUTES: a lower bound)."""
     out = {}
-    for seed, (name, (worse, spread)) in enumerate(CASES.items()):
-        parts = [until_alarm(worse, spread, 50, np.random.default_rng([23, seed, i])) for i in range(runs // 50)]
+    for seed, (name, case) in enumerate(CASES.items()):
+        parts = [until_alarm(*case, 50, np.random.default_rng([23, seed, i])) for i in range(runs // 50)]
         took = np.concatenate(parts)
         month = Rate(runs, int((took <= RUN_LENGTH).sum()))
         days = float(np.minimum(took, MINUTES).mean() / 1440)

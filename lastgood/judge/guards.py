@@ -172,6 +172,3 @@ def _run_length(look: Look) -> list[Finding]:
         f"earlier weeks; without cause this is said once in {RUN_LENGTH / 1440:.0f} days"
     )
     return [Finding("run length", said, new_rate=float(x.sum() / max(1.0, n.sum())))]
-
-
-__all__ = ["missing", "others", "state", "turns", "vetoes"]

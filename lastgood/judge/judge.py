@@ -77,7 +77,7 @@ def _verdict(look: Look) -> Verdict:
     figures = {"new": _figures(look, 1), "prior": _figures(look, 0), "windows": look.windows, "trail": _numbers(look)}
     return Verdict(
         evidence.endpoint, evidence.candidate, evidence.prior, found, missing or say.reason(look, found, findings, vetoes), look.now,
-        None if missing else say.since(look), 1.0 if missing else look.e, tuple(findings), () if missing else tuple(vetoes), figures,
+        None if missing else look.onset, 1.0 if missing else look.e, tuple(findings), () if missing else tuple(vetoes), figures,
         say.outlook(look, found),
     )  # fmt: skip
 

@@ -260,6 +260,3 @@ def _below(n: Floats, x: Floats, rate: float) -> npt.NDArray[np.bool_]:
     """Evidence that a bad rate is below `rate`: the likelihood ratios of rate/2, rate/4 and rate/10, averaged."""
     logs = eprocess.log_e_above(n, np.minimum(x, n), rate, np.array([1 / 2, 1 / 4, 1 / 10]))
     return _shown(np.logaddexp.reduce(logs, -1) - math.log(3))
-
-
-__all__ = ["Case", "Look", "budget"]

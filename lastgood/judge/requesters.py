@@ -187,6 +187,3 @@ def largest(streams: list[Stream], shape: tuple[int, int]) -> Floats:
     for one in streams:
         e = np.maximum(e, one.share * one.e)
     return e
-
-
-__all__ = ["by_requester", "largest", "mixing"]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 
@@ -14,11 +13,6 @@ from lastgood.judge.verdict import Finding, State
 COMPARED = ("errors", "latency", "pace", "ttft", "length", "quality", "scores")
 _VERBS = {"errors": "fails", "quality": "gives bad answers"}
 _TIMES = {"latency": ("p95", "latency"), "pace": ("p95 per token", "pace"), "ttft": ("p95 to the first token", "ttft")}
-
-
-def since(look: Look) -> datetime | None:
-    """Estimated onset of what the verdict is about."""
-    return look.onset
 
 
 def tests(look: Look) -> list[Finding]:
@@ -152,6 +146,3 @@ def _minutes_for_double(look: Look) -> float | None:
     events = (new * 2 + prior) * rate / minutes
     gain = eprocess.log_e(np.array(pi), np.array(share), np.array(1.0), look.policy.error_tolerance).max()
     return float(math.log(4 * look.case.threshold / look.policy.weights.get("errors", 0.35)) / (events * gain))
-
-
-__all__ = ["chance", "outlook", "reason", "since", "tests"]

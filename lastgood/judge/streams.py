@@ -298,6 +298,3 @@ def total(streams: list[Stream], cols: Columns) -> Floats:
     for one in streams:
         e = e + one.share * one.e
     return e
-
-
-__all__ = ["Blocks", "Carry", "Stream", "by_request", "nothing", "total"]
