@@ -16,7 +16,11 @@ import psutil
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds and MiB (sum of resident sizes of the process tree, so shared pages count more than once)."""
+    """Seconds and MiB (sum of resident sizes of the process tree, so shared pages count more than once).
+
+    A child that was forked a moment ago and is not yet a program of its own has its parent's address space and is not counted: a JVM
+    that runs `chmod` would be two.
+    """
 
     wall_s: float
     cpu_s: float
@@ -32,7 +36,8 @@ def run(command: Sequence[str], stdout: IO[bytes] | None = None) -> Cost:
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             members = (tree, *tree.children(recursive=True))
-            peak = max(peak, sum(one.memory_info().rss for one in members) / 2**20)
+            sizes = [one.memory_info() for one in members]
+            peak = max(peak, sum({one.vms: one.rss for one in sizes}.values()) / 2**20)
             cpu |= {one.pid: sum(one.cpu_times()[:2]) for one in members}
         time.sleep(0.2)
     if process.returncode:
