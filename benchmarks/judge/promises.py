@@ -11,7 +11,7 @@ from benchmarks.measured import machine
 from lastgood.config import Policy
 from lastgood.judge import eprocess, power
 from lastgood.judge.calibrate import Rate
-from lastgood.judge.guards import RUN_LENGTH
+from lastgood.judge.guards import RUN_ALARM, RUN_LENGTH
 from lastgood.judge.look import TOLERATED_RISE, dispersion, expected_rate
 
 MINUTES, PER_MINUTE, WEEKS, RUNS = 120 * 1440, 60.0, 4, 200
@@ -40,7 +40,7 @@ def until_alarm(worse: float, swing: float, spread: float, runs: int, rng: np.ra
     n, errors = failing(MINUTES, runs, swing, spread, rng)
     x, times = rng.poisson(n * errors * worse).astype(float), 60.0 * np.arange(MINUTES)
     expected = TOLERATED_RISE * n * np.stack([expected_rate(base, times) for base in bases], -1)
-    over = eprocess.alarm(x, expected, np.array([[dispersion(base)] for base in bases])) >= RUN_LENGTH
+    over = eprocess.alarm(x, expected, np.array([[dispersion(base)] for base in bases])) >= RUN_ALARM
     return np.where(over.any(0), over.argmax(0) + 1.0, np.inf)
 
 

@@ -6,7 +6,10 @@ from lastgood.judge.columns import Ints
 from lastgood.judge.look import Case, Look
 from lastgood.judge.verdict import Finding, State
 
-SLO_E, STALE_SHARE, RUN_LENGTH = 100.0, 0.5, 43_200.0
+SLO_E, STALE_SHARE = 100.0, 0.5
+RUN_LENGTH, RUN_ALARM = 43_200.0, 1.5 * 43_200.0
+"""Minutes between false alarms that are promised where no prior version serves, and the bound that keeps it although the usual rate is an
+estimate of four weeks (`python -m benchmarks.judge --promises`)."""
 LATELY_S, LEAST_MISSING = 600.0, 100.0
 """Requests of the candidate are missed when of at least so many that the plan hoped for, in so many seconds, fewer than half came."""
 
@@ -47,7 +50,7 @@ def turns(case: Case) -> Ints:
     """The windows after which `state` may differ from the window before: where something it looks at crossed its limit. Where a
     rollback is near, or the split is off, all of them, for vetoes and missing requests depend on more."""
     trail, policy = case.trail, case.policy
-    e, stale, length = trail.e[:, 0], case.stale, RUN_LENGTH * 60 / trail.cols.width
+    e, stale, length = trail.e[:, 0], case.stale, RUN_ALARM * 60 / trail.cols.width
     limits = [e >= limit for limit in (case.threshold, policy.page_e, policy.watch_e)]
     marks = np.stack([
         *limits, case.page_only, case.safe, case.off_plan, trail.windows[:, 0] > 0, case.served[:, 0] > 0,
@@ -164,7 +167,7 @@ def _split(look: Look) -> list[Finding]:
 def _run_length(look: Look) -> list[Finding]:
     """Where no prior version served beside it: more failures than the hour of the week ever had (see eprocess.alarm)."""
     cols = look.trail.cols
-    if look.case.run_length[look.t] < RUN_LENGTH * 60 / cols.width:
+    if look.case.run_length[look.t] < RUN_ALARM * 60 / cols.width:
         return []
     x, n = (v[: look.t + 1, :, 1] for v in (cols.failed, cols.n))
     said = (
