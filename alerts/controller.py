@@ -60,15 +60,19 @@ class Controller:
     # verdicts
 
     def handle(self, verdict: Verdict) -> None:
-        """Open, renew or resolve the incident of this endpoint and candidate. Handling a verdict twice changes nothing.
+        """Open, renew or resolve the incident of this endpoint and candidate. Handling a verdict twice changes nothing, and one that is
+        older than evidence may be (found after an outage, or beside a new state) is kept and not acted on.
 
         Errors: TransientError when the state cannot be written; handle it again then.
         """
         now, bad = self.clock(), verdict.state in (State.PAGE, State.ROLL_BACK)
+        oldest = now - timedelta(seconds=self.settings.endpoint(verdict.endpoint).policy.max_evidence_age_s)
         endpoint, problem = self._read(verdict.endpoint) if bad else (None, "")
         aliases = self.aliases(endpoint) if endpoint and verdict.state is State.ROLL_BACK else {}
         with self.store.begin() as tx:
             if not tx.save_verdict(verdict.endpoint, verdict.judged_at, messages.plain(verdict)):
+                return
+            if verdict.judged_at < oldest:
                 return
             if verdict.state is State.HEALTHY:
                 self._healthy(tx, verdict, now)

@@ -160,6 +160,8 @@ class _Alerts:
                       "senders were asked to send {{ $value | humanize }} spans again"),
             self.make("LastgoodDrainDies", "increase(lastgood_drain_restarts_total[1h]) > 2", "page",
                       "the receiver's drain died {{ $value | humanize }} times in an hour"),
+            self.make("LastgoodTaskFails", "increase(lastgood_task_errors_total[15m]) > 0", "page",
+                      "a task of the service failed {{ $value | humanize }} times in 15 minutes"),
             self.make("LastgoodMessagesWaiting", "lastgood_messages_waiting > 0", "ticket", "{{ $value }} messages are not delivered", "15m"),
             self.make("LastgoodSettingsRefused", "lastgood_settings_refused == 1", "ticket",
                       "the settings file is wrong: the policies stay as they were", "5m"),

@@ -35,7 +35,7 @@ def row(endpoint: str, text: str, now: datetime) -> dict[str, Any] | None:
                     totals[name] = totals.get(name, 0.0) + one.value
                     if one.timestamp:
                         at = datetime.fromtimestamp(float(one.timestamp), UTC)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError) as error:
         raise CorruptError(f"metrics of {endpoint}: not Prometheus' text format: {error}") from error
     if "requests" not in totals:
         return None

@@ -157,14 +157,15 @@ def _by_clock(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
 
 
 def _unseen(ctx: Context, rows: "DataFrame") -> "DataFrame":
-    """Rows that the inbox does not have from the same source."""
+    """Rows that the inbox does not have from the same source; what has no id is known by its time."""
     from pyspark.sql import functions as f
 
-    key = ["source", "endpoint", "request_id"]
+    key = ["source", "endpoint", "request_id", "requested_at"]
     inbox = ctx.store.read(ctx.spark, tables.INBOX)
     since = ctx.clock().timestamp() - 2 * LATE_S
     had = inbox.where(f.col("received_at") >= f.timestamp_seconds(f.lit(since))).select(*key)
-    return rows.join(had.distinct(), key, "left_anti")
+    same = " AND ".join(f"r.{name} <=> h.{name}" for name in key)
+    return rows.alias("r").join(had.distinct().alias("h"), f.expr(same), "left_anti")
 
 
 def collect(ctx: Context, origin: Origin) -> Run | None:
@@ -191,6 +192,11 @@ def _take(ctx: Context, origin: Origin, new: "DataFrame", feed: bool) -> int:
     named = origin.entities
     entities = read_any(ctx.spark, named) if named and _there(named) else None
     rows = candidates(new, origin, ctx.settings, entities)
+    if not feed and "request_id" not in new.columns and kind_of(new.columns, origin.table) == "canonical":
+        raise ConfigError(
+            f"{origin.table}: canonical records without request_id would be taken in again and again; add the column, or the table "
+            "property delta.enableChangeDataFeed"
+        )
     if not feed:
         rows = _unseen(ctx, rows)
     if "scores" in rows.columns and span_tables.has_scores(new):

@@ -12,6 +12,7 @@ from prometheus_client.samples import Exemplar
 
 from lastgood.exported import BUCKETS_S
 
+MAX_VERSIONS = 10_000
 EDGES = np.array([*BUCKETS_S, math.inf])
 Version = tuple[str, str]
 
@@ -37,6 +38,8 @@ class Exemplars:
         )
         index = last.aggregate([("row", "max")])["row_max"]
         with self._lock:
+            if len(self._found) > MAX_VERSIONS:  # names come from senders
+                self._found.clear()
             for row, edge in zip(rows.take(index).to_pylist(), EDGES[bucket[index.to_numpy()]], strict=True):
                 labels = {"trace_id": row["trace_id"]}
                 made = Exemplar(

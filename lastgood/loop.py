@@ -1,6 +1,7 @@
 """All jobs, again and again, side by side: what a scheduler does, in one process with one Spark session."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from lastgood.runs import Context, Run
 from lastgood.spark import session
 from lastgood.tracing import spanned
 
+log = logging.getLogger("lastgood.jobs")
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -127,18 +129,26 @@ def rebuild(ctx: Context, names: Sequence[str], span: tuple[datetime, datetime],
         first = day
 
 
+def _said(error: Exception) -> str:
+    return (
+        str(error)
+        if isinstance(error, LastgoodError)
+        else f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.300}"
+    )
+
+
 def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
-    """Run jobs in order, saying each. One that fails does not hold up the others.
+    """Run jobs in order, saying each. One that fails, however it does, does not hold up the others.
 
     Errors: the first of theirs, after all have run.
     """
-    failed: list[LastgoodError] = []
+    failed: list[Exception] = []
     for name in names:
         try:
             say(run_job(ctx, name))
-        except LastgoodError as error:
+        except Exception as error:
             failed.append(error)
-            say({"job": name, "error": str(error)})
+            say({"job": name, "error": _said(error)})
     if failed:
         raise failed[0]
 
@@ -158,8 +168,10 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
             say(run_job(ctx, name))
         except TransientError as error:
             say({"job": name, "again": str(error)})
-        except LastgoodError as error:
-            say({"job": name, "error": str(error)})
+        except Exception as error:
+            if not isinstance(error, LastgoodError):
+                log.exception("job %s failed; it is tried again", name)
+            say({"job": name, "error": _said(error)})
 
     def slowly() -> None:
         for name in SLOW:

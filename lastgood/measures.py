@@ -14,12 +14,15 @@ from lastgood.judge.verdict import Finding, State, Verdict
 from lastgood.windows import Counts, from_row, merge
 
 MOVED_SHARE, MIN_REQUESTS = 0.02, 30
+NEAR, YARDSTICK = timedelta(hours=6), timedelta(days=1)
 
 
-def windows(store: tables.Store, endpoint: str | None = None, since: datetime | None = None) -> list[Counts]:
-    """All window counts (of one endpoint; that start at `since` or later), with output quality where it was counted, by time."""
-    wanted: Any = [("endpoint", "=", endpoint)] if endpoint else []
-    filters: Any = [*wanted, *([("window_start", ">=", since)] if since else [])] or None
+def windows(
+    store: tables.Store, endpoint: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> list[Counts]:
+    """All window counts (of one endpoint; that start in [since, until]), with output quality where it was counted, by time."""
+    wanted = (("endpoint", "=", endpoint), ("window_start", ">=", since), ("window_start", "<=", until))
+    filters: Any = [one for one in wanted if one[2] is not None] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
         tuple(row[name] for name in key): dict(row["quality"] or ())
@@ -124,16 +127,19 @@ def report_path(store: tables.Store, endpoint: str, version: str) -> Path:
     return Path(store.folder, "reports", "drift", *names).with_suffix(".html")
 
 
-def evidence_series(store: tables.Store, endpoint: str, points: int = 60) -> dict[str, Any] | None:
-    """What the evidence page draws: the candidate beside the prior version over the newest windows; and its drift report, if there is one."""
-    said = [one for one in verdicts(store) if one.endpoint == endpoint]
-    if not said:
-        return None
-    counts, candidate = windows(store, endpoint), said[-1].candidate
+def drift_report(store: tables.Store, endpoint: str, version: str) -> Path | None:
+    """Evidently's report on a version, where somebody has made one."""
+    path = report_path(store, endpoint, version)
+    return path if path.is_file() else None
+
+
+def evidence_series(
+    store: tables.Store, endpoint: str, new: str, prior: str | None, around: datetime, window_s: int, points: int = 60
+) -> list[dict[str, Any]]:
+    """What the evidence page draws: two versions over the newest windows of six hours (or `points` windows) before and after `around`."""
+    span = max(NEAR, points * timedelta(seconds=window_s))
     names = ("p95_ms", "error_rate", "bad_answers", "requests")
-    report = report_path(store, endpoint, candidate)
-    reports = {candidate: str(report)} if report.is_file() else {}
-    return {"series": drawn(counts, candidate, said[-1].prior, names, points), "reports": reports}
+    return drawn(windows(store, endpoint, around - span, around + span), new, prior, names, points)
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,8 @@ class WindowTelemetry:
         since: datetime,
         metric: str,
     ) -> Recovered:
-        """Whole windows after the shift only; the prior version's own figures before it are the yardstick."""
-        counts = windows(self.store, endpoint)
+        """Whole windows after the shift only; the prior version's own figures of a day before it are the yardstick."""
+        counts = windows(self.store, endpoint, since - YARDSTICK)
         start = since + timedelta(seconds=self.window_s)
         after = [one for one in counts if one.start >= start and one.model_version != "?"]
         requests = sum(one.requests for one in after)

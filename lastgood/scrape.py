@@ -49,13 +49,13 @@ def exporter(
     store: tables.Store,
     state: Store,
     receiver: OtlpReceiver,
-    bad_settings: Callable[[], bool],
+    own: Callable[[], Mapping[str, float]],
     exemplars: Exemplars,
 ) -> Exporter:
-    """The service's exporter; its ledger stands beside the spool."""
+    """The service's exporter; its ledger stands beside the spool. `own`: what the service says of itself."""
 
     def tally() -> Mapping[str, float]:
-        return figures(receiver.tally, receiver.writer.spool) | {"bad_settings": float(bad_settings())}
+        return {**figures(receiver.tally, receiver.writer.spool), **own()}
 
     ledger = Path(settings.receiver.spool) / "exporter.json"
     return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions, exemplars)

@@ -7,15 +7,18 @@ import json
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 
 from lastgood import delta, deployments, measures, scrape, tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
+from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
@@ -73,7 +76,9 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     )
 
 
-async def _every(name: str, seconds: float, what: Callable[[], None], stop: asyncio.Event) -> None:
+async def every(name: str, seconds: float, what: Callable[[], None], stop: asyncio.Event, failed: Counter[str]) -> None:
+    """Do `what` again and again until `stop`. One task's fault must not end the others, least of all the receiver: it is logged and counted."""
+
     def work() -> None:
         with spanned(name):
             what()
@@ -83,6 +88,9 @@ async def _every(name: str, seconds: float, what: Callable[[], None], stop: asyn
             await asyncio.to_thread(work)
         except LastgoodError as error:
             log.warning("%s", error)
+        except Exception:
+            failed[name] += 1
+            log.exception("%s failed; it is tried again", name)
         try:
             await asyncio.wait_for(stop.wait(), seconds)
         except TimeoutError:
@@ -94,7 +102,7 @@ class _Verdicts:
 
     def __init__(self, store: tables.Store, target: Controller, live: Live) -> None:
         self._store, self._target, self._live = store, target, live
-        self._after: datetime | None = None
+        self._after = now() - timedelta(seconds=target.settings.default.policy.max_evidence_age_s)
         self._version: int | None = None
 
     def __call__(self) -> None:
@@ -186,9 +194,19 @@ async def serve(
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
     acts, platform = controller(settings, store), connect(settings.workspace)
     overview = measures.Overview(store, now)
-    app = create_app(acts, lambda endpoint: measures.evidence_series(store, endpoint), overview.of)
+
+    def drawn(one: Incident) -> list[dict[str, Any]]:
+        judged = datetime.fromisoformat(one.verdict["judged_at"])
+        return measures.evidence_series(store, one.endpoint, one.candidate, one.prior, judged, settings.window_s)
+
+    app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version))
     reloading = Reloading(settings, reload or (lambda: settings))
-    shown = scrape.exporter(settings, store, acts.store, receiver, lambda: bool(reloading.problem), exemplars)
+    failed: Counter[str] = Counter()
+
+    def own() -> Mapping[str, float]:
+        return {"bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total())}
+
+    shown = scrape.exporter(settings, store, acts.store, receiver, own, exemplars)
     app.router.routes.insert(0, scrape.route(shown))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
@@ -197,19 +215,19 @@ async def serve(
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
         loops: list[Awaitable[None]] = [
-            _every("verdicts", poll_s, _Verdicts(store, acts, live), stop),
-            _every("rollbacks", min(2.0, poll_s), acts.tick, stop),
-            _every("messages", min(2.0, poll_s), acts.send, stop),
-            _every("endpoints", 12 * poll_s, lambda: _observe(acts, store), stop),
+            every("verdicts", poll_s, _Verdicts(store, acts, live), stop, failed),
+            every("rollbacks", min(2.0, poll_s), acts.tick, stop, failed),
+            every("messages", min(2.0, poll_s), acts.send, stop, failed),
+            every("endpoints", 12 * poll_s, lambda: _observe(acts, store), stop, failed),
             *(
-                [_every("judge", settings.live_every_s, lambda: judge_live(live, acts), stop)]
+                [every("judge", settings.live_every_s, lambda: judge_live(live, acts), stop, failed)]
                 if settings.live_every_s
                 else []
             ),
-            _every("metrics", poll_s, shown.refresh, stop),
-            _every("settings", poll_s, reloading, stop),
-            _every("overview", poll_s, overview.refresh, stop),
-            _every("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop),
+            every("metrics", poll_s, shown.refresh, stop, failed),
+            every("settings", poll_s, reloading, stop, failed),
+            every("overview", poll_s, overview.refresh, stop, failed),
+            every("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop, failed),
         ]
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))

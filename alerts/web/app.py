@@ -18,7 +18,7 @@ from lastgood.alerts.rollback.machine import Approve, Hold, Reject
 from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.openapi import DOCUMENT
-from lastgood.alerts.web.pages import ACTIONS, COOKIE, NOTHING, Evidence, Overview, Pages
+from lastgood.alerts.web.pages import ACTIONS, COOKIE, NOTHING, Evidence, Overview, Pages, Report
 from lastgood.config import secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 
@@ -27,18 +27,14 @@ LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 40
 
 def create_app(
     controller: Controller,
-    evidence: Evidence = lambda endpoint: None,
+    evidence: Evidence = lambda incident: (),
     overview: Overview = lambda endpoint, new, prior: NOTHING,
+    report: Report = lambda endpoint, version: None,
 ) -> Starlette:
-    """The web application. `overview` gives what the page of all endpoints shows besides the verdicts (see pages.Overview).
-
-    `evidence(endpoint)` gives what the page draws besides the verdict, or None:
-    {"series": [{"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]}, ...],
-    "reports": {version: path of its drift report}}.
-    """
+    """The web application. What the pages show besides verdicts and incidents comes from the three functions (see pages)."""
     web = controller.settings.web
     auth = Auth(web, controller.people.signer.derived("session"))
-    pages = Pages(controller, evidence, auth, overview)
+    pages = Pages(controller, evidence, auth, overview, report)
     acts = Acts(controller, auth, pages)
     routes = [
         Route("/", pages.index),

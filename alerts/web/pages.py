@@ -4,7 +4,8 @@ import base64
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,9 +22,12 @@ from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
 from lastgood.judge.verdict import State
 
-Evidence = Callable[[str], Mapping[str, Any] | None]
+Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
+"""What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""
+Report = Callable[[str, str], Path | None]
+"""(endpoint, version) -> its drift report, where there is one."""
 Overview = Callable[[str, str, str | None], Mapping[str, Any]]
-"""(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as for Evidence}."""
+"""(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 REPORT_CSP = (
@@ -36,12 +40,14 @@ ACTIONS = ("approve", "hold", "reject")
 class Pages:
     """The read-only handlers, and the page every answer is made with."""
 
-    def __init__(self, controller: Controller, evidence: Evidence, auth: Auth, overview: Overview) -> None:
+    def __init__(
+        self, controller: Controller, evidence: Evidence, auth: Auth, overview: Overview, report: Report
+    ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
-        self._evidence, self._overview = evidence, overview
+        self._evidence, self._overview, self._report = evidence, overview, report
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -98,7 +104,6 @@ class Pages:
         )
         with self._store.read() as tx:
             entries = tx.audit(incident.id)
-        evidence = self._evidence(incident.endpoint) or {}
         return self._with_forms(
             request,
             token,
@@ -108,8 +113,8 @@ class Pages:
             rollback=rollback,
             decidable=decidable,
             needed=self._settings.endpoint(incident.endpoint).policy.approvals,
-            series=evidence.get("series", []),
-            report=f"/r/{token}/drift" if incident.candidate in evidence.get("reports", {}) else None,
+            series=self._evidence(incident),
+            report=f"/r/{token}/drift" if self._report(incident.endpoint, incident.candidate) else None,
             figures=beside(incident.verdict),
             story=story(entries),
         )
@@ -117,8 +122,7 @@ class Pages:
     def drift(self, request: Request) -> Response:
         """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
         _, incident, _ = self._people.verify_link(request.path_params["token"])
-        evidence = self._evidence(incident.endpoint) or {}
-        found: str | None = evidence.get("reports", {}).get(incident.candidate)
+        found = self._report(incident.endpoint, incident.candidate)
         if found is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
         return FileResponse(found, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.live import write
 from lastgood import tables
-from lastgood.measures import WindowTelemetry
+from lastgood.measures import WindowTelemetry, evidence_series
 from lastgood.windows import Counts, bucket
 
 SHIFT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,6 +50,22 @@ def test_a_metric_that_is_back_is_back(tmp_path: Path, metric: str) -> None:
 )
 def test_a_metric_that_is_still_bad_is_not(tmp_path: Path, metric: str, after: Counts) -> None:
     assert recovery(tmp_path, metric, after) == (True, False)
+
+
+def test_figures_of_days_ago_are_no_yardstick(tmp_path: Path) -> None:
+    """Three days ago half of the prior version's requests failed; that a tenth fails now is no recovery."""
+    store = tables.Store(str(tmp_path))
+    write(store.path(tables.WINDOWS), [window("2", -3 * 1440, bad=50)])
+    assert recovery(tmp_path, "errors", window("2", 2, bad=10)) == (True, False)
+
+
+def test_the_page_draws_the_windows_around_its_verdict(tmp_path: Path) -> None:
+    store = tables.Store(str(tmp_path))
+    days = [window("2", 1440 * day + minute, bad=day + 3) for day in (-3, 0, 3) for minute in (-1, 0)]
+    write(store.path(tables.WINDOWS), [*days, window("3", 0, bad=20)])
+    _, errors, _, requests = evidence_series(store, "chat", "3", "2", SHIFT, 60)
+    assert (errors["unit"], errors["prior"]) == ("%", pytest.approx([3.0, 3.0]))
+    assert (errors["new"], requests["new"]) == ([None, pytest.approx(20.0)], [None, 100.0])
 
 
 def test_traffic_that_did_not_move_is_seen_whatever_the_config_says(tmp_path: Path) -> None:

@@ -53,6 +53,12 @@ def test_any_text_is_a_row_none_or_a_clear_error(text: str) -> None:
         assert found is None or found["requests"] >= 0
 
 
+@pytest.mark.parametrize("at", ["1e40", "99999999999999999999", "Inf", "NaN", "-99999999999999999"])
+def test_a_time_that_is_none_is_a_clear_error(at: str) -> None:
+    with pytest.raises(CorruptError, match="metrics of chat"):
+        row("chat", f"request_count_total 7 {at}\n", NOW)
+
+
 def test_a_page_of_html_is_named() -> None:
     with pytest.raises(CorruptError, match="not Prometheus' text format"):
         row("chat", '<html lang="en"> {broken', NOW)

@@ -35,14 +35,12 @@ def line(*values: float) -> list[float | None]:
     return [*values]
 
 
-SERIES: dict[str, Any] = {
-    "series": [
-        {"name": "p95", "unit": "ms", "new": line(410, 420, 560, 640, 655), "prior": line(405, 400, 412, 408, 401)},
-        {"name": "errors", "unit": "%", "new": line(0.4, 0.5, 5.8, 6.3, 6.1), "prior": line(0.4, 0.3, 0.4, 0.5, 0.4)},
-        {"name": "bad answers", "unit": "%", "new": line(1, 1.2, 1, 1.1, 1), "prior": line(1, 1, 1.1, 0.9, 1)},
-        {"name": "tokens out", "unit": "", "new": line(88, 90, 87, 92, 91), "prior": line(86, 88, 90, 87, 89)},
-    ]
-}
+SERIES: list[dict[str, Any]] = [
+    {"name": "p95", "unit": "ms", "new": line(410, 420, 560, 640, 655), "prior": line(405, 400, 412, 408, 401)},
+    {"name": "errors", "unit": "%", "new": line(0.4, 0.5, 5.8, 6.3, 6.1), "prior": line(0.4, 0.3, 0.4, 0.5, 0.4)},
+    {"name": "bad answers", "unit": "%", "new": line(1, 1.2, 1, 1.1, 1), "prior": line(1, 1, 1.1, 0.9, 1)},
+    {"name": "tokens out", "unit": "", "new": line(88, 90, 87, 92, 91), "prior": line(86, 88, 90, 87, 89)},
+]
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +74,8 @@ class Night:
         self.house.controller.handle(replace(said, reason=reason, findings=(*said.findings, slow), figures=figures))
         self.house.tick()
         shares = [("3", 1204.0, 0.504), ("2", 1187.0, 0.496)]
-        overview = {"versions": shares, "series": SERIES["series"][:2]}
-        self.app = create_app(self.house.controller, lambda name: SERIES, lambda *_: overview)
+        overview = {"versions": shares, "series": SERIES[:2]}
+        self.app = create_app(self.house.controller, lambda _: SERIES, lambda *_: overview)
         self.port = port
         self.link = f"http://127.0.0.1:{port}/r/{self.house.token()}"
         self._stop = threading.Event()

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alerts_support import FixedTelemetry, House, MemoryWorkspace, endpoint, entity, settings
+from alerts_support import FixedTelemetry, House, MemoryWorkspace, endpoint, entity, settings, verdict
 from tenacity import wait_none
 
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
@@ -20,7 +21,7 @@ from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.teller import AUTO
 from lastgood.alerts.tx import Tx
-from lastgood.config import Mode, WorkspaceSettings
+from lastgood.config import Mode, Policy, WorkspaceSettings
 from lastgood.errors import RefusedError, TransientError
 from lastgood.judge.verdict import State
 from lastgood.workspace import Endpoint, Update, local
@@ -55,6 +56,17 @@ def audit(house: House) -> list[str]:
 def open_incidents(house: House) -> int:
     with house.store.read() as tx:
         return len(tx.incidents(open_only=True))
+
+
+def test_a_verdict_of_long_ago_is_not_acted_on(build: Build) -> None:
+    """A service that starts beside tables with a history, or after an outage, must not roll back for what was so then."""
+    house = build()
+    old = house.clock.now - timedelta(seconds=Policy().max_evidence_age_s + 1)
+    house.controller.handle(verdict(at=old))
+    house.tick(3)
+    assert (open_incidents(house), house.workspace.updates, house.notifier.kinds()) == (0, [], [])
+    house.verdict()
+    assert house.tick_until(ended).state is Status.DONE
 
 
 # the three modes

@@ -20,7 +20,7 @@ from lastgood.config import Mode, Web
 from lastgood.judge.verdict import State
 
 EVIL = "<script>alert(1)</script>"
-SERIES = {"series": [{"name": "error rate", "unit": "%", "new": [0.1, None, 6.1, 6.0], "prior": [0.4, 0.4, 0.3, None]}]}
+SERIES: Any = [{"name": "error rate", "unit": "%", "new": [0.1, None, 6.1, 6.0], "prior": [0.4, 0.4, 0.3, None]}]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE, web))
     house.verdict()
     house.tick()
-    with serving(create_app(house.controller, lambda name: SERIES if name == "chat" else None)) as url:
+    with serving(create_app(house.controller, lambda one: SERIES if one.endpoint == "chat" else ())) as url:
         built = Site(house, url)
         yield built
         built.browser.close()
@@ -264,8 +264,8 @@ def test_hostile_strings_are_shown_as_text(tmp_path: Path) -> None:
     figures: dict[str, Any] = {EVIL: EVIL}
     house.controller.handle(replace(base, reason=EVIL, findings=(finding,), figures=figures, vetoes=(EVIL,)))
     house.tick()
-    series = {"series": [{"name": EVIL, "unit": EVIL, "new": [1.0], "prior": []}]}
-    with serving(create_app(house.controller, lambda name: series)) as url:
+    series: Any = [{"name": EVIL, "unit": EVIL, "new": [1.0], "prior": []}]
+    with serving(create_app(house.controller, lambda _: series)) as url:
         incident = house.rollback().incident_id
         for path in ("/", f"/r/{house.token()}", f"/incidents/{incident}"):
             page = httpx.get(url + path).text
@@ -325,8 +325,8 @@ def test_the_evidence_page_links_the_drift_report_which_runs_apart_from_the_site
     assert site.browser.get(f"{site.path}/drift").status_code == 404
     report = tmp_path / "report.html"
     report.write_text("<script>let report = 1</script>")
-    evidence = {"series": [], "reports": {"3": str(report)}}
-    with serving(create_app(site.house.controller, lambda name: evidence if name == "chat" else None)) as url:
+    found = {("chat", "3"): report}
+    with serving(create_app(site.house.controller, report=lambda *version: found.get(version))) as url:
         page = httpx.get(f"{url}{site.path}").text
         assert f'href="{site.path}/drift"' in page
         answer = httpx.get(f"{url}{site.path}/drift")

@@ -265,6 +265,23 @@ def test_a_table_without_change_feed_is_read_by_its_clock_and_late_rows_are_not_
     assert sorted(found) == ["a", "b", "c", "d"]
 
 
+def test_what_has_no_id_is_not_taken_in_again_and_again(
+    spark: Any, make: Callable[..., Context], tmp_path: Path
+) -> None:
+    payload, canonical = str(tmp_path / "payload"), str(tmp_path / "canonical")
+    rows = [(one, None, AT, 40, "se", 200, 1.0, None, None, None) for one in ("a", None)]
+    spark.createDataFrame(rows, PAYLOAD).write.format("delta").save(payload)
+    ctx = make()
+    for _ in range(3):
+        collect(ctx, Origin(payload, "chat"))
+    found = [row["request_id"] for row in ctx.store.read(spark, tables.INBOX).collect()]
+    assert len(found) == 2 and set(found) == {"a", None}
+    frame = spark.createDataFrame([("chat", "1", AT)], "endpoint string, model_version string, requested_at timestamp")
+    frame.write.format("delta").save(canonical)
+    with pytest.raises(ConfigError, match=r"canonical.*without request_id.*enableChangeDataFeed"):
+        collect(ctx, Origin(canonical))
+
+
 def tables_of(spark: Any) -> dict[str, Any]:
     """A table of each kind with the requests a and b."""
     canonical = "endpoint string, request_id string, model_version string, requested_at timestamp"
