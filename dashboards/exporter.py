@@ -70,6 +70,8 @@ def amounts(row: Mapping[str, Any]) -> Totals:
     return found | {name: answers[name] for name in ("answers", "bad") if name in answers}
 
 
+RECENT, FIRST = timedelta(days=30), timedelta(days=1)
+"""How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
 """Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4 % apart. Prometheus takes -4 to 8."""
 ZERO_THRESHOLD = 2.0**-128
@@ -177,6 +179,7 @@ class Exporter:
         self._sources: dict[tuple[str, str, str], float] = {}
         self._seen: dict[str, int | None] = {}
         self._took = 0.0
+        self._read: dict[str, datetime] = {}
         self._encoded: dict[str, tuple[Encode, bytes]] = {}
 
     def text(self, encode: Encode, kind: str) -> bytes:
@@ -203,9 +206,9 @@ class Exporter:
         for table in (tables.WINDOWS, tables.QUALITY):
             path = self._store.path(table)
             newest = delta.version(path)
-            done = self.ledger.versions.get(table.name, -1)
-            if newest is not None and newest > done:
-                rows = self._changes(path, done + 1, newest)
+            done = self.ledger.versions.get(table.name)
+            if newest is not None and newest != done:
+                rows = self._first(path, newest) if done is None else self._changes(path, done + 1, newest)
                 self.ledger.take(rows)
                 self.ledger.versions[table.name], counted = newest, True
                 if table is tables.WINDOWS:
@@ -216,14 +219,14 @@ class Exporter:
             for verdict in measures.verdicts(self._store, self._judged):
                 self._said[verdict.endpoint], self._judged = verdict, verdict.judged_at
         if self._changed(tables.DRIFT):
-            self._drift = _newest(delta.read(self._store.path(tables.DRIFT)).to_pylist())
+            self._drift = _newest([*self._drift, *self._since(tables.DRIFT, "computed_at")])
         if self._changed(tables.RUNS):
-            for run in delta.read(self._store.path(tables.RUNS)).to_pylist():
+            for run in self._since(tables.RUNS, "finished_at"):
                 kept = self._runs.get(run["job"])
                 if kept is None or run["finished_at"] >= kept["finished_at"]:
                     self._runs[run["job"]] = run
         if self._changed(tables.FRESHNESS):
-            self._note_sources(delta.read(self._store.path(tables.FRESHNESS)).to_pylist())
+            self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
             self._encode(encode, kind)
         self._took = time.perf_counter() - started
@@ -233,6 +236,25 @@ class Exporter:
         for row in sorted(rows, key=lambda one: one["checked_at"]):
             if row["as_of"]:
                 self._sources[row["endpoint"], row["kind"], row["name"]] = row["as_of"].astimezone(UTC).timestamp()
+
+    def _since(self, table: tables.Table, clock: str) -> list[dict[str, Any]]:
+        """Rows of a table that only grows which were not read yet, by their own time."""
+        last = self._read.get(table.name)
+        rows: list[dict[str, Any]] = delta.read(
+            self._store.path(table), filters=[(clock, ">", last)] if last else None
+        ).to_pylist()
+        if rows:
+            self._read[table.name] = max(row[clock] for row in rows)
+        return rows
+
+    @staticmethod
+    def _first(path: str, version: int) -> list[dict[str, Any]]:
+        """Where nothing is counted yet, the newest day: a table may hold a year."""
+        newest = delta.newest(path, "window_start")
+        filters: Any = [("window_start", ">=", newest - FIRST)] if newest else None
+        return [
+            row | {"_change_type": "insert"} for row in delta.read(path, filters=filters, version=version).to_pylist()
+        ]
 
     @staticmethod
     def _changes(path: str, first: int, last: int) -> list[dict[str, Any]]:
@@ -366,7 +388,3 @@ def _gauge(name: str, values: Sequence[tuple[Sequence[str], float]]) -> Metric:
     for labels, value in values:
         family.add_metric(labels, value)
     return family
-
-
-RECENT = timedelta(days=30)
-"""How far back rollbacks are counted."""

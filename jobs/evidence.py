@@ -149,12 +149,12 @@ def evidence(
     """Evidence per endpoint: closed windows of both versions since `starts`, and what else the tables say."""
     from pyspark.sql import functions as f
 
-    windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(
-        (f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now))
-        & (f.col("window_start") >= f.lit(min(starts.values(), default=now)))
-    )
+    begun = f.col("window_start") >= f.lit(min(starts.values(), default=now))
+    closed = f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now)
+    windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(closed & begun)
+    quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun)
     by_endpoint: dict[str, list[Counts]] = {}
-    for one in [*counts(windows, ctx.store.read(ctx.spark, tables.QUALITY)), *scores(ctx, starts, now)]:
+    for one in [*counts(windows, quality), *scores(ctx, starts, now)]:
         pair = chosen.get(one.endpoint)
         if pair and one.model_version in (pair.candidate, pair.prior) and one.start >= starts[one.endpoint]:
             by_endpoint.setdefault(one.endpoint, []).append(one)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -110,10 +111,11 @@ def read(
     path: str | Path,
     columns: Sequence[str] | None = None,
     filters: list[tuple[str, str, object]] | None = None,
+    version: int | None = None,
 ) -> pa.Table:
-    """The table's rows; an empty table without columns when there is no Delta table at `path` (yet)."""
+    """The table's rows (as of a version); an empty table without columns when there is no Delta table at `path` (yet)."""
     try:
-        table = DeltaTable(str(path))
+        table = DeltaTable(str(path), version)
     except TableNotFoundError:
         return pa.table({})
     # delta-rs' own file system is Python: a reading thread of Arrow's that lets go of it while the process ends aborts the process
@@ -133,6 +135,13 @@ def changes(path: str | Path, first: int, last: int) -> list[dict[str, Any]]:
         raise TransientError(f"{path}: changes {first}..{last} cannot be read: {error}") from error
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
+
+
+def newest(path: str | Path, column: str) -> Any:
+    """The largest value of a column by the files' statistics; None where they do not say."""
+    files = pa.table(DeltaTable(str(path)).get_add_actions(flatten=True))
+    name = f"max.{column}"
+    return pc.max(files[name]).as_py() if name in files.column_names else None
 
 
 def compact(path: str | Path, target_bytes: int = 128 * 2**20) -> int:

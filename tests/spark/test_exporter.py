@@ -137,6 +137,35 @@ def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
     assert BY_NAME["lastgood_verdict"].doc.startswith("Newest verdict")
 
 
+def test_counting_begins_with_the_newest_day_and_reads_no_row_twice(store: Store) -> None:
+    """A service that starts beside a table with a history, and what it reads of tables that only grow."""
+    path, runs = store.path(tables.WINDOWS), store.path(tables.RUNS)
+    schema = telemetry.arrow_schema(tables.WINDOWS.fields)
+
+    def window(day: int, requests: float) -> None:
+        row = {"endpoint": "chat", "model_version": "2", "stratum": "?/?", "window_start": START + timedelta(days=day)}
+        delta.append(path, pa.Table.from_pylist([row | {"rows": 1, "requests": requests}], schema))
+
+    def run(seconds: float, at: int) -> None:
+        row = {"job": "windows", "finished_at": START + timedelta(minutes=at), "seconds": seconds}
+        delta.append(runs, pa.Table.from_pylist([row], telemetry.arrow_schema(tables.RUNS.fields)))
+
+    for day, requests in ((-300, 1000.0), (-1, 20.0), (0, 3.0)):
+        window(day, requests)
+    run(7.0, 0)
+    exporter = Exporter(store)
+    exporter.refresh()
+    assert scraped(exporter)["lastgood_requests_total"] == {("chat", "2"): 23.0}
+    window(-2, 100.0)  # late, and counted
+    run(5.0, -5)
+    exporter.refresh()
+    assert scraped(exporter)["lastgood_requests_total"] == {("chat", "2"): 123.0}
+    assert scraped(exporter)["lastgood_job_run_seconds"] == {("windows",): 7.0}
+    run(9.0, 5)
+    exporter.refresh()
+    assert scraped(exporter)["lastgood_job_run_seconds"] == {("windows",): 9.0}
+
+
 def test_the_number_of_series_is_bounded_and_the_bound_is_seen(store: Store) -> None:
     schema = telemetry.arrow_schema(tables.WINDOWS.fields)
     delta.create(store.path(tables.WINDOWS), schema)
