@@ -56,6 +56,10 @@ CASES: dict[str, tuple[list[dict[str, str]], str, dict[str, tuple[str, bool]]]] 
         [series("lastgood_verdict", "4x40", **V2), series("lastgood_incidents_open", "1x15 stale", endpoint="chat")],
         "LastgoodRollBack", {"10m": ("page", True), "30m": ("page", False)},
     ),
+    "a task of the service that fails pages until it works again": (
+        [series("lastgood_task_errors_total", "0x10 1+1x5 6x60")],
+        "LastgoodTaskFails", {"5m": ("page", False), "14m": ("page", True), "50m": ("page", False)},
+    ),
     "old features": (
         [series("lastgood_feature_age_seconds_count", "0+60x120", **V2),
          series("lastgood_feature_age_seconds_bucket", "0+60x30 1800+6x40 2040+60x50", **V2, le="3600.0")],
