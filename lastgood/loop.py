@@ -169,9 +169,12 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
         except TransientError as error:
             say({"job": name, "again": str(error)})
         except Exception as error:
-            if not isinstance(error, LastgoodError):
-                log.exception("job %s failed; it is tried again", name)
             say({"job": name, "error": _said(error)})
+            if not isinstance(error, LastgoodError):
+                log.exception("job %s failed", name)
+                ctx.spark.sql(
+                    "SELECT 1"
+                ).collect()  # without Spark the process must end, so that somebody starts it again
 
     def slowly() -> None:
         for name in SLOW:

@@ -96,7 +96,7 @@ class Demo:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
-            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:MaxMetaspaceSize=350m",
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:MaxMetaspaceSize=500m",
         }
 
     def _settings(self, url: str, pagerduty: str) -> str:
