@@ -65,14 +65,13 @@ class Controller:
 
         Errors: TransientError when the state cannot be written; handle it again then.
         """
-        now, bad = self.clock(), verdict.state in (State.PAGE, State.ROLL_BACK)
-        oldest = now - timedelta(seconds=self.settings.endpoint(verdict.endpoint).policy.max_evidence_age_s)
+        now, policy = self.clock(), self.settings.endpoint(verdict.endpoint).policy
+        old = verdict.judged_at < now - timedelta(seconds=policy.max_evidence_age_s)
+        bad = verdict.state in (State.PAGE, State.ROLL_BACK) and not old
         endpoint, problem = self._read(verdict.endpoint) if bad else (None, "")
         aliases = self.aliases(endpoint) if endpoint and verdict.state is State.ROLL_BACK else {}
         with self.store.begin() as tx:
-            if not tx.save_verdict(verdict.endpoint, verdict.judged_at, messages.plain(verdict)):
-                return
-            if verdict.judged_at < oldest:
+            if not tx.save_verdict(verdict.endpoint, verdict.judged_at, messages.plain(verdict)) or old:
                 return
             if verdict.state is State.HEALTHY:
                 self._healthy(tx, verdict, now)

@@ -29,20 +29,15 @@ class Cost:
 
 def run(command: Sequence[str], stdout: IO[bytes] | None = None) -> Cost:
     """Run to the end. Errors: CalledProcessError when it fails."""
-    started, peak = time.monotonic(), 0.0
-    cpu: dict[int, float] = {}
+    started = time.monotonic()
     process = subprocess.Popen(command, stdout=stdout)
-    tree = psutil.Process(process.pid)
+    meter = Meter(process.pid)
     while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            members = (tree, *tree.children(recursive=True))
-            sizes = [one.memory_info() for one in members]
-            peak = max(peak, sum({one.vms: one.rss for one in sizes}.values()) / 2**20)
-            cpu |= {one.pid: sum(one.cpu_times()[:2]) for one in members}
+        meter.sample()
         time.sleep(0.2)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(round(time.monotonic() - started, 1), round(sum(cpu.values()), 1), round(peak))
+    return Cost(round(time.monotonic() - started, 1), round(meter.cpu_s, 1), round(meter.peak))
 
 
 def machine() -> str:
@@ -65,16 +60,17 @@ class Meter:
         self.now = [0.0]
 
     def sample(self) -> None:
-        """`now` becomes the MiB of the process and of each of its children."""
-        now = []
+        """`now` becomes the MiB of the process and of each of its children, of those with one address space once (see Cost)."""
+        found: dict[int, float] = {}
         with contextlib.suppress(psutil.Error):
             for one in (self._root, *self._root.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
                     times = one.cpu_times()
                     self._cpu[one.pid] = times.user + times.system
-                    now.append(one.memory_info().rss / 2**20)
-        self.now = now
-        self.peak = max(self.peak, sum(now))
+                    size = one.memory_info()
+                    found[size.vms] = size.rss / 2**20
+        self.now = list(found.values())
+        self.peak = max(self.peak, sum(self.now))
 
     @property
     def cpu_s(self) -> float:

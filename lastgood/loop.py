@@ -172,9 +172,8 @@ def forever(settings: Settings, say: Say, stop: threading.Event, pause_s: float 
             say({"job": name, "error": _said(error)})
             if not isinstance(error, LastgoodError):
                 log.exception("job %s failed", name)
-                ctx.spark.sql(
-                    "SELECT 1"
-                ).collect()  # without Spark the process must end, so that somebody starts it again
+                # Raises where Spark is dead: the process must end, so that somebody starts it again.
+                ctx.spark.sql("SELECT 1").collect()
 
     def slowly() -> None:
         for name in SLOW:
