@@ -121,6 +121,11 @@ def _options(settings: SparkSettings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.parquet.compression.codec": "zstd",
+        # The default (INT96) has no statistics: a day of a file of many days would cost reading the file.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # What Spark remembers for its web page, which nobody can see here: in a loop of jobs it fills the heap.
+        **dict.fromkeys(("spark.ui.retainedJobs", "spark.ui.retainedStages", "spark.sql.ui.retainedExecutions"), "20"),
+        "spark.ui.retainedTasks": "200",
         "spark.driver.memory": settings.driver_memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
