@@ -44,7 +44,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-WEIGHTS = {"errors": 0.40, "latency": 0.22, "pace": 0.15, "ttft": 0.05, "length": 0.03, "quality": 0.10, "scores": 0.05}
+WEIGHTS = {"errors": 0.55, "latency": 0.15, "pace": 0.07, "ttft": 0.05, "length": 0.03, "quality": 0.10, "scores": 0.05}
 
 
 class Policy(_Model):

@@ -14,14 +14,14 @@ from scipy.special import gammaln
 Floats = npt.NDArray[np.float64]
 
 WORSE = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
-WORSE_WEIGHTS = np.array([0.05, 0.12, 0.28, 0.34, 0.15, 0.06])
+WORSE_WEIGHTS = np.array([0.02, 0.06, 0.22, 0.49, 0.17, 0.04])
 BETTER = np.array([0.8, 0.6, 0.4, 0.2])
 BURN = np.array([1.5, 2.0, 3.0, 6.0, 14.4])
 LAMBDAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 RISE = np.array([1.5, 2.0, 3.0, 5.0])
 RESTART_SCALE = 30.0
 """Minutes in which half of the restarts' capital is spent (see `spent`)."""
-FROM_START = 0.5
+FROM_START = 0.3
 """Share of the evidence on "worse from the start"; the rest is on "worse from some later minute on"."""
 MAX_LOG = 690.0
 

@@ -28,7 +28,7 @@ which every requester counts anew: a late regression is seen although everybody 
 QUANTILE_PART, QUANTILE_SHARES = 0.45, (0.36, 0.34, 0.2, 0.1)
 LEVELS, RISES = {1: 0.2, 3: 0.15, 20: 0.08}, {0.9: 0.08, 0.98: 0.04}
 """How a latency budget is split: slow requests; the level of requesters after so many requests; those that got slower than they were."""
-FAILING_WEIGHTS = np.array([0.02, 0.06, 0.36, 0.40, 0.12, 0.04])
+FAILING_WEIGHTS = np.array([0.01, 0.04, 0.30, 0.50, 0.13, 0.02])
 SLOWER_WEIGHTS = np.array([0.08, 0.27, 0.33, 0.22, 0.08, 0.02])
 """Of the omegas, for slow requests: whoever is slow by habit was so before, so ratios of *first* slow requests are small."""
 FAR = 2.0
