@@ -4,8 +4,9 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.config import CostSettings, Prices, prices
+from lastgood.config import CostSettings
 from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.prices import Prices, prices
 from lastgood.runs import Context, Run
 
 if TYPE_CHECKING:

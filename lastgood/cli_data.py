@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lastgood.cli_acts import AsJson, ConfigFile
-from lastgood.config import load, prices
+from lastgood.config import load
 from lastgood.errors import ConfigError
+from lastgood.prices import prices
 from lastgood.tracing import tracing
 
 if TYPE_CHECKING:

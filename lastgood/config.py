@@ -4,7 +4,6 @@ Secrets are given by reference: a setting that ends in `_env` names the environm
 """
 
 import os
-from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -147,36 +146,6 @@ class CostSettings(_Model):
     gpu: str = Field("small", description="row of gpu")
     scale_to_zero: bool = True
     latency: dict[str, float] = Field({}, description="mode -> how many times as long as now a request takes there")
-
-
-class TokenPrice(_Model):
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-
-
-class UnitPrice(_Model):
-    per_hour: float = Field(ge=0)
-    tokens_per_s: float = Field(gt=0)
-
-
-class InstancePrice(_Model):
-    per_hour: float = Field(ge=0)
-    concurrency: float = Field(gt=0)
-
-
-class Prices(_Model):
-    """conf/prices.yaml, in DBU; `dbu` is the price of one."""
-
-    as_of: date
-    currency: str = "USD"
-    dbu: float = Field(gt=0)
-    checked: bool = False
-    launch: float = Field(0.0, ge=0)
-    idle_s: float = Field(1800, ge=0)
-    pay_per_token: dict[str, TokenPrice] = {}
-    provisioned: dict[str, UnitPrice] = {}
-    cpu: InstancePrice | None = None
-    gpu: dict[str, InstancePrice] = {}
 
 
 class EndpointSettings(_Model):
@@ -404,19 +373,6 @@ class Settings(BaseSettings):
 def secret(variable: str | None) -> str | None:
     """The value of the environment variable a `*_env` setting names, or None when unset or empty."""
     return (os.environ.get(variable) or None) if variable else None
-
-
-def prices(path: Path) -> Prices:
-    """Prices from a YAML file. Errors: ConfigError naming the file, the key and what was expected."""
-    try:
-        return Prices(**yaml.safe_load(path.read_text()))
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _with_file(document: dict[str, Any]) -> type[Settings]:

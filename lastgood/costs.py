@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lastgood.config import CostSettings, Prices
+from lastgood.config import CostSettings
+from lastgood.prices import Prices
 from lastgood.windows import Counts, middle, quantile
 
 MODES = ("pay_per_token", "provisioned", "cpu", "gpu")

@@ -33,6 +33,8 @@ FRESH, FRESH_PER_S, PER_S = timedelta(minutes=10), 100.0, 10.0
 """Requests a second that each window keeps of an endpoint, in the first ten minutes of a version and later. Of more, those with the
 smaller hashes are kept: blind to version and outcome. A window is thinned as it fills, so that what was judged stays as it was; twice as
 many may come late."""
+VERSIONS = 100
+"""Of more names of versions than this, those without a request in what is kept are forgotten: a name is whatever a sender wrote."""
 LATE_S = 2.0
 """A window is judged this long after its end; the commit interval is shorter."""
 
@@ -125,6 +127,9 @@ class Live:
             mine.shares = {
                 one: share for one, share in mine.shares.items() if one * width >= (start - EPOCH).timestamp()
             }
+            if len(mine.seen) > VERSIONS:
+                kept = {mine.candidate, mine.prior, *pc.unique(mine.rows["model_version"]).to_pylist()}
+                mine.seen = {version: first for version, first in mine.seen.items() if version in kept}
             rows, pair = mine.rows, self._pair(mine)
         if pair is None:
             return None

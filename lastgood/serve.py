@@ -8,7 +8,7 @@ import logging
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -214,24 +214,21 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
-        loops: list[Awaitable[None]] = [
-            every("verdicts", poll_s, _Verdicts(store, acts, live), stop, failed),
-            every("rollbacks", min(2.0, poll_s), acts.tick, stop, failed),
-            every("messages", min(2.0, poll_s), acts.send, stop, failed),
-            every("endpoints", 12 * poll_s, lambda: _observe(acts, store), stop, failed),
-            *(
-                [every("judge", settings.live_every_s, lambda: judge_live(live, acts), stop, failed)]
-                if settings.live_every_s
-                else []
-            ),
-            every("metrics", poll_s, shown.refresh, stop, failed),
-            every("settings", poll_s, reloading, stop, failed),
-            every("overview", poll_s, overview.refresh, stop, failed),
-            every("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store), stop, failed),
+        tasks: list[tuple[str, float, Callable[[], None]]] = [
+            ("verdicts", poll_s, _Verdicts(store, acts, live)),
+            ("rollbacks", min(2.0, poll_s), acts.tick),
+            ("messages", min(2.0, poll_s), acts.send),
+            ("endpoints", 12 * poll_s, lambda: _observe(acts, store)),
+            ("metrics", poll_s, shown.refresh),
+            ("settings", poll_s, reloading),
+            ("overview", poll_s, overview.refresh),
+            ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
         ]
+        if settings.live_every_s:
+            tasks.append(("judge", settings.live_every_s, lambda: judge_live(live, acts)))
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))
-        await asyncio.gather(*loops)
+        await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
         web.should_exit = True
         await pages
 

@@ -243,3 +243,21 @@ class House:
         """The token of the newest message that carries a link to decide."""
         asked = [e for e in self.notifier.events if any(x["text"].endswith("rollback") for x in e.get("links", []))]
         return str(asked[-1]["links"][0]["href"].split("/r/")[1])
+
+
+Build = Callable[..., House]
+
+
+def ended(rollback: Rollback) -> bool:
+    return rollback.state.ended
+
+
+def audit(house: House) -> list[str]:
+    with house.store.read() as tx:
+        assert tx.verify() == []
+        return [str(entry["what"]) for entry in tx.audit()]
+
+
+def open_incidents(house: House) -> int:
+    with house.store.read() as tx:
+        return len(tx.incidents(open_only=True))

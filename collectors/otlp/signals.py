@@ -71,7 +71,7 @@ SIGNALS = (
 
 
 def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its content encoding. Errors: ValueError (unknown, broken, or larger than `limit` bytes)."""
+    """The body without its content encoding. Errors: ValueError (unknown, broken or cut short), OverflowError (larger than `limit` bytes)."""
     if encoding in ("", "identity"):
         return body
     if encoding == "zstd":
@@ -89,8 +89,10 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
         whole = inflate.eof
     else:
         raise ValueError(f"content encoding {encoding!r} is not supported; send gzip or zstd")
-    if len(plain) > limit or not whole:
-        raise ValueError(f"{encoding} body is cut short or above {limit} bytes")
+    if len(plain) > limit:
+        raise OverflowError(f"{encoding} body is above {limit} bytes")
+    if not whole:
+        raise ValueError(f"{encoding} body is cut short")
     return plain
 
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.config import CostSettings, Prices, TokenPrice, prices
+from lastgood.config import CostSettings
 from lastgood.costs import MODES, cheapest, loads, offers, report, scaled
 from lastgood.costs import changes as when_it_changes
 from lastgood.errors import ConfigError
+from lastgood.prices import Prices, TokenPrice, prices
 from lastgood.windows import Counts, bucket
 
 START = datetime(2026, 3, 2, tzinfo=UTC)

@@ -164,3 +164,18 @@ def test_an_endpoint_that_is_silent_for_hours_is_forgotten() -> None:
     clock.now += timedelta(hours=3)
     assert live.verdicts(lambda _: History()) == []
     assert not live._endpoints
+
+
+def test_names_of_versions_that_a_sender_makes_up_are_forgotten_and_the_verdict_stays() -> None:
+    given = table(requests(1, errors=8, minutes=5))
+    live, clock = watched(requests(1, errors=8))
+    live.knows(Verdict("chat", "2", "1", State.INCONCLUSIVE, "", clock.now))
+    names = pa.array([f"made up {i}" for i in range(given.num_rows)])
+    live.take(given.set_column(given.schema.get_field_index("model_version"), "model_version", names))
+    assert len(live._endpoints["chat"].seen) > 5 * live_module.VERSIONS
+    clock.now += timedelta(hours=5)
+    again = requests(1, errors=8)
+    live.take(table(replace(again, at=again.at + 5 * 3600)))
+    said = live.look("chat", History())
+    assert said is not None and (said.candidate, said.state) == ("2", State.ROLL_BACK)
+    assert set(live._endpoints["chat"].seen) == {"1", "2"}

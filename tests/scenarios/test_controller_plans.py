@@ -1,0 +1,223 @@
+"""People decide about plans, and plans are carried out: links, the fast and the slow path, what fails, what the telemetry says after."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from alerts_support import Build, FixedTelemetry, MemoryWorkspace, ended, endpoint, entity, open_incidents
+
+from lastgood.alerts.rollback.links import LinkError, Problem
+from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
+from lastgood.alerts.rollback.verify import Recovery
+from lastgood.config import Mode
+from lastgood.errors import RefusedError, TransientError
+
+# people
+
+
+def test_a_link_works_once(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.verdict()
+    house.tick()
+    token = house.token()
+    house.controller.people.decide(token, Reject("ann", "a test"))
+    for decision in (Approve("bob"), Reject("bob", "again")):
+        with pytest.raises(LinkError) as caught:
+            house.controller.people.decide(token, decision)
+        assert caught.value.problem is Problem.USED
+    house.verdict()
+    house.tick(3)
+    assert house.rollbacks() == 1
+    assert house.rollback().state is Status.REJECTED
+    assert house.workspace.updates == []
+
+
+def test_a_persons_own_plan_replaces_the_proposal(build: Build) -> None:
+    house = build(Mode.APPROVE, workspace=MemoryWorkspace(endpoint("1", "2", "3", v3=100)))
+    house.verdict()
+    house.tick()
+    now, first = house.workspace.endpoint("chat"), house.rollback()
+    with house.store.read() as tx:
+        plan = house.controller.plan(tx, now, "3", {}, why="I know better", wanted="1")
+    house.clock.forward(1)
+    house.controller.people.start(plan, "ann", "I know better")
+    assert house.tick_until(ended).plan.prior_version == "1"
+    with house.store.read() as tx:
+        replaced = tx.rollback(first.id)
+    assert replaced is not None and replaced.progress.reason == "replaced by a plan of ann"
+    assert [traffic for _, traffic, _ in house.workspace.updates] == [{"chat-1": 100, "chat-2": 0, "chat-3": 0}]
+    with pytest.raises(RefusedError, match="replaced by a plan of ann"):
+        house.controller.people.decide(house.token(), Approve("bob"))
+
+
+def test_a_refused_decision_does_not_use_the_link_up(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.verdict()
+    house.tick()
+    with pytest.raises(RefusedError, match="a hold lasts"):
+        house.controller.people.decide(house.token(), Hold("ann", 0))
+    assert house.controller.people.decide(house.token(), Approve("ann")).state is Status.APPROVED
+
+
+def test_a_hold_sends_a_fresh_link_and_the_old_one_is_dead(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.verdict()
+    house.tick()
+    old = house.token()
+    house.controller.people.decide(old, Hold("ann", 10))
+    house.tick()
+    with pytest.raises(LinkError, match="replaced"):
+        house.controller.people.decide(old, Approve("ann"))
+    assert house.token() != old
+    house.clock.forward(600)
+    house.tick(2)
+    assert house.rollback().state is Status.PROPOSED
+    house.controller.people.decide(house.token(), Approve("ann"))
+    assert house.tick_until(ended).state is Status.DONE
+
+
+def test_nobody_answers_and_the_next_verdict_asks_again(build: Build) -> None:
+    house = build(Mode.APPROVE, proposal_ttl_s=600)
+    house.verdict()
+    house.tick()
+    house.clock.forward(600)
+    house.tick()
+    assert house.rollback().state is Status.EXPIRED
+    house.verdict()
+    assert house.rollback().state is Status.PROPOSED
+    assert house.rollbacks() == 2
+    assert open_incidents(house) == 1
+
+
+# the workspace does something else
+
+
+def test_a_plan_for_another_configuration_is_refused_and_made_anew(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.verdict()
+    house.tick()
+    token = house.token()
+    house.workspace._endpoints["chat"] = endpoint("2", "3", config_version=8, v2=50, v3=50)
+    house.controller.people.decide(token, Approve("ann"))
+    house.tick(2)
+    assert house.rollback().state is Status.EXPIRED
+    assert "no longer version 7" in house.rollback().progress.reason
+    assert house.workspace.updates == []
+    house.verdict()
+    assert house.rollback().plan.traffic_before == {"chat-2": 50, "chat-3": 50}
+    assert house.rollback().state is Status.PROPOSED
+
+
+def test_an_update_that_fails_pages_and_stops(build: Build) -> None:
+    house = build(workspace=MemoryWorkspace(endpoint("2", "3"), outcome="fail"))
+    house.verdict()
+    failed = house.tick_until(ended)
+    assert failed.state is Status.FAILED and "UPDATE_FAILED" in failed.progress.reason
+    house.verdict()
+    house.tick(5)
+    assert len(house.workspace.updates) == 1
+    assert house.rollbacks() == 1
+    assert "the rollback failed" in house.notifier.events[-1]["payload"]["summary"]
+    assert house.notifier.events[-1]["dedup_key"].endswith("-failed")
+
+
+def test_somebody_elses_update_is_waited_for_and_then_voids_the_plan(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.verdict()
+    house.tick()
+    other = (entity("2"), entity("3"), entity("4"))
+    house.workspace.start("chat", other, {"chat-4": 100})
+    house.controller.people.decide(house.token(), Approve("ann"))
+    house.tick()
+    assert "another update" in house.rollback().progress.reason
+    assert house.tick_until(ended).state is Status.EXPIRED
+    assert house.workspace.updates == []
+
+
+def test_a_lost_response_is_not_a_second_update(build: Build) -> None:
+    workspace = MemoryWorkspace(endpoint("2", "3"))
+    workspace.lose = 1
+    house = build(workspace=workspace)
+    house.verdict()
+    assert house.tick_until(ended).state is Status.DONE
+    assert len(workspace.updates) == 1
+
+
+def test_an_update_refused_for_good_ends(build: Build) -> None:
+    class Refusing(MemoryWorkspace):
+        def update_config(self, *args: Any) -> None:
+            raise RefusedError("INVALID_PARAMETER_VALUE: no")
+
+    house = build(workspace=Refusing(endpoint("2", "3")))
+    house.verdict()
+    assert "refused the update 3 times" in house.tick_until(ended, 6).progress.reason
+
+
+def test_an_update_that_never_ends_is_bounded(build: Build) -> None:
+    house = build(workspace=MemoryWorkspace(endpoint("2", "3"), polls=10**6), ready_timeout_s=60)
+    house.verdict()
+    assert "not shifted within 60 s" in house.tick_until(ended, 30).progress.reason
+
+
+def test_the_slow_path_puts_the_prior_version_back_waits_and_shifts(build: Build) -> None:
+    workspace = MemoryWorkspace(endpoint("2"), polls=3)
+    house = build(workspace=workspace)
+    house.controller.observe_endpoints()
+    workspace._endpoints["chat"] = endpoint("3", config_version=9)
+    house.verdict()
+    done = house.tick_until(ended)
+    assert done.state is Status.DONE
+    assert [traffic for _, traffic, _ in workspace.updates] == [
+        {"chat-3": 100, "chat-2": 0},
+        {"chat-3": 0, "chat-2": 100},
+    ]
+    assert all(entities == [dict(entity(v).settings) for v in "32"] for entities, _, _ in workspace.updates)
+
+
+def test_only_ready_versions_with_traffic_are_remembered(build: Build) -> None:
+    e = replace(
+        endpoint("1", "2", "3", v2=60, v3=40), entities=(entity("1"), entity("2"), entity("3", "DEPLOYMENT_FAILED"))
+    )
+    workspace = MemoryWorkspace(e, endpoint("7", name="other"), polls=9)
+    workspace.start("other", [entity("8")], {"chat-8": 100})
+    house = build(workspace=workspace)
+    house.controller.observe_endpoints()
+    with house.store.read() as tx:
+        kept = [v for v in ("1", "2", "3") if tx.snapshot("chat", v)]
+        assert (kept, tx.snapshot("other", "7")) == (["2"], None)
+
+
+# verification
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Recovery(True, False, "errors stay at 6 %"), Recovery(None, None, "no rows yet"), Recovery(False, True, "x")],
+)
+def test_without_recovery_it_fails_pages_and_stops(build: Build, answer: Recovery) -> None:
+    house = build(verify_timeout_s=60)
+    house.telemetry.answer = answer
+    house.verdict()
+    failed = house.tick_until(ended)
+    assert failed.state is Status.FAILED
+    assert failed.progress.reason == f"no recovery within 60 s: {answer.sentence}"
+    house.tick(3)
+    assert house.notifier.kinds()[-1] == ("trigger", "critical")
+    assert answer.sentence in house.notifier.events[-1]["payload"]["summary"]
+    assert open_incidents(house) == 1
+    assert len(house.workspace.updates) == 1
+
+
+def test_unreadable_telemetry_is_asked_again(build: Build) -> None:
+    class Flaky(FixedTelemetry):
+        def recovery(self, *args: Any) -> Recovery:
+            self.asked.append(args)
+            if len(self.asked) < 3:
+                raise TransientError("the table is busy")
+            return self.answer
+
+    house = build()
+    house.telemetry = Flaky()
+    house.restart()
+    house.verdict()
+    assert house.tick_until(ended).state is Status.DONE
