@@ -20,6 +20,25 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
 KEY = "a-signing-key-for-tests-only"
 
+EVERY_SETTING: dict[str, Any] = {
+    "burst_scaling_enabled": True,
+    "environment_vars": {"KEY": "{{secrets/scope/key}}", "PLAIN": "x"},
+    "external_model": {
+        "provider": "openai", "name": "gpt", "task": "llm/v1/chat",
+        "openai_config": {"openai_api_key": "{{secrets/s/k}}", "openai_api_base": "https://example.com"},
+    },
+    "instance_profile_arn": "arn:aws:iam::1:instance-profile/x",
+    "max_provisioned_concurrency": 16,
+    "max_provisioned_throughput": 900,
+    "min_provisioned_concurrency": 4,
+    "min_provisioned_throughput": 100,
+    "provisioned_model_units": 50,
+    "scale_to_zero_enabled": False,
+    "workload_size": "Medium",
+    "workload_type": "GPU_SMALL",
+}  # fmt: skip
+"""Every setting of a served entity that an update must carry over."""
+
 
 def entity(version: str, deployment: str = "DEPLOYMENT_READY", **more: Any) -> ServedEntity:
     settings = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from alerts_support import EVERY_SETTING
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput, TrafficConfig
@@ -198,26 +199,7 @@ def test_versions_and_aliases_by_the_sdk(local: Running) -> None:
 
 
 WRITE_ONLY = "burst_scaling_enabled"
-EVERY: dict[str, Any] = {
-    "burst_scaling_enabled": True,
-    "entity_name": MODELS[CHAT],
-    "entity_version": "2",
-    "environment_vars": {"KEY": "{{secrets/scope/key}}", "PLAIN": "x"},
-    "external_model": {
-        "provider": "openai", "name": "gpt", "task": "llm/v1/chat",
-        "openai_config": {"openai_api_key": "{{secrets/s/k}}", "openai_api_base": "https://example.com"},
-    },
-    "instance_profile_arn": "arn:aws:iam::1:instance-profile/x",
-    "max_provisioned_concurrency": 16,
-    "max_provisioned_throughput": 900,
-    "min_provisioned_concurrency": 4,
-    "min_provisioned_throughput": 100,
-    "name": TWO,
-    "provisioned_model_units": 50,
-    "scale_to_zero_enabled": False,
-    "workload_size": "Medium",
-    "workload_type": "GPU_SMALL",
-}  # fmt: skip
+EVERY: dict[str, Any] = {"entity_name": MODELS[CHAT], "entity_version": "2", "name": TWO, **EVERY_SETTING}
 
 
 def test_every_setting_of_an_entity_survives_get_and_update_bit_for_bit(

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from alerts_support import House, settings, verdict
+from alerts_support import EVERY_SETTING, House, settings, verdict
 from databricks.sdk.service.serving import (
     AutoCaptureConfigInput,
     EndpointCoreConfigOutput,
@@ -22,23 +22,6 @@ from lastgood.workspace.databricks import connect
 from lastgood.workspace.local.state import KEPT
 
 MODEL = local.MODELS[local.CHAT]
-EVERY: dict[str, Any] = {
-    "burst_scaling_enabled": True,
-    "environment_vars": {"KEY": "{{secrets/scope/key}}", "PLAIN": "x"},
-    "external_model": {
-        "provider": "openai", "name": "gpt", "task": "llm/v1/chat",
-        "openai_config": {"openai_api_key": "{{secrets/s/k}}", "openai_api_base": "https://example.com"},
-    },
-    "instance_profile_arn": "arn:aws:iam::1:instance-profile/x",
-    "max_provisioned_concurrency": 16,
-    "max_provisioned_throughput": 900,
-    "min_provisioned_concurrency": 4,
-    "min_provisioned_throughput": 100,
-    "provisioned_model_units": 50,
-    "scale_to_zero_enabled": False,
-    "workload_size": "Medium",
-    "workload_type": "GPU_SMALL",
-}  # fmt: skip
 BESIDES: dict[str, Any] = {
     "ai_gateway": {
         "rate_limits": [{"calls": 100, "key": "endpoint", "renewal_period": "minute"}],
@@ -62,7 +45,7 @@ def running() -> Iterator[local.Running]:
 
 
 def entity(version: str, **more: Any) -> dict[str, Any]:
-    return {**local.entity(MODEL, version), **EVERY, **more}
+    return {**local.entity(MODEL, version), **EVERY_SETTING, **more}
 
 
 def put(running: local.Running, traffic: dict[str, int], *entities: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +54,7 @@ def put(running: local.Running, traffic: dict[str, int], *entities: dict[str, An
 
 
 def test_the_test_knows_every_field_the_sdk_has() -> None:
-    assert {one.name for one in fields(ServedEntityInput)} == {*EVERY, "name", "entity_name", "entity_version"}
+    assert {one.name for one in fields(ServedEntityInput)} == {*EVERY_SETTING, "name", "entity_name", "entity_version"}
     assert {one.name for one in fields(AutoCaptureConfigInput)} == set(CAPTURE)
     assert {one.name for one in fields(EndpointCoreConfigOutput)} == {
         "config_version", "served_entities", "traffic_config", "auto_capture_config",
