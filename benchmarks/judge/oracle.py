@@ -39,9 +39,10 @@ def oracle(one: Scenario, share: float, policy: Policy, runs: int, seed: int) ->
     for _ in range(runs):
         cols = columns_of(sticky.records(one, share, FAILING, rng), 20.0)
         found = cols.requesters
-        t, new, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, cols.width))
+        t, entry, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, cols.width))
         use = (pi > 0) & (pi < 1) & (t < len(cols.times))
-        each = eprocess.log_e(pi[use], new[use].astype(float), np.ones(int(use.sum())), policy.error_tolerance, omega)
+        new = found.arm[entry[use]].astype(float)
+        each = eprocess.log_e(pi[use], new, np.ones(int(use.sum())), policy.error_tolerance, omega)
         logs = np.bincount(t[use], each[:, 0], len(cols.times))
         took.append(float(_minutes(logs[:, None], cols.width, one.onset, limit)[0]))
     return float(np.median(took))
