@@ -39,14 +39,16 @@ class Capture(StrEnum):
     FULL = "full"
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """Fixed once read; a key nobody knows is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 WEIGHTS = {"errors": 0.55, "latency": 0.15, "pace": 0.07, "ttft": 0.05, "length": 0.03, "quality": 0.10, "scores": 0.05}
 
 
-class Policy(_Model):
+class Policy(Model):
     """When the judge speaks. E-value thresholds: 100 means at most 1 healthy version in 100 is ever rolled back."""
 
     watch_e: float = Field(5.0, gt=1)
@@ -111,7 +113,7 @@ class Policy(_Model):
         return ranges
 
 
-class Release(_Model):
+class Release(Model):
     """What `lastgood release check` asks of an endpoint."""
 
     probe: dict[str, Any] = Field({"prompt": "ping", "max_tokens": 16}, description="a request that must be answered")
@@ -128,7 +130,7 @@ class Release(_Model):
     max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
 
 
-class FeatureSource(_Model):
+class FeatureSource(Model):
     """Where an endpoint's features come from: a Delta table (asked by Spark) or a store (asked by its status API)."""
 
     kind: str = Field("feature_table", pattern="^(feature_table|synced_table|online_table|vector_index)$")
@@ -136,7 +138,7 @@ class FeatureSource(_Model):
     event_time: str | None = Field(None, description="feature table: column with the time its rows speak of")
 
 
-class CostSettings(_Model):
+class CostSettings(Model):
     """How an endpoint is served, for its price (conf/prices.yaml)."""
 
     mode: str = Field(
@@ -148,7 +150,7 @@ class CostSettings(_Model):
     latency: dict[str, float] = Field({}, description="mode -> how many times as long as now a request takes there")
 
 
-class EndpointSettings(_Model):
+class EndpointSettings(Model):
     """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
 
     mode: Mode = Mode.APPROVE
@@ -183,7 +185,7 @@ class EndpointSettings(_Model):
     cost: CostSettings = CostSettings()
 
 
-class Receiver(_Model):
+class Receiver(Model):
     """OTLP receiver. Loopback unless told otherwise."""
 
     host: str = "127.0.0.1"
@@ -212,7 +214,7 @@ class Receiver(_Model):
     tls_client_ca: Path | None = Field(None, description="senders must show a certificate of this authority")
 
 
-class Labels(_Model):
+class Labels(Model):
     """A table or file of labels or feedback: what is known of a request later. Each column is named; a value or a label is needed."""
 
     table: str
@@ -224,7 +226,7 @@ class Labels(_Model):
     at: str | None = Field(None, description="column with the time the label was given; else when it is first seen")
 
 
-class Sources(_Model):
+class Sources(Model):
     """Tables that hold requests of many endpoints."""
 
     entities_table: str | None = Field(
@@ -245,7 +247,7 @@ class Sources(_Model):
     labels: list[Labels] = Field([], description="tables and files of labels and feedback")
 
 
-class Oidc(_Model):
+class Oidc(Model):
     """Login through an OpenID provider (authorization code with PKCE)."""
 
     issuer: str = Field(description="https://issuer; its /.well-known/openid-configuration is read")
@@ -254,7 +256,7 @@ class Oidc(_Model):
     session_s: int = Field(3600, ge=60, description="how long a login lasts")
 
 
-class Web(_Model):
+class Web(Model):
     """Evidence pages and signed links."""
 
     host: str = "127.0.0.1"
@@ -275,14 +277,14 @@ class Web(_Model):
     trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
 
 
-class Alertmanager(_Model):
+class Alertmanager(Model):
     """Alerts pushed to Alertmanager, and its webhook taken in. Without a URL nothing is pushed."""
 
     url: str | None = None
     hook_token_env: str = Field("LASTGOOD_HOOK_TOKEN", description="variable with the bearer token of its webhook")
 
 
-class Hooks(_Model):
+class Hooks(Model):
     """Webhooks out; the variables hold their URLs (they are secrets)."""
 
     slack_env: str = Field("LASTGOOD_SLACK_URL", description="a Slack-compatible incoming webhook")
@@ -290,7 +292,7 @@ class Hooks(_Model):
     secret_env: str = Field("LASTGOOD_WEBHOOK_SECRET", description="whsec_...: what the generic webhook is signed with")
 
 
-class PagerDuty(_Model):
+class PagerDuty(Model):
     """Events API v2. Without a routing key nothing is sent."""
 
     url: str = "https://events.pagerduty.com/v2/enqueue"
@@ -299,7 +301,7 @@ class PagerDuty(_Model):
     severity_rollback: str = "critical"
 
 
-class WorkspaceSettings(_Model):
+class WorkspaceSettings(Model):
     """Where the serving API is; unset host and token fall back to databricks-sdk's own authentication."""
 
     host: str | None = None
@@ -307,7 +309,7 @@ class WorkspaceSettings(_Model):
     retry_timeout_s: int = Field(20, ge=1)
 
 
-class SparkSettings(_Model):
+class SparkSettings(Model):
     """Spark session: `local` (in process), `connect` (a local Connect server), `databricks` (the active session)."""
 
     mode: str = Field("local", pattern="^(local|connect|databricks)$")

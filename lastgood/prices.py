@@ -4,31 +4,28 @@ from datetime import date
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from lastgood.config import Model
 from lastgood.errors import ConfigError
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TokenPrice(_Model):
+class TokenPrice(Model):
     input: float = Field(ge=0)
     output: float = Field(ge=0)
 
 
-class UnitPrice(_Model):
+class UnitPrice(Model):
     per_hour: float = Field(ge=0)
     tokens_per_s: float = Field(gt=0)
 
 
-class InstancePrice(_Model):
+class InstancePrice(Model):
     per_hour: float = Field(ge=0)
     concurrency: float = Field(gt=0)
 
 
-class Prices(_Model):
+class Prices(Model):
     """conf/prices.yaml, in DBU; `dbu` is the price of one."""
 
     as_of: date

@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alerts_support import (
-    Build,
-    House,
-    MemoryWorkspace,
-    audit,
-    ended,
-    endpoint,
-    entity,
-    settings,
-)
+from alerts_support import Build, House, MemoryWorkspace, audit, ended, endpoint, entity, settings
 from tenacity import wait_none
 
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
