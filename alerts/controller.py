@@ -21,9 +21,9 @@ from lastgood.alerts.rollback.watch import Judged, Probed
 from lastgood.alerts.store import Store
 from lastgood.alerts.teller import AUTO, Teller
 from lastgood.alerts.tx import Tx
-from lastgood.config import Mode, Settings
 from lastgood.errors import LastgoodError, RefusedError, TransientError
-from lastgood.judge.verdict import State, Verdict
+from lastgood.record.verdict import State, Verdict
+from lastgood.settings import Mode, Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
 
 TICK_LEASE = timedelta(seconds=120)

@@ -9,8 +9,8 @@ from typing import Any
 from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.plan import Plan
-from lastgood.config import Settings
-from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.settings import Settings
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.tx import Tx
-from lastgood.config import EndpointSettings
 from lastgood.errors import RefusedError
+from lastgood.settings import EndpointSettings
 from lastgood.workspace import Endpoint
 
 

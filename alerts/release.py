@@ -11,14 +11,16 @@ from typing import Any
 import httpx
 from scipy.stats import binom
 
-from lastgood import delta, measures, metrics, tables
+from lastgood import tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.records import Check, Rollback
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.plan import Kind, make_plan
 from lastgood.errors import LastgoodError, RefusedError
-from lastgood.windows import merge
+from lastgood.record import metrics
+from lastgood.record.windows import merge
+from lastgood.tables import delta, measures
 from lastgood.workspace import Endpoint
 
 RECENT_WINDOWS = 30

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from lastgood.config import Policy, Settings
-from lastgood.exported import AGE_BUCKETS_S, BUCKETS_S, VERDICTS
-from lastgood.judge.verdict import State
+from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, VERDICTS
+from lastgood.record.verdict import State
+from lastgood.settings import Policy, Settings
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 BURNS = (

@@ -11,7 +11,7 @@ from lastgood.alerts.rollback.links import Action, Claims, Signer
 from lastgood.alerts.rollback.machine import Effect, Status
 from lastgood.alerts.rollback.plan import Plan
 from lastgood.alerts.tx import Tx
-from lastgood.config import Settings
+from lastgood.settings import Settings
 
 AUTO = "lastgood (auto)"
 

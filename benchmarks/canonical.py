@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lastgood import delta, tables
-from lastgood.telemetry import arrow_schema
+from lastgood import tables
+from lastgood.record.telemetry import arrow_schema
+from lastgood.tables import delta
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 CHUNK = 500_000

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.canonical import CHUNK
 from benchmarks.measured import Cost, machine, run
-from lastgood import delta, tables
+from lastgood import tables
 from lastgood.jobs.evidently_report import opinion, opinions
 from lastgood.jobs.samples import KEEP
 from lastgood.judge.drift import discoveries, distance
-from lastgood.telemetry import arrow_schema
+from lastgood.record.telemetry import arrow_schema
+from lastgood.tables import delta
 
 COLUMNS, START, LEVEL = 20, datetime(2026, 1, 5, tzinfo=UTC), 0.05
 WARM = 20_000
@@ -81,11 +82,11 @@ def make(folder: str, rows: int) -> None:
 def ours(folder: str, rounds: int) -> dict[str, Any]:
     """The job as scheduled: new requests into hourly samples, then the comparison; `rounds` times from nothing in one session. Once before
     on a small table, as in benchmarks.windows."""
-    from lastgood.config import SparkSettings, load
     from lastgood.jobs.drift import drift
     from lastgood.jobs.samples import samples
-    from lastgood.runs import Context
-    from lastgood.spark import session
+    from lastgood.jobs.spark import session
+    from lastgood.settings import SparkSettings, load
+    from lastgood.tables.runs import Context
 
     started = time.monotonic()
     spark = session(SparkSettings(driver_memory=HEAP))

@@ -17,10 +17,11 @@ import pyarrow as pa
 from prometheus_client import generate_latest
 
 from benchmarks.measured import machine
-from lastgood import delta, tables, telemetry
+from lastgood import tables
 from lastgood.dashboards.exporter import Exporter
-from lastgood.tables import Store
-from lastgood.windows import bucket
+from lastgood.record import telemetry
+from lastgood.record.windows import bucket
+from lastgood.tables import Store, delta
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 

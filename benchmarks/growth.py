@@ -16,13 +16,13 @@ import psutil
 from benchmarks.canonical import START, fill
 from benchmarks.measured import machine
 from lastgood import tables
-from lastgood.config import SparkSettings, load
 from lastgood.jobs.baseline import set_baseline
 from lastgood.jobs.drift import drift
 from lastgood.jobs.samples import samples
+from lastgood.jobs.spark import session
 from lastgood.jobs.windows import rollup, windows
-from lastgood.runs import Context
-from lastgood.spark import session
+from lastgood.settings import SparkSettings, load
+from lastgood.tables.runs import Context
 
 HISTORIES = (1, 10, 100)
 ENDPOINTS = ("chat", "search", "rank", "summary")

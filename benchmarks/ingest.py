@@ -30,7 +30,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from benchmarks.ingest_peers import PLAIN, collector_config
 from benchmarks.measured import Meter, free_port, machine
 from benchmarks.spans import EXPORT, bodies
-from lastgood import delta
+from lastgood.tables import delta
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.measured import machine
-from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
 from lastgood.judge.judge import Evidence, History, changes
 from lastgood.judge.records import Records, columns_of
 from lastgood.judge.streams import nothing
 from lastgood.judge.trail import follow
+from lastgood.settings import Policy
 
 ENDPOINTS, VERSIONS, STRATA, PER_STRATUM = 1000, 3, 20, 12.0
 POLICY = Policy()

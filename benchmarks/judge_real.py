@@ -25,10 +25,10 @@ from rich.table import Table
 
 from benchmarks.judge.served import serve_and_ask
 from benchmarks.measured import machine
-from lastgood.config import Policy
 from lastgood.judge.calibrate import Rate, labels
 from lastgood.judge.judge import Evidence, History, first_rollback
 from lastgood.judge.records import Records, columns_of
+from lastgood.settings import Policy
 
 POLICY = Policy(error_slo=0.3)
 """One in ten of these flights fails: the objective of such a site is no 2 %, or every regression would be called upstream."""

@@ -20,11 +20,11 @@ from rich.table import Table
 
 from benchmarks.judge_real import worse
 from benchmarks.measured import machine
-from lastgood.config import Policy
 from lastgood.judge.calibrate import Rate, labels
 from lastgood.judge.columns import Floats, Ints
 from lastgood.judge.judge import Evidence, History, first_rollback
 from lastgood.judge.records import Records, columns_of
+from lastgood.settings import Policy
 
 UNITS, HOUR = ("request", "requester"), 3600.0
 EDGE = "slower by what is tolerated"

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pyarrow as pa
 
-from lastgood import delta, tables
-from lastgood.telemetry import arrow_schema
-from lastgood.windows import Counts, bucket
+from lastgood import tables
+from lastgood.record.telemetry import arrow_schema
+from lastgood.record.windows import Counts, bucket
+from lastgood.tables import delta
 
 
 class Live:

@@ -15,7 +15,8 @@ from deltalake import DeltaTable
 
 from benchmarks.check import batches
 from benchmarks.measured import Cost, machine, run
-from lastgood import delta, tables
+from lastgood import tables
+from lastgood.tables import delta
 
 
 def log(table: Path, rows: int, seed: int, first: int) -> None:

@@ -15,9 +15,9 @@ from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.plan import Snapshot
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.config import EndpointSettings, Mode, Policy, Settings
 from lastgood.errors import LastgoodError
-from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.settings import EndpointSettings, Mode, Policy, Settings
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 

@@ -27,15 +27,16 @@ from databricks.sdk.config import Config
 from benchmarks.live import Live
 from benchmarks.measured import machine
 from benchmarks.rig import MODEL, NEW, OLD, Said, config
-from lastgood import measures, tables
+from lastgood import tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.config import EndpointSettings, Mode, Policy, Settings
-from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.settings import EndpointSettings, Mode, Policy, Settings
+from lastgood.tables import measures
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 from lastgood.workspace.local.models import build

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.canonical import fill
 from benchmarks.measured import Cost, machine, run
-from lastgood import delta, tables
-from lastgood.windows import (
+from lastgood import tables
+from lastgood.record.windows import (
     CAP_REQUESTERS,
     CHARS_PER_TOKEN,
     GROWTH,
@@ -29,6 +29,7 @@ from lastgood.windows import (
     ZERO,
     quantile,
 )
+from lastgood.tables import delta
 
 KEY = "endpoint, model_version, stratum, window_start"
 HISTOGRAMS = ("latency", "ttft", "feature_age", "length", "pace")
@@ -36,10 +37,10 @@ HISTOGRAMS = ("latency", "ttft", "feature_age", "length", "pace")
 
 def spark(storage: str, warm: str) -> dict[str, float]:
     """The job itself: change feed, counting, MERGE, run record; once before on a small table."""
-    from lastgood.config import SparkSettings, load
+    from lastgood.jobs.spark import session
     from lastgood.jobs.windows import windows
-    from lastgood.runs import Context
-    from lastgood.spark import session
+    from lastgood.settings import SparkSettings, load
+    from lastgood.tables.runs import Context
 
     started = time.monotonic()
     session_ = session(SparkSettings())

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 
-from lastgood import delta, tables, telemetry
+from lastgood import tables
 from lastgood.errors import CorruptError, LastgoodError
+from lastgood.record import telemetry
+from lastgood.tables import delta
 from lastgood.workspace import Platform
 
 GAUGES = {

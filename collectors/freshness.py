@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
-from lastgood.config import FeatureSource
 from lastgood.errors import LastgoodError
-from lastgood.runs import Context, append
-from lastgood.telemetry import spark_ddl
+from lastgood.record.telemetry import spark_ddl
+from lastgood.settings import FeatureSource
+from lastgood.tables.runs import Context, append
 from lastgood.workspace import Platform
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lastgood import telemetry
 from lastgood.collectors import bodies
 from lastgood.collectors.entities import named
 from lastgood.errors import ConfigError
+from lastgood.record import telemetry
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

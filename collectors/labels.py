@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.collectors.reading import read_any
-from lastgood.config import Labels
 from lastgood.errors import ConfigError
-from lastgood.runs import Context, Run, append, record
+from lastgood.settings import Labels
+from lastgood.tables.runs import Context, Run, append, record
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

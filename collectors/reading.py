@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.collectors import inference_tables, span_tables
 from lastgood.collectors.otlp.bodies import is_text
-from lastgood.config import Settings
 from lastgood.errors import ConfigError
-from lastgood.redact import Redactor, rules
-from lastgood.runs import Context, Run, append, bookmark, record
+from lastgood.record.redact import Redactor
+from lastgood.settings import Settings
+from lastgood.settings.redaction import rules
+from lastgood.tables.runs import Context, Run, append, bookmark, record
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

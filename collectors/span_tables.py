@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from lastgood import tables, telemetry
+from lastgood import tables
 from lastgood.collectors.otlp.rows import EVALUATION, Decoded, SpanDecoder
+from lastgood.record import telemetry
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lastgood.windows import GROWTH, ZERO
+from lastgood.record.windows import GROWTH, ZERO
 
 SINCE = "current_timestamp() - INTERVAL 14 DAYS"
 HOURS = "endpoint, model_version, date_trunc('HOUR', window_start) AS hour"

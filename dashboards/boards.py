@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lastgood.config import Policy
-from lastgood.exported import VERDICTS
+from lastgood.record.exported import VERDICTS
+from lastgood.settings import Policy
 
 RATE = "$__rate_interval"
 MINE = 'endpoint=~"$endpoint"'

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prometheus_client.samples import Exemplar
 
-from lastgood.exported import BUCKETS_S
+from lastgood.record.exported import BUCKETS_S
 
 MAX_VERSIONS = 10_000
 EDGES = np.array([*BUCKETS_S, math.inf])

@@ -1,4 +1,4 @@
-"""Window counts, verdicts, drift, runs, operations and the receiver's own tally -> Prometheus metrics of `lastgood.exported`.
+"""Window counts, verdicts, drift, runs, operations and the receiver's own tally -> Prometheus metrics of `lastgood.record.exported`.
 
 Counters follow the `windows` table through its change data feed, from the version remembered in a small ledger file: late rows and
 re-runs change a window, and the counter by the difference. Histograms are kept in the buckets of `windows`: the classic ones and the
@@ -21,12 +21,13 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import BucketSpan, Exemplar, NativeHistogram, Sample
 
-from lastgood import __version__, delta, measures, tables
+from lastgood import __version__, tables
 from lastgood.dashboards import protobuf
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
-from lastgood.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
-from lastgood.windows import middle
+from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
+from lastgood.record.windows import middle
+from lastgood.tables import delta, measures
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from lastgood.config import Settings
 from lastgood.dashboards.boards import BOARDS, Board, Plot
-from lastgood.exported import VERDICTS
-from lastgood.judge.verdict import State
+from lastgood.record.exported import VERDICTS
+from lastgood.record.verdict import State
+from lastgood.settings import Settings
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 

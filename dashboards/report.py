@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from lastgood.judge.verdict import Verdict
-from lastgood.measures import series
-from lastgood.metrics import BY_NAME
-from lastgood.windows import Counts
+from lastgood.record.metrics import BY_NAME
+from lastgood.record.verdict import Verdict
+from lastgood.record.windows import Counts
+from lastgood.tables.measures import series
 
 COLOURS = {
     "Healthy": "#2a9d5c",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.samples import smallest
-from lastgood.runs import Context, append
+from lastgood.tables.runs import Context, append
 
 if TYPE_CHECKING:
     import pandas as pd

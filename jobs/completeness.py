@@ -4,10 +4,11 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from lastgood import tables, telemetry
-from lastgood.config import Capture
+from lastgood import tables
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
-from lastgood.runs import Context, Run
+from lastgood.record import telemetry
+from lastgood.settings import Capture
+from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lastgood import tables, telemetry
+from lastgood import tables
 from lastgood.jobs.completeness import known_skews
-from lastgood.runs import Context, Run, increment, merge
+from lastgood.record import telemetry
+from lastgood.tables.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

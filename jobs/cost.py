@@ -4,10 +4,10 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.config import CostSettings
 from lastgood.jobs.touched import Measure, Touched, recompute
-from lastgood.prices import Prices, prices
-from lastgood.runs import Context, Run
+from lastgood.settings import CostSettings
+from lastgood.settings.prices import Prices, prices
+from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

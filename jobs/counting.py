@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood import tables
-from lastgood.telemetry import arrow_schema
-from lastgood.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
+from lastgood.record.telemetry import arrow_schema
+from lastgood.record.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

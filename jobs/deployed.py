@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.windows import Counts
+from lastgood.record.windows import Counts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
 
-    from lastgood.runs import Context
+    from lastgood.tables.runs import Context
 
 AGAIN_AFTER, AGAIN_ROWS = timedelta(minutes=10), 60
 """A version that was rolled back is tried again when it serves so many requests later than so long after traffic was moved away."""

@@ -13,9 +13,9 @@ from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import Pair, pairs
 from lastgood.jobs.samples import sample, samples, smallest
 from lastgood.jobs.touched import HOUR_S, Touched, ranges
-from lastgood.measures import report_path
-from lastgood.runs import Context, Run, append
-from lastgood.telemetry import spark_ddl
+from lastgood.record.telemetry import spark_ddl
+from lastgood.tables.measures import report_path
+from lastgood.tables.runs import Context, Run, append
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from lastgood import tables
 from lastgood.jobs.deployed import Pair
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, Planned
-from lastgood.runs import Context
-from lastgood.windows import Counts, from_row, utc
+from lastgood.record.windows import Counts, from_row, utc
+from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

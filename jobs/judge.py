@@ -12,9 +12,9 @@ from lastgood.jobs.deployed import pairs
 from lastgood.jobs.evidence import evidence
 from lastgood.judge import History, State, Verdict, judge
 from lastgood.judge.evidence import LIVE_SHARE
-from lastgood.runs import Context, append
-from lastgood.telemetry import spark_ddl
-from lastgood.windows import utc
+from lastgood.record.telemetry import spark_ddl
+from lastgood.record.windows import utc
+from lastgood.tables.runs import Context, append
 
 SEGMENT = timedelta(days=1)
 """Evidence begins with the candidate and anew every day after its second, two days at most: see `segment`."""

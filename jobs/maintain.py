@@ -5,10 +5,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from lastgood import delta, tables
-from lastgood.config import Capture
+from lastgood import tables
 from lastgood.errors import ConfigError, TransientError
-from lastgood.runs import UPKEEP, Context, Run, merge, record
+from lastgood.settings import Capture
+from lastgood.tables import delta
+from lastgood.tables.runs import UPKEEP, Context, Run, merge, record
 
 COLLECTED = {"inbox", "scores"}
 """Receivers compact these, and only they: see docs/adr/0002."""

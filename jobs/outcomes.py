@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.scored import about
-from lastgood.runs import Context, Run, increment, merge
+from lastgood.tables.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

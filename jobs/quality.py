@@ -11,7 +11,7 @@ from operator import add, or_
 from typing import TYPE_CHECKING
 
 from lastgood.jobs.counting import GRAIN
-from lastgood.outcomes import OUTCOMES, SPREAD
+from lastgood.judge.outcomes import OUTCOMES, SPREAD
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.touched import HOUR_S, Measure, Touched, recompute, window_start
-from lastgood.runs import Context, Run
+from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.runs import Context, Run, increment, replace_rows
+from lastgood.tables.runs import Context, Run, increment, replace_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

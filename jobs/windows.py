@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs import counting
 from lastgood.jobs.quality import quality_flags
+from lastgood.jobs.spark import narrow_rows
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
-from lastgood.runs import Context, Run
-from lastgood.spark import narrow_rows
-from lastgood.telemetry import spark_ddl
-from lastgood.windows import CHARS_PER_TOKEN, SIZE_EDGES
+from lastgood.record.telemetry import spark_ddl
+from lastgood.record.windows import CHARS_PER_TOKEN, SIZE_EDGES
+from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -1,6 +1,6 @@
 """`python -m lastgood`, and the entry point of the wheel's job tasks."""
 
-from lastgood.cli import main
+from lastgood.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,9 @@ from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.config import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
-from lastgood.judge.verdict import Finding, State, Verdict
+from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.settings import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lastgood.config import SparkSettings
+from lastgood.settings import SparkSettings
 from lastgood.tables import Store
 
 for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "LASTGOOD_"))]:
@@ -37,7 +37,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def java() -> None:
     """For tests that start Spark in a process of its own."""
-    from lastgood.spark import has_java
+    from lastgood.jobs.spark import has_java
 
     needs("Java (JAVA_HOME or lastgood[spark])", has_java())
 
@@ -45,7 +45,7 @@ def java() -> None:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """One Spark session for the whole run."""
-    from lastgood.spark import has_java, session
+    from lastgood.jobs.spark import has_java, session
 
     needs("Java (JAVA_HOME or lastgood[spark])", has_java())
     made = session(SparkSettings(mode="local", driver_memory="1g"))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from lastgood import delta, tables, telemetry
-from lastgood.tables import Store
+from lastgood import tables
+from lastgood.record import telemetry
+from lastgood.tables import Store, delta
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WINDOW_S = 60

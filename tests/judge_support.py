@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 
 from lastgood.judge.records import Records
-from lastgood.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
+from lastgood.record.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
 START = 1_772_366_400.0
 """2026-03-01 12:00 UTC."""

@@ -12,9 +12,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from lastgood import delta
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.config import Receiver
+from lastgood.settings import Receiver
+from lastgood.tables import delta
 
 AT = int(datetime.now(UTC).timestamp()) * 10**9
 

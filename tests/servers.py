@@ -20,7 +20,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from lastgood.alerts.rules import build
-from lastgood.config import Settings, Web
+from lastgood.settings import Settings, Web
 
 
 def free_port() -> int:

@@ -9,11 +9,12 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lastgood import exported, tables
-from lastgood.cli import app
-from lastgood.config import Settings
+from lastgood import tables
+from lastgood.cli.app import app
 from lastgood.errors import LastgoodError
-from lastgood.mistakes import models_of
+from lastgood.record import exported
+from lastgood.settings import Settings
+from lastgood.settings.mistakes import models_of
 
 Page = Iterator[str]
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from lastgood.alerts.notify.alertmanager import Alertmanager
 from lastgood.alerts.notify.pagerduty import PagerDuty
 from lastgood.alerts.notify.webhooks import SignedWebhook, Slack
-from lastgood.config import Settings, secret
 from lastgood.errors import ConfigError
+from lastgood.settings import Settings, secret
 
 
 class Notifier(Protocol):

@@ -14,8 +14,8 @@ from lastgood.alerts.rollback.plan import Kind, Plan, Route, Target
 from lastgood.alerts.rollback.verify import Telemetry
 from lastgood.alerts.store import Store
 from lastgood.alerts.tx import Tx
-from lastgood.config import Settings
 from lastgood.errors import ConfigError, RefusedError, TransientError
+from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
 
 MAX_REFUSALS = 3

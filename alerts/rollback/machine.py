@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from lastgood.alerts.rollback.verify import Recovery
-from lastgood.config import Policy
 from lastgood.errors import RefusedError
+from lastgood.settings import Policy
 
 
 class Status(StrEnum):

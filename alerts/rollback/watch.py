@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.config import Settings
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
+from lastgood.settings import Settings
 from lastgood.workspace import Workspace
 
 DRILL_REQUESTS = 20

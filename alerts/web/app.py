@@ -19,8 +19,8 @@ from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.openapi import DOCUMENT
 from lastgood.alerts.web.pages import ACTIONS, COOKIE, NOTHING, Evidence, Overview, Pages, Report
-from lastgood.config import secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.settings import secret
 
 LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 409, Problem.USED: 409}
 

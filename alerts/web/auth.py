@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from lastgood.config import Web, secret
 from lastgood.errors import ConfigError
+from lastgood.settings import Web, secret
 
 MAX_NAME = 200
 

@@ -20,7 +20,7 @@ from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from lastgood.metrics import BY_NAME
+from lastgood.record.metrics import BY_NAME
 
 WIDTH, HEIGHT = 300, 48
 SHOWN = ("p95_ms", "error_rate", "bad_answers", "tokens_out", "feature_age_p95_ms", "requests")

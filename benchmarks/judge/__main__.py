@@ -20,7 +20,7 @@ from benchmarks.judge import drift, oracle, ours, promises, sticky, week
 from benchmarks.judge.rivals import RIVALS, STREAMED, first, series
 from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, SLOW, Floats, Regression, Scenario, simulate
 from benchmarks.measured import machine
-from lastgood.config import Policy
+from lastgood.settings import Policy
 
 POLICY = Policy()
 SPLITS = (0.5, 0.1)

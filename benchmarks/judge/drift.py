@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.signal import lfilter
 
-from lastgood.config import Policy
 from lastgood.jobs.evidently_report import opinions
 from lastgood.jobs.samples import KEEP
 from lastgood.judge.calibrate import Rate
 from lastgood.judge.drift import distance
+from lastgood.settings import Policy
 
 REFERENCES, CURRENTS = (200, 1000, 4800, 100_000, 5_000_000), (50, 96, 1000, 100_000, 1_000_000)
 MEMORY = 0.9

@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.judge import ours, sticky
 from benchmarks.judge.traffic import FAILING, Floats, Scenario, simulate
-from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.cohorts import changed, cohorts, draws, first_bad
 from lastgood.judge.records import columns_of
 from lastgood.judge.streams import failures
+from lastgood.settings import Policy
 
 
 def _minutes(logs: Floats, width: float, onset: int, limit: float) -> Floats:

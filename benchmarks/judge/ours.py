@@ -3,10 +3,10 @@
 import numpy as np
 
 from benchmarks.judge.traffic import LOW, Floats, Traffic
-from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
 from lastgood.judge.look import budget
 from lastgood.judge.trail import Trail, follow
+from lastgood.settings import Policy
 
 
 def columns(traffic: Traffic) -> Columns:

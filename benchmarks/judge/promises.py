@@ -8,11 +8,11 @@ from rich.console import Console
 
 from benchmarks.judge.traffic import ERRORS, Floats, noise
 from benchmarks.measured import machine
-from lastgood.config import Policy
 from lastgood.judge import eprocess, power
 from lastgood.judge.calibrate import Rate
 from lastgood.judge.guards import RUN_ALARM, RUN_LENGTH
 from lastgood.judge.look import TOLERATED_RISE, dispersion, expected_rate
+from lastgood.settings import Policy
 
 MINUTES, PER_MINUTE, WEEKS, RUNS = 120 * 1440, 60.0, 4, 200
 CASES = {

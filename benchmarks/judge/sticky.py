@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from benchmarks.judge.traffic import ERRORS, HIGH, LOW, SIGMA, STEP, Floats, Regression, Scenario, Traffic
-from lastgood.config import Policy
 from lastgood.judge.judge import Evidence, History, first_rollback
 from lastgood.judge.records import Records, columns_of
+from lastgood.settings import Policy
 
 REQUESTERS, HABIT, STORMS, STORM = 3000, 0.3, 0.3, 4.0
 """How many requesters (a few send most); spread of their typical log latency; which failures are retried in a storm, and the mean number of retries."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from lastgood.windows import GROWTH
+from lastgood.record.windows import GROWTH
 
 Floats = npt.NDArray[np.float64]
 ERRORS, SIGMA = 0.0065, 0.35

@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks.judge.ours import decided
 from benchmarks.judge.traffic import ERRORS, SIGMA, noise
-from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
 from lastgood.judge.trail import follow
-from lastgood.windows import GROWTH
+from lastgood.record.windows import GROWTH
+from lastgood.settings import Policy
 
 MINUTES, PER_MINUTE = 7 * 1440, 60.0
 

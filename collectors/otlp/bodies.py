@@ -7,7 +7,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION
-from lastgood.redact import Redactor
+from lastgood.record.redact import Redactor
 
 _FIELDS = dialects.fields()
 TEXTS = frozenset(name for field in ("input", "output") for name, _ in _FIELDS[field])

@@ -20,9 +20,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
-from lastgood import telemetry
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION, FIRST_CHUNK, MAX_ATTRIBUTES, MAX_VALUE, Row, SpanDecoder, plain
+from lastgood.record import telemetry
 
 SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 Ints = npt.NDArray[np.int64]

@@ -24,10 +24,12 @@ import pyarrow as pa
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from lastgood import delta, tables, telemetry
+from lastgood import tables
 from lastgood.collectors.otlp import feedback, rows, spool
 from lastgood.collectors.otlp.columns import SCHEMA, Batch, TraceDecoder
 from lastgood.errors import LastgoodError, TransientError
+from lastgood.record import telemetry
+from lastgood.tables import delta
 
 log = logging.getLogger(__name__)
 COMMIT_BYTES = 32 * 2**20

@@ -21,15 +21,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lastgood.asgi import bind
 from lastgood.collectors.otlp import feedback, rows
+from lastgood.collectors.otlp.asgi import bind
 from lastgood.collectors.otlp.bodies import redact
 from lastgood.collectors.otlp.signals import JSON, PROTOBUF, SIGNALS, Signal, answer, refusal, retry_info, unpack
 from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
-from lastgood.config import Receiver, secret
 from lastgood.errors import ConfigError, TransientError
-from lastgood.redact import Redactor
+from lastgood.record.redact import Redactor
+from lastgood.settings import Receiver, secret
 
 log = logging.getLogger(__name__)
 BODIES = 4

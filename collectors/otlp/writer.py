@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from lastgood.collectors.otlp.drain import FRAME
 from lastgood.collectors.otlp.spool import Record, Spool, identity
-from lastgood.config import Receiver
 from lastgood.errors import LastgoodError, TransientError
+from lastgood.settings import Receiver
 
 log = logging.getLogger(__name__)
 Sink = Callable[[pa.Table], None]

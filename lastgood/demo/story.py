@@ -17,17 +17,18 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 
-from lastgood import delta, tables
+from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.store import Store
-from lastgood.config import Mode, WorkspaceSettings
 from lastgood.demo.processes import Process, free_port, resident_mb
+from lastgood.demo.traffic import Traffic
 from lastgood.demo.watch import Watch
 from lastgood.errors import ConfigError, LastgoodError, TransientError
-from lastgood.judge.verdict import State
-from lastgood.spark import fetch_jars, java_home
-from lastgood.traffic import Traffic
+from lastgood.jobs.spark import fetch_jars, java_home
+from lastgood.record.verdict import State
+from lastgood.settings import Mode, WorkspaceSettings
+from lastgood.tables import delta
 from lastgood.workspace.databricks import connect
 from lastgood.workspace.local.models import CHAT
 from lastgood.workspace.local.state import MODELS, Fault, entity

@@ -11,11 +11,13 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lastgood import delta, measures, metrics, tables
+from lastgood import tables
 from lastgood.dashboards.report import Report, render
-from lastgood.judge.judge import summary
-from lastgood.judge.verdict import State, Verdict
-from lastgood.windows import Counts
+from lastgood.record import metrics
+from lastgood.record.metrics import summary
+from lastgood.record.verdict import State, Verdict
+from lastgood.record.windows import Counts
+from lastgood.tables import delta, measures
 from lastgood.workspace.local.models import CHAT
 
 SHOWN = ("requests", "p50_ms", "p95_ms", "error_rate", "bad_answers", "tokens_out")

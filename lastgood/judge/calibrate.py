@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from lastgood.config import Policy
 from lastgood.judge.columns import Ints
 from lastgood.judge.judge import Evidence, History, first_rollback
 from lastgood.judge.records import Records, columns_of
+from lastgood.settings import Policy
 
 UNITS = ("request", "requester", "pod")
 TEMPERINGS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lastgood.judge.eprocess import Floats
-from lastgood.windows import ZERO, Counts, merge
+from lastgood.record.windows import ZERO, Counts, merge
 
 Ints = npt.NDArray[np.int64]
 FAMILIES = ("4xx", "429", "5xx", "timeout", "other")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lastgood.judge.columns import Columns
-from lastgood.windows import Counts
+from lastgood.record.windows import Counts
 
 LIVE_SHARE = 0.25
 """Part of the false-rollback budget that the service's judging of the newest requests spends; the scheduled job has the rest."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from lastgood.judge.columns import Ints
 from lastgood.judge.look import Case, Look
-from lastgood.judge.verdict import Finding, State
+from lastgood.record.verdict import Finding, State
 
 SLO_E, STALE_SHARE = 100.0, 0.5
 RUN_LENGTH, RUN_ALARM = 43_200.0, 1.5 * 43_200.0

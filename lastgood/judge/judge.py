@@ -1,24 +1,19 @@
 """Window counts, drift and deployment of one endpoint -> a verdict with its findings and one sentence (pure)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 
 import numpy as np
 
-from lastgood import metrics
-from lastgood.config import Policy
 from lastgood.judge import guards, say
 from lastgood.judge.columns import Columns, columns
 from lastgood.judge.evidence import Drifted, Evidence, History, Planned
 from lastgood.judge.look import Case, Look
 from lastgood.judge.trail import follow
-from lastgood.judge.verdict import State, Verdict
-from lastgood.windows import Counts, bucket, merge
-
-
-def summary(windows: Sequence[Counts]) -> dict[str, float | None]:
-    """Figures of one version (see metrics.CATALOGUE)."""
-    return metrics.figures(merge(windows, stratum="all")) if windows else {"requests": 0.0}
+from lastgood.record.metrics import summary
+from lastgood.record.verdict import State, Verdict
+from lastgood.record.windows import bucket
+from lastgood.settings import Policy
 
 
 def judge(evidence: Evidence, policy: Policy, history: History, now: datetime) -> Verdict:
@@ -117,4 +112,4 @@ def _numbers(look: Look) -> dict[str, object]:
     }
 
 
-__all__ = ["Drifted", "Evidence", "History", "Planned", "changes", "first_rollback", "judge", "summary"]
+__all__ = ["Drifted", "Evidence", "History", "Planned", "changes", "first_rollback", "judge"]

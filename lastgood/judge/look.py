@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.columns import Columns, Ints
 from lastgood.judge.eprocess import Floats
@@ -17,7 +16,8 @@ from lastgood.judge.evidence import Evidence, History
 from lastgood.judge.intervals import quantile_band
 from lastgood.judge.streams import Blocks, Stream
 from lastgood.judge.trail import REQUEST, Trail
-from lastgood.windows import middle
+from lastgood.record.windows import middle
+from lastgood.settings import Policy
 
 SAFE_RATIO, SAFE_E, GONE_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 3.0, 1000.0, 0.05
 SPLIT_ODDS = 1.1

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lastgood.config import Policy
 from lastgood.judge.columns import FAMILIES, Columns, Entries
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.look import budget
 from lastgood.judge.streams import shift_buckets
 from lastgood.judge.trail import follow
+from lastgood.settings import Policy
 
 SIGMA = 0.35
 """Spread of log latency where no history is given."""

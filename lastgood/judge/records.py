@@ -20,7 +20,7 @@ from lastgood.judge.columns import (
     tally,
 )
 from lastgood.judge.eprocess import Floats
-from lastgood.windows import GROWTH, SIZE_EDGES, START_TOKENS, ZERO
+from lastgood.record.windows import GROWTH, SIZE_EDGES, START_TOKENS, ZERO
 
 SIZES = (*(str(edge) for edge in SIZE_EDGES), "more", "?")
 

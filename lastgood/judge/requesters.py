@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.cohorts import changed, cohorts, draws, first_bad, sorting
 from lastgood.judge.columns import Columns, Ints, Requesters, tally
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.levels import by_visit, levels, ranks, rises, so_far
 from lastgood.judge.streams import Blocks, Stream, quantile_shares, shift_buckets
-from lastgood.windows import ZERO
+from lastgood.record.windows import ZERO
+from lastgood.settings import Policy
 
 EPOCH_S = 1800.0
 FROM_START = 0.95

@@ -8,7 +8,7 @@ import numpy as np
 from lastgood.judge import eprocess, intervals
 from lastgood.judge.look import Look
 from lastgood.judge.streams import Stream
-from lastgood.judge.verdict import Finding, State
+from lastgood.record.verdict import Finding, State
 
 COMPARED = ("errors", "latency", "pace", "ttft", "length", "quality", "scores")
 _VERBS = {"errors": "fails", "quality": "gives bad answers"}

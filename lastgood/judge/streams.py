@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.columns import FAMILIES, Columns, Entries, Ints, no_entries, tally
 from lastgood.judge.eprocess import Floats, State
-from lastgood.windows import GROWTH
+from lastgood.record.windows import GROWTH
+from lastgood.settings import Policy
 
 QUANTILES = (0.75, 0.90, 0.95, 0.99)
 QUANTILE_SHARES = (0.20, 0.35, 0.25, 0.20)

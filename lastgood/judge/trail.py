@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lastgood.config import Policy
 from lastgood.judge import eprocess
 from lastgood.judge.columns import Columns, Ints, tally
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.requesters import DECIDED, MIXED, by_requester, largest, mixing
 from lastgood.judge.streams import Blocks, Carry, Stream, by_request, nothing, pooled, total
+from lastgood.settings import Policy
 
 STICKY, UNDECIDED, REQUEST = 0, 1, 2
 KNOWN = 0.2

@@ -29,8 +29,8 @@ from databricks.sdk.service.serving import (
     TrafficConfig,
 )
 
-from lastgood.config import WorkspaceSettings, secret
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.settings import WorkspaceSettings, secret
 from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")

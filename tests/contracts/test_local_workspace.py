@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from lastgood import delta
+from lastgood.tables import delta
 from lastgood.workspace.local import CHAT, MODELS, TABULAR, LocalConfig, Prompts, Running, row, serve
 
 ASK = {"prompt": "What does the with statement do?", "system_message": "s", "max_tokens": 80, "metadata": {"team": "a"}}

@@ -42,13 +42,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from otlp_support import AT, batch, inbox, receiving
 
-from lastgood import delta, instrument
 from lastgood.collectors.otlp import spool
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.collectors.otlp.writer import GroupCommit
-from lastgood.config import Capture, Receiver
 from lastgood.errors import ConfigError, TransientError
-from lastgood.redact import Redactor
+from lastgood import instrument
+from lastgood.record.redact import Redactor
+from lastgood.settings import Capture, Receiver
+from lastgood.tables import delta
 
 JSON = {"content-type": "application/json"}
 

@@ -15,12 +15,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from lastgood import delta
 from lastgood.collectors.otlp import spool
 from lastgood.collectors.otlp.columns import TraceDecoder
 from lastgood.collectors.otlp.drain import Drain
 from lastgood.collectors.otlp.spool import Record, Spool
 from lastgood.errors import ConfigError, CorruptError, TransientError
+from lastgood.tables import delta
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6)
 records = st.builds(Record, st.integers(0, 2), st.integers(0, 2**50), st.binary(max_size=200))

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.live import write
 from lastgood import tables
-from lastgood.measures import WindowTelemetry, evidence_series
-from lastgood.windows import Counts, bucket
+from lastgood.record.windows import Counts, bucket
+from lastgood.tables.measures import WindowTelemetry, evidence_series
 
 SHIFT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

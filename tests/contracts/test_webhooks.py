@@ -17,8 +17,8 @@ from lastgood.alerts.notify import LogNotifier, configured
 from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.notify.webhooks import SignedWebhook, Slack
-from lastgood.config import Alertmanager, Settings
 from lastgood.errors import ConfigError, RefusedError, TransientError
+from lastgood.settings import Alertmanager, Settings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TRIGGER = event(

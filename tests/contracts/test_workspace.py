@@ -14,8 +14,8 @@ from databricks.sdk.config import Config
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput, TrafficConfig
 
 from lastgood.collectors.endpoint_metrics import row
-from lastgood.config import WorkspaceSettings
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.settings import WorkspaceSettings
 from lastgood.workspace import Endpoint, SourceState, Update
 from lastgood.workspace.databricks import DatabricksWorkspace, connect
 from lastgood.workspace.local import CHAT, MODELS, TABULAR, LocalConfig, Running, entity, serve

@@ -11,8 +11,8 @@ import typer
 import yaml
 from conftest import needs
 
-from lastgood.cli import app
-from lastgood.config import Receiver, Settings, Web
+from lastgood.cli.app import app
+from lastgood.settings import Receiver, Settings, Web
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PORTS = {Web().port, Receiver().grpc_port, Receiver().http_port}

@@ -13,12 +13,12 @@ import yaml
 
 from lastgood.alerts.rules import build as build_rules
 from lastgood.alerts.rules import document
-from lastgood.cli_config import schema
-from lastgood.config import Settings, load
+from lastgood.cli.config import schema
 from lastgood.dashboards import aibi
 from lastgood.dashboards.boards import BOARDS
 from lastgood.dashboards.grafana import build as build_board
-from lastgood.exported import CATALOGUE, SERIES
+from lastgood.record.exported import CATALOGUE, SERIES
+from lastgood.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "conf" / "prometheus" / "lastgood.rules.yml"

@@ -13,8 +13,8 @@ from databricks.bundles.schemas import Schema
 from databricks.bundles.secret_scopes import SecretScope
 from databricks.bundles.volumes import Volume
 
-from lastgood.config import load
-from lastgood.loop import JOBS
+from lastgood.service.loop import JOBS
+from lastgood.settings import load
 
 ROOT = Path(__file__).parents[2]
 KINDS: dict[str, Any] = {"jobs": Job, "schemas": Schema, "volumes": Volume, "apps": App, "secret_scopes": SecretScope}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 import typer
 
-from lastgood.cli import app
+from lastgood.cli.app import app
 
 ALWAYS_JSON = {"job", "serve", "drift", "forget", "baseline set", "config schema"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lastgood.cli import app
+from lastgood.cli.app import app
 
 
 def shown(*arguments: str) -> dict[str, tuple[Any, str]]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood.config import Mode, load, secret
 from lastgood.errors import ConfigError
+from lastgood.settings import Mode, load, secret
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.config import CostSettings
-from lastgood.costs import MODES, cheapest, loads, offers, report, scaled
-from lastgood.costs import changes as when_it_changes
 from lastgood.errors import ConfigError
-from lastgood.prices import Prices, TokenPrice, prices
-from lastgood.windows import Counts, bucket
+from lastgood.jobs.offers import MODES, cheapest, loads, offers, report, scaled
+from lastgood.jobs.offers import changes as when_it_changes
+from lastgood.record.windows import Counts, bucket
+from lastgood.settings import CostSettings
+from lastgood.settings.prices import Prices, TokenPrice, prices
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 PRICES = Prices(

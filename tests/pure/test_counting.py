@@ -1,4 +1,4 @@
-"""Columnar window counts against lastgood.windows one request at a time, and against exact quantiles."""
+"""Columnar window counts against lastgood.record.windows one request at a time, and against exact quantiles."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
-from lastgood.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
+from lastgood.record.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REQUESTS = pa.schema([

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import loop
 from lastgood.errors import TransientError
-from lastgood.serve import every
+from lastgood.service import loop
+from lastgood.service.serve import every
 
 
 def test_a_task_that_fails_is_tried_again_and_counted(caplog: pytest.LogCaptureFixture) -> None:

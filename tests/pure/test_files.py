@@ -15,7 +15,7 @@ from judge_support import requests
 
 from lastgood.errors import ConfigError
 from lastgood.judge.records import Records
-from lastgood.replay import read, records
+from lastgood.service.replay import read, records
 
 GIVEN = requests(1, minutes=5, failing=0.1)
 BAD = GIVEN.code >= 0

@@ -10,12 +10,12 @@ from judge_support import START, requests
 
 from benchmarks.judge import ours, sticky
 from benchmarks.judge.traffic import FAILING, HEALTHY, SCENARIOS, Traffic, simulate
-from lastgood.config import Policy
 from lastgood.judge import Evidence, Finding, History, Planned, State, Verdict, judge
 from lastgood.judge import calibrate as cal
 from lastgood.judge.judge import first_rollback
 from lastgood.judge.look import budget
 from lastgood.judge.records import Records, columns_of
+from lastgood.settings import Policy
 
 POLICY = Policy()
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastgood.config import Policy
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, judge
 from lastgood.judge.drift import distance
-from lastgood.windows import Counts, add, bucket
+from lastgood.record.windows import Counts, add, bucket
+from lastgood.settings import Policy
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICY = Policy()

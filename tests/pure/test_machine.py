@@ -25,8 +25,8 @@ from lastgood.alerts.rollback.machine import (
 )
 from lastgood.alerts.rollback.plan import Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.verify import Recovery
-from lastgood.config import Policy
 from lastgood.errors import RefusedError
+from lastgood.settings import Policy
 from lastgood.workspace import Endpoint, Update
 
 POLICY = Policy(ready_timeout_s=600, verify_timeout_s=300, proposal_ttl_s=3600)

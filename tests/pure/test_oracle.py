@@ -2,7 +2,7 @@
 
 from benchmarks.judge.oracle import oracle
 from benchmarks.judge.traffic import SCENARIOS
-from lastgood.config import Policy
+from lastgood.settings import Policy
 
 
 def test_the_oracle_of_sticky_requesters_needs_minutes_too() -> None:

@@ -15,11 +15,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from lastgood import tables, telemetry
+from lastgood import tables
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp import rows as decoded
 from lastgood.collectors.otlp.columns import TraceDecoder
 from lastgood.collectors.otlp.rows import MAX_ATTRIBUTES, MAX_VALUE, SpanDecoder
+from lastgood.record import telemetry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 AT = int(NOW.timestamp()) * 10**9

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lastgood.judge.intervals import rate_interval
-from lastgood.outcomes import compare, difference, interval, labelled, report, wilson
-from lastgood.windows import Counts
+from lastgood.judge.outcomes import compare, difference, interval, labelled, report, wilson
+from lastgood.record.windows import Counts
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

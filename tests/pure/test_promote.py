@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lastgood.alerts.promote import next_step
 from lastgood.alerts.rollback.plan import Kind, Plan, Route, Snapshot
-from lastgood.config import EndpointSettings, Policy
 from lastgood.errors import RefusedError
+from lastgood.settings import EndpointSettings, Policy
 from lastgood.workspace import Endpoint
 
 SETTINGS = EndpointSettings(policy=Policy(promote_shares=(5, 25, 50)), write_only={"burst_scaling_enabled": True})

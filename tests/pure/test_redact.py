@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.config import Capture, EndpointSettings
 from lastgood.errors import ConfigError
-from lastgood.redact import Redactor, redactor
+from lastgood.record.redact import Redactor
+from lastgood.settings import Capture, EndpointSettings
+from lastgood.settings.redaction import redactor
 
 HIDDEN = {
     "write to ann.o'neil+x@mail.example.com now": "mail.example.com",

@@ -12,14 +12,16 @@ import pytest
 from judge_support import requests, windows
 from typer.testing import CliRunner
 
-from lastgood import delta, tables, telemetry
-from lastgood.cli import app
-from lastgood.config import Policy
+from lastgood import tables
+from lastgood.cli.app import app
 from lastgood.errors import ConfigError
-from lastgood.files import moments, text
 from lastgood.judge import History, judge
 from lastgood.judge.records import Records
-from lastgood.replay import evidence, records
+from lastgood.record import telemetry
+from lastgood.service.replay import evidence, records
+from lastgood.settings import Policy
+from lastgood.tables import delta
+from lastgood.tables.files import moments, text
 
 
 def table(given: Records) -> pa.Table:

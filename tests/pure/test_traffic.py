@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lastgood.demo.traffic import arrivals
 from lastgood.errors import ConfigError
-from lastgood.traffic import arrivals
 
 
 def test_a_trace_is_compressed_and_thinned_to_the_asked_rate(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from judge_support import START, requests
 
 from benchmarks.judge import ours
 from benchmarks.judge.traffic import FAILING, SCENARIOS, Traffic, simulate
-from lastgood.config import Policy
 from lastgood.judge import Evidence, History, Planned, State, changes, guards, judge
 from lastgood.judge.cohorts import changed, cohorts, draws, first_bad
 from lastgood.judge.columns import Columns, columns
@@ -23,7 +22,8 @@ from lastgood.judge.records import Records, columns_of
 from lastgood.judge.requesters import FAR
 from lastgood.judge.streams import gathered, nothing
 from lastgood.judge.trail import REQUEST, STICKY, follow
-from lastgood.windows import Counts, bucket, merge
+from lastgood.record.windows import Counts, bucket, merge
+from lastgood.settings import Policy
 
 POLICY = Policy()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.windows import (
+from lastgood.record.windows import (
     KEPT_REQUESTERS,
     RELATIVE_ERROR,
     ZERO,

@@ -19,8 +19,8 @@ from lastgood.alerts.notify.alertmanager import NAME, Alertmanager
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake, serving
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.web.app import create_app
-from lastgood.config import Mode
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
+from lastgood.settings import Mode
 
 TOKEN = "hook-token"
 

@@ -24,8 +24,8 @@ from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import serve_fake
-from lastgood.config import Mode, Web
-from lastgood.judge.verdict import Finding, State
+from lastgood.record.verdict import Finding, State
+from lastgood.settings import Mode, Web
 
 WIDTH, HEIGHT = 390, 844
 PICTURES = os.environ.get("PICTURES_OF_LASTGOOD")  # a folder: the screenshots of the documentation are kept there

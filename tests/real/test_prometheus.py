@@ -17,12 +17,14 @@ from conftest import needs
 from servers import alertmanager, prometheus
 from starlette.applications import Starlette
 
-from lastgood import delta, scrape, tables, telemetry
+from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
 from lastgood.dashboards.exporter import SCHEMA, Exporter, Operations
-from lastgood.judge.verdict import State, Verdict
-from lastgood.tables import Store
-from lastgood.windows import GROWTH, bucket, middle
+from lastgood.record import telemetry
+from lastgood.record.verdict import State, Verdict
+from lastgood.record.windows import GROWTH, bucket, middle
+from lastgood.service import scrape
+from lastgood.tables import Store, delta
 
 ROUTING = """
 route: {{receiver: pagerduty, group_by: [endpoint, alertname], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}

@@ -10,7 +10,7 @@ import yaml
 from conftest import needs
 
 from lastgood.alerts.rules import build
-from lastgood.config import Settings
+from lastgood.settings import Settings
 
 CONF = Path(__file__).parents[2] / "conf" / "prometheus"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from alerts_support import Build, House, MemoryWorkspace, endpoint, settings
 
-from lastgood.config import Mode
+from lastgood.settings import Mode
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from benchmarks.live import Live
 from lastgood import tables
 from lastgood.alerts.store import Store
-from lastgood.cli import app
+from lastgood.cli.app import app
 from lastgood.errors import ConfigError, LastgoodError, RefusedError
 from lastgood.workspace import local
 from lastgood.workspace.local import CHAT, MODELS, Running

@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
 from lastgood.alerts.release import CHECKS, quantile_interval
 from lastgood.alerts.store import Store
-from lastgood.cli import app
+from lastgood.cli.app import app
 from lastgood.errors import LastgoodError, RefusedError
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
 from lastgood.workspace import local
 from lastgood.workspace.local import Running
 
@@ -150,8 +150,9 @@ class Judge:
     """Says the same of version 3 again and again, like the judge job."""
 
     def __init__(self, world: World, state: State) -> None:
-        from lastgood import serve, tables
-        from lastgood.config import load
+        from lastgood import tables
+        from lastgood.service import serve
+        from lastgood.settings import load
 
         self.state, self.seen = state, set[int]()
         settings = load(world.config)

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lastgood import doctor
 from lastgood.alerts.store import Store
-from lastgood.cli import app
-from lastgood.config import Settings, load
+from lastgood.cli import doctor
+from lastgood.cli.app import app
 from lastgood.errors import RefusedError
+from lastgood.settings import Settings, load
 from lastgood.workspace import local
 
 ASKED = "./tables here\nhttps://w.example.com\nchat=main.s.chat_payload, shop, odd: name\nobserve\n"

@@ -8,9 +8,9 @@ from alerts_support import Build, House, MemoryWorkspace, audit, ended, endpoint
 from lastgood.alerts.rollback.links import LinkError
 from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.teller import AUTO
-from lastgood.config import Mode, Policy
 from lastgood.errors import RefusedError, TransientError
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
+from lastgood.settings import Mode, Policy
 
 SHIFTED = {"chat-2": 100, "chat-3": 0}
 

@@ -15,8 +15,8 @@ from lastgood.alerts.notify.pagerduty import PagerDuty
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.tx import Tx
-from lastgood.config import Mode, WorkspaceSettings
 from lastgood.errors import RefusedError, TransientError
+from lastgood.settings import Mode, WorkspaceSettings
 from lastgood.workspace import Endpoint, Update, local
 from lastgood.workspace.databricks import connect
 

@@ -9,8 +9,8 @@ from alerts_support import Build, FixedTelemetry, MemoryWorkspace, ended, endpoi
 from lastgood.alerts.rollback.links import LinkError, Problem
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
-from lastgood.config import Mode
 from lastgood.errors import RefusedError, TransientError
+from lastgood.settings import Mode
 
 # people
 

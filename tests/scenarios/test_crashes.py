@@ -15,9 +15,9 @@ from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.tx import Tx
-from lastgood.config import Mode
 from lastgood.errors import LastgoodError, TransientError
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
+from lastgood.settings import Mode
 from lastgood.workspace import ServedEntity
 
 WITHIN_TICKS = 400

@@ -16,7 +16,7 @@ from databricks.sdk.service.serving import (
     ServingEndpointDetailed,
 )
 
-from lastgood.config import EndpointSettings, Mode, WorkspaceSettings
+from lastgood.settings import EndpointSettings, Mode, WorkspaceSettings
 from lastgood.workspace import local
 from lastgood.workspace.databricks import connect
 from lastgood.workspace.local.state import KEPT

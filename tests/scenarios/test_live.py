@@ -10,13 +10,13 @@ import pytest
 from alerts_support import House, MemoryWorkspace, endpoint, settings
 from judge_support import START, requests, windows
 
-from lastgood import live as live_module
-from lastgood import telemetry
-from lastgood.config import load
 from lastgood.judge import Evidence, History, State, Verdict, judge
 from lastgood.judge.columns import columns
 from lastgood.judge.records import Records
-from lastgood.live import Live
+from lastgood.record import telemetry
+from lastgood.service import live as live_module
+from lastgood.service.live import Live
+from lastgood.settings import load
 
 BEGIN = datetime.fromtimestamp(START, UTC)
 SETTINGS = load(live_every_s=60.0)

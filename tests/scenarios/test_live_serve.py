@@ -18,14 +18,16 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from serve_support import Service, until
 
-from lastgood import delta, loop, tables
+from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
 from lastgood.alerts.store import Store
-from lastgood.config import load
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
 from lastgood.judge import State
-from lastgood.runs import Context
+from lastgood.service import loop
+from lastgood.settings import load
+from lastgood.tables import delta
+from lastgood.tables.runs import Context
 from lastgood.workspace import local
 
 

@@ -22,11 +22,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lastgood import delta, tables
+from lastgood import tables
 from lastgood.alerts.messages import plain
 from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
 from lastgood.alerts.store import Store
-from lastgood.telemetry import arrow_schema
+from lastgood.record.telemetry import arrow_schema
+from lastgood.tables import delta
 from lastgood.workspace import local
 
 

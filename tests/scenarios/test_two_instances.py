@@ -9,8 +9,8 @@ import pytest
 from alerts_support import House, ListNotifier, MemoryWorkspace, endpoint, settings, verdict
 
 from lastgood.alerts.rollback.machine import Approve, Status
-from lastgood.config import Mode
 from lastgood.errors import LastgoodError
+from lastgood.settings import Mode
 
 
 class Locked(MemoryWorkspace):

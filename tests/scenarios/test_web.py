@@ -16,8 +16,8 @@ from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.guard import MAX_FORM_BYTES
 from lastgood.alerts.web.pages import REPORT_CSP
-from lastgood.config import Mode, Web
-from lastgood.judge.verdict import State
+from lastgood.record.verdict import State
+from lastgood.settings import Mode, Web
 
 EVIL = "<script>alert(1)</script>"
 SERIES: Any = [{"name": "error rate", "unit": "%", "new": [0.1, None, 6.1, 6.0], "prior": [0.4, 0.4, 0.3, None]}]

@@ -18,7 +18,7 @@ from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import FakeOidc, serve_fake
-from lastgood.config import Mode, Web
+from lastgood.settings import Mode, Web
 
 CLIENT = "lastgood"
 

@@ -12,8 +12,8 @@ from conftest import needs
 from selenium.webdriver.common.by import By
 from servers import alertmanager, arrives, chromium, prometheus
 
-from lastgood.config import Mode
 from lastgood.demo.story import Demo, Options
+from lastgood.settings import Mode
 from lastgood.workspace.local.models import CHAT
 
 ROUTING = """

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from jobs_support import START, WINDOW_S
 
-from lastgood.config import load
-from lastgood.runs import Context
+from lastgood.settings import load
 from lastgood.tables import Store
+from lastgood.tables.runs import Context
 
 
 @pytest.fixture

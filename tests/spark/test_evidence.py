@@ -8,17 +8,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lastgood import delta, tables, telemetry
+from lastgood import tables
 from lastgood.collectors.freshness import freshness
 from lastgood.collectors.labels import collect_all
-from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
-from lastgood.runs import Context
-from lastgood.tables import Store
-from lastgood.telemetry import arrow_schema
-from lastgood.windows import bucket
+from lastgood.record import telemetry
+from lastgood.record.telemetry import arrow_schema
+from lastgood.record.windows import bucket
+from lastgood.settings import Settings
+from lastgood.tables import Store, delta
+from lastgood.tables.runs import Context
 from lastgood.workspace import SourceState
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)

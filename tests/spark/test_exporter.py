@@ -16,18 +16,19 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from lastgood import delta, measures, tables, telemetry
-from lastgood.config import load
+from lastgood import tables
 from lastgood.dashboards import aibi
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import Exporter, Operations
-from lastgood.exported import BY_NAME, CATALOGUE, SERIES
 from lastgood.jobs.conform import conform
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
-from lastgood.runs import Context
-from lastgood.tables import Store
-from lastgood.windows import bucket, quantile
+from lastgood.record import telemetry
+from lastgood.record.exported import BY_NAME, CATALOGUE, SERIES
+from lastgood.record.windows import bucket, quantile
+from lastgood.settings import load
+from lastgood.tables import Store, delta, measures
+from lastgood.tables.runs import Context
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

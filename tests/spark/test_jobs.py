@@ -12,17 +12,18 @@ import pyarrow as pa
 import pytest
 from jobs_support import START, WINDOW_S, inbox, put, row, stored
 
-from lastgood import delta, measures, tables, telemetry
+from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import conform
 from lastgood.jobs.drift import drift, evidently_html
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
-from lastgood.judge.verdict import State
-from lastgood.runs import Context
-from lastgood.tables import Store
-from lastgood.telemetry import Field
-from lastgood.windows import KEPT_REQUESTERS, START_TOKENS, ZERO, Counts, add, bucket, merge, stratum
+from lastgood.record import telemetry
+from lastgood.record.telemetry import Field
+from lastgood.record.verdict import State
+from lastgood.record.windows import KEPT_REQUESTERS, START_TOKENS, ZERO, Counts, add, bucket, merge, stratum
+from lastgood.tables import Store, delta, measures
+from lastgood.tables.runs import Context
 
 
 def test_ensure_adds_missing_columns_and_refuses_another_type(spark: Any, store: Store) -> None:
@@ -143,7 +144,7 @@ def shapes(group: list[dict[str, Any]]) -> tuple[Any, ...]:
 
 
 def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
-    """Window counts and answers recomputed one request at a time with lastgood.windows."""
+    """Window counts and answers recomputed one request at a time with lastgood.record.windows."""
     groups = defaultdict(list)
     for one in requests:
         start = START + timedelta(seconds=(one["requested_at"] - START).total_seconds() // WINDOW_S * WINDOW_S)

@@ -9,15 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lastgood import delta, deployments, tables, telemetry
-from lastgood.config import EndpointSettings, Policy, load
+from lastgood import tables
 from lastgood.jobs.conform import conform
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import windows
 from lastgood.judge import History, State, Verdict
-from lastgood.runs import Context
-from lastgood.tables import Store
-from lastgood.workspace import Endpoint, ServedEntity
+from lastgood.record import telemetry
+from lastgood.settings import EndpointSettings, Policy, load
+from lastgood.tables import Store, delta
+from lastgood.tables.runs import Context
+from lastgood.workspace import Endpoint, ServedEntity, deployments
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 END = START + timedelta(minutes=31)

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 from jobs_support import START, inbox, put, row, stored
 
-from lastgood import delta, loop, measures, tables, telemetry, windows
-from lastgood.config import load
+from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
@@ -23,8 +22,11 @@ from lastgood.jobs.evidence import completeness as arrived
 from lastgood.jobs.samples import KEEP, samples
 from lastgood.jobs.windows import rollup
 from lastgood.jobs.windows import windows as count_windows
-from lastgood.runs import Context, bookmark
-from lastgood.tables import Store
+from lastgood.record import telemetry, windows
+from lastgood.service import loop
+from lastgood.settings import load
+from lastgood.tables import Store, delta, measures
+from lastgood.tables.runs import Context, bookmark
 
 Make = Callable[..., Context]
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 from conftest import needs
 
-from lastgood import delta, measures, tables, telemetry
-from lastgood.judge.verdict import State
-from lastgood.spark import has_java
-from lastgood.tables import Store
+from lastgood import tables
+from lastgood.jobs.spark import has_java
+from lastgood.record import telemetry
+from lastgood.record.verdict import State
+from lastgood.tables import Store, delta, measures
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WORK = Path(__file__).with_name("work.py")

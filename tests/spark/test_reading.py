@@ -11,17 +11,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from lastgood import loop, tables
+from lastgood import tables
 from lastgood.collectors import reading
 from lastgood.collectors.entities import named
 from lastgood.collectors.otlp.rows import SpanDecoder
 from lastgood.collectors.reading import Origin, candidates, collect, collect_all
-from lastgood.config import Settings
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
-from lastgood.runs import Context
+from lastgood.service import loop
+from lastgood.settings import Settings
 from lastgood.tables import Store
+from lastgood.tables.runs import Context
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NS = int(AT.timestamp()) * 10**9

@@ -13,10 +13,9 @@ import pytest
 from jobs_support import START, put, row, stored
 from typer.testing import CliRunner
 
-from lastgood import delta, measures, tables, telemetry
-from lastgood.cli import app
+from lastgood import tables
+from lastgood.cli.app import app
 from lastgood.errors import ConfigError
-from lastgood.health import health
 from lastgood.jobs.baseline import diff, list_baselines, set_baseline
 from lastgood.jobs.conform import conform
 from lastgood.jobs.cost import cost
@@ -24,8 +23,10 @@ from lastgood.jobs.maintain import forget, maintain
 from lastgood.jobs.outcomes import outcomes
 from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
-from lastgood.runs import Context
-from lastgood.tables import Store
+from lastgood.record import telemetry
+from lastgood.tables import Store, delta, measures
+from lastgood.tables.health import health
+from lastgood.tables.runs import Context
 
 Make = Callable[..., Context]
 

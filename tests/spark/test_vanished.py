@@ -9,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from lastgood import delta, loop, tables
+from lastgood import tables
 from lastgood.collectors.endpoint_metrics import scrape
-from lastgood.runs import Context
+from lastgood.service import loop
+from lastgood.tables import delta
+from lastgood.tables.runs import Context
 from lastgood.workspace.databricks import connect
 from lastgood.workspace.local import CHAT, TABULAR, LocalConfig, row, serve
 

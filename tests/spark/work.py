@@ -3,13 +3,13 @@
 import sys
 from datetime import UTC, datetime
 
-from lastgood.config import SparkSettings, load
 from lastgood.errors import TransientError
 from lastgood.jobs.judge import run_judge
-from lastgood.loop import JOBS
-from lastgood.runs import Context
-from lastgood.spark import session
+from lastgood.jobs.spark import session
+from lastgood.service.loop import JOBS
+from lastgood.settings import SparkSettings, load
 from lastgood.tables import Store
+from lastgood.tables.runs import Context
 
 if __name__ == "__main__":
     mode, storage, *jobs = sys.argv[1:]

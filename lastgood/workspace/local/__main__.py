@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lastgood.workspace.local import (
-    CHAT,
-    MODELS,
-    LocalConfig,
-    serve,
-    token_from_environment,
-)
+from lastgood.workspace.local import CHAT, MODELS, LocalConfig, serve, token_from_environment
 from lastgood.workspace.local.models import build
 
 

@@ -20,13 +20,7 @@ from lastgood.errors import ConfigError
 from lastgood.workspace.local import models
 from lastgood.workspace.local.chaos import Chaos
 from lastgood.workspace.local.payload import PayloadWriter, as_json
-from lastgood.workspace.local.state import (
-    ApiError,
-    Fault,
-    LocalConfig,
-    State,
-    served_entity_id,
-)
+from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
 
 Handler = Callable[[Request], Awaitable[Response]]
 HOUR_MS = 3_600_000.0

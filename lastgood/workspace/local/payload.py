@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lastgood import delta
+from lastgood.tables import delta
 from lastgood.workspace.local.state import LocalConfig
 
 MAX_BODY = 1024 * 1024

@@ -1,0 +1,224 @@
+"""Window counts and prices -> what the traffic costs in each serving mode, which is the cheapest, and when that would change (pure)."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lastgood.record.windows import Counts, middle, quantile
+from lastgood.settings import CostSettings
+from lastgood.settings.prices import Prices
+
+MODES = ("pay_per_token", "provisioned", "cpu", "gpu")
+HOUR_S = 3600
+FACTORS = 10.0 ** (1 / 20)
+"""Traffic is tried in steps of 12 % when looking for where the cheapest mode changes, up to a thousandfold either way."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Traffic of one window: start (seconds), tokens, and seconds of serving (requests x latency)."""
+
+    start: float
+    requests: float
+    tokens_in: float
+    tokens_out: float
+    busy_s: float
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One mode's price for the traffic. `units`: the most units at once. `meets`: None where its latency is not known."""
+
+    mode: str
+    dbu: float
+    money: float
+    units: int
+    p95_ms: float | None
+    meets: bool | None
+    why: str = ""
+
+
+def loads(windows: Iterable[Counts]) -> list[Load]:
+    """Windows of any versions and strata -> load per window, by time."""
+    found: dict[float, Load] = {}
+    for one in windows:
+        busy = sum(middle(bucket) * weight for bucket, weight in one.latency.items()) / 1000
+        old = found.get(one.start.timestamp(), Load(one.start.timestamp(), 0, 0, 0, 0))
+        found[old.start] = Load(
+            old.start,
+            old.requests + one.requests,
+            old.tokens_in + one.tokens_in,
+            old.tokens_out + one.tokens_out,
+            old.busy_s + busy,
+        )
+    return [found[start] for start in sorted(found)]
+
+
+def _hourly(traffic: Sequence[Load], window_s: int, per_unit: float, need: str) -> dict[int, int]:
+    """Hour -> units that carry its busiest window: seconds of serving a second, or tokens a second, over what one unit carries."""
+    hours: dict[int, int] = {}
+    for one in traffic:
+        much = (one.busy_s if need == "busy" else one.tokens_in + one.tokens_out) / window_s
+        hour = int(one.start // HOUR_S)
+        hours[hour] = max(hours.get(hour, 1), math.ceil(much / per_unit - 1e-9))
+    return hours
+
+
+def _awake(traffic: Sequence[Load], window_s: int, idle_s: float) -> tuple[float, int]:
+    """(hours an endpoint that scales to zero is up, how often it starts)."""
+    up, starts, until = 0.0, 0, -math.inf
+    for one in traffic:
+        end = one.start + window_s + idle_s
+        if one.start > until:
+            starts += 1
+            up += end - one.start
+        else:
+            up += end - until
+        until = end
+    return up / HOUR_S, starts
+
+
+def _serverless(
+    traffic: Sequence[Load], window_s: int, per_hour: float, concurrency: float, prices: Prices, to_zero: bool
+) -> tuple[float, int]:
+    """(DBU, most units): an instance for every `concurrency` requests at once, adjusted hourly; down when idle where it may be."""
+    hours = _hourly(traffic, window_s, concurrency, "busy")
+    most = max(hours.values(), default=0)
+    up, starts = _awake(traffic, window_s, prices.idle_s)
+    span = (traffic[-1].start + window_s - traffic[0].start) / HOUR_S if traffic else 0.0
+    mean = sum(hours.values()) / max(1, len(hours))
+    return (
+        (mean * per_hour * up + starts * prices.launch, most) if to_zero else (mean * per_hour * max(span, 0.0), most)
+    )
+
+
+def offers(
+    traffic: Sequence[Load], window_s: int, prices: Prices, cost: CostSettings, p95_ms: float | None, target_ms: float
+) -> list[Offer]:
+    """What each mode would cost for this traffic. Latency of the mode in use is the measured one, that of others it times
+    `cost.latency` (how many times as long they take); where that is not given it is not known.
+    """
+    found = []
+    for mode in MODES:
+        factor = 1.0 if mode == cost.mode else cost.latency.get(mode)
+        p95 = p95_ms * factor if p95_ms is not None and factor is not None else None
+        dbu, units, why = _dbu(mode, traffic, window_s, prices, cost, factor or 1.0)
+        if dbu is not None:
+            found.append(Offer(mode, dbu, dbu * prices.dbu, units, p95, None if p95 is None else p95 <= target_ms, why))
+    return found
+
+
+def _dbu(
+    mode: str, traffic: Sequence[Load], window_s: int, prices: Prices, cost: CostSettings, factor: float
+) -> tuple[float | None, int, str]:
+    if mode == "pay_per_token":
+        if (token := prices.pay_per_token.get(cost.model)) is None:
+            return None, 0, ""
+        into, out = sum(one.tokens_in for one in traffic), sum(one.tokens_out for one in traffic)
+        return (into * token.input + out * token.output) / 1e6, 0, "by token"
+    if mode == "provisioned":
+        if (unit := prices.provisioned.get(cost.model)) is None:
+            return None, 0, ""
+        hours = _hourly(traffic, window_s, unit.tokens_per_s, "tokens")
+        span = (int(traffic[-1].start // HOUR_S) - int(traffic[0].start // HOUR_S) + 1) if traffic else 0
+        idle = span - len(hours)
+        return (
+            unit.per_hour * (sum(hours.values()) + idle),
+            max(hours.values(), default=0),
+            "at least one unit, always up",
+        )
+    instance = prices.cpu if mode == "cpu" else prices.gpu.get(cost.gpu)
+    if instance is None:
+        return None, 0, ""
+    slower = [replace(one, busy_s=one.busy_s * factor) for one in traffic]
+    dbu, units = _serverless(slower, window_s, instance.per_hour, instance.concurrency, prices, cost.scale_to_zero)
+    return dbu, units, "down when idle" if cost.scale_to_zero else "always up"
+
+
+def cheapest(found: Sequence[Offer]) -> Offer | None:
+    """The cheapest that meets the target; for want of one, the cheapest whose latency is not known; never one that misses it."""
+    able = [one for one in found if one.meets] or [one for one in found if one.meets is None]
+    return min(able, key=lambda one: (one.money, one.mode), default=None)
+
+
+def scaled(traffic: Sequence[Load], factor: float) -> list[Load]:
+    """The same traffic, so many times as much."""
+    return [
+        Load(one.start, *(v * factor for v in (one.requests, one.tokens_in, one.tokens_out, one.busy_s)))
+        for one in traffic
+    ]
+
+
+def changes(
+    traffic: Sequence[Load], window_s: int, prices: Prices, cost: CostSettings, p95_ms: float | None, target_ms: float
+) -> list[tuple[float, str]]:
+    """(how many times the traffic, mode that is then the cheapest), nearest below and nearest above; empty where it never changes."""
+
+    def best(factor: float) -> str | None:
+        one = cheapest(offers(scaled(traffic, factor), window_s, prices, cost, p95_ms, target_ms))
+        return one.mode if one else None
+
+    now, found = best(1.0), []
+    for way in (-1, 1):
+        for step in range(1, 61):
+            if (mode := best(FACTORS ** (way * step))) != now and mode:
+                found.append((FACTORS ** (way * step), mode))
+                break
+    return found
+
+
+def report(
+    windows: Sequence[Counts], window_s: int, prices: Prices, cost: CostSettings, target_ms: float
+) -> dict[str, Any]:
+    """All of it as plain values; windows of one endpoint over the time asked about."""
+    traffic = loads(windows)
+    latency: dict[int, float] = {}
+    for one in windows:
+        for bucket, weight in one.latency.items():
+            latency[bucket] = latency.get(bucket, 0.0) + weight
+    p95 = quantile(latency, 0.95)
+    found = offers(traffic, window_s, prices, cost, p95, target_ms)
+    best = cheapest(found)
+    by: Mapping[str, Offer] = {one.mode: one for one in found}
+    return {
+        "requests": sum(one.requests for one in traffic), "tokens_in": sum(one.tokens_in for one in traffic),
+        "tokens_out": sum(one.tokens_out for one in traffic), "busy_s": sum(one.busy_s for one in traffic), "p95_ms": p95,
+        "target_ms": target_ms, "mode": cost.mode, "offers": [vars(one) for one in found], "cheapest": best.mode if best else None,
+        "cheapest_meets": best.meets if best else None, "saving": by[cost.mode].money - best.money if best and cost.mode in by else None,
+        "changes": [{"traffic": factor, "mode": mode} for factor, mode in changes(traffic, window_s, prices, cost, p95, target_ms)],
+        "as_of": str(prices.as_of), "checked": prices.checked, "currency": prices.currency,
+    }  # fmt: skip
+
+
+HEADER = ("mode", "DBU", "money", "units at most", "p95 ms", "meets the target", "")
+
+
+def show(
+    endpoint: str,
+    report: Mapping[str, Any],
+    say: Callable[[str], None],
+    table: Callable[[str, Sequence[str], Any], None],
+) -> None:
+    """The report for people."""
+    meets = {True: "yes", False: "no", None: "not known"}
+    rows = [
+        (one["mode"] + (" (now)" if one["mode"] == report["mode"] else ""), f"{one['dbu']:,.1f}", f"{one['money']:,.2f} {report['currency']}",
+         one["units"] or "-", "-" if one["p95_ms"] is None else f"{one['p95_ms']:.0f}", meets[one["meets"]], one["why"])
+        for one in report["offers"]
+    ]  # fmt: skip
+    table(
+        f"{endpoint}: {report['requests']:,.0f} requests, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out",
+        HEADER,
+        rows,
+    )
+    best, money = report["cheapest"], report["currency"]
+    if best is None:
+        say("no mode is known to meet the latency target: set `cost.latency`, or prices for more modes")
+    else:
+        known = "" if report["cheapest_meets"] else ", whose latency is not known: set `cost.latency`"
+        saving = f", saves {report['saving']:,.2f} {money}" if report["saving"] else ""
+        say(f"cheapest for {report['target_ms'] / 1000:g} s: {best}{known}{saving}")
+    for one in report["changes"]:
+        say(f"at {one['traffic']:.2g} times this traffic it would be {one['mode']}")
+    say(f"prices of {report['as_of']}" + ("" if report["checked"] else ", not checked against your contract"))

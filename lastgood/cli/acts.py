@@ -1,0 +1,261 @@
+"""The commands that act: rollback, promote, release, audit, kill. A person's name stands behind each; all are audited."""
+
+import getpass
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+
+from lastgood.errors import LastgoodError, RefusedError
+from lastgood.settings import Settings, load
+
+if TYPE_CHECKING:
+    from lastgood.alerts.controller import Controller
+    from lastgood.alerts.records import Rollback
+    from lastgood.alerts.rollback.plan import Plan
+    from lastgood.alerts.store import Store
+    from lastgood.workspace import Endpoint
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="write the result as one JSON document ('-': print it and nothing else)")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+Why = Annotated[str, typer.Option("--why", help="the reason, kept in the audit log")]
+console = Console(highlight=False, soft_wrap=True)
+EndpointName = Annotated[str, typer.Argument(help="the endpoint's name")]
+
+
+def build(settings: Settings) -> "Controller":
+    """The alerting layer, as the service has it."""
+    from lastgood import tables
+    from lastgood.service import serve
+
+    return serve.controller(settings, tables.Store(settings.storage))
+
+
+def people(json_file: Path | None) -> Console:
+    """Where a command speaks to people: beside the JSON that it prints."""
+    return Console(stderr=json_file == Path("-"), highlight=False)
+
+
+def write_json(json_file: Path | None, result: object) -> None:
+    """`--json FILE` as commands understand it."""
+    if json_file == Path("-"):
+        print(json.dumps(result, default=str))
+    elif json_file:
+        json_file.write_text(json.dumps(result, indent=1, default=str) + "\n")
+
+
+def state(config: Path | None) -> "Store":
+    """Only the operational state: no workspace is asked."""
+    from lastgood.alerts.store import Store
+
+    return Store(load(config).state)
+
+
+def me(acts: "Controller") -> str:
+    """Who acts: the workspace's user, else this machine's."""
+    try:
+        return acts.workspace.me()
+    except LastgoodError:
+        return getpass.getuser()
+
+
+def banner(acts: "Controller", as_json: bool) -> None:
+    """The kill switch shows on every surface."""
+    with acts.store.read() as tx:
+        switch = tx.kill_switch()
+    if switch.on and not as_json:
+        console.print(f"The kill switch is on ({switch.who}: {switch.why}).", style="bold red", markup=False)
+
+
+def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None], every_s: float = 1.0) -> "Rollback":
+    """Take part in moving it on until it has ended; `say` gets each new state or reason."""
+    said = ""
+    while True:
+        acts.tick()
+        acts.send()
+        with acts.store.read() as tx:
+            rollback = tx.rollback(rollback.id) or rollback
+        now = f"{rollback.state}: {rollback.progress.reason}".rstrip(": ")
+        if now != said:
+            say(now)
+            said = now
+        if rollback.state.ended or not rollback.state.under_way:
+            return rollback
+        time.sleep(every_s)
+
+
+def outcome(rollback: "Rollback") -> dict[str, Any]:
+    plan, progress = rollback.plan, rollback.progress
+    return {
+        "id": rollback.id, "endpoint": plan.endpoint, "from": plan.bad_version, "to": plan.prior_version, "path": plan.path,
+        "state": progress.state, "reason": progress.reason, "who": progress.who, "diff": plan.diff(), "reasons": plan.reasons,
+    }  # fmt: skip
+
+
+def notes(acts: "Controller", endpoint: "Endpoint") -> list[str]:
+    """What a person should know before the endpoint is changed."""
+    found = []
+    if endpoint.creator:
+        said = (
+            f"the endpoint was created by {endpoint.creator}: if that principal has gone, the workspace refuses every"
+        )
+        found.append(f"{said} update with PERMISSION_DENIED")
+    try:
+        held, who = acts.workspace.permissions(endpoint.name), acts.workspace.me()
+        if held and who in held and held[who] != "CAN_MANAGE":
+            found.append(f"{who} holds {held[who]}, an update needs CAN_MANAGE")
+    except LastgoodError as error:
+        found.append(f"permissions cannot be read: {error}")
+    if bundled := sorted(key for key in endpoint.tags if "bundle" in key.lower()):
+        found.append(f"tagged {', '.join(bundled)}: a bundle that manages it deploys the bad version again; fix it too")
+    return found
+
+
+def show(plan: "Plan", hints: list[str]) -> None:
+    """A plan for people: why, what, the diff of the whole config."""
+    console.print(f"{plan.kind} of {plan.endpoint} ({plan.path} path): {plan.bad_version} -> {plan.prior_version}")
+    for line in (*plan.reasons, *plan.diff()):
+        console.print(f"  {line}", markup=False)
+    console.print(Syntax(plan.config_diff(), "diff", background_color="default", word_wrap=True))
+    for line in hints:
+        console.print(f"note: {line}", markup=False)
+
+
+def leaving(acts: "Controller", endpoint: "Endpoint", version: str | None) -> str:
+    """The version to leave: the one named, else that of an open incident, else the one with the most traffic."""
+    if version:
+        return version
+    with acts.store.read() as tx:
+        for incident in tx.incidents(endpoint.name, open_only=True):
+            if endpoint.share(incident.candidate):
+                return incident.candidate
+    serving = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+    if serving is None or not endpoint.share(serving.entity_version):
+        raise RefusedError(f"{endpoint.name} serves nothing")
+    return serving.entity_version
+
+
+def rollback(
+    endpoint: EndpointName,
+    to: Annotated[str | None, typer.Option("--to", help="the version to go back to (default: the best known)")] = None,
+    leave: Annotated[str | None, typer.Option("--from", help="the version to leave (default: the bad one)")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and do nothing")] = False,
+    yes: Yes = False,
+    why: Why = "asked for at the command line",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Put the last good version back: shows the plan first, then moves the traffic and verifies it."""
+    acts = build(load(config))
+    banner(acts, as_json)
+    now = acts.workspace.endpoint(endpoint)
+    bad, aliases = leaving(acts, now, leave), acts.aliases(now)
+    with acts.store.read() as tx:
+        plan = acts.plan(tx, now, bad, aliases, why=why, wanted=to)
+    hints = notes(acts, now)
+    if not as_json:
+        show(plan, hints)
+    if dry_run:
+        if as_json:
+            document = plan.as_dict() | {"entities": None, "diff": plan.diff(), "notes": hints}
+            print(json.dumps(document, default=str))
+        return
+    if not yes and (as_json or not typer.confirm("Do it?")):
+        raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
+    done = acts.people.start(plan, me(acts), why)
+    done = follow(acts, done, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False)))
+    if as_json:
+        print(json.dumps(outcome(done), default=str))
+    if done.state not in ("Done", "Proposed"):
+        raise typer.Exit(1)
+
+
+kill = typer.Typer(no_args_is_help=True, help="The kill switch: while on, nothing is sent to the workspace.")
+
+
+@kill.command("on")
+def kill_on(why: Annotated[str, typer.Option("--why")], as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Stop all action at once, here and in every running service."""
+    _switch(True, why, as_json, config)
+
+
+@kill.command("off")
+def kill_off(why: Why = "over", as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Let rollbacks start and go on again."""
+    _switch(False, why, as_json, config)
+
+
+def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
+    acts = build(load(config))
+    who = me(acts)
+    acts.people.set_kill_switch(on, who, why)
+    print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
+
+
+@kill.command("status")
+def kill_status(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Whether it is on, and who turned it."""
+    store = state(config)
+    with store.read() as tx:
+        switch = tx.kill_switch()
+    said = f"{'on' if switch.on else 'off'} ({switch.who}: {switch.why})" if switch.who else "off"
+    print(json.dumps(vars(switch)) if as_json else said)
+
+
+audit = typer.Typer(no_args_is_help=True, help="The append-only log of who did what, when, why, on which evidence.")
+
+
+@audit.command("verify")
+def audit_verify(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Find changed, removed or reordered entries; exit code 5 when there are any."""
+    store = state(config)
+    with store.read() as tx:
+        found, entries = tx.verify(), tx.audit()
+    head = entries[-1]["hash"] if entries else ""
+    if as_json:
+        print(json.dumps({"entries": len(entries), "problems": found, "head": head}))
+    else:
+        for line in found or [f"{len(entries)} entries, unbroken; the newest hash is {head or '-'}"]:
+            console.print(line, markup=False)
+    if found:
+        raise typer.Exit(5)
+
+
+@audit.command("show")
+def audit_show(
+    endpoint: Annotated[str | None, typer.Option(help="only this endpoint's")] = None,
+    last: Annotated[int, typer.Option(help="only so many")] = 50,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """The entries, oldest first."""
+    store = state(config)
+    with store.read() as tx:
+        entries = [e for e in tx.audit() if endpoint is None or e["detail"].get("endpoint") == endpoint][-last:]
+        switch = tx.kill_switch()
+    if as_json:
+        print(json.dumps([dict(e) for e in entries], default=str))
+        return
+    if switch.on:
+        console.print(f"The kill switch is on ({switch.who}: {switch.why}).", style="bold red", markup=False)
+    for e in entries:
+        facts = ", ".join(f"{key}: {value}" for key, value in e["detail"].items() if value)
+        console.print(f"{e['seq']:>5} {e['at']:%Y-%m-%d %H:%M:%S} {e['who']}: {e['what']} ({facts})", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    app.command()(rollback)
+    app.add_typer(kill, name="kill")
+    app.add_typer(audit, name="audit")

@@ -1,0 +1,272 @@
+"""`lastgood check`: the main job on a user's own table, no server, nothing changed: record -> windows -> drift -> verdict.
+
+The same functions as the scheduled jobs, chained on one DataFrame instead of through tables.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lastgood import tables
+from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
+from lastgood.dashboards.report import Report, render
+from lastgood.errors import ConfigError
+from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
+from lastgood.jobs.deployed import Pair, pairs_of
+from lastgood.jobs.drift import of_requests
+from lastgood.jobs.evidence import counts
+from lastgood.jobs.quality import quality_flags
+from lastgood.jobs.spark import session
+from lastgood.jobs.windows import count, keyed
+from lastgood.judge import Drifted, Evidence, History, Verdict, judge
+from lastgood.judge.intervals import rate_interval
+from lastgood.record.metrics import BY_NAME, summary
+from lastgood.record.windows import Counts, merge
+from lastgood.settings import Settings
+from lastgood.tables.runs import Context
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def check(table: str, settings: Settings, endpoint: str | None = None, html: Path | None = None) -> dict[str, Any]:
+    """Figures, drift and verdict per endpoint of a table (see README for the fields); writes `html` when given.
+
+    Errors: ConfigError when the table cannot be read or holds no usable request.
+    """
+    with (
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as bar,
+        tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
+    ):
+        step = bar.add_task("starting Spark")
+        spark = session(settings.spark.model_copy(update={"driver_memory": "2g"}))
+        ctx = Context(spark, tables.Store(scratch), settings)
+        bar.update(step, description=f"reading {table}")
+        frame = read_any(spark, table)
+        kind = kind_of(frame.columns, table)
+        bar.update(step, description="conforming")
+        requests, reasons = _conform(
+            ctx, candidates(frame, Origin(table, endpoint or Path(table.rstrip("/")).stem), settings)
+        )
+        bar.update(step, description="counting")
+        made = keyed(requests, settings.window_s)
+        windows = counts(count(made), quality_flags(made))
+        if not windows:
+            said = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
+            raise ConfigError(f"{table}: no usable request among its rows ({said})")
+        chosen = pairs_of(windows)
+        bar.update(step, description="measuring drift")
+        drifted = (
+            [
+                row.asDict()
+                for row in of_requests(
+                    ctx, requests, chosen, max(one.start for one in windows) + timedelta(hours=1)
+                ).collect()
+            ]
+            if chosen
+            else []
+        )
+        bar.update(step, description="judging")
+        result = _result(table, kind, settings, windows, chosen, drifted, reasons)
+    if html:
+        html.write_text(render(_page(result, windows)))
+    return _plain(result)
+
+
+def _conform(ctx: Context, found: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
+    """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
+
+    Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
+    """
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as f
+
+    seen, why, known = Observation("rejected"), f.col("why"), list(rejections())
+    others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
+    judged = found.withColumn("why", why_rejected())
+    good, _ = split(judged.observe(seen, *(f.count_if(why == one).alias(one) for one in known), others))
+    rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
+    doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
+    reasons = {name: number for name, number in seen.get.items() if number}
+    if doubled.isEmpty():
+        return once(rows), reasons
+    twice = rows.join(f.broadcast(doubled), "key", "left_semi")
+    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(fold(twice)), reasons
+
+
+def _kept(ctx: Context, frame: "DataFrame", name: str) -> "DataFrame":
+    """The frame, worked out once."""
+    where = f"{ctx.store.location}/{name}"
+    frame.write.option("compression", "snappy").parquet(where)
+    return ctx.spark.read.parquet(where)
+
+
+def _result(
+    table: str,
+    kind: str,
+    settings: Settings,
+    windows: Sequence[Counts],
+    chosen: Mapping[str, Pair],
+    drifted: Sequence[dict[str, Any]],
+    reasons: Mapping[str, int],
+) -> dict[str, Any]:
+    endpoints = []
+    width = timedelta(seconds=settings.window_s)
+    for name in sorted({one.endpoint for one in windows}):
+        mine = [one for one in windows if one.endpoint == name]
+        versions = sorted({one.model_version for one in mine})
+        policy = settings.endpoint(name).policy
+        moved = [one for one in drifted if one["endpoint"] == name]
+        verdict: Verdict | None = None
+        if pair := chosen.get(name):
+            now = max(one.start for one in mine) + width
+            evidence = Evidence(
+                name,
+                pair.candidate,
+                pair.prior,
+                [one for one in mine if one.model_version in (pair.candidate, pair.prior) and one.start >= pair.since],
+                settings.window_s,
+                [
+                    Drifted(*(one[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
+                    for one in moved
+                    if one["drifted"]
+                ],
+            )
+            verdict = judge(evidence, policy, History(), now)
+        endpoints.append(
+            {
+                "endpoint": name,
+                "versions": {v: _version([one for one in mine if one.model_version == v]) for v in versions},
+                "drift": moved,
+                "verdict": verdict,
+            }
+        )
+    return {"table": table, "kind": kind, "rejected": dict(reasons), "endpoints": endpoints}
+
+
+def _version(windows: Sequence[Counts]) -> dict[str, Any]:
+    """Figures of one version; `completeness`: share of minutes between its first and last request that have any."""
+    total = merge(windows)
+    bad = rate_interval(float(total.rows), total.failed * total.rows / total.requests if total.requests else 0.0)
+    starts = sorted({one.start for one in windows})
+    return {
+        **summary(windows),
+        "error_rate_low": bad[1] if bad else None,
+        "error_rate_high": bad[2] if bad else None,
+        "error_codes": dict(total.errors),
+        "first": starts[0],
+        "last": starts[-1],
+        "rows": total.rows,
+        "sampled_share": total.rows / total.requests if total.requests else None,
+        "with_output_share": total.quality.get("answers", 0.0) / max(1.0, total.requests - total.failed),
+    }
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """JSON values only."""
+
+    def show(value: Any) -> Any:
+        return (
+            asdict(value)
+            if isinstance(value, Verdict)
+            else value.isoformat()
+            if isinstance(value, datetime)
+            else str(value)
+        )
+
+    plain: dict[str, Any] = json.loads(json.dumps(result, default=show))
+    return plain
+
+
+HEADER = (
+    "version",
+    "requests",
+    "p50",
+    "p95",
+    "p99",
+    "errors (95 %)",
+    "tokens in/out",
+    "feature age p95",
+    "bad answers",
+    "completeness",
+)
+
+
+def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
+    def shown(name: str) -> str:
+        return BY_NAME[name].show(figures.get(name))
+
+    codes = ", ".join(
+        f"{code} {n:.0f}" for code, n in sorted(figures["error_codes"].items(), key=lambda kv: -kv[1])[:3]
+    )
+    low, high = (f"{figures[name]:.2%}" for name in ("error_rate_low", "error_rate_high"))
+    rate = f"{figures['error_rate']:.2%} ({low}-{high}) {codes}".strip()
+    seen = f"{figures['sampled_share']:.0%} sampled, {figures['with_output_share']:.0%} with output"
+    plain = (shown(name) for name in ("requests", "p50_ms", "p95_ms", "p99_ms"))
+    tokens = f"{shown('tokens_in')}/{shown('tokens_out')}"
+    return [version, *plain, rate, tokens, shown("feature_age_p95_ms"), shown("bad_answers"), seen]
+
+
+def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    ordered = sorted(moved, key=lambda one: (not one["drifted"], -one["distance"]))
+    return [
+        [
+            one["model_version"], one["against"], one["kind"], one["column"], f"{one['distance']:.3f} (at least {one['low']:.3f})",
+            "drifted" if one["drifted"] else "", f"{one['evidently_method']}: {one['evidently_score']}",
+        ]
+        for one in ordered[:20]
+    ]  # fmt: skip
+
+
+DRIFT_HEADER = ("version", "against", "kind", "column", "distance", "", "Evidently")
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """Print a result for people."""
+    console.print(f"{result['table']} ({result['kind']})", highlight=False)
+    for why, number in result["rejected"].items():
+        console.print(f"  set aside: {number} x {why}", style="yellow", highlight=False)
+    for one in result["endpoints"]:
+        for title, header, rows in (
+            (one["endpoint"], HEADER, [_row(v, f) for v, f in one["versions"].items()]),
+            ("drift", DRIFT_HEADER, _drift_rows(one["drift"])),
+        ):
+            table = Table(title=title, title_justify="left")
+            for name in header:
+                table.add_column(name)
+            for row in rows:
+                table.add_row(*row)
+            if rows:
+                console.print(table)
+        if verdict := one["verdict"]:
+            console.print(
+                f"verdict on {verdict['candidate']}: [bold]{verdict['state']}[/]: {verdict['reason']}\n",
+                highlight=False,
+            )
+
+
+def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> Report:
+    shown: dict[str, Any] = {}
+    verdicts = [one["verdict"] for one in result["endpoints"] if one["verdict"]]
+    for one in result["endpoints"]:
+        shown[f"Versions of {one['endpoint']}"] = (HEADER, [_row(v, f) for v, f in one["versions"].items()])
+        shown[f"Drift of {one['endpoint']}"] = (DRIFT_HEADER, _drift_rows(one["drift"]))
+    first = result["endpoints"][0]["endpoint"]
+    headline = "; ".join(f"{v.endpoint}: {v.state}, {v.reason}" for v in verdicts) or "no version to judge"
+    facts = {why: str(number) for why, number in result["rejected"].items()}
+    of_first = [one for one in windows if one.endpoint == first]
+    return Report(f"Lastgood check: {result['table']}", headline, of_first, verdicts, (), facts, shown)

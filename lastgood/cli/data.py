@@ -1,0 +1,249 @@
+"""The commands about jobs and tables: job, baseline, drift, cost, forget, status."""
+
+import json
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.errors import ConfigError
+from lastgood.service.tracing import tracing
+from lastgood.settings import load
+from lastgood.settings.prices import prices
+
+if TYPE_CHECKING:
+    from lastgood.record.windows import Counts
+
+Endpoint = Annotated[str, typer.Argument(help="the endpoint's name")]
+baseline = typer.Typer(no_args_is_help=True, help="What drift is measured against: set aside, list, compare.")
+
+
+def job(
+    name: Annotated[str, typer.Argument(help="a job (see the README), or all but maintain, in order: all")],
+    config: ConfigFile = None,
+    forever: Annotated[
+        bool, typer.Option("--forever", help="with `all`: run all jobs again and again until SIGTERM")
+    ] = False,
+    backfill: Annotated[
+        tuple[datetime, datetime] | None,
+        typer.Option(metavar="FROM TO", help="rebuild this range of request times (UTC), day by day; may be repeated"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would do and write nothing")] = False,
+) -> None:
+    """Run a Spark job (or all, in order): takes what is new, may be repeated and killed at any time."""
+    from lastgood.service import loop
+
+    settings = load(config)
+
+    def say(report: dict[str, Any]) -> None:
+        print(loop.as_line(report), flush=True)
+
+    if forever and (backfill or dry_run or name != "all"):
+        raise ConfigError("--forever goes with `all` alone, without --backfill and --dry-run")
+    with tracing(settings, "lastgood-job"):
+        if forever:
+            stop = threading.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            loop.forever(settings, say, stop)
+            return
+        ctx = replace(loop.context(settings), dry_run=dry_run)
+        if backfill:
+            names = loop.REBUILT if name == "all" else (name,)
+            loop.rebuild(ctx, names, (_utc(backfill[0]), _utc(backfill[1])), say)
+            return
+        if name == "all":
+            loop.run_all(ctx, [each for each in loop.JOBS if each != "maintain"], say)
+        else:
+            say(loop.run_job(ctx, name))
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*("-" if one is None else str(one) for one in row))
+    Console(highlight=False).print(table)
+
+
+@baseline.command("set")
+def baseline_set(
+    endpoint: Endpoint,
+    since: Annotated[datetime, typer.Option("--from", help="UTC")],
+    until: Annotated[datetime, typer.Option("--to", help="UTC")],
+    version: Annotated[str | None, typer.Option(help="only this model version's requests")] = None,
+    note: Annotated[str, typer.Option(help="what it is")] = "",
+    config: ConfigFile = None,
+) -> None:
+    """Set the sample of this time aside as the endpoint's next baseline; drift is measured against the newest."""
+    from lastgood.jobs.baseline import set_baseline
+    from lastgood.service import loop
+
+    done = set_baseline(loop.context(load(config)), endpoint, (_utc(since), _utc(until)), version, note)
+    print(json.dumps(done))
+
+
+@baseline.command("list")
+def baseline_list(
+    endpoint: Annotated[str | None, typer.Argument()] = None, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """The stored baselines."""
+    from lastgood.jobs.baseline import list_baselines
+    from lastgood.service import loop
+
+    found = list_baselines(loop.context(load(config)), endpoint)
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    names = ("endpoint", "baseline", "note", "rows", "versions", "first", "last", "columns")
+    shown = [[", ".join(one[n]) if isinstance(one[n], list) else one[n] for n in names] for one in found]
+    _table("baselines", names, shown)
+
+
+@baseline.command("diff")
+def baseline_diff(endpoint: Endpoint, old: int, new: int, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """How baseline NEW differs from OLD, column by column."""
+    from lastgood.jobs.baseline import diff
+    from lastgood.service import loop
+
+    found = diff(loop.context(load(config)), endpoint, old, new)
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    rows = [
+        (r["kind"], r["column"], f"{r['distance']:.3f}", f"{r['low']:.3f}", "drifted" if r["drifted"] else "")
+        for r in found
+    ]
+    _table(f"{endpoint}: baseline {new} against {old}", ("kind", "column", "distance", "at least", ""), rows)
+
+
+def drift(
+    endpoint: Endpoint,
+    html: Annotated[
+        Path | None, typer.Option(help="write it here (else into the storage folder, and the evidence page links it)")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Evidently's HTML report on the newest version against the reference, from the same samples as the job's."""
+    from lastgood.jobs.drift import evidently_html
+    from lastgood.service import loop
+
+    print(json.dumps(evidently_html(loop.context(load(config)), endpoint, html)))
+
+
+def _newest(storage: str, endpoint: str, days: float) -> list["Counts"]:
+    """Windows of the endpoint's newest days. Errors: ConfigError when there are none."""
+    from lastgood import tables
+    from lastgood.tables import measures
+
+    found = measures.windows(tables.Store(storage), endpoint)
+    if not found:
+        raise ConfigError(f"{storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
+    since = max(one.start for one in found) - timedelta(days=days)
+    return [one for one in found if one.start > since]
+
+
+def cost(
+    endpoint: Endpoint,
+    days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the endpoint's traffic costs in each serving mode, the cheapest that meets its latency target, and when that would change."""
+    from lastgood.jobs import offers
+
+    settings = load(config)
+    mine = _newest(settings.storage, endpoint, days)
+    one = settings.endpoint(endpoint)
+    report = offers.report(
+        mine, settings.window_s, prices(settings.prices), one.cost, one.policy.latency_target_s * 1000
+    )
+    if as_json:
+        print(json.dumps(report))
+        return
+    offers.show(endpoint, report, lambda line: Console(highlight=False, soft_wrap=True).print(line), _table)
+
+
+def outcomes(
+    endpoint: Endpoint,
+    days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What labels and feedback say of the newest version beside the one before it: accuracy, precision, recall, error, thumbs, with intervals."""
+    from lastgood.jobs.deployed import pairs_of
+    from lastgood.judge.outcomes import report
+
+    found = _newest(load(config).storage, endpoint, days)
+    pair = pairs_of(found).get(endpoint)
+    if pair is None:
+        raise ConfigError(f"{endpoint}: no model version is known; see sources.entities_table in the settings")
+    said = {"endpoint": endpoint} | report(found, pair.candidate, pair.prior)
+    if as_json:
+        print(json.dumps(said))
+        return
+    rows = [
+        (one["outcome"], *(_shown(one[name]) for name in ("new", "prior", "difference")), one["verdict"] or "")
+        for one in said["outcomes"]
+    ]
+    shares = ", ".join("-" if one is None else f"{one:.0%}" for one in said["labelled"].values())
+    title = f"{endpoint}: version {pair.candidate} beside {pair.prior or '-'} ({said['prior_seen'] or 'not seen'}); labelled {shares}"
+    _table(title, ("outcome", "new", "prior", "difference", ""), rows)
+
+
+def _shown(one: dict[str, Any] | None) -> str | None:
+    """A figure with its interval, and of how many."""
+    if one is None:
+        return None
+    return f"{one['mean']:.4g} ({one['low']:.4g} to {one['high']:.4g})" + (f", n {one['n']:,}" if "n" in one else "")
+
+
+def forget(
+    requester: Annotated[str, typer.Option(help="who, exactly as requests name them")],
+    config: ConfigFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count and delete nothing")] = False,
+) -> None:
+    """Delete a requester's requests, bodies, scores and samples from all tables."""
+    from lastgood.jobs.maintain import forget as run
+    from lastgood.service import loop
+
+    done = run(replace(loop.context(load(config)), dry_run=dry_run), requester)
+    print(json.dumps({"requester": requester, "rows": done, "dry_run": dry_run}))
+
+
+def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Tables (size, files, age), how far behind their source the jobs are, and the newest verdict of each endpoint. Starts no Spark where
+    `storage` is a folder."""
+    from lastgood import tables
+    from lastgood.jobs.spark import session
+    from lastgood.tables.health import health
+
+    settings = load(config)
+    store = tables.Store(settings.storage)
+    found = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    for title, rows in found.items():
+        if rows:
+            _table(title, list(rows[0]), [list(one.values()) for one in rows])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (job, drift, cost, outcomes, forget, status):
+        app.command()(command)
+    app.add_typer(baseline, name="baseline")

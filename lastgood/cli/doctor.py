@@ -1,0 +1,242 @@
+"""What must be right before Lastgood can work -> what is, and how to mend what is not. Nothing is changed but for a scratch folder."""
+
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+
+from lastgood import tables
+from lastgood.alerts.store import Store
+from lastgood.errors import LastgoodError
+from lastgood.jobs import spark
+from lastgood.settings import EndpointSettings, Mode, Settings, secret
+from lastgood.tables import delta
+from lastgood.workspace import Endpoint
+from lastgood.workspace.databricks import DatabricksWorkspace, connect
+
+SKEW_S = 30.0
+"""A clock that is off by more makes windows and signed links disagree."""
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `fix` says what to do where it is not right."""
+
+    name: str
+    health: Health
+    said: str
+    fix: str = ""
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def java(settings: Settings) -> Iterator[Finding]:
+    if settings.spark.mode == "databricks":
+        yield Finding("Java", Health.OK, "the cluster's own")
+        return
+    home = spark.java_home()
+    said = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False, timeout=60)
+    first = (said.stderr or said.stdout).splitlines()[:1]
+    health = Health.FAIL if said.returncode else Health.OK
+    yield Finding("Java", health, f"{home}: {''.join(first)}", "unset JAVA_HOME, or point it at a Java 17 or 21 home")
+    there = spark.jars_cached()
+    said_jars = "there" if there else "not here yet: the first session downloads about 10 MB"
+    yield Finding("Delta's jars", Health.OK if there else Health.WARN, said_jars, "run a job once while online")
+
+
+def delta_round_trip(settings: Settings) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory(prefix="lastgood-doctor-") as folder:
+        session = spark.session(settings.spark)
+        session.range(3).write.format("delta").save(f"{folder}/t")
+        seen = session.read.format("delta").load(f"{folder}/t").count()
+    yield Finding(
+        "Spark and Delta", Health.OK if seen == 3 else Health.FAIL, f"Spark {session.version} wrote and read a table"
+    )
+
+
+def storage(settings: Settings) -> Iterator[Finding]:
+    store = tables.Store(settings.storage)
+    if store.in_catalog:
+        yield Finding(
+            "storage",
+            Health.WARN,
+            f"{settings.storage}: a catalog; run `lastgood doctor --spark` on a cluster to look into it",
+        )
+        return
+    folder = Path(settings.storage)
+    probe = folder / f".doctor-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        yield Finding("storage", Health.FAIL, f"{folder}: {error}", "give the service's user the right to write there")
+        return
+    there = [one.name for one in tables.ALL if delta.version(store.path(one)) is not None]
+    said = f"{folder}: {len(there)} of {len(tables.ALL)} tables"
+    fix = "" if there else "`lastgood job all` makes them"
+    yield Finding("storage", Health.OK if there else Health.WARN, said, fix)
+
+
+def state(settings: Settings) -> Iterator[Finding]:
+    store = Store(settings.state)
+    try:
+        with store.read() as tx:
+            problems, switch = tx.verify(), tx.kill_switch()
+    finally:
+        store.close()
+    audit = Finding("audit log", Health.OK, "unbroken")
+    yield Finding("operational state", Health.OK, "reached")
+    yield (
+        Finding("audit log", Health.FAIL, problems[0], "someone wrote to it: `lastgood audit verify`")
+        if problems
+        else audit
+    )
+    if switch.on:
+        yield Finding("kill switch", Health.WARN, f"on ({switch.who}: {switch.why})", "`lastgood kill off`")
+
+
+def secrets(settings: Settings) -> Iterator[Finding]:
+    key = secret(settings.web.link_key_env)
+    good = key is not None and all(len(part) >= 16 for part in key.split(","))
+    said = "set" if good else "not set: links die with the process" if key is None else "shorter than 16 characters"
+    yield Finding(
+        "signing key",
+        Health.OK if good else Health.WARN,
+        said,
+        f"export {settings.web.link_key_env}=$(openssl rand -hex 32)",
+    )
+    people = settings.web.oidc or settings.web.trust_forwarded_user or secret(settings.web.person_token_env)
+    yield Finding(
+        "who may decide", Health.OK if people else Health.WARN, "known" if people else "nobody: no login is configured",
+        f"web.oidc, or {settings.web.person_token_env}",
+    )  # fmt: skip
+    pager = secret(settings.pagerduty.routing_key_env)
+    yield Finding(
+        "PagerDuty", Health.OK if pager else Health.WARN, "routing key set" if pager else "no routing key: nobody is paged",
+        f"export {settings.pagerduty.routing_key_env}=...",
+    )  # fmt: skip
+
+
+def workspace(settings: Settings) -> Iterator[Finding]:
+    found = connect(settings.workspace)
+    me = found.me()
+    yield Finding("workspace", Health.OK, f"reached as {me}")
+    yield from clock(found.host)
+    for name, one in settings.endpoints.items():
+        yield from _endpoint(found, name, one, me)
+
+
+def clock(host: str) -> Iterator[Finding]:
+    """This machine's clock against the workspace's."""
+    said = httpx.get(host, timeout=10).headers.get("date")
+    if said:
+        off = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+        health = Health.OK if abs(off) <= SKEW_S else Health.FAIL
+        yield Finding(
+            "clock", health, f"{off:+.0f} s from the workspace's", "start a time service (chrony, systemd-timesyncd)"
+        )
+
+
+def _endpoint(found: DatabricksWorkspace, name: str, one: EndpointSettings, me: str) -> Iterator[Finding]:
+    title = f"endpoint {name}"
+    try:
+        endpoint: Endpoint = found.endpoint(name)
+        level = found.permissions(name).get(me, "not listed (perhaps through a group)")
+    except LastgoodError as error:
+        yield Finding(title, Health.FAIL, str(error), "check the name and the token's rights")
+        return
+    versions = ", ".join(f"{e.entity_version} {endpoint.traffic.get(e.name, 0)} %" for e in endpoint.entities)
+    acts = one.mode is not Mode.OBSERVE
+    fine = level == "CAN_MANAGE" or not acts
+    yield Finding(
+        title,
+        Health.OK if fine else Health.WARN,
+        f"{one.mode}; versions {versions}; rights: {level}",
+        "grant CAN_MANAGE: a rollback needs it",
+    )
+    if acts and len(endpoint.entities) < 2:
+        yield Finding(
+            f"{title}: way back",
+            Health.WARN,
+            "one version only",
+            "keep the prior version at 0 %: a rollback then takes seconds",
+        )
+    table = one.payload_table
+    if table and tables.is_path(table):
+        there = delta.version(table) is not None
+        feed = there and delta.keeps_changes(table)
+        said = "read by its change feed" if feed else "read by its clock" if there else "not there yet"
+        yield Finding(
+            f"{title}: inference table",
+            Health.OK if there else Health.WARN,
+            f"{table}: {said}",
+            "is it enabled on the endpoint?",
+        )
+
+
+def service(settings: Settings) -> Iterator[Finding]:
+    url = settings.web.base_url.rstrip("/")
+    try:
+        alive = httpx.get(f"{url}/healthz", timeout=5).status_code == 200
+        shown = "lastgood_build_info" in httpx.get(f"{url}/metrics", timeout=30).text
+    except httpx.HTTPError as error:
+        yield Finding(
+            "service",
+            Health.WARN,
+            f"{url}: {type(error).__name__}",
+            "`lastgood serve`, and web.base_url must be how browsers reach it",
+        )
+        return
+    yield Finding(
+        "service",
+        Health.OK if alive and shown else Health.FAIL,
+        f"{url}: {'answers' if alive else 'is not well'}, /metrics {'works' if shown else 'does not'}",
+    )
+
+
+def prometheus(url: str) -> Check:
+    """Whether a Prometheus at `url` scrapes Lastgood."""
+
+    def look(settings: Settings) -> Iterator[Finding]:
+        answer = httpx.get(
+            f"{url.rstrip('/')}/api/v1/query", params={"query": "lastgood_build_info"}, timeout=10
+        ).json()
+        seen = answer.get("data", {}).get("result", [])
+        said = f"{len(seen)} services scraped" if seen else "it does not scrape Lastgood"
+        yield Finding(
+            "Prometheus", Health.OK if seen else Health.FAIL, said, "add a scrape job on web.port, path /metrics"
+        )
+
+    return look
+
+
+CHECKS: tuple[Check, ...] = (java, storage, state, secrets, workspace, service)
+
+
+def examine(settings: Settings, checks: tuple[Check, ...] = CHECKS) -> Iterator[Finding]:
+    """Every finding of every check, in order; a check that cannot be made is a finding too."""
+    for one in checks:
+        try:
+            yield from one(settings)
+        except (LastgoodError, httpx.HTTPError, OSError, ValueError, subprocess.SubprocessError) as error:
+            yield Finding(
+                one.__name__.replace("_", " "),
+                Health.FAIL,
+                str(error) or type(error).__name__,
+                "mend this, then run doctor again",
+            )

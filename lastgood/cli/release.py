@@ -1,0 +1,123 @@
+"""The way forward: `lastgood release check` before, `lastgood promote` step by step, with the judge between the steps."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from lastgood.cli.acts import (
+    AsJson,
+    ConfigFile,
+    EndpointName,
+    Why,
+    Yes,
+    banner,
+    build,
+    console,
+    follow,
+    me,
+    notes,
+    outcome,
+    show,
+)
+from lastgood.errors import RefusedError
+from lastgood.settings import load
+
+if TYPE_CHECKING:
+    from lastgood.alerts.records import Check, Rollback
+
+release = typer.Typer(no_args_is_help=True, help="The release checklist.")
+
+
+@release.command("check")
+def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Run the checklist for real, a drill included; exit code 1 when a row fails."""
+    from lastgood import tables
+    from lastgood.alerts.release import Checklist
+
+    settings = load(config)
+    acts = build(settings)
+    banner(acts, as_json)
+
+    def say(line: str) -> None:
+        if not as_json:
+            console.print(f"drill: {line}", style="dim", markup=False)
+
+    def drill(one: "Rollback") -> "Rollback":
+        return follow(acts, one, say)
+
+    done = Checklist(acts, tables.Store(settings.storage), drill, me(acts)).run(endpoint)
+    if as_json:
+        print(json.dumps({**vars(done), **done.document, "document": None}, default=str))
+    else:
+        _table(done)
+    if not done.passed:
+        raise typer.Exit(1)
+
+
+def _table(done: "Check") -> None:
+    shown = Table("", "check", "found", "how to fix it", title=f"{done.endpoint} version {done.version}")
+    for row in done.document["rows"]:
+        mark = "[green]ok[/]" if row["passed"] else "[red]no[/]"
+        shown.add_row(mark, row["name"], row["found"], row["fix"])
+    console.print(shown)
+    console.print("passed" if done.passed else "not passed: this version cannot be promoted")
+
+
+def promote(
+    endpoint: EndpointName,
+    version: Annotated[str, typer.Argument(help="the version to promote")],
+    again: Annotated[bool, typer.Option("--again", help="although it was rolled back before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the next step and do nothing")] = False,
+    yes: Yes = False,
+    why: Why = "asked for at the command line",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Give a version that passed staging more and more traffic; goes on where it stopped. The prior version stays ready."""
+    from lastgood.alerts.promote import allowed, next_step
+
+    settings = load(config)
+    acts, mine = build(settings), settings.endpoint(endpoint)
+    banner(acts, as_json)
+    steps: list[dict[str, object]] = []
+    confirmed = yes
+    while True:
+        now = acts.workspace.endpoint(endpoint)
+        with acts.store.read() as tx:
+            allowed(tx, endpoint, version, mine, acts.clock(), again)
+            kept = tx.snapshot(endpoint, version)
+        plan = next_step(now, version, mine, kept, acts.clock())
+        if plan is None:
+            break
+        if not as_json:
+            show(plan, notes(acts, now))
+        if dry_run:
+            steps.append({"diff": plan.diff()})
+            break
+        if not confirmed and (as_json or not typer.confirm("Do it?")):
+            raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
+        confirmed = True
+        started = acts.people.start(plan, me(acts), why)
+        done = follow(
+            acts, started, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False))
+        )
+        steps.append(outcome(done))
+        if done.state != "Done":
+            break
+    stopped = bool(steps) and steps[-1].get("state") not in ("Done", None)
+    if as_json:
+        print(
+            json.dumps({"endpoint": endpoint, "version": version, "steps": steps, "promoted": not stopped}, default=str)
+        )
+    elif not dry_run:
+        console.print(f"version {version} {'stopped' if stopped else 'takes all traffic'}")
+    if stopped:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    app.command()(promote)
+    app.add_typer(release, name="release")

@@ -1,0 +1,132 @@
+"""`lastgood init` writes a commented conf/lastgood.yaml; `lastgood doctor` says what is not right yet, and how to mend it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.errors import RefusedError
+from lastgood.settings import Mode, load
+
+if TYPE_CHECKING:
+    from lastgood.cli.doctor import Finding
+
+TEMPLATE = """\
+# yaml-language-server: $schema={{ schema }}
+# Lastgood's settings; `lastgood config show` says what holds. LASTGOOD_... environment variables override a value here.
+# Secrets are never written here: *_env names the variable that holds one.
+
+storage: {{ storage }}              # folder of the Delta tables (a /Volumes path works), or catalog.schema
+window_s: 60                        # width of a window, seconds
+
+workspace:{% if host %}
+  host: {{ host }}
+  token_env: {{ token_env }}{% else %} {}                       # databricks-sdk's own authentication{% endif %}
+
+sources:
+  entities_table: system.serving.served_entities   # which version stands behind a served entity, at the time
+  usage_tables: []                  # system.serving.endpoint_usage: also what payload tables leave out
+
+pagerduty:
+  routing_key_env: LASTGOOD_PAGERDUTY_KEY
+
+default:
+  mode: {{ mode }}                  # observe: only say it; approve: ask a person; auto: do it
+  policy:
+    rollback_e: 100                 # at most 1 healthy version in 100 is ever rolled back
+    error_slo: 0.02                 # share of requests that may fail
+
+endpoints:{% for name, table in endpoints %}
+  {{ name }}:{% if table %}
+    payload_table: {{ table }}{% else %} {}{% endif %}{% else %} {}{% endfor %}
+"""
+SCHEMA = "lastgood.schema.json"
+
+
+def _plain(value: str) -> str:
+    """A YAML scalar of the value, quoted where it must be."""
+    return yaml.safe_dump(value, width=10_000).splitlines()[0]
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    app.command()(init)
+    app.command()(doctor)
+
+
+def init(
+    out: Annotated[Path, typer.Option("--out", help="file to write")] = Path("conf/lastgood.yaml"),
+    storage: Annotated[str, typer.Option(prompt="Folder (or catalog.schema) for the Delta tables")] = "./lastgood-data",
+    host: Annotated[str, typer.Option(prompt="Workspace URL (empty: databricks-sdk's own authentication)")] = "",
+    token_env: Annotated[str, typer.Option(help="variable that holds the workspace's token")] = "DATABRICKS_TOKEN",  # noqa: S107 - a variable's name
+    endpoints: Annotated[
+        str, typer.Option(prompt="Endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated")
+    ] = "",
+    mode: Annotated[
+        Mode, typer.Option(prompt="What may Lastgood do by itself (observe, approve, auto)")
+    ] = Mode.APPROVE,
+    force: Annotated[bool, typer.Option("--force", help="overwrite the file")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a few questions and write a commented settings file, with its JSON Schema beside it."""
+    from lastgood.cli.config import schema
+
+    if out.exists() and not force:
+        raise RefusedError(f"{out} is there already; --force overwrites it")
+    named = [tuple(map(str.strip, f"{one}=".split("=")[:2])) for one in endpoints.split(",") if one.strip()]
+    quoted = [(_plain(name), table and _plain(table)) for name, table in named]
+    values = {
+        "storage": _plain(storage),
+        "host": host and _plain(host),
+        "token_env": _plain(token_env),
+        "mode": mode.value,
+    }
+    maker = Environment(keep_trailing_newline=True)  # noqa: S701 - it makes YAML, of values that are quoted as YAML
+    text = maker.from_string(TEMPLATE).render(**values, endpoints=quoted, schema=SCHEMA)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_suffix(".new")
+    draft.write_text(text)
+    load(draft)
+    draft.replace(out)
+    (out.parent / SCHEMA).write_text(schema())
+    said = {"written": [str(out), str(out.parent / SCHEMA)]}
+    print(json.dumps(said) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
+
+
+def doctor(
+    config: ConfigFile = None,
+    spark: Annotated[bool, typer.Option("--spark", help="also start Spark and write a table")] = False,
+    prometheus: Annotated[str | None, typer.Option(help="URL of the Prometheus that should scrape Lastgood")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything Lastgood needs and say how to mend what is not right. Exit code 1 when something fails."""
+    from lastgood.cli import doctor as look
+
+    checks = list(look.CHECKS)
+    checks += [look.delta_round_trip] if spark else []
+    checks += [look.prometheus(prometheus)] if prometheus else []
+    findings = list(look.examine(load(config), tuple(checks)))
+    if as_json:
+        print(json.dumps([asdict(one) for one in findings], indent=2))
+    else:
+        _show(findings)
+    if any(one.health is look.Health.FAIL for one in findings):
+        raise typer.Exit(1)
+
+
+def _show(findings: "Sequence[Finding]") -> None:
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table("", "what", "found", "how to mend it", show_lines=False)
+    for one in findings:
+        fix = "" if one.health == "ok" else one.fix
+        table.add_row(Text(one.health, colours[one.health]), Text(one.name), Text(one.said), Text(fix))
+    Console().print(table)

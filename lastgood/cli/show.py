@@ -1,0 +1,49 @@
+"""`lastgood rules build` and `lastgood dashboards build`: what Prometheus and Grafana are given, from the settings."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.settings import load
+from lastgood.tables import Store
+
+rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
+dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
+Out = Annotated[Path, typer.Option("--out", help="folder to write to")]
+
+
+@rules.callback()
+@dashboards.callback()
+def _group() -> None:
+    """Keeps `build` a command of its own while it is the only one."""
+
+
+@rules.command("build")
+def build_rules(out: Out, as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Write OUT/lastgood.rules.yml: recording and alerting rules."""
+    from lastgood.alerts.rules import build
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "lastgood.rules.yml"
+    path.write_text(build(load(config)))
+    _written([path], as_json)
+
+
+@dashboards.command("build")
+def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI."""
+    from lastgood.dashboards import aibi
+    from lastgood.dashboards.grafana import write
+
+    settings = load(config)
+    paths = list(write(settings, out))
+    path = out / "lastgood.lvdash.json"
+    path.write_text(aibi.build(settings.storage if Store(settings.storage).in_catalog else "main.lastgood"))
+    _written([*paths, path], as_json)
+
+
+def _written(paths: list[Path], as_json: bool) -> None:
+    print(json.dumps({"written": [str(one) for one in paths]}) if as_json else "\n".join(map(str, paths)))

@@ -1,0 +1,74 @@
+"""Composition: what the service's `/metrics` shows, from the tables, the alerting layer and the receiver."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lastgood import tables
+from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.store import Store
+from lastgood.collectors.otlp.receiver import OtlpReceiver
+from lastgood.collectors.otlp.writer import figures
+from lastgood.dashboards.exemplars import Exemplars
+from lastgood.dashboards.exporter import RECENT, Exporter, Operations
+from lastgood.dashboards.protobuf import choose
+from lastgood.settings import Settings
+
+
+def operations(store: Store) -> Operations:
+    """Incidents, rollbacks and messages as they stand now."""
+    since = datetime.now(UTC) - RECENT
+    with store.read() as tx:
+        incidents = tx.incidents(limit=10_000)
+        endpoints = sorted({one.endpoint for one in incidents})
+        moved = {name: [one for one in tx.rollbacks(name, 1000) if one.created_at >= since] for name in endpoints}
+        kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
+    detect, restore = {}, {}
+    by_id = {one.id: one for one in incidents}
+    for name, rollbacks in moved.items():
+        for one in reversed(rollbacks):
+            incident = by_id.get(one.incident_id)
+            if incident and incident.verdict.get("since"):
+                onset = datetime.fromisoformat(str(incident.verdict["since"]))
+                detect[name] = max(0.0, (one.created_at - onset).total_seconds())
+            if one.state is Status.DONE and one.ended_at:
+                restore[name] = (one.ended_at - one.created_at).total_seconds()
+    states = Counter((name, str(one.state)) for name, found in moved.items() for one in found)
+    return Operations(
+        dict(Counter(one.endpoint for one in incidents if one.resolved_at is None)), dict(states), detect, restore, kill, waiting
+    )  # fmt: skip
+
+
+def exporter(
+    settings: Settings,
+    store: tables.Store,
+    state: Store,
+    receiver: OtlpReceiver,
+    own: Callable[[], Mapping[str, float]],
+    exemplars: Exemplars,
+) -> Exporter:
+    """The service's exporter; its ledger stands beside the spool. `own`: what the service says of itself."""
+
+    def tally() -> Mapping[str, float]:
+        return {**figures(receiver.tally, receiver.writer.spool), **own()}
+
+    ledger = Path(settings.receiver.spool) / "exporter.json"
+    return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions, exemplars)
+
+
+def route(shown: Exporter) -> Route:
+    """`/metrics` in the format that the scraper likes best: protobuf (with native histograms), OpenMetrics, plain text."""
+
+    def scrape(request: Request) -> Response:
+        encode, kind = choose(request.headers.get("accept", ""))
+        return Response(shown.text(encode, kind), media_type=None, headers={"content-type": kind})
+
+    return Route("/metrics", scrape)
+
+
+__all__: list[str] = ["exporter", "operations", "route"]

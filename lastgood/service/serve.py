@@ -1,0 +1,238 @@
+"""The service: OTLP in, evidence pages out, verdicts -> incidents -> rollbacks. One process, one event loop."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import secrets
+import signal
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from lastgood import tables
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.notify import configured
+from lastgood.alerts.records import Incident
+from lastgood.alerts.rollback.links import Signer
+from lastgood.alerts.rollback.verify import Recovery
+from lastgood.alerts.store import Store
+from lastgood.alerts.web.app import create_app
+from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
+from lastgood.collectors.otlp.asgi import bind
+from lastgood.collectors.otlp.receiver import OtlpReceiver
+from lastgood.dashboards.exemplars import Exemplars
+from lastgood.errors import LastgoodError
+from lastgood.judge import History
+from lastgood.service import scrape
+from lastgood.service.live import Live
+from lastgood.service.tracing import spanned
+from lastgood.settings import Settings, secret
+from lastgood.settings.redaction import rules
+from lastgood.tables import delta, measures
+from lastgood.workspace import Platform, deployments
+from lastgood.workspace.databricks import connect
+
+log = logging.getLogger("lastgood.service.serve")
+SCRAPE_S = 60.0
+"""The endpoints' own metrics are gauges of a minute."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class _Telemetry:
+    """Window counts as the alerting layer asks for them."""
+
+    windows: measures.WindowTelemetry
+
+    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
+        return Recovery(**vars(self.windows.recovery(endpoint, bad_version, prior_version, since, metric)))
+
+
+def controller(settings: Settings, delta_store: tables.Store) -> Controller:
+    """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
+    key = secret(settings.web.link_key_env)
+    if key is None:
+        log.warning(
+            "%s is not set: links are good until this process ends",
+            settings.web.link_key_env,
+        )
+    keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
+    telemetry = _Telemetry(measures.WindowTelemetry(delta_store, settings.window_s))
+    return Controller(
+        Store(settings.state),
+        connect(settings.workspace),
+        settings,
+        configured(settings),
+        telemetry,
+        Signer(keys),
+        now,
+    )
+
+
+async def every(name: str, seconds: float, what: Callable[[], None], stop: asyncio.Event, failed: Counter[str]) -> None:
+    """Do `what` again and again until `stop`. One task's fault must not end the others, least of all the receiver: it is logged and counted."""
+
+    def work() -> None:
+        with spanned(name):
+            what()
+
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(work)
+        except LastgoodError as error:
+            log.warning("%s", error)
+        except Exception:
+            failed[name] += 1
+            log.exception("%s failed; it is tried again", name)
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            continue
+
+
+class _Verdicts:
+    """Hands each new verdict to the controller once per process (the controller ignores one it has seen)."""
+
+    def __init__(self, store: tables.Store, target: Controller, live: Live) -> None:
+        self._store, self._target, self._live = store, target, live
+        self._after = now() - timedelta(seconds=target.settings.default.policy.max_evidence_age_s)
+        self._version: int | None = None
+
+    def __call__(self) -> None:
+        version = delta.version(self._store.path(tables.VERDICTS))
+        if version == self._version:
+            return
+        for verdict in measures.verdicts(self._store, self._after):
+            self._target.handle(verdict)
+            self._live.knows(verdict)
+            self._after = verdict.judged_at
+        self._version = version
+
+
+class Reloading:
+    """Takes over the policies of a settings file that has changed. A file that is wrong changes nothing and is said, and counted, until
+    it is right."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        self._settings, self._load = settings, load
+        self.problem = ""
+
+    def __call__(self) -> None:
+        try:
+            newer = self._load()
+        except LastgoodError as error:
+            if str(error) != self.problem:
+                log.error("the settings stay as they were: %s", error)
+            self.problem = str(error)
+            return
+        self.problem = ""
+        if self._settings.adopt(newer):
+            log.warning("the policies of the settings file are in force now")
+
+
+def judge_live(live: Live, target: Controller) -> None:
+    """Judge the newest requests and hand over what is to be acted on."""
+
+    def history(endpoint: str) -> History:
+        with target.store.read() as tx:
+            return History(tx.shifts().get(endpoint, {}))
+
+    for verdict in live.verdicts(history):
+        target.handle(verdict)
+
+
+def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -> None:
+    """Note what the endpoints' own metrics say of the last minute."""
+    for problem in scrape_endpoints(platform, settings.endpoints, store, now()):
+        log.warning("%s", problem)
+
+
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""mallopt(3)"""
+
+
+def steady_memory() -> None:
+    """Make allocators give back what bodies of exports and Arrow's buffers took: by their defaults (glibc: a heap for each thread; mimalloc:
+    pages for each thread) the process grows by 20 MiB a minute under load, though nothing is kept."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 17)
+
+
+def _observe(acts: Controller, store: tables.Store) -> None:
+    deployments.record(store, acts.observe_endpoints(), now())
+
+
+async def serve(
+    settings: Settings,
+    say: Callable[[str], None],
+    poll_s: float = 5.0,
+    reload: Callable[[], Settings] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; `say` gets one line of JSON with the addresses once everything listens.
+
+    `reload` reads the settings again; their policies are taken over while it runs.
+    """
+    steady_memory()
+    store = tables.Store(settings.storage)
+    live = Live(settings, now)
+    exemplars = Exemplars()
+
+    def sink(committed: pa.Table) -> None:
+        exemplars.take(committed)
+        if settings.live_every_s:
+            live.take(committed)
+
+    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
+    acts, platform = controller(settings, store), connect(settings.workspace)
+    overview = measures.Overview(store, now)
+
+    def drawn(one: Incident) -> list[dict[str, Any]]:
+        judged = datetime.fromisoformat(one.verdict["judged_at"])
+        return measures.evidence_series(store, one.endpoint, one.candidate, one.prior, judged, settings.window_s)
+
+    app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version))
+    reloading = Reloading(settings, reload or (lambda: settings))
+    failed: Counter[str] = Counter()
+
+    def own() -> Mapping[str, float]:
+        return {"bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total())}
+
+    shown = scrape.exporter(settings, store, acts.store, receiver, own, exemplars)
+    app.router.routes.insert(0, scrape.route(shown))
+    web, sockets, port = bind(app, settings.web.host, settings.web.port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with receiver.running():
+        pages = asyncio.create_task(web.serve(sockets=sockets))
+        tasks: list[tuple[str, float, Callable[[], None]]] = [
+            ("verdicts", poll_s, _Verdicts(store, acts, live)),
+            ("rollbacks", min(2.0, poll_s), acts.tick),
+            ("messages", min(2.0, poll_s), acts.send),
+            ("endpoints", 12 * poll_s, lambda: _observe(acts, store)),
+            ("metrics", poll_s, shown.refresh),
+            ("settings", poll_s, reloading),
+            ("overview", poll_s, overview.refresh),
+            ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
+        ]
+        if settings.live_every_s:
+            tasks.append(("judge", settings.live_every_s, lambda: judge_live(live, acts)))
+        ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
+        say(json.dumps({"url": settings.web.base_url, **ports}))
+        await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
+        web.should_exit = True
+        await pages
+
+
+__all__ = ["controller", "now", "serve"]

@@ -1,0 +1,35 @@
+"""conf/lastgood.yaml + environment (LASTGOOD_*) -> typed settings: a model per room, one reader, mistakes in words, prices."""
+
+from lastgood.record.redact import Capture
+from lastgood.settings.alerts import Alertmanager, Hooks, Oidc, PagerDuty, Web
+from lastgood.settings.base import Mode, Model, secret
+from lastgood.settings.collectors import Labels, Receiver, Sources
+from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSource, Release
+from lastgood.settings.judge import WEIGHTS, Policy
+from lastgood.settings.platform import SparkSettings, WorkspaceSettings
+from lastgood.settings.reading import Settings, load
+
+__all__ = [
+    "WEIGHTS",
+    "Alertmanager",
+    "Capture",
+    "CostSettings",
+    "EndpointSettings",
+    "FeatureSource",
+    "Hooks",
+    "Labels",
+    "Mode",
+    "Model",
+    "Oidc",
+    "PagerDuty",
+    "Policy",
+    "Receiver",
+    "Release",
+    "Settings",
+    "Sources",
+    "SparkSettings",
+    "Web",
+    "WorkspaceSettings",
+    "load",
+    "secret",
+]

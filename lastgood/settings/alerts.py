@@ -1,0 +1,59 @@
+"""Settings of the alerting layer: the web pages and who may decide, and where messages go."""
+
+from pydantic import Field
+
+from lastgood.settings.base import Model
+
+
+class Oidc(Model):
+    """Login through an OpenID provider (authorization code with PKCE)."""
+
+    issuer: str = Field(description="https://issuer; its /.well-known/openid-configuration is read")
+    client_id: str
+    client_secret_env: str | None = Field(None, description="variable that holds the secret of a confidential client")
+    session_s: int = Field(3600, ge=60, description="how long a login lasts")
+
+
+class Web(Model):
+    """Evidence pages and signed links."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8484, ge=0, le=65535)
+    base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
+    link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
+    link_ttl_s: int = Field(3600, ge=60)
+    max_exported_versions: int = Field(
+        1000, ge=1, description="how many versions /metrics shows at most, the busiest first"
+    )
+    person_token_env: str = Field(
+        "LASTGOOD_PERSON_TOKEN",
+        description="variable that holds the approvers' tokens: `token`, or `ann:token1,bob:token2`",
+    )
+    approvers: tuple[str, ...] = Field((), description="patterns of who may decide (*@example.com); none: all known")
+    posts_per_minute: int = Field(30, ge=1, description="decisions one client may send")
+    oidc: Oidc | None = None
+    trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
+
+
+class Alertmanager(Model):
+    """Alerts pushed to Alertmanager, and its webhook taken in. Without a URL nothing is pushed."""
+
+    url: str | None = None
+    hook_token_env: str = Field("LASTGOOD_HOOK_TOKEN", description="variable with the bearer token of its webhook")
+
+
+class Hooks(Model):
+    """Webhooks out; the variables hold their URLs (they are secrets)."""
+
+    slack_env: str = Field("LASTGOOD_SLACK_URL", description="a Slack-compatible incoming webhook")
+    url_env: str = Field("LASTGOOD_WEBHOOK_URL", description="gets every event, signed (Standard Webhooks)")
+    secret_env: str = Field("LASTGOOD_WEBHOOK_SECRET", description="whsec_...: what the generic webhook is signed with")
+
+
+class PagerDuty(Model):
+    """Events API v2. Without a routing key nothing is sent."""
+
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+    routing_key_env: str = "LASTGOOD_PAGERDUTY_KEY"
+    severity_page: str = "error"
+    severity_rollback: str = "critical"

@@ -1,0 +1,81 @@
+"""Settings of one endpoint: what is kept, how it is judged, where its features come from, what it costs."""
+
+from typing import Any
+
+from pydantic import Field
+
+from lastgood.record.redact import Capture
+from lastgood.settings.base import Mode, Model
+from lastgood.settings.judge import Policy
+
+
+class Release(Model):
+    """What `lastgood release check` asks of an endpoint."""
+
+    probe: dict[str, Any] = Field({"prompt": "ping", "max_tokens": 16}, description="a request that must be answered")
+    bad_probe: dict[str, Any] = Field({"prompt": 7}, description="a request that must be refused with 400")
+    response_fields: tuple[str, ...] = Field((), description="fields every answer must have")
+    permissions: dict[str, str] = Field({}, description="principal -> the level it must have (CAN_QUERY, ...)")
+    owner_tag: str = "owner"
+    probes: int = Field(100, ge=72, le=1000, description="requests of the latency probe (72: a p95 needs so many)")
+    latency_p95_ms: float = Field(2000, gt=0, description="95th percentile the endpoint must keep")
+    features: bool = Field(True, description="whether requests must report the age of their features")
+    searchable_s: float = Field(300, gt=0, description="how long a request may take to appear in telemetry")
+    drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
+    dashboard_url: str | None = Field(None, description="must answer 200")
+    max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
+
+
+class FeatureSource(Model):
+    """Where an endpoint's features come from: a Delta table (asked by Spark) or a store (asked by its status API)."""
+
+    kind: str = Field("feature_table", pattern="^(feature_table|synced_table|online_table|vector_index)$")
+    name: str = Field(description="catalog.schema.table, or a folder")
+    event_time: str | None = Field(None, description="feature table: column with the time its rows speak of")
+
+
+class CostSettings(Model):
+    """How an endpoint is served, for its price (conf/prices.yaml)."""
+
+    mode: str = Field(
+        "pay_per_token", pattern="^(pay_per_token|provisioned|cpu|gpu)$", description="how it is served now"
+    )
+    model: str = Field("llama-3.3-70b", description="row of pay_per_token and provisioned")
+    gpu: str = Field("small", description="row of gpu")
+    scale_to_zero: bool = True
+    latency: dict[str, float] = Field({}, description="mode -> how many times as long as now a request takes there")
+
+
+class EndpointSettings(Model):
+    """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
+
+    mode: Mode = Mode.APPROVE
+    capture: Capture = Capture.FULL
+    body_days: int = Field(400, ge=0, description="how long bodies and features of requests are kept (job maintain)")
+    redact: dict[str, str] = Field(
+        {}, description="name -> pattern, beside lastgood.record.redact.PATTERNS; capture: redacted"
+    )
+    redact_hook: str | None = Field(None, description="package.module:function, str -> str, after the patterns")
+    policy: Policy = Policy()
+    payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
+    entities_table: str | None = Field(
+        None,
+        description="served_entities table that names the versions behind entity ids",
+    )
+    features: tuple[FeatureSource, ...] = Field((), description="sources of its features, watched for freshness")
+    drift_reference: str = Field(
+        "baseline",
+        pattern="^(baseline|week|before)$",
+        description="what drift is measured against where there is a choice: the newest stored baseline, the same hours of last "
+        "week, the day before the candidate; the others follow in this order",
+    )
+    aliases: tuple[str, ...] = Field(
+        ("lastgood", "champion"), description="registry aliases of good versions, best first"
+    )
+    staging: str | None = Field(None, description="endpoint whose release check lets a version be promoted here")
+    runbook_url: str | None = None
+    write_only: dict[str, Any] = Field(
+        {}, description="served-entity fields the workspace takes and does not report (burst_scaling_enabled: true)"
+    )
+    release: Release = Release()
+    cost: CostSettings = CostSettings()

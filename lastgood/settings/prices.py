@@ -1,0 +1,53 @@
+"""conf/prices.yaml: what serving costs in each mode."""
+
+from datetime import date
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from lastgood.errors import ConfigError
+from lastgood.settings import Model
+
+
+class TokenPrice(Model):
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class UnitPrice(Model):
+    per_hour: float = Field(ge=0)
+    tokens_per_s: float = Field(gt=0)
+
+
+class InstancePrice(Model):
+    per_hour: float = Field(ge=0)
+    concurrency: float = Field(gt=0)
+
+
+class Prices(Model):
+    """conf/prices.yaml, in DBU; `dbu` is the price of one."""
+
+    as_of: date
+    currency: str = "USD"
+    dbu: float = Field(gt=0)
+    checked: bool = False
+    launch: float = Field(0.0, ge=0)
+    idle_s: float = Field(1800, ge=0)
+    pay_per_token: dict[str, TokenPrice] = {}
+    provisioned: dict[str, UnitPrice] = {}
+    cpu: InstancePrice | None = None
+    gpu: dict[str, InstancePrice] = {}
+
+
+def prices(path: Path) -> Prices:
+    """Prices from a YAML file. Errors: ConfigError naming the file, the key and what was expected."""
+    try:
+        return Prices(**yaml.safe_load(path.read_text()))
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

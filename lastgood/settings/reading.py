@@ -1,0 +1,119 @@
+"""conf/lastgood.yaml + environment (LASTGOOD_*) -> typed settings. Nothing else reads the environment.
+
+Secrets are given by reference: a setting that ends in `_env` names the environment variable that holds the value.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from lastgood.errors import ConfigError
+from lastgood.settings import mistakes
+from lastgood.settings.alerts import Alertmanager, Hooks, PagerDuty, Web
+from lastgood.settings.collectors import Receiver, Sources
+from lastgood.settings.endpoint import EndpointSettings
+from lastgood.settings.platform import SparkSettings, WorkspaceSettings
+
+
+class Settings(BaseSettings):
+    """Everything. `LASTGOOD_STORAGE=...` or `LASTGOOD_WEB__PORT=...` override the file."""
+
+    model_config = SettingsConfigDict(env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    storage: str = Field("./lastgood-data", description="folder of the Delta tables, or catalog.schema")
+    state_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the operational state; default: SQLite in storage",
+    )
+    window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
+    live_every_s: float = Field(10.0, ge=0, description="the service judges its newest requests this often; 0: never")
+    default: EndpointSettings = EndpointSettings()
+    endpoints: dict[str, EndpointSettings] = {}
+    receiver: Receiver = Receiver()
+    sources: Sources = Sources()
+    web: Web = Web()
+    pagerduty: PagerDuty = PagerDuty()
+    alertmanager: Alertmanager = Alertmanager()
+    hooks: Hooks = Hooks()
+    traces_url: str | None = Field(None, description="OTLP/HTTP address that gets Lastgood's own spans; none: no spans")
+    toxic_words: tuple[str, ...] = Field((), description="answers with one of these words are bad; none: nobody looks")
+    retention_days: dict[str, int] = Field({}, description="table -> days kept, where not lastgood.tables' own")
+    prices: Path = Field(Path("conf/prices.yaml"), description="what serving costs")
+    dashboard_url: str | None = Field(None, description="linked from every message")
+    runbook_base_url: str = Field(
+        "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"
+    )
+    workspace: WorkspaceSettings = WorkspaceSettings()
+    spark: SparkSettings = SparkSettings()
+
+    _adopted: tuple[dict[str, EndpointSettings], EndpointSettings] | None = PrivateAttr(None)
+
+    def endpoint(self, name: str) -> EndpointSettings:
+        """Settings of one endpoint."""
+        endpoints, default = self._adopted or (self.endpoints, self.default)
+        return endpoints.get(name, default)
+
+    def adopt(self, newer: "Settings") -> bool:
+        """From now on `endpoint` answers as `newer`'s does, for everybody who holds these settings; False when nothing changed.
+
+        Nothing else is taken over: addresses, tables, redaction and credentials need a restart.
+        """
+        policies = (newer.endpoints, newer.default)
+        changed = policies != (self._adopted or (self.endpoints, self.default))
+        self._adopted = policies
+        return changed
+
+    @property
+    def state(self) -> str:
+        """SQLAlchemy URL of the operational state (incidents, approvals, audit)."""
+        return self.state_url or f"sqlite:///{Path(self.storage).absolute()}/state.db"
+
+
+def _with_file(document: dict[str, Any]) -> type[Settings]:
+    """Settings that believe explicit values first, then the environment, then the file."""
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=document)
+
+    return FromFile
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from a YAML file (default: conf/lastgood.yaml when there), the environment, then `overrides`.
+
+    Errors: ConfigError naming the file, the line, the key and what was expected.
+    """
+    source = path or Path("conf/lastgood.yaml")
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        text = source.read_text() if source.is_file() else ""
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(document or {}, dict):
+        raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
+    try:
+        return _with_file(document or {})(**overrides)
+    except SettingsError as error:
+        raise ConfigError(f"environment (LASTGOOD_*): {error}; expected JSON") from error
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {mistakes.sentence(error, Settings, text)}") from error

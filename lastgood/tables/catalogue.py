@@ -1,0 +1,307 @@
+"""Every Delta table Lastgood owns: columns, keys, partitioning, retention (pure)."""
+
+from dataclasses import dataclass, replace
+
+from lastgood.record import telemetry
+from lastgood.record.telemetry import Field
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns, the key that makes a row unique, partition columns, days kept, whether changes are fed on."""
+
+    name: str
+    fields: tuple[Field, ...]
+    key: tuple[str, ...] = ()
+    partition_by: tuple[str, ...] = ()
+    days: int = 400
+    change_feed: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.fields)
+
+
+_WINDOW_KEY = (
+    Field("endpoint", "string", "serving endpoint"),
+    Field("model_version", "string", "model version, '?' when no source named it"),
+    Field("stratum", "string", "latency scope / prompt-length bucket, see windows.stratum"),
+    Field("window_start", "timestamp", "start of the window, UTC"),
+)
+_KEY_NAMES = ("endpoint", "model_version", "stratum", "window_start")
+
+INBOX = Table("inbox", telemetry.INBOX, days=30, change_feed=True)
+REQUESTS = Table("requests", telemetry.REQUEST, ("endpoint", "request_id"), change_feed=True)
+QUARANTINE = Table(
+    "quarantine",
+    (
+        Field("quarantine_id", "string", "SHA-256 of source, reason and bytes"),
+        Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
+        Field("source", "string", "a key of telemetry.SOURCES"),
+        Field("reason", "string", "why it cannot be a record"),
+        Field("raw", "binary", "original bytes, or the row as JSON"),
+    ),
+    ("quarantine_id",),
+    days=30,
+)
+SCORES = Table(
+    "scores",
+    (
+        Field("endpoint", "string", "serving endpoint; null when only the trace is known"),
+        Field("request_id", "string", "request the score is about; null when only the trace is known"),
+        Field("trace_id", "string", "trace id, 32 hex digits"),
+        Field("name", "string", "what was evaluated"),
+        Field("value", "double", "the score"),
+        Field("label", "string", "the score in a word"),
+        Field("explanation", "string", "why"),
+        Field("source", "string", "otlp, or who reported it"),
+        Field("at", "timestamp", "when it was evaluated, UTC"),
+        Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
+    ),
+    change_feed=True,
+)
+ENDPOINT_MINUTES = Table(
+    "endpoint_minutes",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("minute", "timestamp", "start of the minute the figures are of, UTC"),
+        Field("requests", "double", "requests, as the endpoint's own /metrics says"),
+        Field("errors_4xx", "double", "of them answered with 4xx"),
+        Field("errors_5xx", "double", "of them answered with 5xx"),
+        Field("scraped_at", "timestamp", "when it was asked, UTC"),
+    ),
+    ("endpoint", "minute"),
+)
+FRESHNESS = Table(
+    "freshness",
+    (
+        Field("endpoint", "string", "serving endpoint whose features come from the source"),
+        Field("kind", "string", "feature_table, synced_table, online_table or vector_index"),
+        Field("name", "string", "catalog name or folder of the source"),
+        Field(
+            "as_of", "timestamp", "newest event time in it, else the commit it reflects, UTC; null when it does not say"
+        ),
+        Field("committed_at", "timestamp", "its newest commit, UTC"),
+        Field("rows", "bigint", "rows it says it holds"),
+        Field("state", "string", "what its status says, or why it could not be asked"),
+        Field("checked_at", "timestamp", "when it was asked, UTC"),
+    ),
+)
+WINDOWS = Table(
+    "windows",
+    (
+        *_WINDOW_KEY,
+        Field("rows", "bigint", "rows seen"),
+        Field("requests", "double", "requests they stand for"),
+        Field("errors", "map<string,double>", "error code -> requests"),
+        Field(
+            "latency",
+            "map<int,double>",
+            "latency_ms bucket -> requests, see windows.bucket",
+        ),
+        Field("ttft", "map<int,double>", "ttft_ms bucket -> requests"),
+        Field("feature_age", "map<int,double>", "feature_age_ms bucket -> requests"),
+        Field("tokens_in", "double", "prompt tokens"),
+        Field("tokens_out", "double", "generated tokens"),
+        Field(
+            "error_requesters",
+            "array<string>",
+            "hashes of up to 8 requesters that saw a failure",
+        ),
+        Field("length", "map<int,double>", "tokens_out bucket -> requests"),
+        Field("pace", "map<int,double>", "bucket of latency_ms / (tokens_out + 16) -> requests"),
+        Field(
+            "requesters", "map<string,array<bigint>>", "hash -> facts of a requester, see windows.Counts; at most 512"
+        ),
+        Field(
+            "scores",
+            "map<string,array<double>>",
+            "evaluation or label (attribute eval.*) -> number, sum, sum of squares",
+        ),
+    ),
+    _KEY_NAMES,
+    change_feed=True,
+)
+WINDOWS_HOUR = replace(WINDOWS, name="windows_hour", days=1100)
+WINDOWS_DAY = replace(WINDOWS, name="windows_day", days=3660, change_feed=False)
+COMPLETENESS = Table(
+    "completeness",
+    (
+        *(one for one in _WINDOW_KEY if one.name != "stratum"),
+        Field("seen", "bigint", "rows of requests"),
+        Field("expected", "double", "requests there should be; null when nothing independent says it"),
+        Field(
+            "expected_from",
+            "string",
+            "what says it: usage (table), endpoint (its own /metrics), sampling (fraction), sources (two that overlap)",
+        ),
+        Field("endpoint_requests", "double", "requests of all versions, as the endpoint's own /metrics counted them"),
+        Field("endpoint_errors", "double", "of them answered with 4xx or 5xx"),
+        Field("share", "double", "seen / expected, at most 1; null when expected is"),
+        Field("by_source", "map<string,double>", "source -> rows it saw"),
+        Field("delivery_lag_p50_ms", "double", "median of received - (requested + latency)"),
+        Field("delivery_lag_p95_ms", "double", "95th percentile of it"),
+        Field("null_body_share", "double", "of successful requests an inference table saw: share without an output"),
+        Field("null_bodies", "map<string,double>", "why -> such rows"),
+        Field(
+            "clock_skew_ms", "double", "median of inference table's time - span's time, requests both saw, all versions"
+        ),
+    ),
+    ("endpoint", "model_version", "window_start"),
+)
+QUALITY = Table(
+    "quality",
+    (
+        *_WINDOW_KEY,
+        Field(
+            "quality",
+            "map<string,double>",
+            "output flag -> answers; `answers` looked at, `bad` with any bad flag",
+        ),
+    ),
+    _KEY_NAMES,
+)
+_SAMPLE = (
+    Field("endpoint", "string", "serving endpoint"),
+    Field("model_version", "string", "model version"),
+    Field("window_start", "timestamp", "start of the hour, UTC"),
+    Field("request_id", "string", "request"),
+    Field("requested_at", "timestamp", "when, UTC"),
+    Field("hash", "bigint", "xxhash64 of request_id: the smallest are kept"),
+    Field("tokens_in", "bigint", "prompt tokens"),
+    Field("tokens_out", "bigint", "generated tokens"),
+    Field("input_chars", "bigint", "length of the prompt"),
+    Field("output_chars", "bigint", "length of the answer"),
+    Field("finish_reason", "string", "why generation stopped"),
+    Field("input", "string", "beginning of the prompt"),
+    Field("output", "string", "beginning of the answer"),
+    Field("features", "map<string,string>", "tabular inputs, as text"),
+)
+SAMPLES = Table("samples", _SAMPLE, ("endpoint", "model_version", "window_start", "request_id"), days=35)
+BASELINES = Table(
+    "baselines",
+    (
+        Field("baseline", "bigint", "number of the endpoint's baseline, from 1"),
+        Field("note", "string", "what it is"),
+        Field("set_at", "timestamp", "when it was set, UTC"),
+        *_SAMPLE,
+    ),
+    ("endpoint", "baseline", "request_id"),
+    days=3660,
+)
+DRIFT = Table(
+    "drift",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "version whose requests are compared"),
+        Field("against", "string", "what with: reference or prior"),
+        Field("kind", "string", "input or output"),
+        Field("column", "string", "column compared"),
+        Field("computed_at", "timestamp", "when, UTC"),
+        Field("n_current", "bigint", "rows of the current sample"),
+        Field("n_reference", "bigint", "rows of the reference sample"),
+        Field(
+            "distance",
+            "double",
+            "Jensen-Shannon distance (base 2), 0-1, corrected for sample size",
+        ),
+        Field("low", "double", "lower 95 % limit of distance (block jackknife)"),
+        Field(
+            "drifted",
+            "boolean",
+            "above the policy's drift limit, false discoveries among a report's columns at most 5 %",
+        ),
+        Field("evidently_method", "string", "Evidently's own choice of method"),
+        Field("evidently_score", "double", "Evidently's score by that method"),
+        Field("evidently_drifted", "boolean", "Evidently's own verdict"),
+        Field("reference", "string", "what the reference was: baseline N, last week, before, or a version"),
+        Field("method", "string", "how distance was measured: jensen-shannon or classifier"),
+        Field("p", "double", "how likely so much is where the true distance is the limit"),
+    ),
+    ("endpoint", "model_version", "against", "kind", "column", "computed_at"),
+)
+COST = Table(
+    "cost",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "model version"),
+        Field("team", "string", "calling team, '?' when nobody said"),
+        Field("window_start", "timestamp", "start of the day, UTC"),
+        Field("requests", "double", "requests"),
+        Field("tokens_in", "double", "prompt tokens"),
+        Field("tokens_out", "double", "generated tokens"),
+        Field("busy_s", "double", "seconds of serving: sum of latencies"),
+        Field("mode", "string", "how the endpoint is served, by its settings"),
+        Field("dbu", "double", "DBU by conf/prices.yaml; null when it has no price for that"),
+        Field("money", "double", "the same in its currency"),
+    ),
+    ("endpoint", "model_version", "team", "window_start"),
+    days=1100,
+)
+DEPLOYMENTS = Table(
+    "deployments",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("config_version", "bigint", "the endpoint's config version"),
+        Field("served_entity", "string", "served entity name"),
+        Field("model_version", "string", "its model version"),
+        Field("traffic", "bigint", "planned per cent of traffic"),
+        Field("observed_at", "timestamp", "when first seen, UTC"),
+    ),
+    ("endpoint", "config_version", "served_entity"),
+)
+VERDICTS = Table(
+    "verdicts",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("candidate", "string", "newest version taking traffic"),
+        Field("prior", "string", "version before it; null when none is known"),
+        Field("state", "string", "Healthy, Inconclusive, Watch, Page or RollBack"),
+        Field("reason", "string", "one sentence with figures"),
+        Field("e_value", "double", "evidence against the new version"),
+        Field("since", "timestamp", "estimated onset, UTC"),
+        Field("judged_at", "timestamp", "when, UTC"),
+        Field("document", "string", "the whole verdict as JSON"),
+    ),
+    ("endpoint", "candidate", "judged_at"),
+)
+RUNS = Table(
+    "runs",
+    (
+        Field("job", "string", "job name"),
+        Field("source", "string", "table the job took its input from"),
+        Field(
+            "version",
+            "bigint",
+            "newest version of that table the run has taken in: where the next run starts",
+        ),
+        Field("rows_in", "bigint", "rows taken"),
+        Field("rows_out", "bigint", "rows written or changed"),
+        Field("seconds", "double", "run time"),
+        Field("finished_at", "timestamp", "when, UTC"),
+        Field("after", "bigint", "version of the source the run started from"),
+        Field("quarantined", "bigint", "rows set aside"),
+        Field("windows", "bigint", "windows recomputed"),
+    ),
+)
+
+ALL = (
+    INBOX,
+    REQUESTS,
+    QUARANTINE,
+    SCORES,
+    ENDPOINT_MINUTES,
+    FRESHNESS,
+    WINDOWS,
+    WINDOWS_HOUR,
+    WINDOWS_DAY,
+    QUALITY,
+    COMPLETENESS,
+    SAMPLES,
+    BASELINES,
+    DRIFT,
+    COST,
+    DEPLOYMENTS,
+    VERDICTS,
+    RUNS,
+)

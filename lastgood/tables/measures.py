@@ -1,0 +1,199 @@
+"""Measures and verdicts read back without Spark, for the service, the demo and reports."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lastgood import tables
+from lastgood.record import metrics
+from lastgood.record.metrics import summary
+from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.windows import Counts, from_row, merge
+from lastgood.tables import delta
+
+MOVED_SHARE, MIN_REQUESTS = 0.02, 30
+NEAR, YARDSTICK = timedelta(hours=6), timedelta(days=1)
+
+
+def windows(
+    store: tables.Store, endpoint: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> list[Counts]:
+    """All window counts (of one endpoint; that start in [since, until]), with output quality where it was counted, by time."""
+    wanted = (("endpoint", "=", endpoint), ("window_start", ">=", since), ("window_start", "<=", until))
+    filters: Any = [one for one in wanted if one[2] is not None] or None
+    key = ("endpoint", "model_version", "stratum", "window_start")
+    answers = {
+        tuple(row[name] for name in key): dict(row["quality"] or ())
+        for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
+    }
+    rows = delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist()
+    found = [from_row(row | {"quality": answers.get(tuple(row[name] for name in key))}) for row in rows]
+    return sorted(found, key=lambda one: (one.start, one.model_version, one.stratum))
+
+
+def verdict_from(document: dict[str, Any]) -> Verdict:
+    """A verdict from its JSON document."""
+
+    def when(value: str | None) -> datetime | None:
+        return datetime.fromisoformat(value) if value else None
+
+    findings = tuple(Finding(**one) for one in document["findings"])
+    times = {"judged_at": when(document["judged_at"]), "since": when(document["since"])}
+    rest = {
+        "state": State(document["state"]),
+        "findings": findings,
+        "vetoes": tuple(document["vetoes"]),
+    }
+    return Verdict(**{**document, **times, **rest})
+
+
+def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict]:
+    """Verdicts judged after `after`, by time."""
+    filters: Any = [("judged_at", ">", after)] if after else None
+    rows = delta.read(store.path(tables.VERDICTS), filters=filters).to_pylist()
+    return sorted(
+        (verdict_from(json.loads(row["document"])) for row in rows),
+        key=lambda one: one.judged_at,
+    )
+
+
+def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime], metric: str) -> list[float | None]:
+    """One metric of the catalogue per window, for one version over all strata; None where the version did not serve."""
+    by_start: dict[datetime, list[Counts]] = {}
+    for one in counts:
+        if one.model_version == version:
+            by_start.setdefault(one.start, []).append(one)
+    of = metrics.BY_NAME[metric].of
+    return [of(merge(by_start[start])) if start in by_start else None for start in starts]
+
+
+def drawn(
+    counts: Sequence[Counts], new: str, prior: str | None, names: Sequence[str], points: int = 60
+) -> list[dict[str, Any]]:
+    """Metrics of two versions over the newest windows, as pages plot them: name, unit, a value or None per window."""
+    starts = sorted({one.start for one in counts})[-points:]
+    found = []
+    for name in names:
+        metric = metrics.BY_NAME[name]
+        unit, scale = ("%", 100.0) if metric.unit == "share" else (metric.unit, 1.0)
+        sides = (
+            [None if value is None else value * scale for value in series(counts, version, starts, name)]
+            for version in (new, prior or "")
+        )
+        found.append(
+            {"name": metric.label, "unit": "" if unit == "1" else unit}
+            | dict(zip(("new", "prior"), sides, strict=True))
+        )
+    return found
+
+
+@dataclass
+class Overview:
+    """The newest windows of all endpoints, read again when the table has changed."""
+
+    store: tables.Store
+    clock: Callable[[], datetime]
+    span: timedelta = timedelta(hours=1)
+    counts: dict[str, list[Counts]] = field(default_factory=dict)
+    _version: int | None = None
+
+    def refresh(self) -> None:
+        version = delta.version(self.store.path(tables.WINDOWS))
+        if version == self._version:
+            return
+        found: dict[str, list[Counts]] = {}
+        for one in windows(self.store, since=self.clock() - self.span):
+            found.setdefault(one.endpoint, []).append(one)
+        self.counts, self._version = found, version
+
+    def of(self, endpoint: str, new: str, prior: str | None) -> dict[str, Any]:
+        """What the page of all endpoints shows of one: each version's requests and share, and two plots."""
+        counts = self.counts.get(endpoint, [])
+        requests: dict[str, float] = {}
+        for one in counts:
+            requests[one.model_version] = requests.get(one.model_version, 0.0) + one.requests
+        total = sum(requests.values()) or 1.0
+        shares = [
+            (version, number, number / total) for version, number in sorted(requests.items(), key=lambda kv: -kv[1])
+        ]
+        return {"versions": shares, "series": drawn(counts, new, prior, ("p95_ms", "error_rate"))}
+
+
+def report_path(store: tables.Store, endpoint: str, version: str) -> Path:
+    """Where Evidently's report on a version is kept. Errors: ConfigError when the storage is no folder."""
+    names = (quote(one, safe="").replace(".", "%2E") for one in (endpoint, version))
+    return Path(store.folder, "reports", "drift", *names).with_suffix(".html")
+
+
+def drift_report(store: tables.Store, endpoint: str, version: str) -> Path | None:
+    """Evidently's report on a version, where somebody has made one."""
+    path = report_path(store, endpoint, version)
+    return path if path.is_file() else None
+
+
+def evidence_series(
+    store: tables.Store, endpoint: str, new: str, prior: str | None, around: datetime, window_s: int, points: int = 60
+) -> list[dict[str, Any]]:
+    """What the evidence page draws: two versions over the newest windows of six hours (or `points` windows) before and after `around`."""
+    span = max(NEAR, points * timedelta(seconds=window_s))
+    names = ("p95_ms", "error_rate", "bad_answers", "requests")
+    return drawn(windows(store, endpoint, around - span, around + span), new, prior, names, points)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What telemetry shows after a shift; None where it does not say yet."""
+
+    traffic_moved: bool | None
+    recovered: bool | None
+    sentence: str
+    figures: dict[str, Any]
+
+
+_FIGURE = {
+    "latency": ("p95_ms", 0.0, 1.25, 20.0),
+    "pace": ("p95_ms", 0.0, 1.25, 20.0),
+    "ttft": ("ttft_p95_ms", 0.0, 1.25, 20.0),
+    "length": ("tokens_out", 0.8, 1.25, 0.0),
+    "quality": ("bad_answers", 0.0, 1.5, 0.02),
+    "scores": ("bad_answers", 0.0, 1.5, 0.02),
+    "errors": ("error_rate", 0.0, 1.5, 0.01),
+}
+"""What the judge looked at -> the figure that must recover: at least so much, and at most so much and a slack, of what it was."""
+
+
+@dataclass(frozen=True)
+class WindowTelemetry:
+    """Verification from window counts: did the traffic move, and is the metric back where the prior version had it?"""
+
+    store: tables.Store
+    window_s: int
+
+    def recovery(
+        self,
+        endpoint: str,
+        bad_version: str,
+        prior_version: str,
+        since: datetime,
+        metric: str,
+    ) -> Recovered:
+        """Whole windows after the shift only; the prior version's own figures of a day before it are the yardstick."""
+        counts = windows(self.store, endpoint, since - YARDSTICK)
+        start = since + timedelta(seconds=self.window_s)
+        after = [one for one in counts if one.start >= start and one.model_version != "?"]
+        requests = sum(one.requests for one in after)
+        if requests < MIN_REQUESTS:
+            return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
+        share = sum(one.requests for one in after if one.model_version == bad_version) / requests
+        name, least, most, slack = _FIGURE.get(metric, _FIGURE["errors"])
+        was = summary([one for one in counts if one.model_version == prior_version and one.start < since]).get(name)
+        now = summary(after).get(name)
+        moved = share <= MOVED_SHARE
+        recovered = None if now is None else (was or 0.0) * least <= now <= (was or 0.0) * most + slack
+        metric_shown = metrics.BY_NAME[name]
+        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {metric_shown.label} {metric_shown.show(now)}"
+        return Recovered(moved, recovered, sentence, {"share": share, name: now, "before": was})

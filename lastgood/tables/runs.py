@@ -1,0 +1,200 @@
+"""One run of a job: take what is new in a table since the last finished run, work, write down how far it got.
+
+Every job's effect is idempotent (MERGE by key, or recomputation of whole windows), and the bookmark is written last, so
+a run that is killed anywhere is simply done again. docs/adr/0003 says why this and not a streaming checkpoint.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lastgood import tables
+from lastgood.errors import TransientError
+from lastgood.record.telemetry import arrow_schema, spark_ddl
+from lastgood.settings import Settings
+from lastgood.tables import delta
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+UPKEEP = "maintain"
+"""Runs of this name are commits that take rows or bodies away: no reason to count again."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every job gets. `span`: rebuild this range instead of taking what is new. `dry_run`: work out everything, write nothing."""
+
+    spark: "SparkSession"
+    store: tables.Store
+    settings: Settings
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    span: tuple[datetime, datetime] | None = None
+    dry_run: bool = False
+
+    def kept_since(self, table: tables.Table) -> datetime:
+        """Rows older than this are deleted by retention."""
+        return self.clock() - timedelta(days=self.settings.retention_days.get(table.name, table.days))
+
+    def spanned(self, frame: "DataFrame", at: str) -> "DataFrame":
+        """Rows whose time lies in [from, to) of `span`."""
+        from pyspark.sql import functions as f
+
+        assert self.span is not None
+        return frame.where((f.col(at) >= f.lit(self.span[0])) & (f.col(at) < f.lit(self.span[1])))
+
+
+@dataclass
+class Run:
+    """What a run did: it took in versions (after, until] of the source table. `rows_out`: inserted, updated and deleted ones."""
+
+    job: str
+    source: str
+    until: int
+    rows_in: int = 0
+    rows_out: int = 0
+    quarantined: int = 0
+    windows: int = 0
+    after: int | None = None
+
+    @property
+    def nothing_new(self) -> bool:
+        return self.rows_in == 0
+
+
+def bookmark(ctx: Context, job: str, source: str) -> int:
+    """The newest source version that finished runs of `job` have taken in; -1 before the first.
+
+    Runs form a chain, each beginning where the one before ended. Two runs at once do not: the later to finish may have written from an
+    older look at the source, so what both took in is taken in once more.
+    """
+    return chain(_records(ctx, job, source))
+
+
+def chain(records: list[dict[str, Any]]) -> int:
+    """The bookmark of a job's records on one source."""
+    done = -1
+    for one in sorted(records, key=lambda one: (one["finished_at"], one["version"])):
+        begun = done if one["after"] is None else one["after"]
+        done = one["version"] if begun == done else min(done, begun)
+    return done
+
+
+def _records(ctx: Context, job: str, source: str) -> list[dict[str, Any]]:
+    """Earlier runs."""
+    columns = ["version", "after", "finished_at"]
+    if ctx.store.in_catalog:
+        from pyspark.sql import functions as f
+
+        runs = ctx.store.read(ctx.spark, tables.RUNS).where((f.col("job") == job) & (f.col("source") == source))
+        return [one.asDict() for one in runs.select(*columns).collect()]
+    mine: Any = [("job", "=", job), ("source", "=", source)]
+    found: list[dict[str, Any]] = delta.read(ctx.store.path(tables.RUNS), columns, mine).to_pylist()
+    return found
+
+
+@contextmanager
+def increment(
+    ctx: Context, job: str, table: tables.Table, at: str = "requested_at"
+) -> Iterator[tuple["DataFrame", Run] | None]:
+    """(changes of `table` since the last run, run), or None when there are none; writes the run record at the end.
+
+    With `ctx.span` the changes are all rows whose `at` lies in it, and the bookmark stays where it is.
+    """
+    after = bookmark(ctx, job, table.name)
+    until = after if ctx.span else ctx.store.version(ctx.spark, table)
+    if after >= until and not ctx.span:
+        yield None
+        return
+    started = time.monotonic()
+    run = Run(job, table.name, until, after=after)
+    if ctx.span:
+        from pyspark.sql import functions as f
+
+        rows = ctx.spanned(ctx.store.read(ctx.spark, table), at)
+        yield rows.withColumn("_change_type", f.lit("insert")), run
+    else:
+        changes = ctx.store.changes(ctx.spark, table, after, until)
+        upkeep = [one["version"] for one in _records(ctx, UPKEEP, table.name) if one["version"] > after]
+        yield changes.where(~changes["_commit_version"].isin(upkeep)) if upkeep else changes, run
+    record(ctx, run, time.monotonic() - started)
+
+
+def record(ctx: Context, run: Run, seconds: float) -> None:
+    """Append the run to `runs`; from here on its input counts as taken."""
+    if ctx.dry_run:
+        return
+    row = {
+        "job": run.job, "source": run.source, "version": run.until, "rows_in": run.rows_in, "rows_out": run.rows_out,
+        "seconds": round(seconds, 3), "finished_at": ctx.clock(), "after": run.after, "quarantined": run.quarantined,
+        "windows": run.windows,
+    }  # fmt: skip
+    if ctx.store.in_catalog:
+        values = tuple(row[name] for name in tables.RUNS.columns)
+        append(ctx, ctx.spark.createDataFrame([values], spark_ddl(tables.RUNS.fields)), tables.RUNS)
+        return
+    delta.append(ctx.store.path(tables.RUNS), pa.Table.from_pylist([row], arrow_schema(tables.RUNS.fields)))
+
+
+def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:
+    """Append rows to one of Lastgood's tables."""
+    if ctx.dry_run:
+        return
+    writer = frame.write.format("delta").mode("append")
+    if ctx.store.in_catalog:
+        writer.saveAsTable(ctx.store.sql(table))
+    else:
+        writer.save(ctx.store.path(table))
+
+
+@contextmanager
+def _conflicts(table: tables.Table) -> Iterator[None]:
+    """Delta's conflicts as TransientError."""
+    try:
+        yield
+    except Exception as error:  # a PySpark error through Connect, the gateway's own in process
+        if "concurrent" in str(error).lower():
+            raise TransientError(f"another run changed {table.name} at the same time: run again") from error
+        raise
+
+
+def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str) -> int:
+    """Put `frame` (all of whose rows meet the condition) in place of the table's rows that meet it, in one commit; rows written.
+
+    Errors: TransientError when another run committed such rows at the same time (nothing was written: run again).
+    """
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as f
+
+    if ctx.dry_run:
+        return int(frame.count())
+    seen = Observation(f"rows of {table.name}")
+    frame = frame if ctx.store.in_catalog else frame.observe(seen, f.count("*").alias("n"))
+    writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", where)
+    with _conflicts(table):
+        if ctx.store.in_catalog:  # where an observed frame is not seen
+            writer.saveAsTable(ctx.store.sql(table))
+            newest = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.store.sql(table)} LIMIT 1").collect()[0]
+            return int((newest["operationMetrics"] or {}).get("numOutputRows", 0))
+        writer.save(ctx.store.path(table))
+    return int(seen.get["n"])
+
+
+def merge(ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clauses: str) -> int:
+    """MERGE `frame` (as `s`) into `table` (as `t`); rows inserted, updated and deleted (in a dry run: rows it would look at).
+
+    Errors: TransientError when another run committed at the same time (nothing was written: run again).
+    """
+    if ctx.dry_run:
+        return int(frame.count())
+    view = f"lastgood_{table.name}"
+    frame.createOrReplaceTempView(view)
+    with _conflicts(table):
+        done = ctx.spark.sql(f"MERGE INTO {ctx.store.sql(table)} t USING {view} s ON {on} {clauses}").collect()
+    return int(done[0]["num_affected_rows"]) if done else 0
