@@ -23,13 +23,13 @@ def entry_hash(previous: str, entry: Mapping[str, Any]) -> str:
 
 def problems(entries: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> list[str]:
     """What is wrong with a log, in sentences. `head`: {"seq", "hash"} of the entry that was written last."""
-    previous, expected, found = GENESIS, 1, []
+    previous, expected, broken = GENESIS, 1, []
     for entry in entries:
         if entry["seq"] != expected:
-            found.append(f"entries {expected} to {entry['seq'] - 1} are missing")
+            broken.append(f"entries {expected} to {entry['seq'] - 1} are missing")
         elif entry_hash(previous, {k: v for k, v in entry.items() if k != "hash"}) != entry["hash"]:
-            found.append(f"entry {expected} is not what was written")
+            broken.append(f"entry {expected} is not what was written")
         previous, expected = entry["hash"], entry["seq"] + 1
     if (expected - 1, previous) != (head["seq"], head["hash"]):
-        found.append(f"the log ends at entry {expected - 1}, {head['seq']} were written")
-    return found
+        broken.append(f"the log ends at entry {expected - 1}, {head['seq']} were written")
+    return broken

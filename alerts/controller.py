@@ -100,13 +100,13 @@ class Controller:
     def aliases(self, endpoint: Endpoint) -> dict[str, str]:
         """The registry aliases that name good versions, best first; none where the registry cannot be read."""
         wanted = self.settings.endpoint(endpoint.name).aliases
-        found: dict[str, str] = {}
+        roles: dict[str, str] = {}
         for model in {e.entity_name for e in endpoint.entities} if wanted else ():
             try:
-                found |= self.workspace.aliases(model)
+                roles |= self.workspace.aliases(model)
             except LastgoodError as error:
                 log.warning("aliases of %s cannot be read: %s", model, error)
-        return {alias: found[alias] for alias in wanted if alias in found}
+        return {alias: roles[alias] for alias in wanted if alias in roles}
 
     def _open(self, tx: Tx, verdict: Verdict, now: datetime) -> Incident:
         incident = messages.opened(verdict, now)
@@ -126,9 +126,13 @@ class Controller:
             self.teller.resolve(tx, incident, f"version {verdict.candidate} is healthy: {verdict.reason}")
 
     def _stop_promotion(self, tx: Tx, verdict: Verdict) -> None:
-        for one in tx.rollbacks(verdict.endpoint):
-            if one.plan.kind is Kind.PROMOTE and one.state.under_way and one.plan.prior_version == verdict.candidate:
-                self._executor.apply(tx, one, Withdraw(f"the judge says {verdict.state}: {verdict.reason}"))
+        for rollback in tx.rollbacks(verdict.endpoint):
+            if (
+                rollback.plan.kind is Kind.PROMOTE
+                and rollback.state.under_way
+                and rollback.plan.prior_version == verdict.candidate
+            ):
+                self._executor.apply(tx, rollback, Withdraw(f"the judge says {verdict.state}: {verdict.reason}"))
 
     def _roll_back(
         self,
@@ -153,9 +157,9 @@ class Controller:
             self.teller.tell(tx, incident, once, f"no rollback is possible: {error}")
             return
         if mode is Mode.OBSERVE:
-            said = messages.would(plan)
-            if self.teller.tell(tx, incident, f"would:{plan.config_version}", said, plan=plan):
-                tx.update_incident(incident.id, self.clock(), note=said)
+            sentence = messages.would(plan)
+            if self.teller.tell(tx, incident, f"would:{plan.config_version}", sentence, plan=plan):
+                tx.update_incident(incident.id, self.clock(), note=sentence)
                 tx.record(self.clock(), "lastgood", "observed", incident=incident.id, diff=plan.diff())
             return
         self._propose(tx, incident, plan, mode, verdict)
@@ -201,8 +205,8 @@ class Controller:
         tx.record(now, "lastgood", Status.PROPOSED, reason=hold, evidence=verdict.reason, why=plan.reasons, **facts)
         if mode is Mode.AUTO and not hold:
             self._executor.apply(tx, rollback, Approve(AUTO, alone=True))
-            said = f"rolling back to version {plan.prior_version} by itself"
-            self.teller.tell(tx, incident, plan.id, said, plan=plan)
+            sentence = f"rolling back to version {plan.prior_version} by itself"
+            self.teller.tell(tx, incident, plan.id, sentence, plan=plan)
         else:
             self.teller.ask(tx, incident, rollback)
 
@@ -255,29 +259,33 @@ class Controller:
 
     def try_notifiers(self, event: Mapping[str, Any]) -> dict[str, str]:
         """channel -> what was wrong with sending this now; empty when it was taken."""
-        found = {}
+        answers = {}
         for name, notifier in self._notifiers.items():
             try:
                 notifier.send(event)
-                found[name] = ""
+                answers[name] = ""
             except LastgoodError as error:
-                found[name] = str(error)
-        return found
+                answers[name] = str(error)
+        return answers
 
     def observe_endpoints(self) -> list[Endpoint]:
         """Keep a snapshot of every ready version that takes traffic: what the slow path puts back. The endpoints at rest.
 
         Errors: ConfigError, TransientError of the workspace.
         """
-        found = [one for one in self.workspace.endpoints() if one.ready and one.update is not Update.IN_PROGRESS]
-        for endpoint in found:
+        stable = [
+            endpoint
+            for endpoint in self.workspace.endpoints()
+            if endpoint.ready and endpoint.update is not Update.IN_PROGRESS
+        ]
+        for endpoint in stable:
             with self.store.begin() as tx:
                 for e in endpoint.entities:
                     if e.ready and endpoint.traffic.get(e.name, 0):
                         settings = {**e.settings, "name": e.name}
                         snapshot = Snapshot(endpoint.name, endpoint.config_version, e.entity_version, settings)
                         tx.add_snapshot(snapshot, self.clock())
-        return found
+        return stable
 
     def _advance(self, rollback_id: str) -> None:
         with self.store.begin() as tx:

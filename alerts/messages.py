@@ -37,7 +37,7 @@ def trigger(
     incident: Incident,
     settings: Settings,
     now: datetime,
-    said: str,
+    sentence: str,
     *,
     severity: str,
     links: Mapping[str, str],
@@ -59,7 +59,7 @@ def trigger(
     return event(
         "trigger",
         incident.id,
-        f"{incident.endpoint} version {incident.candidate}: {said}. {verdict['reason']}",
+        f"{incident.endpoint} version {incident.candidate}: {sentence}. {verdict['reason']}",
         severity=severity,
         source=f"lastgood/{incident.endpoint}",
         timestamp=now.isoformat(),

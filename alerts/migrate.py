@@ -35,7 +35,7 @@ def migrate(engine: Engine) -> None:
         with connection.begin():
             if engine.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
-            known = {one.revision for one in scripts.walk_revisions()}
+            known = {script.revision for script in scripts.walk_revisions()}
             now = MigrationContext.configure(connection).get_current_revision()
             if now and now not in known:
                 raise ConfigError(f"state_url: the state is of a newer Lastgood (revision {now}): update Lastgood")

@@ -98,16 +98,16 @@ class People:
                 raise RefusedError(f"a {plan.kind} of {plan.endpoint} is under way: wait for its end")
             tx.record(now, who, Status.PROPOSED, endpoint=plan.endpoint, rollback=plan.id, incident=key, reason=why)
             if incident:
-                said = f"{who} rolls back to version {plan.prior_version}"
-                self._teller.tell(tx, incident, plan.id, said, plan=plan, severity="warning")
+                sentence = f"{who} rolls back to version {plan.prior_version}"
+                self._teller.tell(tx, incident, plan.id, sentence, plan=plan, severity="warning")
             alone = plan.kind is not Kind.ROLLBACK
             return self._executor.apply(tx, rollback, Approve(who, alone))[0]
 
     def _incident(self, tx: Tx, plan: Plan, who: str, why: str) -> Incident:
         """The open incident of the version that is rolled back, else one that says who wanted it."""
         now = self._clock()
-        if found := tx.find_incident(plan.endpoint, plan.bad_version):
-            return found
+        if incident := tx.find_incident(plan.endpoint, plan.bad_version):
+            return incident
         made = messages.by_hand(plan.endpoint, plan.bad_version, plan.prior_version, f"{who}: {why}", now)
         tx.open_incident(made)
         tx.record(now, who, "opened", incident=made.id, endpoint=plan.endpoint, reason=why)

@@ -29,8 +29,8 @@ def allowed(tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now
         )
     if version in tx.rolled_back(endpoint) and not again:
         raise RefusedError(f"version {version} was rolled back on {endpoint} before: --again promotes it all the same")
-    if found := tx.incidents(endpoint, open_only=True):
-        raise RefusedError(f"an incident of {endpoint} version {found[0].candidate} is open: resolve it first")
+    if open_incidents := tx.incidents(endpoint, open_only=True):
+        raise RefusedError(f"an incident of {endpoint} version {open_incidents[0].candidate} is open: resolve it first")
 
 
 def next_step(
@@ -42,7 +42,7 @@ def next_step(
     Errors: RefusedError.
     """
     share = endpoint.share(version)
-    target = next((one for one in sorted({*settings.policy.promote_shares, 100}) if one > share), None)
+    target = next((step for step in sorted({*settings.policy.promote_shares, 100}) if step > share), None)
     if target is None:
         return None
     others = [e for e in endpoint.entities if e.entity_version != version]

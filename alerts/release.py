@@ -31,7 +31,7 @@ Follow = Callable[[Rollback], Rollback]
 class Row:
     name: str
     passed: bool
-    found: str
+    observed: str
     fix: str
 
 
@@ -61,10 +61,12 @@ class Checklist:
     def _row(self, check: "tuple[str, Callable[[Checklist], tuple[bool, str]], str]") -> Row:
         name, run, fix = check
         try:
-            passed, found = run(self)
+            passed, observed = run(self)
         except LastgoodError as error:
-            passed, found = False, str(error)
-        return Row(name, passed, found, "" if passed else fix.format(name=self.endpoint.name, **self.want.model_dump()))
+            passed, observed = False, str(error)
+        return Row(
+            name, passed, observed, "" if passed else fix.format(name=self.endpoint.name, **self.want.model_dump())
+        )
 
     # the checks: whether it is so, and what was found
 
@@ -94,8 +96,8 @@ class Checklist:
         bad = self._workspace.invoke(self.endpoint.name, self.want.bad_probe)
         fields = set(good.body) if isinstance(good.body, dict) else set()
         missing = sorted(set(self.want.response_fields) - fields)
-        said = f"answer has {sorted(fields)}, lacks {missing or 'nothing'}; a bad payload is answered {bad.status}"
-        return bool(self.want.response_fields) and not missing and good.status == 200 and bad.status == 400, said
+        sentence = f"answer has {sorted(fields)}, lacks {missing or 'nothing'}; a bad payload is answered {bad.status}"
+        return bool(self.want.response_fields) and not missing and good.status == 200 and bad.status == 400, sentence
 
     def searchable(self) -> tuple[bool, str]:
         tag, started = f"release-{uuid.uuid4()}", time.monotonic()
@@ -116,12 +118,12 @@ class Checklist:
         return ""
 
     def latency(self) -> tuple[bool, str]:
-        def one(_: int) -> float:
+        def probe_ms(_: int) -> float:
             reply = self._workspace.invoke(self.endpoint.name, self.want.probe)
             return reply.seconds * 1000 if reply.status == 200 else float("inf")
 
         with ThreadPoolExecutor(4) as pool:
-            took = sorted(pool.map(one, range(self.want.probes)))
+            took = sorted(pool.map(probe_ms, range(self.want.probes)))
         low, p95, high = quantile_interval(took, 0.95)
         target = self.want.latency_p95_ms
         return (
@@ -155,18 +157,18 @@ class Checklist:
     def drill(self) -> tuple[bool, str]:
         """There and back on the staging endpoint, through the real executor; never on one that people use."""
         name, started = self.settings.staging or self.endpoint.name, time.monotonic()
-        if name not in {one.staging for one in self._acts.settings.endpoints.values()}:
+        if name not in {other.staging for other in self._acts.settings.endpoints.values()}:
             return False, f"not drilled: {name} is not named as the staging endpoint of any other"
         endpoint = self._workspace.endpoint(name)
         serving = _serving(endpoint)
         with self._acts.store.read() as tx:
-            there = self._acts.plan(tx, endpoint, serving, self._acts.aliases(endpoint), why="a drill")
-        if done := self._shift(replace(there, kind=Kind.DRILL)):
-            return False, f"{name} to version {there.prior_version}: {done}"
+            there_plan = self._acts.plan(tx, endpoint, serving, self._acts.aliases(endpoint), why="a drill")
+        if done := self._shift(replace(there_plan, kind=Kind.DRILL)):
+            return False, f"{name} to version {there_plan.prior_version}: {done}"
         first = time.monotonic() - started
         back = make_plan(
             self._workspace.endpoint(name),
-            there.prior_version,
+            there_plan.prior_version,
             serving,
             refused=(),
             snapshot=None,
@@ -179,8 +181,8 @@ class Checklist:
         if done := self._shift(back):
             return False, f"{name} back to version {serving}: {done}"
         whole = time.monotonic() - started
-        said = f"{name}: version {serving} to {there.prior_version} in {first:.1f} s and back in {whole - first:.1f} s"
-        return whole < self.want.drill_s, said
+        sentence = f"{name}: version {serving} to {there_plan.prior_version} in {first:.1f} s and back in {whole - first:.1f} s"
+        return whole < self.want.drill_s, sentence
 
     def _shift(self, plan: Any) -> str:
         """Empty when it was shifted and verified, else why not."""
@@ -213,9 +215,9 @@ class Checklist:
 
     def alerts(self) -> tuple[bool, str]:
         """A resolve of a key nobody knows shows that the receiver takes our events, and wakes nobody."""
-        found = self._acts.try_notifiers(event("resolve", "lastgood-release-check"))
-        wrong = [f"{name}: {said}" for name, said in found.items() if said]
-        real = [name for name in found if name != "log"]
+        answers = self._acts.try_notifiers(event("resolve", "lastgood-release-check"))
+        wrong = [f"{name}: {answer}" for name, answer in answers.items() if answer]
+        real = [name for name in answers if name != "log"]
         return bool(real) and not wrong, "; ".join(wrong) or (", ".join(real) or "no receiver is configured")
 
 

@@ -18,16 +18,16 @@ def take(acts: Controller, reports: Sequence[Reported]) -> dict[str, list[str]]:
     Errors: TransientError (send the group again).
     """
     taken, unknown = [], []
-    for one in reports:
+    for report in reports:
         try:
-            endpoint = acts.workspace.endpoint(one.endpoint)
+            endpoint = acts.workspace.endpoint(report.endpoint)
         except ConfigError:
-            unknown.append(one.endpoint)
+            unknown.append(report.endpoint)
             continue
-        version = one.version or _busiest(endpoint)
+        version = report.version or _busiest(endpoint)
         with acts.store.begin() as tx:
-            (_fires if one.firing else _ends)(acts, tx, one, version)
-        taken.append(one.key)
+            (_fires if report.firing else _ends)(acts, tx, report, version)
+        taken.append(report.key)
     return {"taken": taken, "unknown": unknown}
 
 
@@ -36,17 +36,17 @@ def _busiest(endpoint: Endpoint) -> str:
     return busiest.entity_version if busiest else "?"
 
 
-def _fires(acts: Controller, tx: Tx, one: Reported, version: str) -> None:
-    now, incident = acts.clock(), tx.find_incident(one.endpoint, version)
+def _fires(acts: Controller, tx: Tx, report: Reported, version: str) -> None:
+    now, incident = acts.clock(), tx.find_incident(report.endpoint, version)
     if incident is None:
-        incident = messages.by_hand(one.endpoint, version, None, one.summary, now, SOURCE)
+        incident = messages.by_hand(report.endpoint, version, None, report.summary, now, SOURCE)
         tx.open_incident(incident)
-        tx.record(now, SOURCE, "opened", incident=incident.id, endpoint=one.endpoint, reason=one.summary)
-    acts.teller.tell(tx, incident, f"report:{one.key}", f"{SOURCE}: {one.summary}")
+        tx.record(now, SOURCE, "opened", incident=incident.id, endpoint=report.endpoint, reason=report.summary)
+    acts.teller.tell(tx, incident, f"report:{report.key}", f"{SOURCE}: {report.summary}")
 
 
-def _ends(acts: Controller, tx: Tx, one: Reported, version: str) -> None:
+def _ends(acts: Controller, tx: Tx, report: Reported, version: str) -> None:
     """An incident that the judge sees too stays open until the judge says healthy."""
-    incident = tx.find_incident(one.endpoint, version)
+    incident = tx.find_incident(report.endpoint, version)
     if incident is not None and incident.verdict.get("source") == SOURCE:
-        acts.teller.resolve(tx, incident, f"{SOURCE} resolved: {one.summary}")
+        acts.teller.resolve(tx, incident, f"{SOURCE} resolved: {report.summary}")

@@ -37,10 +37,14 @@ class Scope:
 
 def scopes(settings: Settings) -> list[Scope]:
     """One scope per endpoint with a policy of its own, and one for all others."""
-    own = {name: one.policy for name, one in settings.endpoints.items() if one.policy != settings.default.policy}
-    found = [Scope(name, f'endpoint="{_quoted(name)}"', policy) for name, policy in sorted(own.items())]
+    own = {
+        name: endpoint.policy
+        for name, endpoint in settings.endpoints.items()
+        if endpoint.policy != settings.default.policy
+    }
+    result = [Scope(name, f'endpoint="{_quoted(name)}"', policy) for name, policy in sorted(own.items())]
     others = "|".join(_quoted(_regex(name)) for name in sorted(own))
-    return [*found, Scope("default", f'endpoint!~"{others}"' if own else 'endpoint!=""', settings.default.policy)]
+    return [*result, Scope("default", f'endpoint!~"{others}"' if own else 'endpoint!=""', settings.default.policy)]
 
 
 def _quoted(text: str) -> str:
@@ -48,12 +52,12 @@ def _quoted(text: str) -> str:
 
 
 def _regex(text: str) -> str:
-    return "".join(f"\\{one}" if one in ".+*?()|[]{}^$\\" else one for one in text)
+    return "".join(f"\\{character}" if character in ".+*?()|[]{}^$\\" else character for character in text)
 
 
 def edge(seconds: float, edges: Sequence[float]) -> float:
     """The bucket edge that stands for a limit: the smallest that is not below it, else the largest."""
-    return next((one for one in edges if one >= seconds), edges[-1])
+    return next((edge for edge in edges if edge >= seconds), edges[-1])
 
 
 def _ratio(bad: str, total: str, window: str, by: str = "endpoint") -> str:
@@ -66,16 +70,16 @@ def _beyond(name: str, edges: Sequence[float], limit: float, match: str, window:
     return f"1 - {within} / (sum by (endpoint) (rate({name}_count{{{match}}}[{window}])) > 0)"
 
 
-def recording(found: Sequence[Scope]) -> list[Rule]:
+def recording(all_scopes: Sequence[Scope]) -> list[Rule]:
     """Ratios per endpoint over every window that an alert needs; the latency target is each scope's own."""
     rules: list[Rule] = []
     for window in WINDOWS:
         expr = _ratio("lastgood_errors_total", "lastgood_requests_total", window)
         rules.append({"record": f"lastgood:error_ratio:rate{window}", "expr": expr})
-        for one in found:
-            mine = _beyond(_DURATION, BUCKETS_S, one.policy.latency_target_s, one.match, window)
-            named = {"policy": one.name}
-            rules.append({"record": f"lastgood:slow_ratio:rate{window}", "expr": mine, "labels": named})
+        for scope in all_scopes:
+            slow = _beyond(_DURATION, BUCKETS_S, scope.policy.latency_target_s, scope.match, window)
+            named = {"policy": scope.name}
+            rules.append({"record": f"lastgood:slow_ratio:rate{window}", "expr": slow, "labels": named})
     expr = _ratio("lastgood_bad_answers_total", "lastgood_answers_total", "1h", "endpoint, model_version")
     return [*rules, {"record": "lastgood:bad_answer_ratio:rate1h", "expr": expr}]
 
@@ -113,9 +117,9 @@ class _Alerts:
             rules.append(self.make(name, " and ".join(parts), severity, summary, window=long, policy=scope.name))
         return rules
 
-    def scope(self, one: Scope) -> list[Rule]:
+    def scope(self, scope: Scope) -> list[Rule]:
         """The alerts on served models, with one policy's limits."""
-        p, m = one.policy, one.match
+        p, m = scope.policy, scope.match
         stale_le = edge(p.feature_age_limit_ms / 1000, AGE_BUCKETS_S)
         stale = _beyond("lastgood_feature_age_seconds", AGE_BUCKETS_S, stale_le, m, "15m")
         source = f"time() - lastgood_feature_source_timestamp_seconds{{{m}}} > {p.feature_age_limit_ms / 1000:g}"
@@ -123,16 +127,16 @@ class _Alerts:
         blind = f"time() - lastgood_newest_window_timestamp_seconds{{{m}}} > {p.max_evidence_age_s:g}"
         who = "{{ $labels.endpoint }}"
         return [
-            *self.burn(one, "fail", "lastgood:error_ratio", p.error_slo, "LastgoodErrorBudgetBurn"),
-            *self.burn(one, "are slow", "lastgood:slow_ratio", p.latency_slo, "LastgoodLatencyBudgetBurn"),
+            *self.burn(scope, "fail", "lastgood:error_ratio", p.error_slo, "LastgoodErrorBudgetBurn"),
+            *self.burn(scope, "are slow", "lastgood:slow_ratio", p.latency_slo, "LastgoodLatencyBudgetBurn"),
             self.make("LastgoodFeaturesStale", f"{stale} > 0.5", "ticket", f"{who}: {{{{ $value | humanizePercentage }}}} of requests "
-                      f"used features older than {stale_le / 60:g} minutes", "15m", policy=one.name),
+                      f"used features older than {stale_le / 60:g} minutes", "15m", policy=scope.name),
             self.make("LastgoodFeatureSourceOld", source, "ticket", f"{who}: {{{{ $labels.kind }}}} {{{{ $labels.source }}}} has had nothing new "
-                      "for {{ $value | humanizeDuration }}", "15m", policy=one.name),
+                      "for {{ $value | humanizeDuration }}", "15m", policy=scope.name),
             self.make("LastgoodAnswersBad", quality, "ticket", f"{who} {{{{ $labels.model_version }}}}: {{{{ $value | humanizePercentage }}}} "
-                      "of answers are empty, refused, repetitive, cut, leaking or echoing", "15m", policy=one.name),
+                      "of answers are empty, refused, repetitive, cut, leaking or echoing", "15m", policy=scope.name),
             self.make("LastgoodBlind", blind, "page", f"{who}: no telemetry for {{{{ $value | humanizeDuration }}}}: nobody is judged",
-                      "10m", policy=one.name),
+                      "10m", policy=scope.name),
         ]  # fmt: skip
 
     def verdicts(self) -> list[Rule]:
@@ -173,9 +177,9 @@ class _Alerts:
 
 def document(settings: Settings) -> Mapping[str, Any]:
     """The rules file as plain values."""
-    found, alerts = scopes(settings), _Alerts(settings)
-    groups = [{"name": "lastgood-ratios", "rules": recording(found)}]
-    groups += [{"name": f"lastgood-objectives-{one.name}", "rules": alerts.scope(one)} for one in found]
+    all_scopes, alerts = scopes(settings), _Alerts(settings)
+    groups = [{"name": "lastgood-ratios", "rules": recording(all_scopes)}]
+    groups += [{"name": f"lastgood-objectives-{scope.name}", "rules": alerts.scope(scope)} for scope in all_scopes]
     groups += [
         {"name": "lastgood-verdicts", "rules": alerts.verdicts()},
         {"name": "lastgood-itself", "rules": alerts.itself(settings)},

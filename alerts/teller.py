@@ -46,9 +46,9 @@ class Teller:
             self.resolve(tx, incident, f"rolled back to version {rollback.plan.prior_version}: {reason}")
         elif effect is Effect.PAGE:
             tried = "; ".join(f"{effect} {kind}" for effect, kind, _ in tx.journal(rollback.id)) or "nothing was sent"
-            said = f"the rollback failed: {reason} (asked of the workspace: {tried})"
-            tx.update_incident(incident.id, self._clock(), note=said)
-            self.tell(tx, incident, f"{rollback.id}:failed", said, plan=rollback.plan, failed=True, tried=tried)
+            sentence = f"the rollback failed: {reason} (asked of the workspace: {tried})"
+            tx.update_incident(incident.id, self._clock(), note=sentence)
+            self.tell(tx, incident, f"{rollback.id}:failed", sentence, plan=rollback.plan, failed=True, tried=tried)
 
     def resolve(self, tx: Tx, incident: Incident, why: str) -> None:
         now = self._clock()
@@ -60,17 +60,17 @@ class Teller:
             self._about(tx, incident, f"{key}:resolve", "resolve", key)
 
     def ask(self, tx: Tx, incident: Incident, rollback: Rollback) -> None:
-        plan, said = rollback.plan, f"roll back to version {rollback.plan.prior_version}?"
+        plan, sentence = rollback.plan, f"roll back to version {rollback.plan.prior_version}?"
         if rollback.progress.reason:
-            said += f" ({rollback.progress.reason})"
-        self.tell(tx, incident, f"ask:{rollback.nonce}", said, plan=plan, rollback=rollback)
+            sentence += f" ({rollback.progress.reason})"
+        self.tell(tx, incident, f"ask:{rollback.nonce}", sentence, plan=plan, rollback=rollback)
 
     def tell(
         self,
         tx: Tx,
         incident: Incident,
         once: str,
-        said: str,
+        sentence: str,
         *,
         plan: Plan | None = None,
         rollback: Rollback | None = None,
@@ -88,7 +88,7 @@ class Teller:
         more |= {"plan": plan.diff(), "why this version": plan.reasons, "plan id": plan.id} if plan else {}
         if (switch := tx.kill_switch()).on:
             more["kill switch"] = f"on ({switch.who}: {switch.why}): no rollback starts or goes on"
-        document = messages.trigger(incident, self.settings, now, said, severity=severity, links=links, **more)
+        document = messages.trigger(incident, self.settings, now, sentence, severity=severity, links=links, **more)
         if failed:
             document = messages.failed(document)
         key = hashlib.sha256(once.encode()).hexdigest()[:32]

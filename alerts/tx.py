@@ -135,10 +135,10 @@ class Tx:
         """Endpoint -> version -> when rollbacks moved traffic away from it, oldest first."""
         r = t.rollbacks.c
         moved = (r.kind == Kind.ROLLBACK) & r.shifted_at.is_not(None)
-        found: dict[str, dict[str, list[datetime]]] = {}
+        times: dict[str, dict[str, list[datetime]]] = {}
         for row in self._db.execute(select(t.rollbacks).where(moved).order_by(r.shifted_at)):
-            found.setdefault(row.endpoint, {}).setdefault(row.bad_version, []).append(row.shifted_at)
-        return found
+            times.setdefault(row.endpoint, {}).setdefault(row.bad_version, []).append(row.shifted_at)
+        return times
 
     def rolled_back(self, endpoint: str) -> set[str]:
         """The versions of the endpoint that traffic was ever moved away from."""
@@ -221,10 +221,10 @@ class Tx:
         """Queue a message, once for every channel; False when the same thing was said before."""
         values = {"subject": subject, "event": event, "created_at": now, "attempts": 0, "next_at": now}
         values |= {"finished": False, "error": ""}
-        said = [
+        lines = [
             self._insert(t.outbox, {**values, "once": f"{once}@{channel}", "channel": channel}) for channel in channels
         ]
-        return any(said)
+        return any(lines)
 
     def due(self, now: datetime) -> list[Message]:
         """Messages to send now: of each channel and subject only the oldest: a resolve never overtakes its trigger."""
@@ -236,10 +236,10 @@ class Tx:
     def unsent(self) -> dict[str, tuple[int, str]]:
         """channel -> (messages not delivered yet, the newest error)."""
         o = t.outbox.c
-        found: dict[str, tuple[int, str]] = {}
+        candidates: dict[str, tuple[int, str]] = {}
         for row in self._db.execute(select(o.channel, o.error).where(~o.finished).order_by(o.id)):
-            found[row.channel] = (found.get(row.channel, (0, ""))[0] + 1, row.error)
-        return found
+            candidates[row.channel] = (candidates.get(row.channel, (0, ""))[0] + 1, row.error)
+        return candidates
 
     def sent(self, message_id: int, error: str = "", again_at: datetime | None = None) -> None:
         """Finished (with `error`: given up), or, with `again_at`, to be tried again then."""

@@ -69,7 +69,7 @@ def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
 
 def _content(content: Any) -> str | None:
     if isinstance(content, list):
-        parts = [str(_dict(one).get("text", "")) for one in content]
+        parts = [str(_dict(part).get("text", "")) for part in content]
         return "".join(parts) or text(content)
     return text(content)
 
@@ -79,15 +79,15 @@ def _records(request: dict[str, Any]) -> tuple[int, Callable[[int], dict[str, An
     split = _dict(request.get("dataframe_split"))
     columns, data = split.get("columns"), split.get("data")
     if isinstance(columns, list) and isinstance(data, list):
-        rows = [one for one in data if isinstance(one, list)]
+        rows = [row for row in data if isinstance(row, list)]
         return len(rows), lambda i: dict(zip(map(str, columns), rows[i], strict=False))
     for key in ("dataframe_records", "instances", "inputs"):
-        found = request.get(key)
-        if isinstance(found, dict):
-            sizes = [len(column) for column in found.values() if isinstance(column, list)]
-            return min(sizes, default=1), lambda i, by=found: {str(name): _at(column, i) for name, column in by.items()}
-        if isinstance(found, list) and found:
-            return len(found), lambda i, rows=found: _record(rows[i])
+        value = request.get(key)
+        if isinstance(value, dict):
+            sizes = [len(column) for column in value.values() if isinstance(column, list)]
+            return min(sizes, default=1), lambda i, by=value: {str(name): _at(column, i) for name, column in by.items()}
+        if isinstance(value, list) and value:
+            return len(value), lambda i, rows=value: _record(rows[i])
     return 0, lambda _: {}
 
 
@@ -104,7 +104,7 @@ def _record(row: Any) -> dict[str, Any]:
 def _prompt(request: dict[str, Any]) -> str | None:
     messages = request.get("messages", request.get("input"))
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        users = [one for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+        users = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
         return _content((users or messages)[-1].get("content"))
     prompt = request.get("prompt", request.get("input"))
     return _content(prompt)
@@ -125,23 +125,23 @@ def _answer(response: dict[str, Any]) -> tuple[str | None, str | None]:
         return text(data[0]["embedding"]), None
     output = response.get("output")
     if isinstance(output, list) and output:  # agents: tool calls and reasoning stand beside the messages
-        said = [_dict(one) for one in output]
-        last = ([one for one in said if one.get("type", "message") == "message"] or said)[-1]
+        items = [_dict(item) for item in output]
+        last = ([item for item in items if item.get("type", "message") == "message"] or items)[-1]
         return _content(last.get("content")), text(response.get("status"))
     return None, None
 
 
 def _prediction(response: dict[str, Any], records: int, index: int) -> str | None:
     """What was predicted for one record; None where the response does not answer record by record."""
-    said = response.get("predictions", response.get("outputs"))
-    return text(said[index]) if isinstance(said, list) and len(said) == records else None
+    predictions = response.get("predictions", response.get("outputs"))
+    return text(predictions[index]) if isinstance(predictions, list) and len(predictions) == records else None
 
 
 def _events(body: str | bytes) -> list[Any]:
     """The data of server-sent events, as a streamed response may be logged."""
     lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
-    said = (line[5:].strip() for line in lines if line.startswith("data:"))
-    return [orjson.loads(one) for one in said if one and one != "[DONE]"]
+    payloads = (line[5:].strip() for line in lines if line.startswith("data:"))
+    return [orjson.loads(payload) for payload in payloads if payload and payload != "[DONE]"]
 
 
 def _format(request: dict[str, Any]) -> str | None:
@@ -152,36 +152,36 @@ def _format(request: dict[str, Any]) -> str | None:
         return None
     outer = _dict(asked.get("json_schema"))
     required = _dict(outer.get("schema")).get("required")
-    keys = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
+    keys = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
     return f"json:{','.join(keys)}" if keys else "json"
 
 
 def _joined(chunks: list[Any]) -> dict[str, Any]:
     """One response of a streamed one's chunks: contents joined, the last usage and finish reason kept."""
-    said: list[str] = []
+    pieces: list[str] = []
     whole: dict[str, Any] = {}
     reason = None
     for chunk in map(_dict, chunks):
         if isinstance(chunk.get("response"), dict):  # an agent's stream ends with the whole response
             whole |= chunk["response"]
         piece, why = _answer(chunk)
-        said.append(piece or (chunk["delta"] if isinstance(chunk.get("delta"), str) else ""))
+        pieces.append(piece or (chunk["delta"] if isinstance(chunk.get("delta"), str) else ""))
         reason = why or reason
         whole |= {key: value for key, value in chunk.items() if value is not None}
-    return whole | {"choices": [{"text": "".join(said), "finish_reason": reason}]}
+    return whole | {"choices": [{"text": "".join(pieces), "finish_reason": reason}]}
 
 
 def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
     """What the bodies say. Never raises: a body that is not JSON gives `problem` and its text as input / output."""
     asked, bad_request = _parse(request)
-    said, bad_response = _parse(response)
-    streamed = isinstance(said, list)
-    if isinstance(said, list):
-        said = _joined(said)
+    parsed, bad_response = _parse(response)
+    streamed = isinstance(parsed, list)
+    if isinstance(parsed, list):
+        parsed = _joined(parsed)
     problem = bad_request or bad_response
     if request is not None and asked is not None and not isinstance(asked, dict):
         problem = problem or "request body is not a JSON object"
-    req, res = _dict(asked), _dict(said)
+    req, res = _dict(asked), _dict(parsed)
     records, record = _records(req)
     picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records if records else 0
     usage, metadata = _dict(res.get("usage")), _dict(req.get("metadata"))

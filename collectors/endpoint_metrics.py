@@ -32,11 +32,11 @@ def row(endpoint: str, text: str, now: datetime) -> dict[str, Any] | None:
     at = now
     try:
         for family in text_string_to_metric_families(text):
-            for one in family.samples:
-                if (name := GAUGES.get(one.name)) and 0 <= one.value < 1e12:
-                    totals[name] = totals.get(name, 0.0) + one.value
-                    if one.timestamp:
-                        at = datetime.fromtimestamp(float(one.timestamp), UTC)
+            for sample in family.samples:
+                if (name := GAUGES.get(sample.name)) and 0 <= sample.value < 1e12:
+                    totals[name] = totals.get(name, 0.0) + sample.value
+                    if sample.timestamp:
+                        at = datetime.fromtimestamp(float(sample.timestamp), UTC)
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError) as error:
         raise CorruptError(f"metrics of {endpoint}: not Prometheus' text format: {error}") from error
     if "requests" not in totals:
@@ -50,11 +50,11 @@ def scrape(platform: Platform, endpoints: Iterable[str], store: tables.Store, no
     rows, problems = [], []
     for name in endpoints:
         try:
-            found = row(name, platform.metrics(name), now)
+            minute = row(name, platform.metrics(name), now)
         except LastgoodError as error:
             problems.append(str(error))
             continue
-        rows += [found] if found else []
+        rows += [minute] if minute else []
     if rows:
         schema = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
         delta.append(store.path(tables.ENDPOINT_MINUTES), pa.Table.from_pylist(rows, schema))

@@ -41,5 +41,5 @@ def named(rows: "DataFrame", entities: "DataFrame | None") -> "DataFrame":
         return rows.withColumn("known", f.lit(None).cast(_DDL))
     history = f.broadcast(periods(entities))
     then = f.coalesce(f.col("at") >= f.col("from"), f.lit(True)) & f.coalesce(f.col("at") < f.col("until"), f.lit(True))
-    mine = (f.col("entity") == f.col("entity_id")) & (f.col("at").isNotNull() | f.col("until").isNull()) & then
-    return rows.join(history, mine, "left").drop("entity_id", "from", "until")
+    matches = (f.col("entity") == f.col("entity_id")) & (f.col("at").isNotNull() | f.col("until").isNull()) & then
+    return rows.join(history, matches, "left").drop("entity_id", "from", "until")

@@ -40,8 +40,8 @@ def look(
     try:
         if source.kind == "feature_table":
             return row | feature_table(ctx.spark, source)
-        found = platform().source(source.kind, source.name)
-        return row | {"as_of": found.as_of, "rows": found.rows, "state": found.state}
+        state = platform().source(source.kind, source.name)
+        return row | {"as_of": state.as_of, "rows": state.rows, "state": state.state}
     except (LastgoodError, PySparkException) as error:
         return row | {"state": f"cannot be asked: {str(error).splitlines()[0]}"[:300]}
 
@@ -49,7 +49,7 @@ def look(
 def freshness(ctx: Context, platform: Callable[[], Platform]) -> list[dict[str, Any]]:
     """Ask every source that the settings name and append what it says. `platform` is called when a store must be asked."""
     named, now = ctx.settings.endpoints.items(), ctx.clock()
-    rows = [look(ctx, platform, endpoint, source, now) for endpoint, one in named for source in one.features]
+    rows = [look(ctx, platform, endpoint, source, now) for endpoint, watched in named for source in watched.features]
     if rows:
         values = [tuple(row.get(name) for name in tables.FRESHNESS.columns) for row in rows]
         append(ctx, ctx.spark.createDataFrame(values, spark_ddl(tables.FRESHNESS.fields)), tables.FRESHNESS)

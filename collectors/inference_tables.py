@@ -142,10 +142,10 @@ def detect(columns: list[str]) -> str:
     have = set(columns)
     if {"endpoint", "model_version", "requested_at"} <= have:
         return "canonical"
-    for one in GENERATIONS:
-        if set(one.marks) <= have:
-            return one.name
-    expected = "; ".join(f"{one.name}: {', '.join(one.marks)}, ..." for one in GENERATIONS)
+    for generation in GENERATIONS:
+        if set(generation.marks) <= have:
+            return generation.name
+    expected = "; ".join(f"{generation.name}: {', '.join(generation.marks)}, ..." for generation in GENERATIONS)
     raise ConfigError(
         "not a table of requests: expected canonical records (endpoint, model_version, requested_at, ...) or an inference "
         f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}"
@@ -161,10 +161,13 @@ def _extract(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             batch.column("response").to_pylist(),
             strict=True,
         )
-        found = [bodies.extract(request, response) for request, response in pairs]
+        extracts = [bodies.extract(request, response) for request, response in pairs]
         children = [
             pa.array(
-                [list(one.features.items()) if name == "features" else getattr(one, name) for one in found],
+                [
+                    list(extract.features.items()) if name == "features" else getattr(extract, name)
+                    for extract in extracts
+                ],
                 arrow,
             )
             for name, arrow in _BODY
@@ -192,7 +195,7 @@ def candidates(
     name = detect(frame.columns)
     if name == "canonical":
         return _canonical(frame)
-    generation = next(one for one in GENERATIONS if one.name == name)
+    generation = next(candidate for candidate in GENERATIONS if candidate.name == name)
     bodies_there = "request" in frame.columns or "response" in frame.columns
     types = dict(frame.dtypes)
     for column, kind in _OPTIONAL.items():
@@ -227,11 +230,11 @@ def candidates(
     kept = [field for field in flat.schema.fields if field.name not in ("request", "response")]
     schema = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in kept)
     if bodies_there:
-        said = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
+        rows = flat.mapInArrow(_extract, f"{schema}, body {_BODY_DDL}")
     else:
-        said = flat.drop("request", "response").withColumn("body", f.lit(None).cast(_BODY_DDL))
-    said = named(said, entities)
-    return _shape(said, generation, f.lit(endpoint).cast("string"), versions)
+        rows = flat.drop("request", "response").withColumn("body", f.lit(None).cast(_BODY_DDL))
+    rows = named(rows, entities)
+    return _shape(rows, generation, f.lit(endpoint).cast("string"), versions)
 
 
 def _text(types: Mapping[str, str], body: str) -> "Column":
@@ -242,7 +245,7 @@ def _text(types: Mapping[str, str], body: str) -> "Column":
     return (f.to_json(body) if apart else f.col(body).cast("string")).alias(body)
 
 
-def _shape(said: "DataFrame", generation: Generation, endpoint: "Column", versions: Sequence[str]) -> "DataFrame":
+def _shape(rows: "DataFrame", generation: Generation, endpoint: "Column", versions: Sequence[str]) -> "DataFrame":
     from pyspark.sql import functions as f
 
     version = f.col("schema_version")
@@ -294,7 +297,7 @@ def _shape(said: "DataFrame", generation: Generation, endpoint: "Column", versio
         "source": f.lit(generation.name),
         "reject_reason": f.when(~f.regexp_extract(version, r"^[vV]?(\d+)", 1).isin(list(versions)), unknown),
     }
-    return said.select(*(_typed(one, values.get(one.name)) for one in telemetry.INBOX))
+    return rows.select(*(_typed(field, values.get(field.name)) for field in telemetry.INBOX))
 
 
 def _typed(field: telemetry.Field, value: "Column | None") -> "Column":
@@ -308,19 +311,19 @@ def _canonical(frame: "DataFrame") -> "DataFrame":
 
     have = dict(frame.dtypes)
     columns = []
-    for one in telemetry.INBOX:
-        if one.name == "source":
+    for field in telemetry.INBOX:
+        if field.name == "source":
             value: Column = f.lit("canonical")
-        elif one.name == "received_at" and one.name not in have:
+        elif field.name == "received_at" and field.name not in have:
             value = f.current_timestamp()
-        elif one.name in have:
-            plain = one.type.startswith(("map", "array", "binary"))
-            value = f.col(one.name) if plain else f.expr(f"try_cast(`{one.name}` as {one.type})")
-        elif one.name == "request_id":
+        elif field.name in have:
+            plain = field.type.startswith(("map", "array", "binary"))
+            value = f.col(field.name) if plain else f.expr(f"try_cast(`{field.name}` as {field.type})")
+        elif field.name == "request_id":
             value = f.expr("concat('row-', uuid())")
-        elif one.name == "weight":
+        elif field.name == "weight":
             value = f.lit(1.0)
         else:
             value = f.lit(None)
-        columns.append(value.cast(one.type).alias(one.name))
+        columns.append(value.cast(field.type).alias(field.name))
     return frame.select(*columns)

@@ -24,7 +24,7 @@ def reports(frame: "DataFrame", source: Labels) -> "DataFrame":
     """Rows of a label source -> columns of `scores`. Errors: ConfigError naming the table and the column it lacks."""
     from pyspark.sql import functions as f
 
-    wanted = {one for one in (source.request_id, source.value, source.label, source.at) if one}
+    wanted = {column for column in (source.request_id, source.value, source.label, source.at) if column}
     if missing := sorted(wanted - set(frame.columns)):
         have = ", ".join(frame.columns[:12])
         raise ConfigError(f"{source.table}: no column {', '.join(missing)} for labels; there are {have}")
@@ -48,7 +48,9 @@ def reports(frame: "DataFrame", source: Labels) -> "DataFrame":
         "at": f.expr(f"try_cast(`{source.at}` as timestamp)") if source.at else f.current_timestamp(),
         "received_at": f.current_timestamp(),
     }
-    rows = frame.select(*(given.get(one.name, nothing).cast(one.type).alias(one.name) for one in tables.SCORES.fields))
+    rows = frame.select(
+        *(given.get(field.name, nothing).cast(field.type).alias(field.name) for field in tables.SCORES.fields)
+    )
     return rows.where("request_id IS NOT NULL AND (value IS NOT NULL OR label IS NOT NULL)")
 
 
@@ -74,4 +76,4 @@ def collect_labels(ctx: Context, source: Labels) -> Run | None:
 
 def collect_all(ctx: Context) -> list[Run]:
     """New labels of every source that the settings name."""
-    return [run for one in ctx.settings.sources.labels if (run := collect_labels(ctx, one))]
+    return [run for source in ctx.settings.sources.labels if (run := collect_labels(ctx, source))]

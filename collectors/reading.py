@@ -43,12 +43,12 @@ def origins(settings: Settings) -> list[Origin]:
     """Every table that the settings name, each once."""
     shared = settings.sources
     own = [
-        Origin(one.payload_table, name, one.entities_table or shared.entities_table)
-        for name, one in settings.endpoints.items()
-        if one.payload_table
+        Origin(endpoint.payload_table, name, endpoint.entities_table or shared.entities_table)
+        for name, endpoint in settings.endpoints.items()
+        if endpoint.payload_table
     ]
-    usage = [Origin(one, None, shared.entities_table, shared.workspace_id) for one in shared.usage_tables]
-    return [*own, *usage, *(Origin(one) for one in shared.span_tables)]
+    usage = [Origin(table, None, shared.entities_table, shared.workspace_id) for table in shared.usage_tables]
+    return [*own, *usage, *(Origin(table) for table in shared.span_tables)]
 
 
 def kind_of(columns: list[str], table: str) -> str:
@@ -79,8 +79,8 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     except ConfigError:
         raise
     except Exception as error:  # a broken file surfaces as a PySpark error or as a bare gateway error
-        said = str(getattr(error, "java_exception", error)).splitlines()[0]
-        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {said:.200}") from error
+        reason = str(getattr(error, "java_exception", error)).splitlines()[0]
+        raise ConfigError(f"{table}: could not be read as Delta, Parquet, CSV or JSON lines: {reason:.200}") from error
     if columns in ([], ["_corrupt_record"]):
         raise ConfigError(f"{table}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     return frame
@@ -134,7 +134,7 @@ def _clock(columns: list[str], table: str) -> "Column":
     kind = kind_of(columns, table)
     if kind == "span_table":
         return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
-    generation = next((one for one in inference_tables.GENERATIONS if one.name == kind), None)
+    generation = next((candidate for candidate in inference_tables.GENERATIONS if candidate.name == kind), None)
     return f.expr(generation.requested_at if generation else "requested_at").cast("timestamp")
 
 
@@ -178,10 +178,10 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
     if not _there(table):
         return None
     started, feed = time.monotonic(), tables.keeps_changes(ctx.spark, table)
-    found = _by_version(ctx, table) if feed else _by_clock(ctx, table)
-    if found is None:
+    unread = _by_version(ctx, table) if feed else _by_clock(ctx, table)
+    if unread is None:
         return None
-    new, run = found
+    new, run = unread
     with _named(table):
         run.rows_in = _take(ctx, origin, new, feed)
     record(ctx, run, time.monotonic() - started)
@@ -214,9 +214,9 @@ def _named(table: str) -> Iterator[None]:
     try:
         yield
     except AnalysisException as error:
-        said = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{table}: {said:.400}; give the column the documented type, or collect from a view that casts it"
+            f"{table}: {reason:.400}; give the column the documented type, or collect from a view that casts it"
         ) from error
 
 
@@ -226,9 +226,9 @@ def collect_all(ctx: Context) -> list[Run]:
     Errors: ConfigError that names all such tables, after the others were taken in.
     """
     runs, broken = [], []
-    for one in origins(ctx.settings):
+    for origin in origins(ctx.settings):
         try:
-            runs.append(collect(ctx, one))
+            runs.append(collect(ctx, origin))
         except ConfigError as error:
             broken.append(str(error))
     if broken:

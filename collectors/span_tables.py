@@ -29,22 +29,22 @@ _SCHEMA = pa.schema([*telemetry.arrow_schema(telemetry.INBOX), pa.field("scores"
 
 def _object(text: str | None) -> dict[str, Any]:
     try:
-        found = orjson.loads(text) if text else {}
+        document = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def attributes(text: str | None) -> dict[str, Any]:
     """A JSON object of attributes; values that are themselves JSON texts (a MAP can hold nothing else) are read as JSON."""
-    found = _object(text)
-    for name, value in found.items():
+    pairs = _object(text)
+    for name, value in pairs.items():
         if isinstance(value, str) and (value[:1] in ('"', "[") or value in ("true", "false")):
             try:
-                found[name] = orjson.loads(value)
+                pairs[name] = orjson.loads(value)
             except orjson.JSONDecodeError:
                 continue
-    return found
+    return pairs
 
 
 @dataclass
@@ -83,13 +83,13 @@ def span(row: Mapping[str, Any]) -> Span:
     """A table row (see `_flat`) as a span."""
     events = [
         SimpleNamespace(
-            name=one.get("name"),
-            time_unix_nano=int(one.get("time_unix_nano") or 0),
-            attributes=attributes(one["attributes"])
-            if isinstance(one.get("attributes"), str)
-            else one.get("attributes") or {},
+            name=event.get("name"),
+            time_unix_nano=int(event.get("time_unix_nano") or 0),
+            attributes=attributes(event["attributes"])
+            if isinstance(event.get("attributes"), str)
+            else event.get("attributes") or {},
         )
-        for one in orjson.loads(row["events"] or b"[]")
+        for event in orjson.loads(row["events"] or b"[]")
     ]
     status = SimpleNamespace(code=CODES.get(row["code"] or "", 0), message=row["message"] or "")
     return Span(
@@ -105,20 +105,20 @@ def _decode(batches: Iterator[pa.RecordBatch], versions: Sequence[str]) -> Itera
     for batch in batches:
         rows = held + batch.to_pylist()
         last = rows[-1]["trace_id"] if rows else None
-        held = [one for one in rows if one["trace_id"] == last]
+        held = [row for row in rows if row["trace_id"] == last]
         yield from _candidates(decoder, rows[: len(rows) - len(held)], now)
     yield from _candidates(decoder, held, now)
 
 
 def _candidates(decoder: SpanDecoder, rows: list[dict[str, Any]], now: datetime) -> Iterator[pa.RecordBatch]:
-    unique = {(one["trace_id"], one["span_id"]): one for one in rows}.values()
-    found: Decoded = decoder.spans([span(one) for one in unique], [_resource(one) for one in unique], now)
+    unique = {(row["trace_id"], row["span_id"]): row for row in rows}.values()
+    decoded: Decoded = decoder.spans([span(row) for row in unique], [_resource(row) for row in unique], now)
     scores: dict[str | None, list[Any]] = {}
-    for one in found.scores:
-        scores.setdefault(one["request_id"], []).append(one)
-    for row in found.rows:
+    for score in decoded.scores:
+        scores.setdefault(score["request_id"], []).append(score)
+    for row in decoded.rows:
         row["scores"] = scores.pop(row.get("request_id"), [])
-    yield from pa.Table.from_pylist(found.rows, _SCHEMA).to_batches()
+    yield from pa.Table.from_pylist(decoded.rows, _SCHEMA).to_batches()
 
 
 def _json(frame: "DataFrame", column: str) -> Any:
@@ -167,5 +167,5 @@ def has_scores(frame: "DataFrame") -> bool:
     """Whether any span carries an evaluation."""
     from pyspark.sql import functions as f
 
-    said = _flat(frame).where(f.col("events").contains(EVALUATION) | f.col("attributes").contains('"eval.'))
-    return not said.limit(1).isEmpty()
+    scored = _flat(frame).where(f.col("events").contains(EVALUATION) | f.col("attributes").contains('"eval.'))
+    return not scored.limit(1).isEmpty()

@@ -105,11 +105,11 @@ def build(where: str) -> str:
         x += chart.width
     datasets = [
         {
-            "name": one.name,
-            "displayName": one.title,
-            "queryLines": [f"{line}\n" for line in sql(one, where).splitlines()],
+            "name": chart.name,
+            "displayName": chart.title,
+            "queryLines": [f"{line}\n" for line in sql(chart, where).splitlines()],
         }
-        for one in CHARTS
+        for chart in CHARTS
     ]
     page = {"name": "lastgood", "displayName": "Lastgood", "layout": layout, "pageType": "PAGE_TYPE_CANVAS"}
     return json.dumps({"datasets": datasets, "pages": [page]}, indent=1) + "\n"

@@ -63,12 +63,12 @@ class Operations:
 
 def amounts(row: Mapping[str, Any]) -> Totals:
     """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/BUCKET`, ..."""
-    found: Totals = {name: row[name] for name in ("requests", "tokens_in", "tokens_out") if row.get(name)}
-    found |= {f"error/{code}": number for code, number in row.get("errors") or ()}
+    totals: Totals = {name: row[name] for name in ("requests", "tokens_in", "tokens_out") if row.get(name)}
+    totals |= {f"error/{code}": number for code, number in row.get("errors") or ()}
     for name in HISTOGRAMS:
-        found |= {f"{name}/{index}": number for index, number in row.get(name) or ()}
+        totals |= {f"{name}/{index}": number for index, number in row.get(name) or ()}
     answers = dict(row.get("quality") or ())
-    return found | {name: answers[name] for name in ("answers", "bad") if name in answers}
+    return totals | {name: answers[name] for name in ("answers", "bad") if name in answers}
 
 
 RECENT, FIRST = timedelta(days=30), timedelta(days=1)
@@ -82,7 +82,7 @@ ZERO_THRESHOLD = 2.0**-128
 def place(index: int, edges: tuple[float, ...]) -> tuple[float, float, int | None]:
     """Of a bucket of windows in milliseconds: (its middle in seconds, the classic bucket's edge, the native bucket; None: zero)."""
     seconds = middle(index) / 1000
-    edge = next((one for one in edges if seconds <= one), math.inf)
+    edge = next((edge_s for edge_s in edges if seconds <= edge_s), math.inf)
     return seconds, edge, math.ceil(math.log2(seconds) * 2**SCHEMA) if seconds > 0 else None
 
 
@@ -234,7 +234,7 @@ class Exporter:
 
     def _note_sources(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The newest that each source has said of its data; one that cannot be asked keeps what it last said, and so grows old."""
-        for row in sorted(rows, key=lambda one: one["checked_at"]):
+        for row in sorted(rows, key=lambda check: check["checked_at"]):
             if row["as_of"]:
                 self._sources[row["endpoint"], row["kind"], row["name"]] = row["as_of"].astimezone(UTC).timestamp()
 
@@ -283,11 +283,11 @@ class Exporter:
 
     def _standing(self) -> Iterator[Metric]:
         yield from self._states()
-        found = self._tally()
+        tally = self._tally()
         for name, metric in TALLY.items():
-            yield _counter(metric, [((), found.get(name, 0.0))])
-        yield _gauge("lastgood_settings_refused", [((), found.get("bad_settings", 0.0))])
-        yield _gauge("lastgood_spool_bytes", [((), found.get("spool_bytes", 0.0))])
+            yield _counter(metric, [((), tally.get(name, 0.0))])
+        yield _gauge("lastgood_settings_refused", [((), tally.get("bad_settings", 0.0))])
+        yield _gauge("lastgood_spool_bytes", [((), tally.get("spool_bytes", 0.0))])
         yield _gauge("lastgood_scrape_seconds", [((), self._took)])
         yield _gauge("lastgood_build_info", [((__version__,), 1.0)])
 
@@ -341,16 +341,23 @@ class Exporter:
             family.samples.append(Sample(family.name, labels, 0.0, None, None, made))
 
     def _verdicts(self) -> Iterator[Metric]:
-        said = [(one.endpoint, one) for one in self._said.values()]
-        yield _gauge("lastgood_verdict", [((name, one.candidate), float(VERDICTS[one.state])) for name, one in said])
+        verdicts = [(verdict.endpoint, verdict) for verdict in self._said.values()]
         yield _gauge(
-            "lastgood_verdict_e_value", [((name, one.candidate), min(one.e_value, 1e12)) for name, one in said]
+            "lastgood_verdict",
+            [((name, verdict.candidate), float(VERDICTS[verdict.state])) for name, verdict in verdicts],
         )
-        yield _gauge("lastgood_verdict_timestamp_seconds", [((name,), one.judged_at.timestamp()) for name, one in said])
+        yield _gauge(
+            "lastgood_verdict_e_value",
+            [((name, verdict.candidate), min(verdict.e_value, 1e12)) for name, verdict in verdicts],
+        )
+        yield _gauge(
+            "lastgood_verdict_timestamp_seconds",
+            [((name,), verdict.judged_at.timestamp()) for name, verdict in verdicts],
+        )
         key = ("endpoint", "model_version", "against", "column")
-        drift = [(tuple(str(one[name]) for name in key), one) for one in self._drift]
-        yield _gauge("lastgood_drift_distance", [(labels, one["distance"]) for labels, one in drift])
-        yield _gauge("lastgood_drifted", [(labels, float(bool(one["drifted"]))) for labels, one in drift])
+        drift = [(tuple(str(row[name]) for name in key), row) for row in self._drift]
+        yield _gauge("lastgood_drift_distance", [(labels, row["distance"]) for labels, row in drift])
+        yield _gauge("lastgood_drifted", [(labels, float(bool(row["drifted"]))) for labels, row in drift])
         newest = [((name,), at.timestamp()) for name, at in self._newest.items()]
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
         yield _gauge("lastgood_feature_source_timestamp_seconds", list(self._sources.items()))
@@ -364,9 +371,9 @@ class Exporter:
         yield _gauge("lastgood_kill_switch", [((), float(now.kill_switch))])
         yield _gauge("lastgood_messages_waiting", [((), float(now.waiting))])
         runs = self._runs.items()
-        ended = [((name,), one["finished_at"].astimezone(UTC).timestamp()) for name, one in runs]
+        ended = [((name,), run["finished_at"].astimezone(UTC).timestamp()) for name, run in runs]
         yield _gauge("lastgood_job_run_timestamp_seconds", ended)
-        yield _gauge("lastgood_job_run_seconds", [((name,), float(one["seconds"])) for name, one in runs])
+        yield _gauge("lastgood_job_run_seconds", [((name,), float(run["seconds"])) for name, run in runs])
 
 
 def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

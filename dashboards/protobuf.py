@@ -39,8 +39,8 @@ def _family() -> Any:
     )
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
-        for one in fields.split():
-            key, _, rest = one.partition(":")
+        for entry in fields.split():
+            key, _, rest = entry.partition(":")
             kind, _, number = rest.partition("=")
             label = field.LABEL_REPEATED if kind.startswith("*") else field.LABEL_OPTIONAL
             kind = kind.removeprefix("*")
@@ -97,27 +97,27 @@ def _label(of: Any, labels: dict[str, str]) -> None:
 
 def _histograms(samples: Iterable[Sample]) -> list[list[Sample]]:
     """Samples of a family by their labels, `le` apart."""
-    found: dict[tuple[tuple[str, str], ...], list[Sample]] = {}
-    for one in samples:
-        found.setdefault(tuple((k, v) for k, v in one.labels.items() if k != "le"), []).append(one)
-    return list(found.values())
+    groups: dict[tuple[tuple[str, str], ...], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(tuple((k, v) for k, v in sample.labels.items() if k != "le"), []).append(sample)
+    return list(groups.values())
 
 
 def _histogram(metric: Any, samples: Iterable[Sample]) -> None:
     made = metric.histogram
-    for one in samples:
-        if one.native_histogram:
-            _native(made, one.native_histogram)
-        elif one.name.endswith("_sum"):
-            made.sample_sum = one.value
-        elif one.name.endswith("_count"):
-            _label(metric, one.labels)
-            made.sample_count, made.sample_count_float = round(one.value), one.value
+    for sample in samples:
+        if sample.native_histogram:
+            _native(made, sample.native_histogram)
+        elif sample.name.endswith("_sum"):
+            made.sample_sum = sample.value
+        elif sample.name.endswith("_count"):
+            _label(metric, sample.labels)
+            made.sample_count, made.sample_count_float = round(sample.value), sample.value
         else:
-            bucket = made.bucket.add(upper_bound=float(one.labels["le"]))
-            bucket.cumulative_count, bucket.cumulative_count_float = round(one.value), one.value
-            if one.exemplar:
-                _exemplar(bucket.exemplar, one.exemplar)
+            bucket = made.bucket.add(upper_bound=float(sample.labels["le"]))
+            bucket.cumulative_count, bucket.cumulative_count_float = round(sample.value), sample.value
+            if sample.exemplar:
+                _exemplar(bucket.exemplar, sample.exemplar)
 
 
 def _exemplar(made: Any, given: Exemplar) -> None:

@@ -55,8 +55,8 @@ def timeline(
     names: Sequence[str] = (),
 ) -> str:
     """Traffic, p95, error rate and bad answers per version over time, with the verdicts as a band and events as lines (SVG)."""
-    starts = sorted({one.start for one in counts})
-    versions = list(names) or sorted({one.model_version for one in counts if one.model_version != "?"})
+    starts = sorted({window.start for window in counts})
+    versions = list(names) or sorted({window.model_version for window in counts if window.model_version != "?"})
     lines = {(version, name): series(counts, version, starts, name) for version in versions for name in PANELS}
     shown = [
         name for name in PANELS if any(value is not None for version in versions for value in lines[version, name])
@@ -93,9 +93,9 @@ def timeline(
             va="bottom",
         )
     band = grid[-1]
-    for i, one in enumerate(verdicts):
-        until = verdicts[i + 1].judged_at if i + 1 < len(verdicts) else max([one.judged_at, *starts[-1:]])
-        band.axvspan(one.judged_at, until, color=COLOURS[one.state], linewidth=0)
+    for i, verdict in enumerate(verdicts):
+        until = verdicts[i + 1].judged_at if i + 1 < len(verdicts) else max([verdict.judged_at, *starts[-1:]])
+        band.axvspan(verdict.judged_at, until, color=COLOURS[verdict.state], linewidth=0)
     band.set_yticks([])
     band.set_ylabel("verdict", fontsize=8)
     band.tick_params(labelsize=8)

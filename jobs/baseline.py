@@ -29,16 +29,16 @@ def set_baseline(
     rows = rows.where(near & (f.col("requested_at") >= f.lit(span[0])) & (f.col("requested_at") < f.lit(span[1])))
     rows = rows.where(f.col("model_version") == version) if version else rows
     kept = smallest(rows, "endpoint").dropDuplicates(["request_id"])
-    number = max((one["baseline"] for one in list_baselines(ctx, endpoint)), default=0) + 1
-    found = kept.count()
-    if found < LEAST_ROWS:
+    number = max((stored["baseline"] for stored in list_baselines(ctx, endpoint)), default=0) + 1
+    rows_kept = kept.count()
+    if rows_kept < LEAST_ROWS:
         raise ConfigError(
-            f"{endpoint}: {found} sampled requests in that time, a baseline needs {LEAST_ROWS}; "
+            f"{endpoint}: {rows_kept} sampled requests in that time, a baseline needs {LEAST_ROWS}; "
             "widen --from and --to, or run `lastgood job samples --backfill` first"
         )
     stamped = {"baseline": f.lit(number).cast("bigint"), "note": f.lit(note), "set_at": f.lit(ctx.clock())}
     append(ctx, kept.withColumns(stamped).select(*tables.BASELINES.columns), tables.BASELINES)
-    return {"endpoint": endpoint, "baseline": number, "rows": found}
+    return {"endpoint": endpoint, "baseline": number, "rows": rows_kept}
 
 
 def list_baselines(ctx: Context, endpoint: str | None = None) -> list[dict[str, Any]]:
@@ -48,12 +48,12 @@ def list_baselines(ctx: Context, endpoint: str | None = None) -> list[dict[str, 
     rows = ctx.store.read(ctx.spark, tables.BASELINES)
     rows = rows.where(f.col("endpoint") == endpoint) if endpoint else rows
     columns = f.array_sort(f.array_distinct(f.flatten(f.collect_set(f.map_keys("features"))))).alias("columns")
-    found = rows.groupBy("endpoint", "baseline").agg(
+    summary = rows.groupBy("endpoint", "baseline").agg(
         f.max("note").alias("note"), f.max("set_at").alias("set_at"), f.count("*").alias("rows"),
         f.array_sort(f.collect_set("model_version")).alias("versions"), f.min("requested_at").alias("first"),
         f.max("requested_at").alias("last"), columns,
     )  # fmt: skip
-    return [one.asDict() for one in found.orderBy("endpoint", "baseline").collect()]
+    return [row.asDict() for row in summary.orderBy("endpoint", "baseline").collect()]
 
 
 def _sides(ctx: Context, endpoint: str, current: "DataFrame", reference: "DataFrame") -> "pd.DataFrame":
@@ -66,8 +66,10 @@ def _sides(ctx: Context, endpoint: str, current: "DataFrame", reference: "DataFr
         reference.withColumn("side", f.lit("baseline")), True
     )
     named = {"version": "-", "against": "reference", "prefer": "baseline"}
-    found: pd.DataFrame = comparable(both.withColumns({name: f.lit(value) for name, value in named.items()})).toPandas()
-    return found
+    columns: pd.DataFrame = comparable(
+        both.withColumns({name: f.lit(value) for name, value in named.items()})
+    ).toPandas()
+    return columns
 
 
 def pick(ctx: Context, endpoint: str, number: int) -> "DataFrame":
@@ -78,7 +80,7 @@ def pick(ctx: Context, endpoint: str, number: int) -> "DataFrame":
         (f.col("endpoint") == endpoint) & (f.col("baseline") == number)
     )
     if rows.isEmpty():
-        known = ", ".join(str(one["baseline"]) for one in list_baselines(ctx, endpoint)) or "none"
+        known = ", ".join(str(stored["baseline"]) for stored in list_baselines(ctx, endpoint)) or "none"
         raise ConfigError(f"{endpoint} has no baseline {number}; there are: {known}")
     return rows
 
@@ -89,5 +91,5 @@ def diff(ctx: Context, endpoint: str, old: int, new: int) -> list[dict[str, Any]
 
     limit = ctx.settings.endpoint(endpoint).policy.drift_limit
     group = _sides(ctx, endpoint, pick(ctx, endpoint, new), pick(ctx, endpoint, old))
-    found = compare(group, limit, ctx.clock().astimezone(UTC).replace(tzinfo=None))
-    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
+    comparison = compare(group, limit, ctx.clock().astimezone(UTC).replace(tzinfo=None))
+    return [{str(name): value for name, value in row.items()} for row in comparison.to_dict("records")]

@@ -20,18 +20,18 @@ Floats = npt.NDArray[np.float64]
 
 def vectors(values: Sequence[Any]) -> Floats | None:
     """Values as embeddings [n, dimensions] when (nearly) all are JSON lists of as many numbers; else None."""
-    if not any(str(one).lstrip().startswith("[") for one in values[:5]):
+    if not any(str(value).lstrip().startswith("[") for value in values[:5]):
         return None
-    found = []
-    for one in values:
+    vectors = []
+    for value in values:
         try:
-            row = json.loads(one)
+            row = json.loads(value)
         except (TypeError, ValueError):
             row = None
-        found.append(row if isinstance(row, list) and all(isinstance(x, int | float) for x in row) else [])
-    size = max(map(len, found), key=lambda n: sum(len(row) == n for row in found))
-    good = [row for row in found if len(row) == size]
-    return np.asarray(good, np.float64) if size >= LEAST_DIMENSIONS and len(good) == len(found) else None
+        vectors.append(row if isinstance(row, list) and all(isinstance(x, int | float) for x in row) else [])
+    size = max(map(len, vectors), key=lambda n: sum(len(row) == n for row in vectors))
+    good = [row for row in vectors if len(row) == size]
+    return np.asarray(good, np.float64) if size >= LEAST_DIMENSIONS and len(good) == len(vectors) else None
 
 
 def auc(score: Floats, new: npt.NDArray[np.bool_]) -> float:
@@ -73,8 +73,8 @@ def _held_out(values: Sequence[Any], new: npt.NDArray[np.bool_], fold: npt.NDArr
     else:
         matrix = (dense - dense.mean(axis=0)) / np.where(dense.std(axis=0) > 0, dense.std(axis=0), 1.0)
     score = np.zeros(len(values))
-    for one in np.unique(fold):
-        test = fold == one
+    for part in np.unique(fold):
+        test = fold == part
         if new[~test].any() and not new[~test].all():
             model = LogisticRegression(max_iter=100, C=1.0).fit(matrix[~test], new[~test])
             raw = model.decision_function(matrix[test])

@@ -38,7 +38,11 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
     """What the requests themselves say of each window."""
     from pyspark.sql import functions as f
 
-    off = [name for name, one in ctx.settings.endpoints.items() if one.capture in (Capture.NONE, Capture.FEATURES)]
+    off = [
+        name
+        for name, settings in ctx.settings.endpoints.items()
+        if settings.capture in (Capture.NONE, Capture.FEATURES)
+    ]
     told = f.map_filter("attributes", lambda name, _: name.isin("unlogged", "body_problem"))
     why = (
         f.when(f.col("endpoint").isin(off), "capture is off")
@@ -60,10 +64,10 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
         f.count("*").alias("rows"), f.count_if("evidence").alias("seen"), f.count_if(_saw(telemetry.USAGE)).alias("u"),
         f.sum(f.when(f.col("evidence"), f.col("w"))).alias("stand"), f.count_if("table").alias("t"), f.count_if("span").alias("s"),
         f.count_if(f.col("table") & f.col("span")).alias("both"),
-        _known({one: f.count_if(f.array_contains("sources", one)) for one in telemetry.SOURCES}).alias("by_source"),
+        _known({source: f.count_if(f.array_contains("sources", source)) for source in telemetry.SOURCES}).alias("by_source"),
         f.percentile("lag", 0.5).alias("delivery_lag_p50_ms"), f.percentile("lag", 0.95).alias("delivery_lag_p95_ms"),
         (f.count("why") / f.nullif(f.count_if("answered"), f.lit(0))).alias("null_body_share"),
-        _known({one: f.count_if(f.col("why") == one) for one in reasons}).alias("null_bodies"),
+        _known({reason: f.count_if(f.col("why") == reason) for reason in reasons}).alias("null_bodies"),
     )  # fmt: skip
 
 
@@ -71,27 +75,27 @@ def known_skews(ctx: Context) -> dict[str, float]:
     """endpoint -> inference table's clock - spans' clock in milliseconds: median over the newest SKEW_SINCE, where it matters."""
     from pyspark.sql import functions as f
 
-    if not any(one.payload_table for one in ctx.settings.endpoints.values()):
+    if not any(settings.payload_table for settings in ctx.settings.endpoints.values()):
         return {}
     lately = f.col("window_start") >= f.lit(ctx.clock() - SKEW_SINCE)
     rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(lately & f.col("clock_skew_ms").isNotNull())
     middle = rows.groupBy("endpoint").agg(f.percentile("clock_skew_ms", 0.5).alias("skew"))
-    return {one["endpoint"]: one["skew"] for one in middle.where(f.abs("skew") >= MIN_SKEW_MS).collect()}
+    return {row["endpoint"]: row["skew"] for row in middle.where(f.abs("skew") >= MIN_SKEW_MS).collect()}
 
 
 def _skew(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     """(endpoint, window_start, clock_skew_ms) from the inbox, where both sources' own times still stand."""
     from pyspark.sql import functions as f
 
-    reach = max([SKEW_REACH_S, *(abs(one) / 1000 for one in known_skews(ctx).values())])
+    reach = max([SKEW_REACH_S, *(abs(skew) / 1000 for skew in known_skews(ctx).values())])
     near = which.wider(math.ceil(reach)).where("requested_at")
 
-    mine = rows.where(_saw(telemetry.SPAN) & _saw(telemetry.TABLE)).select("endpoint", "request_id", "window_start")
+    pairs = rows.where(_saw(telemetry.SPAN) & _saw(telemetry.TABLE)).select("endpoint", "request_id", "window_start")
     kinds = f.create_map(*(f.lit(part) for pair in telemetry.SOURCES.items() for part in pair))[f.col("source")]
     first = [
         f.min(f.when(kinds == kind, f.unix_micros("requested_at"))).alias(kind) for kind in (telemetry.TABLE, telemetry.SPAN)
     ]  # fmt: skip
-    times = ctx.store.read(ctx.spark, tables.INBOX).where(near).join(mine, ["endpoint", "request_id"]).groupBy(
+    times = ctx.store.read(ctx.spark, tables.INBOX).where(near).join(pairs, ["endpoint", "request_id"]).groupBy(
         "endpoint", "window_start", "request_id"
     ).agg(*first)  # fmt: skip
     apart = f.percentile((f.col(telemetry.TABLE) - f.col(telemetry.SPAN)) / 1000, 0.5)
@@ -128,15 +132,15 @@ def measure(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     from pyspark.sql import Window
     from pyspark.sql import functions as f
 
-    found = _seen(ctx, rows)
-    if any(one.payload_table for one in ctx.settings.endpoints.values()):
-        found = found.join(_skew(ctx, rows, which), ["endpoint", "window_start"], "left")
+    windows = _seen(ctx, rows)
+    if any(settings.payload_table for settings in ctx.settings.endpoints.values()):
+        windows = windows.join(_skew(ctx, rows, which), ["endpoint", "window_start"], "left")
     else:
-        found = found.withColumn("clock_skew_ms", f.lit(None).cast("double"))
-    found = found.join(_told(ctx, which), ["endpoint", "window_start"], "full").where(
+        windows = windows.withColumn("clock_skew_ms", f.lit(None).cast("double"))
+    windows = windows.join(_told(ctx, which), ["endpoint", "window_start"], "full").where(
         f.col("model_version").isNotNull() | (f.col("endpoint_requests") > 0)
     )
-    found = found.fillna(0, ["seen", "rows", "stand", "u", "s", "t", "both"]).fillna("?", ["model_version"])
+    windows = windows.fillna(0, ["seen", "rows", "stand", "u", "s", "t", "both"]).fillna("?", ["model_version"])
     whole = f.sum("stand").over(Window.partitionBy("endpoint", "window_start"))
     part = f.when(whole > 0, f.col("seen") / whole).otherwise(1.0)
     overlap = (f.col("s") + 1) * (f.col("t") + 1) / (f.col("both") + 1) - 1
@@ -148,9 +152,9 @@ def measure(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     )
     much = f.when(by == "usage", f.col("rows")).when(by == "endpoint", f.col("endpoint_requests") * part)
     much = much.when(by == "sampling", f.col("stand")).when(by == "sources", f.greatest(overlap, "seen")).cast("double")
-    found = found.withColumns({"expected_from": by, "expected": much})
+    windows = windows.withColumns({"expected_from": by, "expected": much})
     share = f.when(f.col("expected") > 0, f.least(f.lit(1.0), f.col("seen") / f.col("expected")))
-    return found.withColumn("share", share).select(*tables.COMPLETENESS.columns)
+    return windows.withColumn("share", share).select(*tables.COMPLETENESS.columns)
 
 
 def completeness(ctx: Context) -> Run | None:

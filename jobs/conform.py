@@ -89,7 +89,7 @@ def once(good: "DataFrame") -> "DataFrame":
     """Candidates -> rows of `requests`, one for one: what `fold` makes of a request that only one candidate saw."""
     from pyspark.sql import functions as f
 
-    ranks = [f.when(f.col(one.name).isNull(), NONE).otherwise(_rank(one)) for one in telemetry.VALUES]
+    ranks = [f.when(f.col(field.name).isNull(), NONE).otherwise(_rank(field)) for field in telemetry.VALUES]
     stamps = {"sources": f.array("source"), "provenance": f.concat(*ranks)}
     return good.select(*(stamps.get(name, f.col(name)).alias(name) for name in tables.REQUESTS.columns))
 
@@ -99,42 +99,42 @@ def fold(good: "DataFrame") -> "DataFrame":
     from pyspark.sql import functions as f
 
     best = []
-    for one in telemetry.VALUES:
+    for field in telemetry.VALUES:
         key = f.when(
-            f.col(one.name).isNotNull(),
-            f.struct(_rank(one).alias("r"), _order(one.name, one.type).alias("v")),
+            f.col(field.name).isNotNull(),
+            f.struct(_rank(field).alias("r"), _order(field.name, field.type).alias("v")),
         )
-        if one.type.startswith("map"):
+        if field.type.startswith("map"):
             best += [
-                f.min_by(one.name, key).alias(one.name),
-                f.min(key)["r"].alias(f"_{one.name}"),
+                f.min_by(field.name, key).alias(field.name),
+                f.min(key)["r"].alias(f"_{field.name}"),
             ]
         else:
             least = f.min(key)
-            best += [least["v"].alias(one.name), least["r"].alias(f"_{one.name}")]
+            best += [least["v"].alias(field.name), least["r"].alias(f"_{field.name}")]
     merged = good.groupBy("endpoint", "request_id").agg(
         *best,
         f.array_sort(f.collect_set("source")).alias("sources"),
         f.min("received_at").alias("received_at"),
     )
-    ranks = [f.coalesce(f.col(f"_{one.name}"), f.lit(NONE)) for one in telemetry.VALUES]
+    ranks = [f.coalesce(f.col(f"_{field.name}"), f.lit(NONE)) for field in telemetry.VALUES]
     return merged.withColumn("provenance", f.concat(*ranks)).select(*tables.REQUESTS.columns)
 
 
 def _take(position: int, field: telemetry.Field) -> str:
     """SQL: whether the source row's value is believed over the target's."""
-    mine, theirs = (
+    own, theirs = (
         f"substr(s.provenance, {position}, 1)",
         f"rpad(substr(t.provenance, {position}, 1), 1, '{NONE}')",
     )
     form = "to_json({}.{})" if field.type.startswith("map") else "{}.{}"
     ours, old = form.format("s", field.name), form.format("t", field.name)
-    return f"({mine} < {theirs} OR ({mine} = {theirs} AND {ours} < {old}))"
+    return f"({own} < {theirs} OR ({own} = {theirs} AND {ours} < {old}))"
 
 
 def merge_clauses() -> str:
     """SQL of the MERGE: field by field the better source; nothing is written where nothing would change."""
-    takes = {one.name: _take(i, one) for i, one in enumerate(telemetry.VALUES, 1)}
+    takes = {field.name: _take(i, field) for i, field in enumerate(telemetry.VALUES, 1)}
     sets = [
         f"{name} = CASE WHEN {take} THEN {TAKEN.get(name, f's.{name}')} ELSE t.{name} END"
         for name, take in takes.items()
@@ -197,10 +197,10 @@ def conform(ctx: Context) -> Run | None:
     """Take in new inbox rows; None when there are none. Safe to repeat and to kill anywhere."""
     from pyspark.sql import functions as f
 
-    with increment(ctx, "conform", tables.INBOX) as found:
-        if found is None:
+    with increment(ctx, "conform", tables.INBOX) as candidates:
+        if candidates is None:
             return None
-        changes, run = found
+        changes, run = candidates
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)

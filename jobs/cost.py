@@ -37,7 +37,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     from pyspark.sql import functions as f
 
     price = prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
-    known = [(name, *rates(one.cost, price)) for name, one in ctx.settings.endpoints.items()]
+    known = [(name, *rates(settings.cost, price)) for name, settings in ctx.settings.endpoints.items()]
     known.append(("", *rates(ctx.settings.default.cost, price)))
     kind = "named string, mode string, into double, out double, per_hour double, at_once double"
     paid = f.broadcast(ctx.spark.createDataFrame(known, kind))
@@ -56,7 +56,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * price.idle_s).alias("up_s"))
     names = [name for name, *_ in known if name]
     named = f.when(f.col("endpoint").isin(names), f.col("endpoint")).otherwise("")
-    found = used.join(up, ["endpoint", "window_start"]).withColumn("named", named).join(paid, "named")
+    named_usage = used.join(up, ["endpoint", "window_start"]).withColumn("named", named).join(paid, "named")
     all_busy = f.sum("busy_s").over(Window.partitionBy("endpoint", "window_start"))
     instances = f.greatest(f.lit(1), f.ceil(all_busy / f.col("up_s") / f.col("at_once")))
     share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(0.0)
@@ -64,7 +64,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     dbu = f.nullif(
         f.round(by_token + share * instances * f.col("per_hour") * f.col("up_s") / 3600, 6), f.lit(float("nan"))
     )
-    return found.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
+    return named_usage.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
 
 
 def cost(ctx: Context) -> Run | None:

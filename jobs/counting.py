@@ -45,14 +45,14 @@ def sparse(k: Ints, key: Ints, weight: Floats | None) -> tuple[Ints, Ints, Float
     size = int(cell.max()) + 1
     if size <= DENSE * len(cell) + 2**16:
         sums = np.bincount(cell, weight, size)
-        found = np.flatnonzero(sums)
-        sums = sums[found]
+        cells = np.flatnonzero(sums)
+        sums = sums[cells]
     elif weight is None:
-        found, sums = np.unique(cell, return_counts=True)
+        cells, sums = np.unique(cell, return_counts=True)
     else:
-        found, place = np.unique(cell, return_inverse=True)
+        cells, place = np.unique(cell, return_inverse=True)
         sums = np.bincount(place, weight)
-    return found // width, found % width + low, sums.astype(np.float64)
+    return cells // width, cells % width + low, sums.astype(np.float64)
 
 
 def codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
@@ -74,15 +74,15 @@ def grouped(table: pa.Table) -> tuple[Ints, dict[str, pa.Array]]:
     """(window number of every row, the key columns of the windows), windows in order of their key."""
     cell, radix, values = np.zeros(table.num_rows, np.int64), [], []
     for name in KEY:
-        code, found = codes(table[name])
-        cell = cell * max(1, len(found)) + code
-        radix.append(max(1, len(found)))
-        values.append(found)
-    found, k = np.unique(cell, return_inverse=True)
+        code, distinct = codes(table[name])
+        cell = cell * max(1, len(distinct)) + code
+        radix.append(max(1, len(distinct)))
+        values.append(distinct)
+    cells, k = np.unique(cell, return_inverse=True)
     keys = {}
     for name, base, value in reversed(list(zip(KEY, radix, values, strict=True))):
-        keys[name] = value.take(pa.array(found % base))
-        found = found // base
+        keys[name] = value.take(pa.array(cells % base))
+        cells = cells // base
     return k.astype(np.int64), keys
 
 
@@ -132,24 +132,24 @@ def _capped(k: Ints, many: int, cap: int) -> Bools:
 def _facts(k: Ints, who: Ints, facts: Ints, many: int, names: pa.Array) -> pa.Array:
     """Facts of requesters [n, 8], added up by (window, requester); see windows.Counts."""
     size = max(1, len(names))
-    found, place = np.unique(k * size + who, return_inverse=True)
-    total = np.full((len(found), 8), ZERO, np.int64)
+    cells, place = np.unique(k * size + who, return_inverse=True)
+    total = np.full((len(cells), 8), ZERO, np.int64)
     for i in range(8):
         if i in (2, 3):
             np.maximum.at(total[:, i], place, facts[:, i])
         else:
-            total[:, i] = np.bincount(place, facts[:, i], len(found))
-    kept = _capped(found // size, many, CAP_REQUESTERS)
-    found, total = found[kept], total[kept]
-    return _map("requesters", many, found // size, names.take(pa.array(found % size)), _lists(total))
+            total[:, i] = np.bincount(place, facts[:, i], len(cells))
+    kept = _capped(cells // size, many, CAP_REQUESTERS)
+    cells, total = cells[kept], total[kept]
+    return _map("requesters", many, cells // size, names.take(pa.array(cells % size)), _lists(total))
 
 
 def _scores(k: Ints, name: Ints, sums: Floats, many: int, names: pa.Array) -> pa.Array:
     size = max(1, len(names))
-    found, place = np.unique(k * size + name, return_inverse=True)
-    total = np.stack([np.bincount(place, sums[:, i], len(found)) for i in range(3)], axis=1)
-    kept = _capped(found // size, many, CAP_REQUESTERS)
-    return _map("scores", many, found[kept] // size, names.take(pa.array(found[kept] % size)), _lists(total[kept]))
+    cells, place = np.unique(k * size + name, return_inverse=True)
+    total = np.stack([np.bincount(place, sums[:, i], len(cells)) for i in range(3)], axis=1)
+    kept = _capped(cells // size, many, CAP_REQUESTERS)
+    return _map("scores", many, cells[kept] // size, names.take(pa.array(cells[kept] % size)), _lists(total[kept]))
 
 
 def _first(k: Ints, code: Ints, many: int, names: pa.Array) -> pa.Array:
@@ -167,7 +167,7 @@ def _hash(requester: str) -> str:
 def hashed(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     """`codes` of the hashes of requesters, with '?' as the last value (its number for null)."""
     code, names = codes(column)
-    distinct, at = np.unique([_hash(one) for one in names.to_pylist()] + ["?"], return_inverse=True)
+    distinct, at = np.unique([_hash(name) for name in names.to_pylist()] + ["?"], return_inverse=True)
     return at.astype(np.int64)[code], pa.array(distinct.tolist())
 
 
@@ -176,8 +176,8 @@ def strata(scope: pa.ChunkedArray, tokens: Floats) -> pa.Array:
     code, scopes = codes(scope)
     names = [*(str(edge) for edge in SIZE_EDGES), "more", "?"]
     size = np.where(np.isnan(tokens), len(names) - 1, np.searchsorted(SIZE_EDGES, tokens, side="right"))
-    known = [one or "?" for one in [*scopes.to_pylist(), None]]
-    pairs = pa.array([f"{one}/{name}" for one in known for name in names])
+    known = [scope or "?" for scope in [*scopes.to_pylist(), None]]
+    pairs = pa.array([f"{scope}/{name}" for scope in known for name in names])
     place = np.where(code < 0, len(known) - 1, code) * len(names) + size
     return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pairs)
 
@@ -220,8 +220,8 @@ def count(requests: pa.Table) -> pa.Table:
         timed = known & (bucket != ZERO)
         facts[:, 2 + i] = np.where(timed, bucket, ZERO)
         facts[:, 4 + 2 * i], facts[:, 5 + 2 * i] = timed, np.where(timed, bucket, 0)
-    there = np.asarray(requests["requester"].is_valid().to_numpy())
-    made["requesters"] = _facts(k[there], who[there], facts[there], many, people)
+    named = np.asarray(requests["requester"].is_valid().to_numpy())
+    made["requesters"] = _facts(k[named], who[named], facts[named], many, people)
     made["scores"] = _count_scores(requests["scores"], k, many)
     return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
 
@@ -259,8 +259,8 @@ def add(windows: pa.Table) -> pa.Table:
         made[name] = _histogram(name, many, k[parent], key.to_numpy().astype(np.int64), item.to_numpy())
     parent, key, item = _entries(windows["errors"])
     code, names = codes(key)
-    at, found, sums = sparse(k[parent], code, item.to_numpy())
-    made["errors"] = _map("errors", many, at, names.take(pa.array(found)), pa.array(sums))
+    at, items, sums = sparse(k[parent], code, item.to_numpy())
+    made["errors"] = _map("errors", many, at, names.take(pa.array(items)), pa.array(sums))
     for name, width, total in (("requesters", 8, _facts), ("scores", 3, _scores)):
         parent, key, item = _entries(windows[name])
         code, names = codes(key)
@@ -276,15 +276,15 @@ def pack(windows: pa.Table) -> pa.RecordBatch:
     maps in them they would be taken apart and put together twice.
     """
     hours = (windows["window_start"].combine_chunks().cast(pa.int64()).to_numpy() // HOUR_US).astype(np.int64)
-    found = np.unique(hours)
+    distinct = np.unique(hours)
     parts = []
-    for hour in found:
+    for hour in distinct:
         sink = pa.BufferOutputStream()
-        some = windows if len(found) == 1 else windows.filter(pa.array(hours == hour))
+        some = windows if len(distinct) == 1 else windows.filter(pa.array(hours == hour))
         with pa.ipc.new_stream(sink, some.schema) as writer:
             writer.write_table(some)
         parts.append(sink.getvalue().to_pybytes())
-    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(parts, pa.binary())], ["bucket", "part"])
+    return pa.RecordBatch.from_arrays([pa.array(distinct), pa.array(parts, pa.binary())], ["bucket", "part"])
 
 
 def count_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -40,25 +40,27 @@ def choose(served: Iterable[Served]) -> Pair | None:
     """Candidate: the version that appeared last. Prior: the one that appeared before it and served most recently. None when no
     version is known.
     """
-    known = sorted((one for one in served if one.version != "?"), key=lambda one: (one.first, one.version))
+    known = sorted(
+        (version for version in served if version.version != "?"), key=lambda version: (version.first, version.version)
+    )
     if not known:
         return None
     candidate = known[-1]
     earlier = known[:-1]
-    prior = max(earlier, key=lambda one: (one.last, one.first), default=None)
+    prior = max(earlier, key=lambda version: (version.last, version.first), default=None)
     return Pair(candidate.version, prior.version if prior else None, candidate.first)
 
 
 def pairs_of(windows: Iterable[Counts]) -> dict[str, Pair]:
     """endpoint -> Pair, from window counts at hand."""
     served: dict[tuple[str, str], list[Counts]] = {}
-    for one in windows:
-        served.setdefault((one.endpoint, one.model_version), []).append(one)
+    for window in windows:
+        served.setdefault((window.endpoint, window.model_version), []).append(window)
     by_endpoint: dict[str, list[Served]] = {}
     for (endpoint, version), group in served.items():
-        starts = [one.start for one in group]
+        starts = [window.start for window in group]
         by_endpoint.setdefault(endpoint, []).append(
-            Served(version, min(starts), max(starts), sum(one.rows for one in group))
+            Served(version, min(starts), max(starts), sum(window.rows for window in group))
         )
     return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
 
@@ -69,13 +71,13 @@ def pairs(
     """endpoint -> Pair, from the windows. `rolled_back`: endpoint -> version -> when traffic was moved away from it; of such a
     version only what it served when it was tried again counts.
     """
-    away = {(e, v): max(times) for e, one in (rolled_back or {}).items() for v, times in one.items()}
+    away = {(e, v): max(times) for e, versions in (rolled_back or {}).items() for v, times in versions.items()}
     by_endpoint: dict[str, list[Served]] = {}
     for (endpoint, version), (first, last, rows) in _served(ctx, away).items():
         if rows >= AGAIN_ROWS or (endpoint, version) not in away:
             by_endpoint.setdefault(endpoint, []).append(Served(version, first, last, rows))
-    found = {endpoint: choose(served) for endpoint, served in by_endpoint.items()}
-    return {endpoint: pair for endpoint, pair in found.items() if pair}
+    choices = {endpoint: choose(served) for endpoint, served in by_endpoint.items()}
+    return {endpoint: pair for endpoint, pair in choices.items() if pair}
 
 
 def _served(
@@ -89,39 +91,39 @@ def _served(
     from pyspark.sql import functions as f
 
     days = _bounds(ctx.store.read(ctx.spark, tables.WINDOWS_DAY), "window_start")
-    days = [one for one in days if (one["endpoint"], one["model_version"]) not in away]
+    days = [day for day in days if (day["endpoint"], day["model_version"]) not in away]
     minutes = ctx.store.read(ctx.spark, tables.WINDOWS)
     again = f.lit(False)
     for (endpoint, version), left in away.items():
-        mine = (f.col("endpoint") == endpoint) & (f.col("model_version") == version)
+        matches = (f.col("endpoint") == endpoint) & (f.col("model_version") == version)
         later = f.col("window_start") >= f.lit(left + AGAIN_AFTER)
-        minutes, again = minutes.where(~mine | later), again | (mine & later)
+        minutes, again = minutes.where(~matches | later), again | (matches & later)
     edges: set[datetime] = set()
-    for key in {(one["endpoint"], one["model_version"]) for one in days}:
-        mine = [one["first"] for one in days if (one["endpoint"], one["model_version"]) == key]
-        edges |= {min(mine), max(mine)}
+    for key in {(day["endpoint"], day["model_version"]) for day in days}:
+        first_days = [day["first"] for day in days if (day["endpoint"], day["model_version"]) == key]
+        edges |= {min(first_days), max(first_days)}
     if days:
-        newest = max(one["first"] for one in days)
+        newest = max(day["first"] for day in days)
         near = [f"window_start >= timestamp'{newest}'"]
         near += [
             f"(window_start >= timestamp'{day}' AND window_start < timestamp'{day}' + INTERVAL 1 DAY)"
             for day in sorted(edges)
         ]
         minutes = minutes.where(f.expr(" OR ".join(near)) | again)
-    whole = [one for one in days if one["first"] not in edges]
-    found: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
-    for one in [*whole, *_bounds(minutes)]:
-        key = (one["endpoint"], one["model_version"])
-        first, last, rows = found.get(key, (one["first"], one["last"], 0))
-        found[key] = (min(first, one["first"]), max(last, one["last"]), rows + one["rows"])
-    return found
+    whole = [day for day in days if day["first"] not in edges]
+    spans: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    for span in [*whole, *_bounds(minutes)]:
+        key = (span["endpoint"], span["model_version"])
+        first, last, rows = spans.get(key, (span["first"], span["last"], 0))
+        spans[key] = (min(first, span["first"]), max(last, span["last"]), rows + span["rows"])
+    return spans
 
 
 def _bounds(windows: "DataFrame", *also: str) -> "list[Row]":
     from pyspark.sql import functions as f
 
     first, last = f.min("window_start").alias("first"), f.max("window_start").alias("last")
-    found: list[Row] = (
+    bounds: list[Row] = (
         windows.groupBy("endpoint", "model_version", *also).agg(first, last, f.sum("rows").alias("rows")).collect()
     )
-    return found
+    return bounds

@@ -37,13 +37,13 @@ GROUPS_A_TASK = 8
 
 def _chosen(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
     rows = []
-    for endpoint, one in chosen.items():
-        since = one.since.replace(tzinfo=UTC)
+    for endpoint, pair in chosen.items():
+        since = pair.since.replace(tzinfo=UTC)
         rows.append(
             (
                 endpoint,
-                one.candidate,
-                one.prior,
+                pair.candidate,
+                pair.prior,
                 since,
                 max(since, now - CURRENT),
                 ctx.settings.endpoint(endpoint).drift_reference,
@@ -56,8 +56,8 @@ def _chosen(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> "DataFra
 def near(chosen: Mapping[str, Pair], now: datetime) -> str:
     """SQL: hours whose samples the comparisons of these endpoints need: a day each of now, last week and before the candidate."""
     hours: set[int] = set()
-    for one in chosen.values():
-        since = one.since.replace(tzinfo=UTC)
+    for pair in chosen.values():
+        since = pair.since.replace(tzinfo=UTC)
         start = max(since, now - CURRENT)
         for a, z in ((start, now), (start - WEEK, now - WEEK), (since - CURRENT, since)):
             hours |= set(range(int(a.timestamp() // 3600), int(z.timestamp() // 3600) + 1))
@@ -89,14 +89,14 @@ def sides(rows: "DataFrame", chosen: "DataFrame", now: datetime) -> "DataFrame":
         role("candidate", "prior", "current", after & is_new),
         role("candidate", "prior", "prior", after & is_prior),
     ]
-    for version, mine in (("candidate", is_new), ("prior", is_prior)):
-        roles.append(role(version, "reference", "current", after & mine))
+    for version, member in (("candidate", is_new), ("prior", is_prior)):
+        roles.append(role(version, "reference", "current", after & member))
         roles += [
             role(version, "reference", s, w) for s, w in (("baseline", stored), ("week", week), ("before", before))
         ]
-    found = rows.withColumn("role", f.explode(f.filter(f.array(*roles), lambda one: one.isNotNull())))
-    found = found.select("*", "role.version", "role.against", "role.side").where(f.col("version").isNotNull())
-    return comparable(smallest(found, "endpoint", "version", "against", "side"))
+    tagged = rows.withColumn("role", f.explode(f.filter(f.array(*roles), lambda candidate: candidate.isNotNull())))
+    tagged = tagged.select("*", "role.version", "role.against", "role.side").where(f.col("version").isNotNull())
+    return comparable(smallest(tagged, "endpoint", "version", "against", "side"))
 
 
 def comparable(sampled: "DataFrame") -> "DataFrame":
@@ -117,7 +117,7 @@ def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
     import pandas as pd
 
     kinds = NUMERIC | CATEGORICAL | TEXTS
-    parsed = [json.loads(one) if isinstance(one, str) else {} for one in group["features"]]
+    parsed = [json.loads(text) if isinstance(text, str) else {} for text in group["features"]]
     features = pd.DataFrame(parsed, index=group.index).iloc[:, :MAX_FEATURES].add_prefix("feature.")
     types = {}
     for name in features.columns:
@@ -148,8 +148,8 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
 
     side = _reference(group, str(group["prefer"].iloc[0]))
     wide, kinds = _wide(group[group["side"].isin(["current", side])])
-    found = list(_columns(wide, kinds, limit)) if side and (wide["side"] == "current").any() else []
-    fell = discoveries([ours.p for _, ours, _, _ in found])
+    columns = list(_columns(wide, kinds, limit)) if side and (wide["side"] == "current").any() else []
+    fell = discoveries([ours.p for _, ours, _, _ in columns])
     label = {"week": "last week", "prior": "prior"}.get(str(side), str(side))
     if side == "baseline":
         label = f"baseline {int(wide['baseline'].max())}"
@@ -157,9 +157,9 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
     rows = [
         (
             *key, kinds[name], name, computed_at, ours.n_current, ours.n_reference, ours.distance, ours.low, bool(moved),
-            said.method if said else None, said.score if said else None, said.drifted if said else None, label, method, ours.p,
+            theirs.method if theirs else None, theirs.score if theirs else None, theirs.drifted if theirs else None, label, method, ours.p,
         )
-        for (name, ours, said, method), moved in zip(found, fell, strict=True)
+        for (name, ours, theirs, method), moved in zip(columns, fell, strict=True)
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(tables.DRIFT.columns))
 
@@ -247,8 +247,8 @@ def evidently_html(ctx: Context, endpoint: str, path: Path | None = None) -> dic
     if pair is None:
         raise ConfigError(f"no version of {endpoint} is known; run `lastgood job windows`")
     chosen = {endpoint: pair}
-    found = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
-    group: pd.DataFrame = found.where(
+    frame = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
+    group: pd.DataFrame = frame.where(
         f"version = {tables.literal(pair.candidate)} AND against = 'reference'"
     ).toPandas()
     side = _reference(group, ctx.settings.endpoint(endpoint).drift_reference) if len(group) else None

@@ -50,7 +50,7 @@ def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[
     closed = datetime.fromtimestamp(now.timestamp() // ctx.settings.window_s * ctx.settings.window_s, UTC)
     first = min(starts.values(), default=now)
     since = f.create_map(*(part for name, at in starts.items() for part in (f.lit(name), f.lit(at))))
-    found = ctx.store.read(ctx.spark, tables.SCORES).where(
+    recent = ctx.store.read(ctx.spark, tables.SCORES).where(
         f.col("value").isNotNull() & (f.col("received_at") >= f.lit(first)) & (f.col("received_at") < f.lit(closed))
     )
     requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
@@ -58,11 +58,11 @@ def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[
         f.col("endpoint").isin(list(starts)) & (f.col("requested_at") >= since[f.col("endpoint")])
     )
     requests = requests.select("endpoint", "model_version", "request_id", "trace_id")
-    one = about(found, requests).groupBy("endpoint", "model_version", "request_id", "name")
-    one = one.agg(f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"))
+    per_request = about(recent, requests).groupBy("endpoint", "model_version", "request_id", "name")
+    per_request = per_request.agg(f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"))
     value = _valued(ctx, starts)
     rows = (
-        one.withColumn("value", value)
+        per_request.withColumn("value", value)
         .groupBy("endpoint", "model_version", "name", (f.floor(f.unix_micros("at") / width) * width).alias("start"))
         .agg(f.count("*").alias("n"), f.sum("value").alias("s"), f.sum(f.col("value") * f.col("value")).alias("ss"))
         .collect()
@@ -78,14 +78,14 @@ def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[
 
 def planned(configurations: Sequence[tuple[datetime, Mapping[str, float]]], pair: Pair) -> list[Planned]:
     """(first seen, version -> per cent) by configuration -> the splits planned for the pair, and when each was surely in force."""
-    ordered = sorted(configurations, key=lambda one: one[0])
-    found = []
+    ordered = sorted(configurations, key=lambda configuration: configuration[0])
+    stretches = []
     for i, (since, traffic) in enumerate(ordered):
         until = ordered[i + 1][0] - SEEN_LATE if i + 1 < len(ordered) else None
         new, prior = traffic.get(pair.candidate, 0.0), traffic.get(pair.prior or "", 0.0)
         if new + prior > 0:
-            found.append(Planned(new / (new + prior), since, until))
-    return found
+            stretches.append(Planned(new / (new + prior), since, until))
+    return stretches
 
 
 def configurations(ctx: Context) -> dict[str, list[tuple[datetime, dict[str, float]]]]:
@@ -96,14 +96,14 @@ def configurations(ctx: Context) -> dict[str, list[tuple[datetime, dict[str, flo
     rows = each.agg(
         f.min("observed_at").alias("at"), f.first("model_version").alias("version"), f.first("traffic").alias("traffic")
     ).collect()
-    found: dict[tuple[str, int], tuple[datetime, dict[str, float]]] = {}
+    cells: dict[tuple[str, int], tuple[datetime, dict[str, float]]] = {}
     for row in rows:
-        at, traffic = found.get((row["endpoint"], row["config_version"]), (utc(row["at"]), {}))
+        at, traffic = cells.get((row["endpoint"], row["config_version"]), (utc(row["at"]), {}))
         traffic[row["version"]] = traffic.get(row["version"], 0.0) + (row["traffic"] or 0)
-        found[row["endpoint"], row["config_version"]] = (min(at, utc(row["at"])), traffic)
+        cells[row["endpoint"], row["config_version"]] = (min(at, utc(row["at"])), traffic)
     by_endpoint: dict[str, list[tuple[datetime, dict[str, float]]]] = {}
-    for (endpoint, _), one in found.items():
-        by_endpoint.setdefault(endpoint, []).append(one)
+    for (endpoint, _), cell in cells.items():
+        by_endpoint.setdefault(endpoint, []).append(cell)
     return by_endpoint
 
 
@@ -115,8 +115,8 @@ def drifted(ctx: Context) -> dict[str, list[Drifted]]:
     newest = latest.groupBy("endpoint").agg(f.max("computed_at").alias("computed_at"))
     moved: dict[str, list[Drifted]] = {}
     for row in latest.where("drifted").join(newest, ["endpoint", "computed_at"]).collect():
-        one = Drifted(row["model_version"], row["against"], row["kind"], row["column"], row["distance"], row["low"])
-        moved.setdefault(row["endpoint"], []).append(one)
+        drifted = Drifted(row["model_version"], row["against"], row["kind"], row["column"], row["distance"], row["low"])
+        moved.setdefault(row["endpoint"], []).append(drifted)
     return moved
 
 
@@ -135,12 +135,12 @@ def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dic
     )
     version = f.when(f.col("expected_from") != "endpoint", f.col("model_version")).alias("version")
     sums = rows.groupBy("endpoint", version).agg(f.sum("seen").alias("seen"), f.sum("expected").alias("expected"))
-    found: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for row in sums.collect():
         pair = chosen.get(row["endpoint"])
         if pair and row["version"] in (pair.candidate, pair.prior, None):
-            found[row["endpoint"]] = min(found.get(row["endpoint"], 1.0), row["seen"] / row["expected"])
-    return found
+            totals[row["endpoint"]] = min(totals.get(row["endpoint"], 1.0), row["seen"] / row["expected"])
+    return totals
 
 
 def evidence(
@@ -154,21 +154,21 @@ def evidence(
     windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(closed & begun)
     quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun)
     by_endpoint: dict[str, list[Counts]] = {}
-    for one in [*counts(windows, quality), *scores(ctx, starts, now)]:
-        pair = chosen.get(one.endpoint)
-        if pair and one.model_version in (pair.candidate, pair.prior) and one.start >= starts[one.endpoint]:
-            by_endpoint.setdefault(one.endpoint, []).append(one)
+    for window in [*counts(windows, quality), *scores(ctx, starts, now)]:
+        pair = chosen.get(window.endpoint)
+        if pair and window.model_version in (pair.candidate, pair.prior) and window.start >= starts[window.endpoint]:
+            by_endpoint.setdefault(window.endpoint, []).append(window)
     alone = {
         name: pair
         for name, pair in chosen.items()
-        if all(one.model_version == pair.candidate for one in by_endpoint.get(name, ()))
+        if all(window.model_version == pair.candidate for window in by_endpoint.get(name, ()))
     }
     base = _baselines(ctx, alone) if alone else {}
     moved, plans, arrived = drifted(ctx), configurations(ctx), completeness(ctx, chosen, now)
     for endpoint, pair in chosen.items():
         yield Evidence(
             endpoint, pair.candidate, pair.prior, by_endpoint.get(endpoint, []), ctx.settings.window_s,
-            [one for one in moved.get(endpoint, ()) if one.model_version in (pair.candidate, pair.prior)],
+            [drifted for drifted in moved.get(endpoint, ()) if drifted.model_version in (pair.candidate, pair.prior)],
             arrived.get(endpoint), planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
         )  # fmt: skip
 
@@ -178,7 +178,7 @@ def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, t
     from pyspark.sql import functions as f
 
     first = min(utc(pair.since) for pair in alone.values()) - BASELINE
-    failed = f.aggregate(f.map_values("errors"), f.lit(0.0), lambda total, one: total + one)
+    failed = f.aggregate(f.map_values("errors"), f.lit(0.0), lambda total, count: total + count)
     hour = (f.floor(f.unix_timestamp("window_start") / 3600) - f.lit(96)) % 168
     rows = (
         ctx.store.read(ctx.spark, tables.WINDOWS)
@@ -187,13 +187,13 @@ def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, t
         .agg(f.sum("requests").alias("n"), f.sum(f.coalesce(failed, f.lit(0.0))).alias("x"))
         .collect()
     )
-    found: dict[str, dict[int, tuple[float, float]]] = {}
-    for one in rows:
-        if one["model_version"] != alone[one["endpoint"]].candidate:
-            mine = found.setdefault(one["endpoint"], {})
-            n, x = mine.get(one["hour"], (0.0, 0.0))
-            mine[one["hour"]] = (n + one["n"], x + one["x"])
-    return found
+    by_hour: dict[str, dict[int, tuple[float, float]]] = {}
+    for row in rows:
+        if row["model_version"] != alone[row["endpoint"]].candidate:
+            hours = by_hour.setdefault(row["endpoint"], {})
+            n, x = hours.get(row["hour"], (0.0, 0.0))
+            hours[row["hour"]] = (n + row["n"], x + row["x"])
+    return by_hour
 
 
 __all__ = ["counts", "evidence", "planned", "scores"]

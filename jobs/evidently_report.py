@@ -52,10 +52,10 @@ def opinion(current: "pd.Series[float]", reference: "pd.Series[float]", numeric:
         warnings.simplefilter("ignore")
         try:
             test = get_stattest(reference, current, kind, None)
-            said = test(reference, current, kind, None)
+            result = test(reference, current, kind, None)
         except (ValueError, ZeroDivisionError):
             return None
-    return Opinion(test.display_name, float(said.drift_score), bool(said.drifted))
+    return Opinion(test.display_name, float(result.drift_score), bool(result.drifted))
 
 
 def _snapshot(current: "pd.DataFrame", reference: "pd.DataFrame", numeric: list[str], categorical: list[str]) -> object:
@@ -80,15 +80,15 @@ def opinions(
     categorical: list[str],
 ) -> dict[str, Opinion]:
     """column -> Opinion as plain Evidently's report has it; columns it could not judge are left out."""
-    found = {}
+    results = {}
     for metric in _snapshot(current, reference, numeric, categorical).dict()["metrics"]:  # type: ignore[attr-defined]
         config = metric["config"]
         if not str(config.get("type", "")).endswith("ValueDrift"):
             continue
         score, threshold = float(metric["value"]), float(config["threshold"])
         drifted = score < threshold if "p_value" in config["method"] else score >= threshold
-        found[str(config["column"])] = Opinion(str(config["method"]), score, drifted)
-    return found
+        results[str(config["column"])] = Opinion(str(config["method"]), score, drifted)
+    return results
 
 
 def report(

@@ -49,18 +49,18 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
     """Judge every endpoint now and append to `verdicts`."""
     now = ctx.clock()
     history = history or {}
-    chosen = pairs(ctx, {name: one.rolled_back for name, one in history.items()})
+    chosen = pairs(ctx, {name: story.rolled_back for name, story in history.items()})
     if not chosen:
         return []
     parts = {name: segment(utc(pair.since), now, ctx.settings.live_every_s > 0) for name, pair in chosen.items()}
     verdicts = []
-    for found in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):
-        known = replace(history.get(found.endpoint, History()), share=parts[found.endpoint][1])
-        verdicts.append(judge(found, ctx.settings.endpoint(found.endpoint).policy, known, now))
+    for item in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):
+        known = replace(history.get(item.endpoint, History()), share=parts[item.endpoint][1])
+        verdicts.append(judge(item, ctx.settings.endpoint(item.endpoint).policy, known, now))
     if verdicts:
         append(
             ctx,
-            ctx.spark.createDataFrame([row(one) for one in verdicts], spark_ddl(tables.VERDICTS.fields)),
+            ctx.spark.createDataFrame([row(verdict) for verdict in verdicts], spark_ddl(tables.VERDICTS.fields)),
             tables.VERDICTS,
         )
     return verdicts

@@ -41,20 +41,20 @@ def maintain(ctx: Context) -> list[dict[str, Any]]:
 
 def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
     started = time.monotonic()
-    said: dict[str, Any] = {"table": table.name}
+    report: dict[str, Any] = {"table": table.name}
     from pyspark.errors import PySparkException
 
     try:
-        said["deleted"] = _expire(ctx, table)
+        report["deleted"] = _expire(ctx, table)
         if table in (tables.REQUESTS, tables.INBOX):
-            said["bodies_removed"] = _strip(ctx, table)
+            report["bodies_removed"] = _strip(ctx, table)
         if not ctx.dry_run:
             if table.name not in COLLECTED:
-                said |= _compact(ctx, table)
+                report |= _compact(ctx, table)
             _vacuum(ctx, table)
     except (PySparkException, TransientError) as error:
-        said["error"] = str(error).splitlines()[0][:300]
-    return said | {"seconds": round(time.monotonic() - started, 2)}
+        report["error"] = str(error).splitlines()[0][:300]
+    return report | {"seconds": round(time.monotonic() - started, 2)}
 
 
 def _affected(ctx: Context, statement: str, where: str, table: tables.Table) -> int:
@@ -81,17 +81,17 @@ def _strip(ctx: Context, table: tables.Table) -> int:
     names = list(ctx.settings.endpoints)
     total = 0
     for name in [*names, None]:
-        one = ctx.settings.endpoint(name or "")
-        gone = {Capture.NONE: BODIES, Capture.FEATURES: BODIES[:2]}.get(one.capture, ())
+        settings = ctx.settings.endpoint(name or "")
+        gone = {Capture.NONE: BODIES, Capture.FEATURES: BODIES[:2]}.get(settings.capture, ())
         others = f"endpoint NOT IN ({', '.join(map(tables.literal, names))})" if names else "true"
-        mine = f"endpoint = {tables.literal(name)}" if name else others
-        limit = (ctx.clock() - timedelta(days=one.body_days)).isoformat()
+        matches = f"endpoint = {tables.literal(name)}" if name else others
+        limit = (ctx.clock() - timedelta(days=settings.body_days)).isoformat()
         for columns, when in ((gone, "true"), (BODIES, f"requested_at < timestamp'{limit}'")):
             if columns:
                 sets = ", ".join(f"{column} = NULL" for column in columns)
                 held = " OR ".join(f"{column} IS NOT NULL" for column in columns)
                 total += _affected(
-                    ctx, f"UPDATE {ctx.store.sql(table)} SET {sets}", f"{mine} AND {when} AND ({held})", table
+                    ctx, f"UPDATE {ctx.store.sql(table)} SET {sets}", f"{matches} AND {when} AND ({held})", table
                 )
     return total
 
@@ -127,11 +127,18 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
     """
     if not requester.strip():
         raise ConfigError("forget needs a requester")
-    mine = f"requester = {tables.literal(requester)}"
-    ids = ctx.store.read(ctx.spark, tables.REQUESTS).where(mine).select("endpoint", "request_id", "trace_id").distinct()
-    asked = ctx.store.read(ctx.spark, tables.INBOX).where(mine).select("endpoint", "request_id", "trace_id").distinct()
+    matches = f"requester = {tables.literal(requester)}"
+    ids = (
+        ctx.store.read(ctx.spark, tables.REQUESTS)
+        .where(matches)
+        .select("endpoint", "request_id", "trace_id")
+        .distinct()
+    )
+    asked = (
+        ctx.store.read(ctx.spark, tables.INBOX).where(matches).select("endpoint", "request_id", "trace_id").distinct()
+    )
     ids = ids.union(asked).distinct()
-    rows = [(one["endpoint"], one["request_id"], one["trace_id"]) for one in ids.collect()]
+    rows = [(row["endpoint"], row["request_id"], row["trace_id"]) for row in ids.collect()]
     frame = ctx.spark.createDataFrame(rows, "endpoint string, request_id string, trace_id string")
     done = {}
     by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"

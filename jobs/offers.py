@@ -41,26 +41,26 @@ class Offer:
 
 def loads(windows: Iterable[Counts]) -> list[Load]:
     """Windows of any versions and strata -> load per window, by time."""
-    found: dict[float, Load] = {}
-    for one in windows:
-        busy = sum(middle(bucket) * weight for bucket, weight in one.latency.items()) / 1000
-        old = found.get(one.start.timestamp(), Load(one.start.timestamp(), 0, 0, 0, 0))
-        found[old.start] = Load(
+    by_start: dict[float, Load] = {}
+    for window in windows:
+        busy = sum(middle(bucket) * weight for bucket, weight in window.latency.items()) / 1000
+        old = by_start.get(window.start.timestamp(), Load(window.start.timestamp(), 0, 0, 0, 0))
+        by_start[old.start] = Load(
             old.start,
-            old.requests + one.requests,
-            old.tokens_in + one.tokens_in,
-            old.tokens_out + one.tokens_out,
+            old.requests + window.requests,
+            old.tokens_in + window.tokens_in,
+            old.tokens_out + window.tokens_out,
             old.busy_s + busy,
         )
-    return [found[start] for start in sorted(found)]
+    return [by_start[start] for start in sorted(by_start)]
 
 
 def _hourly(traffic: Sequence[Load], window_s: int, per_unit: float, need: str) -> dict[int, int]:
     """Hour -> units that carry its busiest window: seconds of serving a second, or tokens a second, over what one unit carries."""
     hours: dict[int, int] = {}
-    for one in traffic:
-        much = (one.busy_s if need == "busy" else one.tokens_in + one.tokens_out) / window_s
-        hour = int(one.start // HOUR_S)
+    for load in traffic:
+        much = (load.busy_s if need == "busy" else load.tokens_in + load.tokens_out) / window_s
+        hour = int(load.start // HOUR_S)
         hours[hour] = max(hours.get(hour, 1), math.ceil(much / per_unit - 1e-9))
     return hours
 
@@ -68,11 +68,11 @@ def _hourly(traffic: Sequence[Load], window_s: int, per_unit: float, need: str) 
 def _awake(traffic: Sequence[Load], window_s: int, idle_s: float) -> tuple[float, int]:
     """(hours an endpoint that scales to zero is up, how often it starts)."""
     up, starts, until = 0.0, 0, -math.inf
-    for one in traffic:
-        end = one.start + window_s + idle_s
-        if one.start > until:
+    for load in traffic:
+        end = load.start + window_s + idle_s
+        if load.start > until:
             starts += 1
-            up += end - one.start
+            up += end - load.start
         else:
             up += end - until
         until = end
@@ -99,14 +99,16 @@ def offers(
     """What each mode would cost for this traffic. Latency of the mode in use is the measured one, that of others it times
     `cost.latency` (how many times as long they take); where that is not given it is not known.
     """
-    found = []
+    result = []
     for mode in MODES:
         factor = 1.0 if mode == cost.mode else cost.latency.get(mode)
         p95 = p95_ms * factor if p95_ms is not None and factor is not None else None
         dbu, units, why = _dbu(mode, traffic, window_s, prices, cost, factor or 1.0)
         if dbu is not None:
-            found.append(Offer(mode, dbu, dbu * prices.dbu, units, p95, None if p95 is None else p95 <= target_ms, why))
-    return found
+            result.append(
+                Offer(mode, dbu, dbu * prices.dbu, units, p95, None if p95 is None else p95 <= target_ms, why)
+            )
+    return result
 
 
 def _dbu(
@@ -115,7 +117,7 @@ def _dbu(
     if mode == "pay_per_token":
         if (token := prices.pay_per_token.get(cost.model)) is None:
             return None, 0, ""
-        into, out = sum(one.tokens_in for one in traffic), sum(one.tokens_out for one in traffic)
+        into, out = sum(load.tokens_in for load in traffic), sum(load.tokens_out for load in traffic)
         return (into * token.input + out * token.output) / 1e6, 0, "by token"
     if mode == "provisioned":
         if (unit := prices.provisioned.get(cost.model)) is None:
@@ -131,22 +133,22 @@ def _dbu(
     instance = prices.cpu if mode == "cpu" else prices.gpu.get(cost.gpu)
     if instance is None:
         return None, 0, ""
-    slower = [replace(one, busy_s=one.busy_s * factor) for one in traffic]
+    slower = [replace(load, busy_s=load.busy_s * factor) for load in traffic]
     dbu, units = _serverless(slower, window_s, instance.per_hour, instance.concurrency, prices, cost.scale_to_zero)
     return dbu, units, "down when idle" if cost.scale_to_zero else "always up"
 
 
-def cheapest(found: Sequence[Offer]) -> Offer | None:
+def cheapest(available: Sequence[Offer]) -> Offer | None:
     """The cheapest that meets the target; for want of one, the cheapest whose latency is not known; never one that misses it."""
-    able = [one for one in found if one.meets] or [one for one in found if one.meets is None]
-    return min(able, key=lambda one: (one.money, one.mode), default=None)
+    able = [offer for offer in available if offer.meets] or [offer for offer in available if offer.meets is None]
+    return min(able, key=lambda offer: (offer.money, offer.mode), default=None)
 
 
 def scaled(traffic: Sequence[Load], factor: float) -> list[Load]:
     """The same traffic, so many times as much."""
     return [
-        Load(one.start, *(v * factor for v in (one.requests, one.tokens_in, one.tokens_out, one.busy_s)))
-        for one in traffic
+        Load(load.start, *(v * factor for v in (load.requests, load.tokens_in, load.tokens_out, load.busy_s)))
+        for load in traffic
     ]
 
 
@@ -156,16 +158,16 @@ def changes(
     """(how many times the traffic, mode that is then the cheapest), nearest below and nearest above; empty where it never changes."""
 
     def best(factor: float) -> str | None:
-        one = cheapest(offers(scaled(traffic, factor), window_s, prices, cost, p95_ms, target_ms))
-        return one.mode if one else None
+        offer = cheapest(offers(scaled(traffic, factor), window_s, prices, cost, p95_ms, target_ms))
+        return offer.mode if offer else None
 
-    now, found = best(1.0), []
+    now, turning = best(1.0), []
     for way in (-1, 1):
         for step in range(1, 61):
             if (mode := best(FACTORS ** (way * step))) != now and mode:
-                found.append((FACTORS ** (way * step), mode))
+                turning.append((FACTORS ** (way * step), mode))
                 break
-    return found
+    return turning
 
 
 def report(
@@ -174,17 +176,17 @@ def report(
     """All of it as plain values; windows of one endpoint over the time asked about."""
     traffic = loads(windows)
     latency: dict[int, float] = {}
-    for one in windows:
-        for bucket, weight in one.latency.items():
+    for window in windows:
+        for bucket, weight in window.latency.items():
             latency[bucket] = latency.get(bucket, 0.0) + weight
     p95 = quantile(latency, 0.95)
-    found = offers(traffic, window_s, prices, cost, p95, target_ms)
-    best = cheapest(found)
-    by: Mapping[str, Offer] = {one.mode: one for one in found}
+    available = offers(traffic, window_s, prices, cost, p95, target_ms)
+    best = cheapest(available)
+    by: Mapping[str, Offer] = {offer.mode: offer for offer in available}
     return {
-        "requests": sum(one.requests for one in traffic), "tokens_in": sum(one.tokens_in for one in traffic),
-        "tokens_out": sum(one.tokens_out for one in traffic), "busy_s": sum(one.busy_s for one in traffic), "p95_ms": p95,
-        "target_ms": target_ms, "mode": cost.mode, "offers": [vars(one) for one in found], "cheapest": best.mode if best else None,
+        "requests": sum(load.requests for load in traffic), "tokens_in": sum(load.tokens_in for load in traffic),
+        "tokens_out": sum(load.tokens_out for load in traffic), "busy_s": sum(load.busy_s for load in traffic), "p95_ms": p95,
+        "target_ms": target_ms, "mode": cost.mode, "offers": [vars(offer) for offer in available], "cheapest": best.mode if best else None,
         "cheapest_meets": best.meets if best else None, "saving": by[cost.mode].money - best.money if best and cost.mode in by else None,
         "changes": [{"traffic": factor, "mode": mode} for factor, mode in changes(traffic, window_s, prices, cost, p95, target_ms)],
         "as_of": str(prices.as_of), "checked": prices.checked, "currency": prices.currency,
@@ -203,9 +205,9 @@ def show(
     """The report for people."""
     meets = {True: "yes", False: "no", None: "not known"}
     rows = [
-        (one["mode"] + (" (now)" if one["mode"] == report["mode"] else ""), f"{one['dbu']:,.1f}", f"{one['money']:,.2f} {report['currency']}",
-         one["units"] or "-", "-" if one["p95_ms"] is None else f"{one['p95_ms']:.0f}", meets[one["meets"]], one["why"])
-        for one in report["offers"]
+        (offer["mode"] + (" (now)" if offer["mode"] == report["mode"] else ""), f"{offer['dbu']:,.1f}", f"{offer['money']:,.2f} {report['currency']}",
+         offer["units"] or "-", "-" if offer["p95_ms"] is None else f"{offer['p95_ms']:.0f}", meets[offer["meets"]], offer["why"])
+        for offer in report["offers"]
     ]  # fmt: skip
     table(
         f"{endpoint}: {report['requests']:,.0f} requests, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out",
@@ -219,6 +221,6 @@ def show(
         known = "" if report["cheapest_meets"] else ", whose latency is not known: set `cost.latency`"
         saving = f", saves {report['saving']:,.2f} {money}" if report["saving"] else ""
         say(f"cheapest for {report['target_ms'] / 1000:g} s: {best}{known}{saving}")
-    for one in report["changes"]:
-        say(f"at {one['traffic']:.2g} times this traffic it would be {one['mode']}")
+    for change in report["changes"]:
+        say(f"at {change['traffic']:.2g} times this traffic it would be {change['mode']}")
     say(f"prices of {report['as_of']}" + ("" if report["checked"] else ", not checked against your contract"))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LATEST_DAYS = 35
 """Scores older than this no longer wait for their request."""
 YES, NO = ("1", "1.0", "true", "yes", "positive"), ("0", "0.0", "false", "no", "negative")
-CHANGED = "t.attributes IS NULL OR exists(map_entries(s.found), e -> NOT (t.attributes[e.key] <=> e.value))"
-SET = "attributes = map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> NOT map_contains_key(s.found, k)), s.found)"
+CHANGED = "t.attributes IS NULL OR exists(map_entries(s.reported), e -> NOT (t.attributes[e.key] <=> e.value))"
+SET = "attributes = map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> NOT map_contains_key(s.reported, k)), s.reported)"
 
 
 def _matched(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
@@ -30,8 +30,8 @@ def _matched(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
 
     asked = requests.select("endpoint", "request_id", "trace_id", "output")
     newest = f.struct("at", "value", "label")
-    found = about(scores.where("name IS NOT NULL"), asked).groupBy("endpoint", "request_id", "name")
-    return found.agg(f.max(newest).alias("said"), f.first("output").alias("output"))
+    grouped = about(scores.where("name IS NOT NULL"), asked).groupBy("endpoint", "request_id", "name")
+    return grouped.agg(f.max(newest).alias("newest"), f.first("output").alias("output"))
 
 
 def _said(answer: "Column") -> "Column":
@@ -45,19 +45,19 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
     """(endpoint, request_id, found): the attributes to set."""
     from pyspark.sql import functions as f
 
-    value = f.col("said.value")
-    truth = f.lower(f.trim(f.coalesce("said.label", value.cast("string"))))
-    said, is_label = _said(f.col("output")), f.col("name").startswith("label")
-    known = is_label & truth.isNotNull() & said.isNotNull()
-    a, b = truth.try_cast("double"), said.try_cast("double")
-    same = f.coalesce(a == b, truth == said)
-    binary = truth.isin(*YES, *NO) & said.isin(*YES, *NO)
-    right = f.when(truth.isin(*YES) == said.isin(*YES), "1").otherwise("0")
+    value = f.col("newest.value")
+    truth = f.lower(f.trim(f.coalesce("newest.label", value.cast("string"))))
+    says, is_label = _said(f.col("output")), f.col("name").startswith("label")
+    known = is_label & truth.isNotNull() & says.isNotNull()
+    a, b = truth.try_cast("double"), says.try_cast("double")
+    same = f.coalesce(a == b, truth == says)
+    binary = truth.isin(*YES, *NO) & says.isin(*YES, *NO)
+    right = f.when(truth.isin(*YES) == says.isin(*YES), "1").otherwise("0")
     entries = {
         "plain": f.when(~is_label & (f.abs(value) < math.inf), _pair(f.concat(f.lit("outcome."), "name"), value.cast("string"))),
         "truth": f.when(is_label & truth.isNotNull(), _pair("label.truth", truth)),
         "correct": f.when(known, _pair("outcome.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
-        "precision": f.when(known & binary & said.isin(*YES), _pair("outcome.precision", right)),
+        "precision": f.when(known & binary & says.isin(*YES), _pair("outcome.precision", right)),
         "recall": f.when(known & binary & truth.isin(*YES), _pair("outcome.recall", right)),
         "error": f.when(known & ~binary & (f.abs(a - b) < math.inf), _pair("label.error", f.abs(a - b).cast("string"))),
     }  # fmt: skip
@@ -65,8 +65,8 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
         "entry IS NOT NULL"
     )
     once = listed.groupBy("endpoint", "request_id", "entry.key").agg(f.max("entry.value").alias("value"))
-    found = f.map_from_entries(f.array_sort(f.collect_list(f.struct("key", "value")))).alias("found")
-    return once.groupBy("endpoint", "request_id").agg(found)
+    pairs = f.map_from_entries(f.array_sort(f.collect_list(f.struct("key", "value")))).alias("reported")
+    return once.groupBy("endpoint", "request_id").agg(pairs)
 
 
 def _pair(key: "str | Column", value: "Column") -> "Column":
@@ -81,10 +81,10 @@ def outcomes(ctx: Context) -> Run | None:
 
     runs = []
     for source, other in ((tables.SCORES, tables.REQUESTS), (tables.REQUESTS, tables.SCORES)):
-        with increment(ctx, "outcomes", source, "received_at") as found:
-            if found is None:
+        with increment(ctx, "outcomes", source, "received_at") as changed:
+            if changed is None:
                 continue
-            changes, run = found
+            changes, run = changed
             new = changes.where(f.col("_change_type").isin("insert", "update_postimage"))
             rest = ctx.store.read(ctx.spark, other)
             if other is tables.SCORES:

@@ -31,7 +31,7 @@ REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS = 400, 4_000, 200,
 def _holds(text: "Column", hints: tuple[str, ...]) -> "Column":
     from pyspark.sql import functions as f
 
-    return reduce(or_, (f.contains(text, f.lit(one)) for one in hints))
+    return reduce(or_, (f.contains(text, f.lit(hint)) for hint in hints))
 
 
 def _latin(text: "Column") -> "Column":

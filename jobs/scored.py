@@ -14,11 +14,11 @@ def about(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
     """
     from pyspark.sql import functions as f
 
-    said = scores.select(
+    selected = scores.select(
         f.col("endpoint").alias("_endpoint"), f.col("request_id").alias("_id"), f.col("trace_id").alias("_trace"),
         "name", "value", "label", "at", f.col("received_at").alias("scored_at"),
     )  # fmt: skip
-    by_id = requests.join(said.where("_id IS NOT NULL"), f.col("request_id") == f.col("_id"))
-    by_trace = requests.join(said.where("_id IS NULL"), f.col("trace_id") == f.col("_trace"))
+    by_id = requests.join(selected.where("_id IS NOT NULL"), f.col("request_id") == f.col("_id"))
+    by_trace = requests.join(selected.where("_id IS NULL"), f.col("trace_id") == f.col("_trace"))
     both = by_id.unionByName(by_trace).where("_endpoint IS NULL OR _endpoint = endpoint")
     return both.drop("_endpoint", "_id", "_trace")

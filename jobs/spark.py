@@ -69,7 +69,7 @@ def _trust_store(folder: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             certificates = x509.load_pem_x509_certificates(bundle.read_bytes())
-        entries = [pkcs12.PKCS12Certificate(one, str(i).encode()) for i, one in enumerate(certificates)]
+        entries = [pkcs12.PKCS12Certificate(certificate, str(i).encode()) for i, certificate in enumerate(certificates)]
         _write(
             store,
             pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(b"changeit")),

@@ -69,16 +69,16 @@ def window_start(seconds: int, at: str = "requested_at") -> "Column":
 
 def ranges(starts: Iterable[int], width: int = 1) -> tuple[tuple[int, int], ...]:
     """Window starts -> [first, end) runs of neighbours; where there are more than MAX_RANGES, the smallest gaps are closed."""
-    found: list[list[int]] = []
+    merged: list[list[int]] = []
     for start in sorted(starts):
-        if found and start <= found[-1][1]:
-            found[-1][1] = start + width
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = start + width
         else:
-            found.append([start, start + width])
-    gaps = sorted(((b[0] - a[1], i) for i, (a, b) in enumerate(itertools.pairwise(found))), reverse=True)
+            merged.append([start, start + width])
+    gaps = sorted(((b[0] - a[1], i) for i, (a, b) in enumerate(itertools.pairwise(merged))), reverse=True)
     cuts = sorted(i for _, i in gaps[: MAX_RANGES - 1])
-    edges = [-1, *cuts, len(found) - 1] if found else [-1]
-    return tuple((found[a + 1][0], found[z][1]) for a, z in itertools.pairwise(edges))
+    edges = [-1, *cuts, len(merged) - 1] if merged else [-1]
+    return tuple((merged[a + 1][0], merged[z][1]) for a, z in itertools.pairwise(edges))
 
 
 def recompute(ctx: Context, measure: Measure) -> Run | None:
@@ -86,10 +86,10 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
     from pyspark.sql import functions as f
 
     seconds = measure.seconds or ctx.settings.window_s
-    with increment(ctx, measure.job, measure.source, measure.at) as found:
-        if found is None:
+    with increment(ctx, measure.job, measure.source, measure.at) as changed:
+        if changed is None:
             return None
-        changes, run = found
+        changes, run = changed
         changes = changes.where(
             f.col(measure.at) >= f.lit(ctx.kept_since(measure.source))
         )  # what retention deleted stays counted
@@ -108,12 +108,12 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
         )
         if not facts:
             return run
-        names = {one["endpoint"] for one in facts}
+        names = {fact["endpoint"] for fact in facts}
         which = Touched(
-            ranges({one["start"] for one in facts}, seconds),
+            ranges({fact["start"] for fact in facts}, seconds),
             tuple(sorted(names)) if len(names) <= MAX_ENDPOINTS else None,
         )
-        run.rows_in, run.windows = sum(one["n"] for one in facts), len(facts)
+        run.rows_in, run.windows = sum(fact["n"] for fact in facts), len(facts)
         rows = ctx.store.read(ctx.spark, measure.source).where(which.where(measure.at))
         rows = rows.withColumn("window_start", window_start(seconds, measure.at))
         fresh = measure.make(ctx, rows, which).select(*measure.table.columns)

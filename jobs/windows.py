@@ -80,7 +80,7 @@ def aged(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     from pyspark.sql import Window
     from pyspark.sql import functions as f
 
-    if not any(one.features for one in ctx.settings.endpoints.values()):
+    if not any(settings.features for settings in ctx.settings.endpoints.values()):
         return rows
     known = (
         ctx.store.read(ctx.spark, tables.FRESHNESS).groupBy("endpoint", "checked_at").agg(f.min("as_of").alias("as_of"))
@@ -88,7 +88,9 @@ def aged(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
     following = f.lead("checked_at").over(Window.partitionBy("endpoint").orderBy("checked_at"))
     known = known.withColumn("until", following).withColumnRenamed("endpoint", "of").where("as_of IS NOT NULL")
     # Each request is held against every check that is left: only those that were in force in the touched time are.
-    first, last = (f.timestamp_seconds(f.lit(edge(one[i] for one in which.spans))) for i, edge in enumerate((min, max)))
+    first, last = (
+        f.timestamp_seconds(f.lit(edge(span[i] for span in which.spans))) for i, edge in enumerate((min, max))
+    )
     known = known.where((f.col("checked_at") < last) & f.coalesce(f.col("until") > first, f.lit(True)))
     at = f.col("requested_at")
     then = (

@@ -7,8 +7,8 @@ from pathlib import Path
 root = Path(__file__).parent.parent
 pyproject = root / "pyproject.toml"
 EMPTY = "constraint-dependencies = []"
-bare, found = re.subn(r"constraint-dependencies = \[[^\]]*\]", EMPTY, pyproject.read_text(), count=1)
-if not found:
+bare, replaced = re.subn(r"constraint-dependencies = \[[^\]]*\]", EMPTY, pyproject.read_text(), count=1)
+if not replaced:
     raise SystemExit("pyproject.toml has no constraint-dependencies to replace")
 pyproject.write_text(bare)
 subprocess.run(["uv", "lock", "--upgrade"], cwd=root, check=True)

@@ -36,24 +36,24 @@ def _command(command: Any, name: str) -> Page:
             yield from _command(command.commands[inner], f"{name} {inner}")
         return
     yield f"\n## {name}\n\n{' '.join((command.help or '').split())}\n"
-    shown = [one for one in command.params if one.name != "help"]
+    shown = [parameter for parameter in command.params if parameter.name != "help"]
     if shown:
         rows = (
             (
-                f"`{', '.join(one.opts) if one.param_type_name == 'option' else one.name.upper()}`",
-                getattr(one, "help", "") or "",
-                "" if one.default in (None, False, (), ...) or one.required else f"`{one.default}`",
+                f"`{', '.join(parameter.opts) if parameter.param_type_name == 'option' else parameter.name.upper()}`",
+                getattr(parameter, "help", "") or "",
+                "" if parameter.default in (None, False, (), ...) or parameter.required else f"`{parameter.default}`",
             )
-            for one in shown
-            if one.name
+            for parameter in shown
+            if parameter.name
         )
         yield from table(("argument", "meaning", "default"), rows)
 
 
 def cli() -> Page:
     yield "# Commands\n\nExit codes: 0 done; 1 a verdict to act on, or a check that failed; others by what to do:\n"
-    errors = sorted(LastgoodError.__subclasses__(), key=lambda one: one.exit_code)
-    yield from table(("code", "meaning"), ((one.exit_code, (one.__doc__ or "").split(";")[0]) for one in errors))
+    errors = sorted(LastgoodError.__subclasses__(), key=lambda error: error.exit_code)
+    yield from table(("code", "meaning"), ((error.exit_code, (error.__doc__ or "").split(";")[0]) for error in errors))
     yield "\nEvery command prints for people, and with `--json` for machines; `job`, `serve`, `drift`, `forget`, `baseline set` and `config schema`\n"
     yield "print nothing but JSON, `job` and `serve` a line for each thing done.\n"
     yield "\n`lastgood --install-completion` completes them in your shell.\n"
@@ -68,15 +68,15 @@ def _default(field: FieldInfo) -> str:
 
 
 def _settings(model: type[BaseModel], prefix: str) -> Page:
-    plain = {name: one for name, one in model.model_fields.items() if not models_of(one.annotation)}
+    plain = {name: field for name, field in model.model_fields.items() if not models_of(field.annotation)}
     if plain:
         yield f"\n## {prefix or 'top level'}\n\n{' '.join((model.__doc__ or '').split()) if prefix else ''}\n"
-        rows = ((f"`{name}`", _default(one), one.description or "") for name, one in plain.items())
+        rows = ((f"`{name}`", _default(field), field.description or "") for name, field in plain.items())
         yield from table(("setting", "default", "meaning"), rows)
-    for name, one in model.model_fields.items():
-        for inner in models_of(one.annotation):
-            by_name = "dict" in str(one.annotation)
-            many = "list" in str(one.annotation) or "tuple" in str(one.annotation)
+    for name, field in model.model_fields.items():
+        for inner in models_of(field.annotation):
+            by_name = "dict" in str(field.annotation)
+            many = "list" in str(field.annotation) or "tuple" in str(field.annotation)
             key = f"{prefix}.{name}".strip(".") + (".NAME" if by_name else "[]" if many else "")
             if by_name:
                 yield f"\n## {key}\n\nThe same settings as `default`, of one endpoint.\n"
@@ -91,17 +91,20 @@ def settings() -> Page:
 
 def all_tables() -> Page:
     yield "# Tables\n\nDelta tables in `storage`. Columns are only ever added.\n"
-    for one in tables.ALL:
-        key = f"Key: {', '.join(one.key)}. " if one.key else ""
-        yield f"\n## {one.name}\n\n{key}Kept {one.days} days.{' Change data feed.' if one.change_feed else ''}\n"
-        yield from table(("column", "type", "meaning"), ((f"`{f.name}`", f"`{f.type}`", f.doc) for f in one.fields))
+    for entry in tables.ALL:
+        key = f"Key: {', '.join(entry.key)}. " if entry.key else ""
+        yield f"\n## {entry.name}\n\n{key}Kept {entry.days} days.{' Change data feed.' if entry.change_feed else ''}\n"
+        yield from table(("column", "type", "meaning"), ((f"`{f.name}`", f"`{f.type}`", f.doc) for f in entry.fields))
 
 
 def metrics() -> Page:
     yield "# Metrics\n\nWhat `/metrics` shows, in base units.\n"
     yield from table(
         ("metric", "kind", "labels", "meaning"),
-        ((f"`{', '.join(one.series)}`", one.kind, ", ".join(one.labels), one.doc) for one in exported.CATALOGUE),
+        (
+            (f"`{', '.join(metric.series)}`", metric.kind, ", ".join(metric.labels), metric.doc)
+            for metric in exported.CATALOGUE
+        ),
     )
 
 

@@ -33,18 +33,18 @@ def configured(settings: Settings) -> dict[str, Notifier]:
 
     Errors: ConfigError (a webhook without a secret).
     """
-    found: dict[str, Notifier] = {}
+    notifiers: dict[str, Notifier] = {}
     if key := secret(settings.pagerduty.routing_key_env):
-        found["pagerduty"] = PagerDuty(settings.pagerduty.url, key)
+        notifiers["pagerduty"] = PagerDuty(settings.pagerduty.url, key)
     if settings.alertmanager.url:
-        found["alertmanager"] = Alertmanager(settings.alertmanager.url)
+        notifiers["alertmanager"] = Alertmanager(settings.alertmanager.url)
     if url := secret(settings.hooks.slack_env):
-        found["slack"] = Slack(url)
+        notifiers["slack"] = Slack(url)
     if url := secret(settings.hooks.url_env):
         signing = secret(settings.hooks.secret_env)
         if not signing:
             raise ConfigError(
                 f"{settings.hooks.url_env} is set and {settings.hooks.secret_env} is not: it must be signed"
             )
-        found["webhook"] = SignedWebhook(url, signing)
-    return found or {"log": LogNotifier()}
+        notifiers["webhook"] = SignedWebhook(url, signing)
+    return notifiers or {"log": LogNotifier()}

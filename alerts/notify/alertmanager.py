@@ -40,7 +40,7 @@ def to_alerts(event: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
     """The alerts of one event: severity is a label, so a resolve ends the alert of every severity."""
     labels = {"alertname": NAME, "incident": event["dedup_key"], **event.get("about", {})}
     if event["event_action"] == "resolve":
-        return [{"labels": {**labels, "severity": one}, "endsAt": now.isoformat()} for one in SEVERITIES]
+        return [{"labels": {**labels, "severity": severity}, "endsAt": now.isoformat()} for severity in SEVERITIES]
     if event["event_action"] != "trigger":
         return []
     payload = event["payload"]
@@ -76,17 +76,17 @@ def reported(document: Mapping[str, Any]) -> list[Reported]:
     alerts = document.get("alerts")
     if document.get("version") != "4" or not isinstance(alerts, list) or len(alerts) > MAX_ALERTS:
         raise ConfigError(f'expected an Alertmanager group: version "4" and at most {MAX_ALERTS} alerts')
-    found = []
+    reports = []
     for alert in alerts:
         labels, notes = (_texts(alert, name) for name in ("labels", "annotations"))
         if not labels.get("endpoint") or labels.get("alertname") == NAME:
             continue
-        said = notes.get("summary") or notes.get("description") or labels.get("alertname", "an alert")
+        summary = notes.get("summary") or notes.get("description") or labels.get("alertname", "an alert")
         key = f"{alert.get('fingerprint', '')}/{alert.get('startsAt', '')}"[:200]
         version = labels.get("model_version") or None
         firing = alert.get("status") == "firing"
-        found.append(Reported(labels["endpoint"][:255], version, key, said[:500], firing))
-    return found
+        reports.append(Reported(labels["endpoint"][:255], version, key, summary[:500], firing))
+    return reports
 
 
 def _texts(alert: Any, name: str) -> dict[str, str]:

@@ -180,8 +180,8 @@ def _ready(prior: ServedEntity | None, view: View) -> Seen:
 def _is(target: Target, entities: Sequence[ServedEntity], traffic: Mapping[str, int]) -> bool:
     """Whether a configuration is the target: the same versions under the same names with the same traffic."""
     wanted = {(s.get("name"), s.get("entity_name"), str(s.get("entity_version"))) for s in target.entities}
-    found = {(e.name, e.entity_name, e.entity_version) for e in entities}
-    return wanted == found and _shares(traffic) == _shares(target.traffic)
+    present = {(e.name, e.entity_name, e.entity_version) for e in entities}
+    return wanted == present and _shares(traffic) == _shares(target.traffic)
 
 
 def _shares(traffic: Mapping[str, int]) -> dict[str, int]:

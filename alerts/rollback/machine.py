@@ -141,8 +141,8 @@ def _decide(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             missing = 0 if alone else policy.approvals - len(given)
             if missing > 0:
                 until = now + timedelta(seconds=policy.proposal_ttl_s)
-                said = f"approved by {who}: {missing} more must approve"
-                return Progress(Status.PROPOSED, now, until, said, who, given), (Effect.ASK,)
+                sentence = f"approved by {who}: {missing} more must approve"
+                return Progress(Status.PROPOSED, now, until, sentence, who, given), (Effect.ASK,)
             return Progress(Status.APPROVED, now, None, progress.reason, " and ".join(given), given), (Effect.TOLD,)
         case Hold(who, minutes) if 1 <= minutes <= MAX_HOLD_MINUTES:
             until = now + timedelta(minutes=minutes)
@@ -195,9 +195,9 @@ def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
         case Recovery(hopeless=True, sentence=reason) | Withdraw(reason):
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
-        case Recovery(sentence=said) | Tick(said):
+        case Recovery(sentence=sentence) | Tick(sentence):
             if now - progress.since < timedelta(seconds=policy.verify_timeout_s):
-                return replace(progress, reason=said or progress.reason), ()
-            reason = f"no recovery within {policy.verify_timeout_s:g} s: {said or progress.reason}"
+                return replace(progress, reason=sentence or progress.reason), ()
+            reason = f"no recovery within {policy.verify_timeout_s:g} s: {sentence or progress.reason}"
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
     raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")

@@ -144,7 +144,7 @@ def redacted(value: Any, hide: bool = False) -> Any:
             k: redacted(v, hide or k == "environment_vars" or bool(_SECRET.search(str(k)))) for k, v in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [redacted(one, hide) for one in value]
+        return [redacted(item, hide) for item in value]
     return value if not hide or value is None or str(value).startswith("{{secrets/") else "(hidden)"
 
 
@@ -223,25 +223,25 @@ def _moved(traffic: Mapping[str, int], giving: Sequence[str], taking: str, share
 
 
 def _bad(endpoint: Endpoint, version: str) -> list[ServedEntity]:
-    found = [e for e in endpoint.entities if e.entity_version == version]
-    if not found:
+    matches = [e for e in endpoint.entities if e.entity_version == version]
+    if not matches:
         raise RefusedError(f"nothing to do: version {version} is not deployed")
-    if len({e.entity_name for e in found}) > 1:
+    if len({e.entity_name for e in matches}) > 1:
         raise RefusedError(f"version {version} is served of several models: which one is bad is not known")
     if not endpoint.share(version):
         raise RefusedError(f"nothing to do: version {version} takes no traffic")
-    return found
+    return matches
 
 
 def _prior(endpoint: Endpoint, version: str, model: str) -> ServedEntity | None:
     """The deployed, ready entity of the prior version, or None when it is not deployed."""
-    found = [e for e in endpoint.entities if e.entity_version == version]
-    found = [e for e in found if e.entity_name == model] or found
-    if len({e.entity_name for e in found}) > 1:
+    matches = [e for e in endpoint.entities if e.entity_version == version]
+    matches = [e for e in matches if e.entity_name == model] or matches
+    if len({e.entity_name for e in matches}) > 1:
         raise RefusedError(f"prior version {version} is served of several models: which one to use is not known")
-    ready = [e for e in found if e.ready]
-    if found and not ready:
-        raise RefusedError(f"prior version {version} is deployed but not ready ({found[0].deployment})")
+    ready = [e for e in matches if e.ready]
+    if matches and not ready:
+        raise RefusedError(f"prior version {version} is deployed but not ready ({matches[0].deployment})")
     return max(ready, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
 
 

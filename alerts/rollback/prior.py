@@ -44,7 +44,7 @@ def choose(endpoint: Endpoint, bad: str, known: Known, wanted: str | None = None
     left = [version for version in because if version not in against]
     others = [f"not version {version}: {why}" for version, why in against.items() if version != bad]
     if not left:
-        raise RefusedError("no prior version is known to go back to" + "".join(f"; {one}" for one in others))
+        raise RefusedError("no prior version is known to go back to" + "".join(f"; {reason}" for reason in others))
     return Choice(left[0], (f"version {left[0]}: {', '.join(because[left[0]])}", *others))
 
 
@@ -74,9 +74,9 @@ def _candidates(endpoint: Endpoint, known: Known) -> dict[str, list[str]]:
         because.setdefault(version, []).append(f"the registry calls it {alias}")
     for version, at, times in known.served_well:
         because.setdefault(version, []).append(f"judged healthy {times} times, last {at:%Y-%m-%d %H:%M} UTC")
-    for one in sorted(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), reverse=True):
-        share = endpoint.traffic.get(one.name, 0)
-        because.setdefault(one.entity_version, []).append(f"deployed at {share} %")
+    for entity in sorted(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), reverse=True):
+        share = endpoint.traffic.get(entity.name, 0)
+        because.setdefault(entity.entity_version, []).append(f"deployed at {share} %")
     for version in known.snapshots:
         because.setdefault(version, []).append("took traffic in an earlier configuration")
     return because

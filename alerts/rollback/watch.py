@@ -48,7 +48,7 @@ class Probed:
         by: Mapping[str, int] = {
             version: sum(versions.get(reply.served_by) == version for reply in replies) for version in versions.values()
         }
-        still, said = by.get(bad_version, 0), ", ".join(f"version {v}: {n}" for v, n in by.items())
+        still, sentence = by.get(bad_version, 0), ", ".join(f"version {v}: {n}" for v, n in by.items())
         if not sum(by.values()):
-            said = "the endpoint does not say which version answers"
-        return Recovery(still == 0, not failed, f"{said}; {len(failed)} of {len(replies)} requests failed")
+            sentence = "the endpoint does not say which version answers"
+        return Recovery(still == 0, not failed, f"{sentence}; {len(failed)} of {len(replies)} requests failed")

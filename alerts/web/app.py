@@ -97,10 +97,10 @@ class Acts:
         self._auth.hook(request, self._hook_token)
         group = await guard.document(request)
         try:
-            found = reported(group)
+            alerts = reported(group)
         except ConfigError as error:
             raise HTTPException(422, str(error)) from error
-        return JSONResponse(await run_in_threadpool(reports.take, self._controller, found))
+        return JSONResponse(await run_in_threadpool(reports.take, self._controller, alerts))
 
     async def _form(self, request: Request) -> tuple[dict[str, str], str]:
         guard.same_site(request, self._web.base_url)

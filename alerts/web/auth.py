@@ -103,7 +103,7 @@ class Auth:
         if not who:
             raise HTTPException(403, "Only an authenticated person can decide. The person token is missing or wrong.")
         patterns = self._web.approvers
-        if patterns and not any(fnmatchcase(who.lower(), one.lower()) for one in patterns):
+        if patterns and not any(fnmatchcase(who.lower(), pattern.lower()) for pattern in patterns):
             raise HTTPException(403, f"{who} is not among those who may decide.")
         return who
 
@@ -123,11 +123,11 @@ class Auth:
     def _by_token(self, request: Request, form: Mapping[str, str]) -> str:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         given = bearer if scheme.lower() == "bearer" else form.get("person_token", "")
-        found = ""
+        known_person = ""
         for name, token in self._tokens:  # all are compared: the time does not tell which was close
             if hmac.compare_digest(given.encode(), token.encode()):
-                found = name
-        return found
+                known_person = name
+        return known_person
 
     # OpenID
 
@@ -171,13 +171,13 @@ class Auth:
 
 def _tokens(value: str) -> list[tuple[str, str]]:
     """`token` or `name:token,name:token` as (name, token). Errors: ConfigError for an empty token."""
-    found = []
+    entries = []
     for part in value.split(",") if value else ():
         name, colon, token = part.strip().partition(":")
-        found.append((name, token) if colon else ("local approver", name))
-    if any(not name or not token for name, token in found):
+        entries.append((name, token) if colon else ("local approver", name))
+    if any(not name or not token for name, token in entries):
         raise ConfigError("the person token variable: expected `token` or `name:token,name:token`")
-    return found
+    return entries
 
 
 def _local(target: str) -> str:

@@ -37,7 +37,10 @@ class Headers:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(one for one in self._headers if one[0] not in own)]
+                message["headers"] = [
+                    *message["headers"],
+                    *(header for header in self._headers if header[0] not in own),
+                ]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
@@ -88,9 +91,9 @@ async def document(request: Request) -> Mapping[str, Any]:
     """The body as a JSON object. Errors: HTTPException 413, 415, 400."""
     raw = await body(request, "application/json", MAX_HOOK_BYTES)
     try:
-        found = json.loads(raw)
+        document = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, "The body is not JSON.") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise HTTPException(400, "The body is not a JSON object.")
-    return found
+    return document

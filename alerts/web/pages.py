@@ -61,20 +61,22 @@ class Pages:
     def index(self, request: Request) -> Response:
         """All endpoints, the worst first, and the newest incidents."""
         with self._store.read() as tx:
-            said, incidents, unsent = tx.verdicts(), tx.incidents(limit=50), tx.unsent()
-        trouble = {(one.endpoint, one.candidate): one for one in incidents if one.resolved_at is None}
+            verdicts, incidents, unsent = tx.verdicts(), tx.incidents(limit=50), tx.unsent()
+        trouble = {
+            (incident.endpoint, incident.candidate): incident for incident in incidents if incident.resolved_at is None
+        }
         cards = [
             {
-                "verdict": one,
-                "incident": trouble.get((one["endpoint"], one["candidate"])),
-                "mode": self._settings.endpoint(one["endpoint"]).mode,
-                **self._overview(one["endpoint"], one["candidate"], one["prior"]),
+                "verdict": verdict,
+                "incident": trouble.get((verdict["endpoint"], verdict["candidate"])),
+                "mode": self._settings.endpoint(verdict["endpoint"]).mode,
+                **self._overview(verdict["endpoint"], verdict["candidate"], verdict["prior"]),
             }
-            for one in sorted(said, key=lambda one: (-State(one["state"]).severity, one["endpoint"]))
+            for verdict in sorted(verdicts, key=lambda row: (-State(row["state"]).severity, row["endpoint"]))
         ]
-        states = Counter(one["state"] for one in said)
+        states = Counter(verdict["state"] for verdict in verdicts)
         counted = [
-            (str(state), states[state]) for state in sorted(State, key=lambda one: -one.severity) if states[state]
+            (str(state), states[state]) for state in sorted(State, key=lambda level: -level.severity) if states[state]
         ]
         links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
         return self.page("index.html", cards=cards, counted=counted, incidents=incidents, unsent=unsent, links=links)
@@ -122,10 +124,10 @@ class Pages:
     def drift(self, request: Request) -> Response:
         """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
         _, incident, _ = self._people.verify_link(request.path_params["token"])
-        found = self._report(incident.endpoint, incident.candidate)
-        if found is None:
+        report = self._report(incident.endpoint, incident.candidate)
+        if report is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
-        return FileResponse(found, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
+        return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:
@@ -156,8 +158,8 @@ class Pages:
 
     def api_incidents(self, request: Request) -> Response:
         with self._store.read() as tx:
-            found = [(incident, tx.last_rollback(incident.id)) for incident in tx.incidents()]
-        return JSONResponse([_incident(*pair) for pair in found])
+            pairs = [(incident, tx.last_rollback(incident.id)) for incident in tx.incidents()]
+        return JSONResponse([_incident(*pair) for pair in pairs])
 
     def api_rollback(self, request: Request) -> Response:
         name = request.path_params["id"]

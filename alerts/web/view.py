@@ -30,8 +30,10 @@ def beside(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(measure, new version, prior version) of a stored verdict, those that are known of either."""
     sides: list[dict[str, Any]] = []
     for side in ("new", "prior"):
-        found = (verdict.get("figures") or {}).get(side)
-        sides.append({k: v for k, v in found.items() if isinstance(v, (int, float))} if isinstance(found, dict) else {})
+        figures = (verdict.get("figures") or {}).get(side)
+        sides.append(
+            {k: v for k, v in figures.items() if isinstance(v, (int, float))} if isinstance(figures, dict) else {}
+        )
     known = [BY_NAME[name] for name in SHOWN if any(name in side for side in sides)]
     return [(m.label, m.show(sides[0].get(m.name)), m.show(sides[1].get(m.name))) for m in known]
 

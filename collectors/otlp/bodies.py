@@ -23,8 +23,8 @@ def is_text(name: str) -> bool:
 
 def endpoint_of(attributes: Iterable[Any], resource: Iterable[Any]) -> str | None:
     """The endpoint that the decoders will give the span."""
-    found = {one.key: one.value.string_value for one in (*resource, *attributes) if one.value.string_value}
-    return next((found[name] for name, _ in _FIELDS["endpoint"] if name in found), None)
+    texts = {pair.key: pair.value.string_value for pair in (*resource, *attributes) if pair.value.string_value}
+    return next((texts[name] for name, _ in _FIELDS["endpoint"] if name in texts), None)
 
 
 def redact(request: ExportTraceServiceRequest, rule: Callable[[str | None], Redactor]) -> None:
@@ -32,23 +32,23 @@ def redact(request: ExportTraceServiceRequest, rule: Callable[[str | None], Reda
     for group in request.resource_spans:
         for scope in group.scope_spans:
             for span in scope.spans:
-                one = rule(endpoint_of(span.attributes, group.resource.attributes))
-                if one.active:
-                    _strip(span.attributes, one)
+                redactor = rule(endpoint_of(span.attributes, group.resource.attributes))
+                if redactor.active:
+                    _strip(span.attributes, redactor)
                     for event in span.events:
                         if event.name != EVALUATION:
-                            _strip(event.attributes, one)
+                            _strip(event.attributes, redactor)
 
 
 def _strip(attributes: Any, rule: Redactor) -> None:
     gone: Sequence[int] = []
-    for i, one in enumerate(attributes):
-        if not is_text(one.key):
+    for i, pair in enumerate(attributes):
+        if not is_text(pair.key):
             continue
-        kept = rule.text(one.value.string_value) if one.value.HasField("string_value") else None
+        kept = rule.text(pair.value.string_value) if pair.value.HasField("string_value") else None
         if kept is None:
             gone = [*gone, i]
         else:
-            one.value.string_value = kept
+            pair.value.string_value = kept
     for i in reversed(gone):
         del attributes[i]

@@ -56,19 +56,19 @@ def _handler() -> Any:
             message.oneof_decl.add(name="value")
         for member, number, kind in members:
             repeated, of = isinstance(kind, list), kind[0] if isinstance(kind, list) else kind
-            one = message.field.add(
+            field = message.field.add(
                 name=member, number=number, label=_F.LABEL_REPEATED if repeated else _F.LABEL_OPTIONAL
             )
             if isinstance(of, str):
-                one.type, one.type_name = _F.TYPE_MESSAGE, f".lastgood.{of}"
+                field.type, field.type_name = _F.TYPE_MESSAGE, f".lastgood.{of}"
             else:
-                one.type = of
+                field.type = of
             if name == "Value":
-                one.oneof_index = 0
+                field.oneof_index = 0
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = pool.FindFileByName(file.name)
-    return ptars.HandlerPool([found]).get_for_message(found.message_types_by_name["Export"])
+    descriptor = pool.FindFileByName(file.name)
+    return ptars.HandlerPool([descriptor]).get_for_message(descriptor.message_types_by_name["Export"])
 
 
 @dataclass
@@ -96,16 +96,18 @@ class TraceDecoder:
         spans = _Spans(batch, self.rows)
         odd = spans.odd_exports()
         if odd:
-            clean = self.decode([one for i, one in enumerate(bodies) if i not in odd])
+            clean = self.decode([body for i, body in enumerate(bodies) if i not in odd])
             rest = self._slow([bodies[i] for i in sorted(odd)])
             both = pa.concat_tables([clean.table, rest.table])
             return Batch(both, clean.scores + rest.scores, clean.others + rest.others)
         return Batch(spans.table([at for _, at in bodies]), [], spans.n - len(spans.chosen))
 
     def _slow(self, bodies: Iterable[tuple[bytes, datetime]]) -> Batch:
-        found = [self.rows.traces(ExportTraceServiceRequest.FromString(body), at) for body, at in bodies]
-        table = pa.Table.from_pylist([row for one in found for row in one.rows], SCHEMA)
-        return Batch(table, [score for one in found for score in one.scores], sum(one.others for one in found))
+        decoded = [self.rows.traces(ExportTraceServiceRequest.FromString(body), at) for body, at in bodies]
+        table = pa.Table.from_pylist([row for export in decoded for row in export.rows], SCHEMA)
+        return Batch(
+            table, [score for export in decoded for score in export.scores], sum(export.others for export in decoded)
+        )
 
 
 def _flat(lists: Any) -> tuple[Any, Ints]:
@@ -137,42 +139,42 @@ class _Attributes:
         """Holders that have a name more than once."""
         both = self.owner * max(1, len(self.names)) + self.codes
         kept, times = np.unique(both, return_counts=True)
-        found: Ints = kept[times > 1] // max(1, len(self.names))
-        return found
+        repeated: Ints = kept[times > 1] // max(1, len(self.names))
+        return repeated
 
     def python(self, rows: Ints) -> list[Any]:
         """Values as `rows.plain` gives them."""
         out = []
-        for one in self.values.take(pa.array(rows)).to_pylist():
-            kind = next((name for name in _KINDS if one and one[name] is not None), None)
-            out.append(None if kind is None else _plain(kind, one[kind]))
+        for pair in self.values.take(pa.array(rows)).to_pylist():
+            kind = next((name for name in _KINDS if pair and pair[name] is not None), None)
+            out.append(None if kind is None else _plain(kind, pair[kind]))
         return out
 
     def texts(self, rows: Ints) -> Any:
         """`text(value) or ""`, cut to MAX_VALUE."""
-        found = self.values.field("s").take(pa.array(rows))
-        if found.null_count:
+        strings = self.values.field("s").take(pa.array(rows))
+        if strings.null_count:
             numbers = self.values.field("i").take(pa.array(rows)).cast(pa.string())
-            found = pc.coalesce(found, numbers)
-        if found.null_count:
-            left = np.flatnonzero(found.is_null())
-            said = [dialects.text(value) or "" for value in self.python(rows[left])]
-            found = pc.replace_with_mask(found, found.is_null(), pa.array(said, pa.string()))
-        return pc.utf8_slice_codeunits(found, 0, MAX_VALUE)
+            strings = pc.coalesce(strings, numbers)
+        if strings.null_count:
+            left = np.flatnonzero(strings.is_null())
+            texts = [dialects.text(value) or "" for value in self.python(rows[left])]
+            strings = pc.replace_with_mask(strings, strings.is_null(), pa.array(texts, pa.string()))
+        return pc.utf8_slice_codeunits(strings, 0, MAX_VALUE)
 
     def read(self, rows: Ints, reader: dialects.Reader, kind: pa.DataType) -> Any:
         """`reader` of each value, as an Arrow array; whole columns at once where all values are of the type it wants."""
         fast = _FAST.get(reader)
         if fast:
-            found = self.values.field(fast[0]).take(pa.array(rows))
-            if not found.null_count:
-                return fast[1](found).cast(kind)
+            column = self.values.field(fast[0]).take(pa.array(rows))
+            if not column.null_count:
+                return fast[1](column).cast(kind)
         for name in _KINDS:
-            found = self.values.field(name).take(pa.array(rows))
-            if not found.null_count:
-                each = found.dictionary_encode()
-                said = [reader(_plain(name, value)) for value in each.dictionary.to_pylist()]
-                return pa.array(said, kind).take(each.indices)
+            column = self.values.field(name).take(pa.array(rows))
+            if not column.null_count:
+                each = column.dictionary_encode()
+                readings = [reader(_plain(name, value)) for value in each.dictionary.to_pylist()]
+                return pa.array(readings, kind).take(each.indices)
         return pa.array([reader(value) for value in self.python(rows)], kind)
 
 
@@ -181,9 +183,9 @@ _KINDS = tuple(name for name, _, _ in _TRIMMED["Value"])
 
 def _plain(kind: str, value: Any) -> Any:
     if kind == "array":
-        return [plain(one) for one in ArrayValue.FromString(value).values]
+        return [plain(item) for item in ArrayValue.FromString(value).values]
     if kind == "kvlist":
-        return {one.key: plain(one.value) for one in KeyValueList.FromString(value).values}
+        return {pair.key: plain(pair.value) for pair in KeyValueList.FromString(value).values}
     return value.hex() if kind == "bytes" else value
 
 
@@ -192,11 +194,11 @@ def _within(values: Any, low: float, high: float) -> Any:
 
 
 _FAST: Mapping[dialects.Reader, tuple[str, Callable[[Any], Any]]] = {
-    dialects.text: ("s", lambda found: pc.if_else(pc.equal(found, ""), None, found)),
-    dialects.whole: ("i", lambda found: _within(found, -(2**53) + 1, 2**53 - 1)),
-    dialects.status: ("i", lambda found: _within(found, 100, 599)),
-    dialects.number: ("d", lambda found: pc.if_else(pc.is_finite(found), found, None)),
-    dialects.flag: ("b", lambda found: found),
+    dialects.text: ("s", lambda column: pc.if_else(pc.equal(column, ""), None, column)),
+    dialects.whole: ("i", lambda column: _within(column, -(2**53) + 1, 2**53 - 1)),
+    dialects.status: ("i", lambda column: _within(column, 100, 599)),
+    dialects.number: ("d", lambda column: pc.if_else(pc.is_finite(column), column, None)),
+    dialects.flag: ("b", lambda column: column),
 }
 
 
@@ -205,7 +207,7 @@ def _hex(ids: Any) -> Any:
     sizes = pc.binary_length(ids).to_numpy()
     width = int(sizes[0]) if len(sizes) else 0
     if not width or (sizes != width).any():
-        return pa.array([one.hex() or None for one in ids.to_pylist()], pa.string())
+        return pa.array([identifier.hex() or None for identifier in ids.to_pylist()], pa.string())
     start = ids.buffers()[1]
     offsets = np.frombuffer(start, np.int32)[ids.offset : ids.offset + len(ids) + 1]
     raw = ids.buffers()[2][int(offsets[0]) : int(offsets[-1])]
@@ -258,10 +260,10 @@ class _Spans:
         return pc.binary_join_element_wise(exports, self.of("trace_id"), spans, b"/")
 
     def _has(self, names: Iterable[str]) -> Mask:
-        found = np.zeros(self.n, bool)
+        is_request = np.zeros(self.n, bool)
         for name in names:
-            found[self.own.owner[self.own.rows(name)]] = True
-        return found
+            is_request[self.own.owner[self.own.rows(name)]] = True
+        return is_request
 
     @cached_property
     def candidates(self) -> Mask:
@@ -269,9 +271,9 @@ class _Spans:
         calls = np.full(self.n, -1)
         for name, values in dialects.MODEL_CALLS.items():
             rows = self.own.rows(name)
-            said = self.own.values.field("s").take(pa.array(rows))
-            texts = said.is_valid().to_numpy(zero_copy_only=False)
-            hit = pc.is_in(said, pa.array(sorted(values))).to_numpy(zero_copy_only=False)
+            kinds = self.own.values.field("s").take(pa.array(rows))
+            texts = kinds.is_valid().to_numpy(zero_copy_only=False)
+            hit = pc.is_in(kinds, pa.array(sorted(values))).to_numpy(zero_copy_only=False)
             owners = self.own.owner[rows[texts]]
             calls[owners] = np.maximum(calls[owners], hit[texts])
         marked = self._has(name for name in self.own.names if name.startswith(dialects.MARKS))
@@ -279,46 +281,46 @@ class _Spans:
         outward = (self.kind == dialects.CLIENT) | (self.kind == dialects.SERVER)
         http = (self.kind == dialects.SERVER) & self._has(("http.response.status_code",))
         rest = np.where(calls == 0, self.root, np.where(marked, self.root | outward, http))
-        found: Mask = named | (calls == 1) | rest.astype(bool)
-        return found
+        is_call: Mask = named | (calls == 1) | rest.astype(bool)
+        return is_call
 
     @cached_property
     def chosen(self) -> Ints:
         """Indices of the spans that are requests."""
-        found = np.flatnonzero(self.candidates)
-        if self.root[found].all():
-            return found
+        candidates = np.flatnonzero(self.candidates)
+        if self.root[candidates].all():
+            return candidates
         parents = pc.index_in(self._ids(self.of("parent")), value_set=self._ids(self.of("span_id")))
         above = np.where(self.root, -1, parents.fill_null(-1).to_numpy())
-        if (above[found] < 0).all():
-            return found
+        if (above[candidates] < 0).all():
+            return candidates
         names: list[str | None] = [None] * self.n
-        for i, name in zip(found.tolist(), self.field("endpoint", found).to_pylist(), strict=True):
+        for i, name in zip(candidates.tolist(), self.field("endpoint", candidates).to_pylist(), strict=True):
             names[i] = name
-        return np.asarray(dialects.outermost(found.tolist(), above.tolist(), names), dtype=np.int64)
+        return np.asarray(dialects.outermost(candidates.tolist(), above.tolist(), names), dtype=np.int64)
 
     def field(self, name: str, spans: Ints) -> Any:
         """A record field of the given spans from the first attribute that reads as a value."""
         kind = SCHEMA.field(name).type
-        found = None
+        result = None
         for key, reader in self.decoder.fields.get(name, ()):
-            one = self._attribute(key, reader, kind, spans)
-            if one is not None:
-                found = one if found is None else pc.coalesce(found, one)
-                if not found.null_count:
+            column = self._attribute(key, reader, kind, spans)
+            if column is not None:
+                result = column if result is None else pc.coalesce(result, column)
+                if not result.null_count:
                     break
-        return pa.nulls(len(spans), kind) if found is None else found
+        return pa.nulls(len(spans), kind) if result is None else result
 
     def _attribute(self, key: str, reader: dialects.Reader, kind: pa.DataType, spans: Ints) -> Any:
         """One attribute of the given spans, their resource's where they have none of their own; None where nobody has it."""
         place = np.full(self.n, -1)
         rows = self.own.rows(key)
         place[self.own.owner[rows]] = np.arange(len(rows))
-        mine = place[spans]
-        has = mine >= 0
+        own_places = place[spans]
+        has = own_places >= 0
         parts = []
         if has.any():
-            values = self.own.read(rows[mine[has]], reader, kind)
+            values = self.own.read(rows[own_places[has]], reader, kind)
             parts.append(values.take(pa.array(np.cumsum(has) - 1, mask=~has)))
         if self.resources is not None and len(shared := self.resources.rows(key)):
             spot = np.full(int(self.group.max(initial=-1)) + 2, -1)
@@ -353,23 +355,23 @@ class _Spans:
         """Inbox columns of the requests."""
         spans = self.chosen
         at = pa.array(spans)
-        found = {name: self.field(name, spans) for name in self.decoder.fields}
+        fields = {name: self.field(name, spans) for name in self.decoder.fields}
         trace, own = _hex(self.of("trace_id").take(at)), _hex(self.of("span_id").take(at))
         both = pc.binary_join_element_wise(pc.fill_null(trace, ""), own, "/")
-        found["trace_id"], found["request_id"] = trace, pc.coalesce(found["request_id"], both)
+        fields["trace_id"], fields["request_id"] = trace, pc.coalesce(fields["request_id"], both)
         start, end = self.start[spans], self.end[spans]
-        found["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
-        found["latency_ms"] = pa.array((end - start).astype(np.float64) / 1e6)
-        found["latency_scope"] = pa.array(np.where(self.kind[spans] == dialects.CLIENT, "client", "model"))
+        fields["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
+        fields["latency_ms"] = pa.array((end - start).astype(np.float64) / 1e6)
+        fields["latency_scope"] = pa.array(np.where(self.kind[spans] == dialects.CLIENT, "client", "model"))
         status = self.of("status").take(at)
-        said = pc.utf8_slice_codeunits(pc.fill_null(status.field("message"), ""), 0, 200)
+        messages = pc.utf8_slice_codeunits(pc.fill_null(status.field("message"), ""), 0, 200)
         failed = pc.fill_null(pc.equal(status.field("code"), dialects.ERROR), False)
-        message = pc.if_else(pc.equal(said, ""), "ERROR", said)
-        found["error_code"] = pc.coalesce(found["error_code"], pc.if_else(failed, message, None))
-        found["attributes"] = self._rest(spans)
-        found["weight"] = pa.array(np.ones(len(spans)))
-        found["source"] = pa.array(["otlp"] * len(spans), pa.string())
+        message = pc.if_else(pc.equal(messages, ""), "ERROR", messages)
+        fields["error_code"] = pc.coalesce(fields["error_code"], pc.if_else(failed, message, None))
+        fields["attributes"] = self._rest(spans)
+        fields["weight"] = pa.array(np.ones(len(spans)))
+        fields["source"] = pa.array(["otlp"] * len(spans), pa.string())
         stamps = pa.array(list(received), SCHEMA.field("received_at").type)
-        found["received_at"] = stamps.take(pa.array(self.export[spans]))
-        columns = [found[f.name].cast(f.type) if f.name in found else pa.nulls(len(spans), f.type) for f in SCHEMA]
+        fields["received_at"] = stamps.take(pa.array(self.export[spans]))
+        columns = [fields[f.name].cast(f.type) if f.name in fields else pa.nulls(len(spans), f.type) for f in SCHEMA]
         return pa.Table.from_arrays(columns, schema=SCHEMA)

@@ -31,28 +31,28 @@ def unquoted(value: Any) -> str | None:
 def number(value: Any) -> float | None:
     """A finite number, also from its text."""
     try:
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return result if math.isfinite(result) else None
 
 
 def whole(value: Any) -> int | None:
     """A whole number that a double can hold exactly."""
-    found = number(value)
-    return int(found) if found is not None and abs(found) < 2**53 else None
+    result = number(value)
+    return int(result) if result is not None and abs(result) < 2**53 else None
 
 
 def seconds(value: Any) -> float | None:
     """Seconds -> milliseconds."""
-    found = number(value)
-    return None if found is None else number(found * 1000)
+    result = number(value)
+    return None if result is None else number(result * 1000)
 
 
 def status(value: Any) -> int | None:
     """An HTTP status."""
-    found = whole(value)
-    return found if found is not None and 100 <= found <= 599 else None
+    result = whole(value)
+    return result if result is not None and 100 <= result <= 599 else None
 
 
 def flag(value: Any) -> bool | None:
@@ -69,10 +69,10 @@ def usage(key: str) -> Reader:
 
     def read(value: Any) -> int | None:
         try:
-            found = orjson.loads(value)
+            document = orjson.loads(value)
         except (orjson.JSONDecodeError, TypeError):
             return None
-        return whole(found.get(key)) if isinstance(found, dict) else None
+        return whole(document.get(key)) if isinstance(document, dict) else None
 
     return read
 
@@ -82,16 +82,16 @@ def message(role: str) -> Reader:
 
     def read(value: Any) -> str | None:
         try:
-            said = orjson.loads(value) if isinstance(value, str) else value
+            messages = orjson.loads(value) if isinstance(value, str) else value
         except orjson.JSONDecodeError:
             return text(value)
-        if not isinstance(said, list) or not said or not all(isinstance(one, dict) for one in said):
+        if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
             return text(value)
-        last = ([one for one in said if one.get("role") == role] or said)[-1]
+        last = ([message for message in messages if message.get("role") == role] or messages)[-1]
         parts = last.get("parts", last.get("content"))
         if isinstance(parts, list):
-            held = [one.get("content", one.get("text")) for one in parts if isinstance(one, dict)]
-            return "".join(one for one in held if isinstance(one, str)) or text(value)
+            held = [part.get("content", part.get("text")) for part in parts if isinstance(part, dict)]
+            return "".join(part for part in held if isinstance(part, str)) or text(value)
         return text(parts)
 
     return read
@@ -161,11 +161,11 @@ DIALECTS = (LASTGOOD, GENAI, GENAI_FORMER, MLFLOW, OPENINFERENCE, OPENLLMETRY, H
 
 def fields(version_attributes: Sequence[str] = ()) -> dict[str, list[tuple[str, Reader]]]:
     """Record field -> attributes that may hold it, in order. `version_attributes` are asked first for model_version."""
-    found: dict[str, list[tuple[str, Reader]]] = {"model_version": [(name, text) for name in version_attributes]}
+    readers: dict[str, list[tuple[str, Reader]]] = {"model_version": [(name, text) for name in version_attributes]}
     for dialect in DIALECTS:
         for name, sources in dialect.items():
-            found.setdefault(name, []).extend(sources)
-    return found
+            readers.setdefault(name, []).extend(sources)
+    return readers
 
 
 MARKS = ("gen_ai.", "llm.", "mlflow.", "traceloop.", "openinference.", "lastgood.", "feature.")
@@ -215,4 +215,4 @@ def outermost(candidates: Sequence[int], parents: Sequence[int], endpoints: Sequ
             at = parents[at]
         return False
 
-    return [one for one in candidates if parents[one] < 0 or not covered(one)]
+    return [candidate for candidate in candidates if parents[candidate] < 0 or not covered(candidate)]

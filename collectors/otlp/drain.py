@@ -42,20 +42,20 @@ Report = Callable[[dict[str, Any], pa.Table | None], None]
 
 def decode(records: Sequence[spool.Record], decoder: TraceDecoder) -> Batch:
     """Spooled exports of all kinds -> inbox columns and scores."""
-    spans = [(one.body, _time(one)) for one in records if one.kind == spool.TRACES]
-    found = decoder.decode(spans) if spans else Batch(SCHEMA.empty_table())
-    for one in records:
-        if one.kind == spool.LOGS:
-            more = rows.logs(ExportLogsServiceRequest.FromString(one.body), _time(one))
-        elif one.kind == spool.FEEDBACK:
-            more = feedback.decode(one.body, _time(one))
-        elif one.kind == spool.METRICS:
-            more = rows.metrics(ExportMetricsServiceRequest.FromString(one.body), _time(one))
+    spans = [(record.body, _time(record)) for record in records if record.kind == spool.TRACES]
+    batch = decoder.decode(spans) if spans else Batch(SCHEMA.empty_table())
+    for record in records:
+        if record.kind == spool.LOGS:
+            more = rows.logs(ExportLogsServiceRequest.FromString(record.body), _time(record))
+        elif record.kind == spool.FEEDBACK:
+            more = feedback.decode(record.body, _time(record))
+        elif record.kind == spool.METRICS:
+            more = rows.metrics(ExportMetricsServiceRequest.FromString(record.body), _time(record))
         else:
             continue
-        found.scores += more.scores
-        found.others += more.others
-    return found
+        batch.scores += more.scores
+        batch.others += more.others
+    return batch
 
 
 def _time(record: spool.Record) -> datetime:
@@ -79,11 +79,11 @@ class Drain:
         """Commit the oldest sealed segments, up to COMMIT_BYTES; how many there were."""
         group: list[Path] = []
         size = 0
-        for one in spool.sealed(self.folder):
-            size += one.stat().st_size
+        for segment in spool.sealed(self.folder):
+            size += segment.stat().st_size
             if group and size > COMMIT_BYTES:
                 break
-            group.append(one)
+            group.append(segment)
         if not group:
             return 0
         started, newest = time.monotonic(), int(group[-1].stem)
@@ -93,8 +93,8 @@ class Drain:
         except LastgoodError:
             self._done.clear()
             raise
-        for one in group:
-            one.unlink()
+        for segment in group:
+            segment.unlink()
         self.report(tally | {"seconds": round(time.monotonic() - started, 4)}, fed)
         return len(group)
 
@@ -108,14 +108,14 @@ class Drain:
         fed = None
         decoded: dict[tuple[Path, ...], Batch] = {}  # both tables mostly need the same segments
         for path in (self.inbox, self.scores):
-            new = [one for one in group if int(one.stem) > self._committed(path)]
+            new = [segment for segment in group if int(segment.stem) > self._committed(path)]
             if not new:
                 continue
             if (key := tuple(new)) not in decoded:
                 decoded[key] = self._read(new)
-            found = decoded[key]
+            batch = decoded[key]
             scored = path == self.scores
-            table = pa.Table.from_pylist(found.scores, _SCORES) if scored else found.table
+            table = pa.Table.from_pylist(batch.scores, _SCORES) if scored else batch.table
             if table.num_rows:
                 delta.append(path, table, app=app)
                 self._done[path] = newest
@@ -127,26 +127,26 @@ class Drain:
                 aside = table.num_rows - table.column("reject_reason").null_count
                 tally["set_aside"] += aside
                 tally["rows"] += table.num_rows - aside
-                tally["others"] += found.others
+                tally["others"] += batch.others
         return fed
 
     def _read(self, segments: Sequence[Path]) -> Batch:
         """What the segments hold; a damaged rest of one becomes a rejected inbox row with its bytes."""
         records, damaged = [], []
-        for one in segments:
-            data, end = one.read_bytes(), 0
+        for segment in segments:
+            data, end = segment.read_bytes(), 0
             for record, behind in spool.unpack(data):
                 records.append(record)
                 end = behind
             if end < len(data):
-                reason = f"spool segment {one.stem} is damaged at byte {end}"
+                reason = f"spool segment {segment.stem} is damaged at byte {end}"
                 log.error("%s", reason)
                 stamp = {"source": "otlp", "received_at": datetime.now(UTC)}
                 damaged.append(stamp | {"reject_reason": reason, "raw": data[end:]})
-        found = decode(records, self.decoder)
+        batch = decode(records, self.decoder)
         if damaged:
-            found.table = pa.concat_tables([found.table, pa.Table.from_pylist(damaged, SCHEMA)])
-        return found
+            batch.table = pa.concat_tables([batch.table, pa.Table.from_pylist(damaged, SCHEMA)])
+        return batch
 
     def _compact(self, path: str) -> None:
         self.commits += 1

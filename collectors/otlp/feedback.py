@@ -36,20 +36,23 @@ def parse(body: bytes) -> list[Report]:
     """One report or a list of them. Errors: ValueError, naming the report and the field."""
     document = orjson.loads(body)
     try:
-        found = _REPORTS.validate_python(document if isinstance(document, list) else [document])
+        reports = _REPORTS.validate_python(document if isinstance(document, list) else [document])
     except ValidationError as error:
         first: Mapping[str, Any] = error.errors()[0]
         raise ValueError(f"report {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    for i, one in enumerate(found):
-        if one.value is None and one.label is None:
+    for i, report in enumerate(reports):
+        if report.value is None and report.label is None:
             raise ValueError(f"report {i}: expected a value or a label")
-    return found
+    return reports
 
 
 def decode(body: bytes, received_at: datetime) -> Decoded:
     """Accepted reports -> scores."""
     rows = []
-    for one in parse(body):
-        row = one.model_dump() | {"received_at": received_at, "at": one.at.astimezone(UTC) if one.at else received_at}
-        rows.append(row | {"value": None if one.value is None else float(one.value), "trace_id": None})
+    for report in parse(body):
+        row = report.model_dump() | {
+            "received_at": received_at,
+            "at": report.at.astimezone(UTC) if report.at else received_at,
+        }
+        rows.append(row | {"value": None if report.value is None else float(report.value), "trace_id": None})
     return Decoded(scores=rows)

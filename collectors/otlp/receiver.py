@@ -129,7 +129,7 @@ class OtlpReceiver:
                 encoding = request.headers.get("content-encoding", "").strip().lower()
                 plain = unpack(await self._body(request), encoding, self.settings.max_body_bytes)
                 message = rows.parse_json(plain, signal.request()) if kind == JSON else None
-                said = await self.accept(signal, b"" if message else plain, message)
+                result = await self.accept(signal, b"" if message else plain, message)
             except TimeoutError:
                 return refusal(kind, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
             except OverflowError as error:
@@ -139,7 +139,7 @@ class OtlpReceiver:
                 return refusal(kind, 429 if "spool" in str(error) else 503, str(error), wait)
             except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
                 return refusal(kind, 400, f"not an OTLP export: {error}"[:300])
-            return answer(kind, 200, said)
+            return answer(kind, 200, result)
 
         return export
 
@@ -162,7 +162,7 @@ class OtlpReceiver:
         return JSONResponse({"accepted": len(reports)})
 
     def routes(self) -> list[Route]:
-        signals = [Route(one.path, self._http(one), methods=["POST"]) for one in SIGNALS]
+        signals = [Route(signal.path, self._http(signal), methods=["POST"]) for signal in SIGNALS]
         return [*signals, Route("/v1/feedback", self.http_feedback, methods=["POST"])]
 
     # gRPC
@@ -195,7 +195,7 @@ class OtlpReceiver:
         ]
         # gRPC's own bound answers without RetryInfo, so that senders drop: `put` refuses long before it.
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=4 * self.settings.max_concurrent)
-        server.add_generic_rpc_handlers([self._grpc(one) for one in SIGNALS])
+        server.add_generic_rpc_handlers([self._grpc(signal) for signal in SIGNALS])
         where, tls = f"{self.settings.host}:{self.settings.grpc_port}", self._tls()
         if tls is None:
             self.grpc_port = server.add_insecure_port(where)
@@ -208,14 +208,14 @@ class OtlpReceiver:
         return server
 
     def _tls(self) -> tuple[bytes, bytes, bytes | None] | None:
-        one = self.settings
-        if one.tls_cert is None or one.tls_key is None:
-            if one.tls_cert or one.tls_key or one.tls_client_ca:
+        limits = self.settings
+        if limits.tls_cert is None or limits.tls_key is None:
+            if limits.tls_cert or limits.tls_key or limits.tls_client_ca:
                 raise ConfigError("receiver: tls_cert and tls_key go together, and tls_client_ca needs both")
             return None
         try:
-            authority = one.tls_client_ca.read_bytes() if one.tls_client_ca else None
-            return one.tls_key.read_bytes(), one.tls_cert.read_bytes(), authority
+            authority = limits.tls_client_ca.read_bytes() if limits.tls_client_ca else None
+            return limits.tls_key.read_bytes(), limits.tls_cert.read_bytes(), authority
         except OSError as error:
             raise ConfigError(f"receiver: {error}") from error
 
@@ -251,7 +251,7 @@ def _https(settings: Receiver) -> dict[str, Any]:
         return {}
     import ssl
 
-    found = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
+    options = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
     if settings.tls_client_ca is None:
-        return found
-    return found | {"ssl_ca_certs": str(settings.tls_client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+        return options
+    return options | {"ssl_ca_certs": str(settings.tls_client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}

@@ -38,9 +38,9 @@ def plain(value: AnyValue) -> Any:
     """An attribute value as Python has it; bytes as hex."""
     kind = value.WhichOneof("value")
     if kind == "array_value":
-        return [plain(one) for one in value.array_value.values]
+        return [plain(item) for item in value.array_value.values]
     if kind == "kvlist_value":
-        return {one.key: plain(one.value) for one in value.kvlist_value.values}
+        return {pair.key: plain(pair.value) for pair in value.kvlist_value.values}
     if kind == "bytes_value":
         return value.bytes_value.hex()
     return getattr(value, kind) if kind else None
@@ -48,7 +48,7 @@ def plain(value: AnyValue) -> Any:
 
 def attributes_of(pairs: Any) -> dict[str, Any]:
     """Attributes as a dictionary; one is left as it is."""
-    return pairs if isinstance(pairs, dict) else {one.key: plain(one.value) for one in pairs}
+    return pairs if isinstance(pairs, dict) else {pair.key: plain(pair.value) for pair in pairs}
 
 
 def when(nanoseconds: int) -> datetime | None:
@@ -113,14 +113,14 @@ class SpanDecoder:
         self, spans: Sequence[SpanLike], resources: Sequence[Mapping[str, Any]], received_at: datetime
     ) -> Decoded:
         """Spans and their resources' attributes -> what they say; one bad span does not cost the others."""
-        out, found = Decoded(), []
+        out, candidates = Decoded(), []
         own: list[dict[str, Any]] = []
         for i, (span, resource) in enumerate(zip(spans, resources, strict=True)):
             attributes: dict[str, Any] = {}
             try:
                 attributes = attributes_of(span.attributes)
                 if self._is_candidate(span, attributes):
-                    found.append((i, self._row(span, attributes, resource, received_at)))
+                    candidates.append((i, self._row(span, attributes, resource, received_at)))
             except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 reason = f"span could not be read: {error}"[:200]
                 out.rows.append(self._stamp(received_at) | {"reject_reason": reason, "raw": span.SerializeToString()})
@@ -128,12 +128,12 @@ class SpanDecoder:
         place = {(span.trace_id, span.span_id): i for i, span in enumerate(spans) if span.span_id}
         parents = [place.get((s.trace_id, s.parent_span_id), -1) if s.parent_span_id else -1 for s in spans]
         ends: list[str | None] = [None] * len(spans)
-        for i, row in found:
+        for i, row in candidates:
             ends[i] = row["endpoint"]
-        chosen = set(dialects.outermost([i for i, _ in found], parents, ends))
-        out.rows += [row for i, row in found if i in chosen]
+        chosen = set(dialects.outermost([i for i, _ in candidates], parents, ends))
+        out.rows += [row for i, row in candidates if i in chosen]
         out.others = len(spans) - len(out.rows)
-        for i, row in found:
+        for i, row in candidates:
             out.scores += self._scores(spans[i], own[i], row, received_at)
         return out
 
@@ -142,12 +142,14 @@ class SpanDecoder:
 
     @staticmethod
     def _is_candidate(span: SpanLike, own: Mapping[str, Any]) -> bool:
-        said = [own[name] in values for name, values in dialects.MODEL_CALLS.items() if isinstance(own.get(name), str)]
+        verdicts = [
+            own[name] in values for name, values in dialects.MODEL_CALLS.items() if isinstance(own.get(name), str)
+        ]
         return dialects.is_candidate(
             span.kind,
             not span.parent_span_id,
             any(name.startswith(dialects.MARKS) for name in own),
-            any(said) if said else None,
+            any(verdicts) if verdicts else None,
             "lastgood.request_id" in own or "lastgood.endpoint" in own,
             "http.response.status_code" in own,
         )
@@ -168,7 +170,7 @@ class SpanDecoder:
         if row["error_code"] is None and span.status.code == dialects.ERROR:
             row["error_code"] = span.status.message[:200] or "ERROR"
         if row["ttft_ms"] is None:
-            chunks = (one.time_unix_nano for one in span.events if one.name == FIRST_CHUNK)
+            chunks = (event.time_unix_nano for event in span.events if event.name == FIRST_CHUNK)
             row["ttft_ms"] = next(((at - span.start_time_unix_nano) / 1e6 for at in chunks), None)
         rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in self.known]
         row["attributes"] = rest[:MAX_ATTRIBUTES]
@@ -181,10 +183,10 @@ class SpanDecoder:
     def _scores(span: SpanLike, own: Mapping[str, Any], row: Row, received_at: datetime) -> list[Row]:
         """Evaluation events of a request's span, and OpenInference's `eval.NAME.score|label|explanation`."""
         about = {"request_id": row["request_id"], "endpoint": row["endpoint"]}
-        found = [
-            score(attributes_of(one.attributes), one.time_unix_nano, span.trace_id, received_at, **about)
-            for one in span.events
-            if one.name == EVALUATION
+        scores = [
+            score(attributes_of(event.attributes), event.time_unix_nano, span.trace_id, received_at, **about)
+            for event in span.events
+            if event.name == EVALUATION
         ]
         for key in own:
             if key.startswith("eval.") and key.endswith(".score"):
@@ -195,8 +197,8 @@ class SpanDecoder:
                     "gen_ai.evaluation.score.label": own.get(f"eval.{name}.label"),
                     "gen_ai.evaluation.explanation": own.get(f"eval.{name}.explanation"),
                 }
-                found.append(score(marks, span.end_time_unix_nano, span.trace_id, received_at, **about))
-        return found
+                scores.append(score(marks, span.end_time_unix_nano, span.trace_id, received_at, **about))
+        return scores
 
 
 def logs(request: ExportLogsServiceRequest, received_at: datetime) -> Decoded:
@@ -204,11 +206,11 @@ def logs(request: ExportLogsServiceRequest, received_at: datetime) -> Decoded:
     out = Decoded()
     for group in request.resource_logs:
         for scope in group.scope_logs:
-            for one in scope.log_records:
-                own = attributes_of(one.attributes)
-                if EVALUATION in (one.event_name, own.get("event.name")):
-                    at = one.time_unix_nano or one.observed_time_unix_nano
-                    out.scores.append(score(own, at, one.trace_id, received_at))
+            for record in scope.log_records:
+                own = attributes_of(record.attributes)
+                if EVALUATION in (record.event_name, own.get("event.name")):
+                    at = record.time_unix_nano or record.observed_time_unix_nano
+                    out.scores.append(score(own, at, record.trace_id, received_at))
                 else:
                     out.others += 1
     return out
@@ -248,8 +250,8 @@ def parse_json(body: bytes, message: M) -> M:
         for resources, scopes, items in _GROUPS:
             for group in document.get(resources) or ():
                 for scope in group.get(scopes) or ():
-                    for one in scope.get(items) or ():
-                        for holder in (one, *(one.get("links") or ())):
+                    for item in scope.get(items) or ():
+                        for holder in (item, *(item.get("links") or ())):
                             for name in _IDS:
                                 if holder.get(name):
                                     holder[name] = b64encode(bytes.fromhex(holder[name])).decode()

@@ -42,8 +42,8 @@ def _spans(request: Any, _: datetime) -> tuple[int, int]:
 
 def _scored(decode: Callable[[Any, datetime], rows.Decoded]) -> Callable[[Any, datetime], tuple[int, int]]:
     def count(request: Any, now: datetime) -> tuple[int, int]:
-        found = decode(request, now)
-        return len(found.scores), found.others
+        decoded = decode(request, now)
+        return len(decoded.scores), decoded.others
 
     return count
 

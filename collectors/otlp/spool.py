@@ -72,11 +72,11 @@ class Spool:
             self._lock.close()
             raise ConfigError(f"{folder}: another receiver writes to this spool; give each its own folder") from error
         self.repaired_bytes = self._recover()
-        self._next = max((int(one.stem) for one in sealed(folder)), default=0) + 1
+        self._next = max((int(segment.stem) for segment in sealed(folder)), default=0) + 1
         self._open()
-        for empty in [one for one in sealed(folder) if one.stat().st_size == 0]:
+        for empty in [segment for segment in sealed(folder) if segment.stat().st_size == 0]:
             empty.unlink()  # only now: the highest number must not be forgotten
-        self._sealed = {one.stem: one.stat().st_size for one in sealed(folder)}
+        self._sealed = {segment.stem: segment.stat().st_size for segment in sealed(folder)}
         self._guard = threading.Lock()
         self._known = sum(self._sealed.values())
 
@@ -112,7 +112,7 @@ class Spool:
     def pending_bytes(self) -> int:
         """Bytes that are on disk here and not yet known to be in Delta."""
         with self._guard:
-            for stem in [one for one in self._sealed if not self._there(one)]:
+            for stem in [name for name in self._sealed if not self._there(name)]:
                 del self._sealed[stem]
             self._known = sum(self._sealed.values()) + self._size
             return self._known

@@ -80,16 +80,16 @@ def banner(acts: "Controller", as_json: bool) -> None:
 
 def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None], every_s: float = 1.0) -> "Rollback":
     """Take part in moving it on until it has ended; `say` gets each new state or reason."""
-    said = ""
+    shown = ""
     while True:
         acts.tick()
         acts.send()
         with acts.store.read() as tx:
             rollback = tx.rollback(rollback.id) or rollback
         now = f"{rollback.state}: {rollback.progress.reason}".rstrip(": ")
-        if now != said:
+        if now != shown:
             say(now)
-            said = now
+            shown = now
         if rollback.state.ended or not rollback.state.under_way:
             return rollback
         time.sleep(every_s)
@@ -105,21 +105,21 @@ def outcome(rollback: "Rollback") -> dict[str, Any]:
 
 def notes(acts: "Controller", endpoint: "Endpoint") -> list[str]:
     """What a person should know before the endpoint is changed."""
-    found = []
+    hints = []
     if endpoint.creator:
-        said = (
+        refusal = (
             f"the endpoint was created by {endpoint.creator}: if that principal has gone, the workspace refuses every"
         )
-        found.append(f"{said} update with PERMISSION_DENIED")
+        hints.append(f"{refusal} update with PERMISSION_DENIED")
     try:
         held, who = acts.workspace.permissions(endpoint.name), acts.workspace.me()
         if held and who in held and held[who] != "CAN_MANAGE":
-            found.append(f"{who} holds {held[who]}, an update needs CAN_MANAGE")
+            hints.append(f"{who} holds {held[who]}, an update needs CAN_MANAGE")
     except LastgoodError as error:
-        found.append(f"permissions cannot be read: {error}")
+        hints.append(f"permissions cannot be read: {error}")
     if bundled := sorted(key for key in endpoint.tags if "bundle" in key.lower()):
-        found.append(f"tagged {', '.join(bundled)}: a bundle that manages it deploys the bad version again; fix it too")
-    return found
+        hints.append(f"tagged {', '.join(bundled)}: a bundle that manages it deploys the bad version again; fix it too")
+    return hints
 
 
 def show(plan: "Plan", hints: list[str]) -> None:
@@ -209,8 +209,8 @@ def kill_status(as_json: AsJson = False, config: ConfigFile = None) -> None:
     store = state(config)
     with store.read() as tx:
         switch = tx.kill_switch()
-    said = f"{'on' if switch.on else 'off'} ({switch.who}: {switch.why})" if switch.who else "off"
-    print(json.dumps(vars(switch)) if as_json else said)
+    sentence = f"{'on' if switch.on else 'off'} ({switch.who}: {switch.why})" if switch.who else "off"
+    print(json.dumps(vars(switch)) if as_json else sentence)
 
 
 audit = typer.Typer(no_args_is_help=True, help="The append-only log of who did what, when, why, on which evidence.")
@@ -221,14 +221,14 @@ def audit_verify(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Find changed, removed or reordered entries; exit code 5 when there are any."""
     store = state(config)
     with store.read() as tx:
-        found, entries = tx.verify(), tx.audit()
+        broken, entries = tx.verify(), tx.audit()
     head = entries[-1]["hash"] if entries else ""
     if as_json:
-        print(json.dumps({"entries": len(entries), "problems": found, "head": head}))
+        print(json.dumps({"entries": len(entries), "problems": broken, "head": head}))
     else:
-        for line in found or [f"{len(entries)} entries, unbroken; the newest hash is {head or '-'}"]:
+        for line in broken or [f"{len(entries)} entries, unbroken; the newest hash is {head or '-'}"]:
             console.print(line, markup=False)
-    if found:
+    if broken:
         raise typer.Exit(5)
 
 

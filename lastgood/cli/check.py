@@ -66,15 +66,15 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         made = keyed(requests, settings.window_s)
         windows = counts(count(made), quality_flags(made))
         if not windows:
-            said = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
-            raise ConfigError(f"{table}: no usable request among its rows ({said})")
+            sentence = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
+            raise ConfigError(f"{table}: no usable request among its rows ({sentence})")
         chosen = pairs_of(windows)
         bar.update(step, description="measuring drift")
         drifted = (
             [
                 row.asDict()
                 for row in of_requests(
-                    ctx, requests, chosen, max(one.start for one in windows) + timedelta(hours=1)
+                    ctx, requests, chosen, max(window.start for window in windows) + timedelta(hours=1)
                 ).collect()
             ]
             if chosen
@@ -87,7 +87,7 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
     return _plain(result)
 
 
-def _conform(ctx: Context, found: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
+def _conform(ctx: Context, inbox: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
     """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
 
     Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
@@ -97,8 +97,8 @@ def _conform(ctx: Context, found: "DataFrame") -> tuple["DataFrame", dict[str, i
 
     seen, why, known = Observation("rejected"), f.col("why"), list(rejections())
     others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
-    judged = found.withColumn("why", why_rejected())
-    good, _ = split(judged.observe(seen, *(f.count_if(why == one).alias(one) for one in known), others))
+    judged = inbox.withColumn("why", why_rejected())
+    good, _ = split(judged.observe(seen, *(f.count_if(why == reason).alias(reason) for reason in known), others))
     rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
     doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
     reasons = {name: number for name, number in seen.get.items() if number}
@@ -126,31 +126,35 @@ def _result(
 ) -> dict[str, Any]:
     endpoints = []
     width = timedelta(seconds=settings.window_s)
-    for name in sorted({one.endpoint for one in windows}):
-        mine = [one for one in windows if one.endpoint == name]
-        versions = sorted({one.model_version for one in mine})
+    for name in sorted({window.endpoint for window in windows}):
+        own = [window for window in windows if window.endpoint == name]
+        versions = sorted({window.model_version for window in own})
         policy = settings.endpoint(name).policy
-        moved = [one for one in drifted if one["endpoint"] == name]
+        moved = [row for row in drifted if row["endpoint"] == name]
         verdict: Verdict | None = None
         if pair := chosen.get(name):
-            now = max(one.start for one in mine) + width
+            now = max(window.start for window in own) + width
             evidence = Evidence(
                 name,
                 pair.candidate,
                 pair.prior,
-                [one for one in mine if one.model_version in (pair.candidate, pair.prior) and one.start >= pair.since],
+                [
+                    window
+                    for window in own
+                    if window.model_version in (pair.candidate, pair.prior) and window.start >= pair.since
+                ],
                 settings.window_s,
                 [
-                    Drifted(*(one[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
-                    for one in moved
-                    if one["drifted"]
+                    Drifted(*(row[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
+                    for row in moved
+                    if row["drifted"]
                 ],
             )
             verdict = judge(evidence, policy, History(), now)
         endpoints.append(
             {
                 "endpoint": name,
-                "versions": {v: _version([one for one in mine if one.model_version == v]) for v in versions},
+                "versions": {v: _version([window for window in own if window.model_version == v]) for v in versions},
                 "drift": moved,
                 "verdict": verdict,
             }
@@ -162,7 +166,7 @@ def _version(windows: Sequence[Counts]) -> dict[str, Any]:
     """Figures of one version; `completeness`: share of minutes between its first and last request that have any."""
     total = merge(windows)
     bad = rate_interval(float(total.rows), total.failed * total.rows / total.requests if total.requests else 0.0)
-    starts = sorted({one.start for one in windows})
+    starts = sorted({window.start for window in windows})
     return {
         **summary(windows),
         "error_rate_low": bad[1] if bad else None,
@@ -222,13 +226,13 @@ def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
 
 
 def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    ordered = sorted(moved, key=lambda one: (not one["drifted"], -one["distance"]))
+    ordered = sorted(moved, key=lambda row: (not row["drifted"], -row["distance"]))
     return [
         [
-            one["model_version"], one["against"], one["kind"], one["column"], f"{one['distance']:.3f} (at least {one['low']:.3f})",
-            "drifted" if one["drifted"] else "", f"{one['evidently_method']}: {one['evidently_score']}",
+            row["model_version"], row["against"], row["kind"], row["column"], f"{row['distance']:.3f} (at least {row['low']:.3f})",
+            "drifted" if row["drifted"] else "", f"{row['evidently_method']}: {row['evidently_score']}",
         ]
-        for one in ordered[:20]
+        for row in ordered[:20]
     ]  # fmt: skip
 
 
@@ -240,10 +244,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.print(f"{result['table']} ({result['kind']})", highlight=False)
     for why, number in result["rejected"].items():
         console.print(f"  set aside: {number} x {why}", style="yellow", highlight=False)
-    for one in result["endpoints"]:
+    for endpoint in result["endpoints"]:
         for title, header, rows in (
-            (one["endpoint"], HEADER, [_row(v, f) for v, f in one["versions"].items()]),
-            ("drift", DRIFT_HEADER, _drift_rows(one["drift"])),
+            (endpoint["endpoint"], HEADER, [_row(v, f) for v, f in endpoint["versions"].items()]),
+            ("drift", DRIFT_HEADER, _drift_rows(endpoint["drift"])),
         ):
             table = Table(title=title, title_justify="left")
             for name in header:
@@ -252,7 +256,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
                 table.add_row(*row)
             if rows:
                 console.print(table)
-        if verdict := one["verdict"]:
+        if verdict := endpoint["verdict"]:
             console.print(
                 f"verdict on {verdict['candidate']}: [bold]{verdict['state']}[/]: {verdict['reason']}\n",
                 highlight=False,
@@ -261,12 +265,12 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> Report:
     shown: dict[str, Any] = {}
-    verdicts = [one["verdict"] for one in result["endpoints"] if one["verdict"]]
-    for one in result["endpoints"]:
-        shown[f"Versions of {one['endpoint']}"] = (HEADER, [_row(v, f) for v, f in one["versions"].items()])
-        shown[f"Drift of {one['endpoint']}"] = (DRIFT_HEADER, _drift_rows(one["drift"]))
+    verdicts = [endpoint["verdict"] for endpoint in result["endpoints"] if endpoint["verdict"]]
+    for endpoint in result["endpoints"]:
+        shown[f"Versions of {endpoint['endpoint']}"] = (HEADER, [_row(v, f) for v, f in endpoint["versions"].items()])
+        shown[f"Drift of {endpoint['endpoint']}"] = (DRIFT_HEADER, _drift_rows(endpoint["drift"]))
     first = result["endpoints"][0]["endpoint"]
     headline = "; ".join(f"{v.endpoint}: {v.state}, {v.reason}" for v in verdicts) or "no version to judge"
     facts = {why: str(number) for why, number in result["rejected"].items()}
-    of_first = [one for one in windows if one.endpoint == first]
+    of_first = [window for window in windows if window.endpoint == first]
     return Report(f"Lastgood check: {result['table']}", headline, of_first, verdicts, (), facts, shown)

@@ -60,13 +60,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the effective settings and where each comes from. Secrets are never among them: settings name variables."""
-    rows = [one for one in effective(config) if not changed or one["origin"] != "default"]
+    rows = [row for row in effective(config) if not changed or row["origin"] != "default"]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     table = Table("key", "value", "origin")
-    for one in rows:
-        table.add_row(one["key"], json.dumps(one["value"]), one["origin"])
+    for row in rows:
+        table.add_row(row["key"], json.dumps(row["value"]), row["origin"])
     Console(soft_wrap=True).print(table)
 
 

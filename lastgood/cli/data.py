@@ -75,7 +75,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for name in header:
         table.add_column(name)
     for row in rows:
-        table.add_row(*("-" if one is None else str(one) for one in row))
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -104,12 +104,12 @@ def baseline_list(
     from lastgood.jobs.baseline import list_baselines
     from lastgood.service import loop
 
-    found = list_baselines(loop.context(load(config)), endpoint)
+    baselines = list_baselines(loop.context(load(config)), endpoint)
     if as_json:
-        print(json.dumps(found, default=str))
+        print(json.dumps(baselines, default=str))
         return
     names = ("endpoint", "baseline", "note", "rows", "versions", "first", "last", "columns")
-    shown = [[", ".join(one[n]) if isinstance(one[n], list) else one[n] for n in names] for one in found]
+    shown = [[", ".join(row[n]) if isinstance(row[n], list) else row[n] for n in names] for row in baselines]
     _table("baselines", names, shown)
 
 
@@ -119,13 +119,13 @@ def baseline_diff(endpoint: Endpoint, old: int, new: int, config: ConfigFile = N
     from lastgood.jobs.baseline import diff
     from lastgood.service import loop
 
-    found = diff(loop.context(load(config)), endpoint, old, new)
+    changes = diff(loop.context(load(config)), endpoint, old, new)
     if as_json:
-        print(json.dumps(found, default=str))
+        print(json.dumps(changes, default=str))
         return
     rows = [
         (r["kind"], r["column"], f"{r['distance']:.3f}", f"{r['low']:.3f}", "drifted" if r["drifted"] else "")
-        for r in found
+        for r in changes
     ]
     _table(f"{endpoint}: baseline {new} against {old}", ("kind", "column", "distance", "at least", ""), rows)
 
@@ -149,11 +149,11 @@ def _newest(storage: str, endpoint: str, days: float) -> list["Counts"]:
     from lastgood import tables
     from lastgood.tables import measures
 
-    found = measures.windows(tables.Store(storage), endpoint)
-    if not found:
+    windows = measures.windows(tables.Store(storage), endpoint)
+    if not windows:
         raise ConfigError(f"{storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
-    since = max(one.start for one in found) - timedelta(days=days)
-    return [one for one in found if one.start > since]
+    since = max(window.start for window in windows) - timedelta(days=days)
+    return [window for window in windows if window.start > since]
 
 
 def cost(
@@ -166,10 +166,14 @@ def cost(
     from lastgood.jobs import offers
 
     settings = load(config)
-    mine = _newest(settings.storage, endpoint, days)
-    one = settings.endpoint(endpoint)
+    newest = _newest(settings.storage, endpoint, days)
+    endpoint_settings = settings.endpoint(endpoint)
     report = offers.report(
-        mine, settings.window_s, prices(settings.prices), one.cost, one.policy.latency_target_s * 1000
+        newest,
+        settings.window_s,
+        prices(settings.prices),
+        endpoint_settings.cost,
+        endpoint_settings.policy.latency_target_s * 1000,
     )
     if as_json:
         print(json.dumps(report))
@@ -187,28 +191,34 @@ def outcomes(
     from lastgood.jobs.deployed import pairs_of
     from lastgood.judge.outcomes import report
 
-    found = _newest(load(config).storage, endpoint, days)
-    pair = pairs_of(found).get(endpoint)
+    newest = _newest(load(config).storage, endpoint, days)
+    pair = pairs_of(newest).get(endpoint)
     if pair is None:
         raise ConfigError(f"{endpoint}: no model version is known; see sources.entities_table in the settings")
-    said = {"endpoint": endpoint} | report(found, pair.candidate, pair.prior)
+    result = {"endpoint": endpoint} | report(newest, pair.candidate, pair.prior)
     if as_json:
-        print(json.dumps(said))
+        print(json.dumps(result))
         return
     rows = [
-        (one["outcome"], *(_shown(one[name]) for name in ("new", "prior", "difference")), one["verdict"] or "")
-        for one in said["outcomes"]
+        (
+            outcome["outcome"],
+            *(_shown(outcome[name]) for name in ("new", "prior", "difference")),
+            outcome["verdict"] or "",
+        )
+        for outcome in result["outcomes"]
     ]
-    shares = ", ".join("-" if one is None else f"{one:.0%}" for one in said["labelled"].values())
-    title = f"{endpoint}: version {pair.candidate} beside {pair.prior or '-'} ({said['prior_seen'] or 'not seen'}); labelled {shares}"
+    shares = ", ".join("-" if share is None else f"{share:.0%}" for share in result["labelled"].values())
+    title = f"{endpoint}: version {pair.candidate} beside {pair.prior or '-'} ({result['prior_seen'] or 'not seen'}); labelled {shares}"
     _table(title, ("outcome", "new", "prior", "difference", ""), rows)
 
 
-def _shown(one: dict[str, Any] | None) -> str | None:
+def _shown(estimate: dict[str, Any] | None) -> str | None:
     """A figure with its interval, and of how many."""
-    if one is None:
+    if estimate is None:
         return None
-    return f"{one['mean']:.4g} ({one['low']:.4g} to {one['high']:.4g})" + (f", n {one['n']:,}" if "n" in one else "")
+    return f"{estimate['mean']:.4g} ({estimate['low']:.4g} to {estimate['high']:.4g})" + (
+        f", n {estimate['n']:,}" if "n" in estimate else ""
+    )
 
 
 def forget(
@@ -233,13 +243,13 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     settings = load(config)
     store = tables.Store(settings.storage)
-    found = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
+    facts = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
     if as_json:
-        print(json.dumps(found, default=str))
+        print(json.dumps(facts, default=str))
         return
-    for title, rows in found.items():
+    for title, rows in facts.items():
         if rows:
-            _table(title, list(rows[0]), [list(one.values()) for one in rows])
+            _table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def register(app: typer.Typer) -> None:

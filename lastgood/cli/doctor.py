@@ -37,7 +37,7 @@ class Finding:
 
     name: str
     health: Health
-    said: str
+    sentence: str
     fix: str = ""
 
 
@@ -49,13 +49,15 @@ def java(settings: Settings) -> Iterator[Finding]:
         yield Finding("Java", Health.OK, "the cluster's own")
         return
     home = spark.java_home()
-    said = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False, timeout=60)
-    first = (said.stderr or said.stdout).splitlines()[:1]
-    health = Health.FAIL if said.returncode else Health.OK
+    result = subprocess.run(
+        [home / "bin" / "java", "-version"], capture_output=True, text=True, check=False, timeout=60
+    )
+    first = (result.stderr or result.stdout).splitlines()[:1]
+    health = Health.FAIL if result.returncode else Health.OK
     yield Finding("Java", health, f"{home}: {''.join(first)}", "unset JAVA_HOME, or point it at a Java 17 or 21 home")
-    there = spark.jars_cached()
-    said_jars = "there" if there else "not here yet: the first session downloads about 10 MB"
-    yield Finding("Delta's jars", Health.OK if there else Health.WARN, said_jars, "run a job once while online")
+    cached = spark.jars_cached()
+    said_jars = "there" if cached else "not here yet: the first session downloads about 10 MB"
+    yield Finding("Delta's jars", Health.OK if cached else Health.WARN, said_jars, "run a job once while online")
 
 
 def delta_round_trip(settings: Settings) -> Iterator[Finding]:
@@ -86,10 +88,10 @@ def storage(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("storage", Health.FAIL, f"{folder}: {error}", "give the service's user the right to write there")
         return
-    there = [one.name for one in tables.ALL if delta.version(store.path(one)) is not None]
-    said = f"{folder}: {len(there)} of {len(tables.ALL)} tables"
-    fix = "" if there else "`lastgood job all` makes them"
-    yield Finding("storage", Health.OK if there else Health.WARN, said, fix)
+    present = [table.name for table in tables.ALL if delta.version(store.path(table)) is not None]
+    sentence = f"{folder}: {len(present)} of {len(tables.ALL)} tables"
+    fix = "" if present else "`lastgood job all` makes them"
+    yield Finding("storage", Health.OK if present else Health.WARN, sentence, fix)
 
 
 def state(settings: Settings) -> Iterator[Finding]:
@@ -113,11 +115,11 @@ def state(settings: Settings) -> Iterator[Finding]:
 def secrets(settings: Settings) -> Iterator[Finding]:
     key = secret(settings.web.link_key_env)
     good = key is not None and all(len(part) >= 16 for part in key.split(","))
-    said = "set" if good else "not set: links die with the process" if key is None else "shorter than 16 characters"
+    sentence = "set" if good else "not set: links die with the process" if key is None else "shorter than 16 characters"
     yield Finding(
         "signing key",
         Health.OK if good else Health.WARN,
-        said,
+        sentence,
         f"export {settings.web.link_key_env}=$(openssl rand -hex 32)",
     )
     people = settings.web.oidc or settings.web.trust_forwarded_user or secret(settings.web.person_token_env)
@@ -133,40 +135,40 @@ def secrets(settings: Settings) -> Iterator[Finding]:
 
 
 def workspace(settings: Settings) -> Iterator[Finding]:
-    found = connect(settings.workspace)
-    me = found.me()
+    workspace = connect(settings.workspace)
+    me = workspace.me()
     yield Finding("workspace", Health.OK, f"reached as {me}")
-    yield from clock(found.host)
-    for name, one in settings.endpoints.items():
-        yield from _endpoint(found, name, one, me)
+    yield from clock(workspace.host)
+    for name, endpoint in settings.endpoints.items():
+        yield from _endpoint(workspace, name, endpoint, me)
 
 
 def clock(host: str) -> Iterator[Finding]:
     """This machine's clock against the workspace's."""
-    said = httpx.get(host, timeout=10).headers.get("date")
-    if said:
-        off = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    date = httpx.get(host, timeout=10).headers.get("date")
+    if date:
+        off = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
         health = Health.OK if abs(off) <= SKEW_S else Health.FAIL
         yield Finding(
             "clock", health, f"{off:+.0f} s from the workspace's", "start a time service (chrony, systemd-timesyncd)"
         )
 
 
-def _endpoint(found: DatabricksWorkspace, name: str, one: EndpointSettings, me: str) -> Iterator[Finding]:
+def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSettings, me: str) -> Iterator[Finding]:
     title = f"endpoint {name}"
     try:
-        endpoint: Endpoint = found.endpoint(name)
-        level = found.permissions(name).get(me, "not listed (perhaps through a group)")
+        endpoint: Endpoint = workspace.endpoint(name)
+        level = workspace.permissions(name).get(me, "not listed (perhaps through a group)")
     except LastgoodError as error:
         yield Finding(title, Health.FAIL, str(error), "check the name and the token's rights")
         return
     versions = ", ".join(f"{e.entity_version} {endpoint.traffic.get(e.name, 0)} %" for e in endpoint.entities)
-    acts = one.mode is not Mode.OBSERVE
+    acts = settings.mode is not Mode.OBSERVE
     fine = level == "CAN_MANAGE" or not acts
     yield Finding(
         title,
         Health.OK if fine else Health.WARN,
-        f"{one.mode}; versions {versions}; rights: {level}",
+        f"{settings.mode}; versions {versions}; rights: {level}",
         "grant CAN_MANAGE: a rollback needs it",
     )
     if acts and len(endpoint.entities) < 2:
@@ -176,15 +178,15 @@ def _endpoint(found: DatabricksWorkspace, name: str, one: EndpointSettings, me: 
             "one version only",
             "keep the prior version at 0 %: a rollback then takes seconds",
         )
-    table = one.payload_table
+    table = settings.payload_table
     if table and tables.is_path(table):
-        there = delta.version(table) is not None
-        feed = there and delta.keeps_changes(table)
-        said = "read by its change feed" if feed else "read by its clock" if there else "not there yet"
+        exists = delta.version(table) is not None
+        feed = exists and delta.keeps_changes(table)
+        sentence = "read by its change feed" if feed else "read by its clock" if exists else "not there yet"
         yield Finding(
             f"{title}: inference table",
-            Health.OK if there else Health.WARN,
-            f"{table}: {said}",
+            Health.OK if exists else Health.WARN,
+            f"{table}: {sentence}",
             "is it enabled on the endpoint?",
         )
 
@@ -217,9 +219,9 @@ def prometheus(url: str) -> Check:
             f"{url.rstrip('/')}/api/v1/query", params={"query": "lastgood_build_info"}, timeout=10
         ).json()
         seen = answer.get("data", {}).get("result", [])
-        said = f"{len(seen)} services scraped" if seen else "it does not scrape Lastgood"
+        sentence = f"{len(seen)} services scraped" if seen else "it does not scrape Lastgood"
         yield Finding(
-            "Prometheus", Health.OK if seen else Health.FAIL, said, "add a scrape job on web.port, path /metrics"
+            "Prometheus", Health.OK if seen else Health.FAIL, sentence, "add a scrape job on web.port, path /metrics"
         )
 
     return look
@@ -230,12 +232,12 @@ CHECKS: tuple[Check, ...] = (java, storage, state, secrets, workspace, service)
 
 def examine(settings: Settings, checks: tuple[Check, ...] = CHECKS) -> Iterator[Finding]:
     """Every finding of every check, in order; a check that cannot be made is a finding too."""
-    for one in checks:
+    for check in checks:
         try:
-            yield from one(settings)
+            yield from check(settings)
         except (LastgoodError, httpx.HTTPError, OSError, ValueError, subprocess.SubprocessError) as error:
             yield Finding(
-                one.__name__.replace("_", " "),
+                check.__name__.replace("_", " "),
                 Health.FAIL,
                 str(error) or type(error).__name__,
                 "mend this, then run doctor again",

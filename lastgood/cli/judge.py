@@ -40,13 +40,13 @@ def replay(
 
     policy = load(config).endpoint(endpoint).policy
     console = people(json_file)
-    found = []
+    shown = []
     for verdict in changes(history.evidence(table, endpoint, new, prior, window, policy), policy, History()):
-        found.append(history.plain(verdict))
+        shown.append(history.plain(verdict))
         console.print(
             f"{verdict.judged_at:%Y-%m-%d %H:%M:%S}  [bold]{verdict.state}[/]: {verdict.reason}", highlight=False
         )
-    write_json(json_file, found)
+    write_json(json_file, shown)
 
 
 @app.command()
@@ -67,36 +67,36 @@ def calibrate(
     from lastgood.service import replay as history
 
     policy, console = load(config).endpoint(endpoint).policy, people(json_file)
-    found = history.records(history.read(table), endpoint, version, None)
-    found = found.take(np.sort(np.argsort(found.at, kind="stable")[-newest:]))
+    records = history.records(history.read(table), endpoint, version, None)
+    records = records.take(np.sort(np.argsort(records.at, kind="stable")[-newest:]))
     budget, result = 1 / policy.rollback_e, {}
     console.print(
-        f"{len(found.at):,} requests; budget {budget:.1%} false rollbacks; split {share:.0%}", highlight=False
+        f"{len(records.at):,} requests; budget {budget:.1%} false rollbacks; split {share:.0%}", highlight=False
     )
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        for unit in cal.units(found):
+        for unit in cal.units(records):
             task = bar.add_task(f"by {unit}", total=splits)
-            rate, hits = cal.measure(found, unit, policy, splits, share, window, seed, partial(bar.advance, task))
+            rate, hits = cal.measure(records, unit, policy, splits, share, window, seed, partial(bar.advance, task))
             bar.update(task, completed=splits)
-            ok, many = cal.keeps(rate, budget), cal.owners(found, unit)
+            ok, many = cal.keeps(rate, budget), cal.owners(records, unit)
             offers = (
                 {}
                 if ok or not hits
-                else cal.remedies(found, unit, policy, rate.splits, hits, budget, share, window, seed)
+                else cal.remedies(records, unit, policy, rate.splits, hits, budget, share, window, seed)
             )
             if 0 < many < 64 and 2**many - 2 < splits:
                 console.print(f"by {unit}: only {2**many - 2} distinct splits of {many} {unit}s exist", highlight=False)
             short = not hits and not ok
             other = "; ".join(offers) or "nothing here keeps it"
-            said = f"over the budget; instead, either of: {other}"
-            said = "within the budget" if ok else "too few splits to tell" if short else said
+            sentence = f"over the budget; instead, either of: {other}"
+            sentence = "within the budget" if ok else "too few splits to tell" if short else sentence
             console.print(
                 f"by {unit}: {rate.rollbacks} of {rate.splits} splits rolled back, {rate.rate:.2%} "
-                f"(95 %: {rate.low:.2%} to {rate.high:.2%}): {said}", highlight=False,
+                f"(95 %: {rate.low:.2%} to {rate.high:.2%}): {sentence}", highlight=False,
             )  # fmt: skip
             result[unit] = {
                 "splits": rate.splits, "rollbacks": rate.rollbacks, "rate": rate.rate, "low": rate.low, "high": rate.high,
-                "within_budget": ok, "remedies": {name: one.rate for name, one in offers.items()},
+                "within_budget": ok, "remedies": {name: remedy.rate for name, remedy in offers.items()},
             }  # fmt: skip
     write_json(json_file, result)
 
@@ -139,5 +139,5 @@ def power(
             )
     if plot:
         history.draw_power(curves, plot)
-    plain = {name: {k: v if math.isfinite(v) else None for k, v in one.items()} for name, one in result.items()}
+    plain = {name: {k: v if math.isfinite(v) else None for k, v in figures.items()} for name, figures in result.items()}
     write_json(json_file, plain)

@@ -44,8 +44,8 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
         if not as_json:
             console.print(f"drill: {line}", style="dim", markup=False)
 
-    def drill(one: "Rollback") -> "Rollback":
-        return follow(acts, one, say)
+    def drill(rollback: "Rollback") -> "Rollback":
+        return follow(acts, rollback, say)
 
     done = Checklist(acts, tables.Store(settings.storage), drill, me(acts)).run(endpoint)
     if as_json:
@@ -79,16 +79,16 @@ def promote(
     from lastgood.alerts.promote import allowed, next_step
 
     settings = load(config)
-    acts, mine = build(settings), settings.endpoint(endpoint)
+    acts, own_settings = build(settings), settings.endpoint(endpoint)
     banner(acts, as_json)
     steps: list[dict[str, object]] = []
     confirmed = yes
     while True:
         now = acts.workspace.endpoint(endpoint)
         with acts.store.read() as tx:
-            allowed(tx, endpoint, version, mine, acts.clock(), again)
+            allowed(tx, endpoint, version, own_settings, acts.clock(), again)
             kept = tx.snapshot(endpoint, version)
-        plan = next_step(now, version, mine, kept, acts.clock())
+        plan = next_step(now, version, own_settings, kept, acts.clock())
         if plan is None:
             break
         if not as_json:

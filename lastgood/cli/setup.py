@@ -82,7 +82,7 @@ def init(
 
     if out.exists() and not force:
         raise RefusedError(f"{out} is there already; --force overwrites it")
-    named = [tuple(map(str.strip, f"{one}=".split("=")[:2])) for one in endpoints.split(",") if one.strip()]
+    named = [tuple(map(str.strip, f"{entry}=".split("=")[:2])) for entry in endpoints.split(",") if entry.strip()]
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
@@ -98,8 +98,8 @@ def init(
     load(draft)
     draft.replace(out)
     (out.parent / SCHEMA).write_text(schema())
-    said = {"written": [str(out), str(out.parent / SCHEMA)]}
-    print(json.dumps(said) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
+    result = {"written": [str(out), str(out.parent / SCHEMA)]}
+    print(json.dumps(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
 
 
 def doctor(
@@ -116,17 +116,19 @@ def doctor(
     checks += [look.prometheus(prometheus)] if prometheus else []
     findings = list(look.examine(load(config), tuple(checks)))
     if as_json:
-        print(json.dumps([asdict(one) for one in findings], indent=2))
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         _show(findings)
-    if any(one.health is look.Health.FAIL for one in findings):
+    if any(finding.health is look.Health.FAIL for finding in findings):
         raise typer.Exit(1)
 
 
 def _show(findings: "Sequence[Finding]") -> None:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table("", "what", "found", "how to mend it", show_lines=False)
-    for one in findings:
-        fix = "" if one.health == "ok" else one.fix
-        table.add_row(Text(one.health, colours[one.health]), Text(one.name), Text(one.said), Text(fix))
+    for finding in findings:
+        fix = "" if finding.health == "ok" else finding.fix
+        table.add_row(
+            Text(finding.health, colours[finding.health]), Text(finding.name), Text(finding.sentence), Text(fix)
+        )
     Console().print(table)

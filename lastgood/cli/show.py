@@ -46,4 +46,4 @@ def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = Non
 
 
 def _written(paths: list[Path], as_json: bool) -> None:
-    print(json.dumps({"written": [str(one) for one in paths]}) if as_json else "\n".join(map(str, paths)))
+    print(json.dumps({"written": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))

@@ -18,9 +18,9 @@ from lastgood.errors import TransientError
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 class Process:
@@ -74,7 +74,7 @@ class Process:
 def resident_mb() -> float:
     """Resident memory of this process and all its children, MiB."""
     own, total = psutil.Process(), 0
-    for one in (own, *own.children(recursive=True)):
+    for process in (own, *own.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            total += one.memory_info().rss
+            total += process.memory_info().rss
     return total / 2**20

@@ -190,9 +190,9 @@ class Demo:
         if fault is not None:
             self.api.put(f"/local/faults/{CHAT}/{where}", json=asdict(fault)).raise_for_status()
         now = self.workspace.endpoint(CHAT)
-        served = [dict(one.settings) for one in now.entities] + [entity(MODELS[CHAT], BAD)]
+        served = [dict(running.settings) for running in now.entities] + [entity(MODELS[CHAT], BAD)]
         half = {f"support_chat-{PRIOR}": 50, f"support_chat-{BAD}": 50}
-        self.workspace.update_config(CHAT, served, {one.name: 0 for one in now.entities} | half, {})
+        self.workspace.update_config(CHAT, served, {running.name: 0 for running in now.entities} | half, {})
         self._until("roll out version 3", lambda: self.workspace.endpoint(CHAT).share(BAD) == 50, 30)
         if self.traffic:
             self.traffic.drifted = self.options.fault == "drift"
@@ -218,13 +218,13 @@ class Demo:
 
     def _rollback(self) -> dict[str, Any] | None:
         incidents = httpx.get(f"{self.web}/api/incidents", timeout=10).json()
-        mine = (one["rollback"] for one in incidents if one["endpoint"] == CHAT and one["rollback"])
-        return next(mine, None)
+        own = (incident["rollback"] for incident in incidents if incident["endpoint"] == CHAT and incident["rollback"])
+        return next(own, None)
 
     def _link(self) -> str | None:
         """The signed link to decide, as PagerDuty was told it (a page before the proposal only shows evidence)."""
-        links = (one for event in self.pager.events() for one in event.get("links") or ())
-        return next((one["href"] for one in links if one["text"].endswith("rollback")), None)
+        links = (link for event in self.pager.events() for link in event.get("links") or ())
+        return next((link["href"] for link in links if link["text"].endswith("rollback")), None)
 
     def _approve(self) -> None:
         """Play the person that PagerDuty woke: open the link, read, confirm."""
@@ -234,7 +234,7 @@ class Demo:
         self.watch.say(f"PagerDuty has the signed link; a person opens it and confirms: {link[:60]}...")
         with httpx.Client(timeout=10) as browser:
             page = browser.get(link)
-            form = next((one for one in page.text.split("<form") if 'value="approve"' in one), "")
+            form = next((part for part in page.text.split("<form") if 'value="approve"' in part), "")
             nonce = re.search(r'name="form" value="([^"]+)"', form)
             if page.status_code != 200 or nonce is None:
                 raise TransientError(f"the evidence page answered {page.status_code} without a form")
@@ -254,8 +254,8 @@ class Demo:
         """Show and wait until `done()` or the time is up."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
-            for one in (self.space, self.jobs, self.service):
-                one.alive()
+            for process in (self.space, self.jobs, self.service):
+                process.alive()
             while not self.jobs.lines.empty():
                 line = self.jobs.lines.get()
                 self.watch.stages[line.get("job", "spark")] = f"{line.get('seconds', '')} s"
@@ -301,11 +301,11 @@ class Demo:
             "verdict": verdict,
             "reason": reason,
             "requests": self.traffic.sent,
-            "spans": sum("otlp" in one for one in sources),
-            "inference_rows": sum("ai_gateway" in one for one in sources),
+            "spans": sum("otlp" in source for source in sources),
+            "inference_rows": sum("ai_gateway" in source for source in sources),
             "inference_rows_logged": logged["rows"],
             "requests_lost": self.traffic.sent - len(sources),
-            "pages": len({one.get("dedup_key") for one in self.pager.events()}),
+            "pages": len({event.get("dedup_key") for event in self.pager.events()}),
             "peak_rss_mb": round(self.peak_mb),
         }
         report = self.out / "report.html"
@@ -326,8 +326,8 @@ class Demo:
             store.close()
         if acted:
             return str(State.ROLL_BACK), acted[0]["detail"]["evidence"], acted[0]["at"].replace(tzinfo=UTC)
-        said = self.watch.deciding(BAD)
-        return str(said.state), said.reason, said.judged_at
+        verdicts = self.watch.deciding(BAD)
+        return str(verdicts.state), verdicts.reason, verdicts.judged_at
 
     def _headline(self) -> str:
         o = self.outcome

@@ -31,7 +31,7 @@ class Watch:
     """Verdicts, windows and events so far; `refresh` reads again what has changed."""
 
     store: tables.Store
-    said: list[Verdict] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     counts: list[Counts] = field(default_factory=list)
     events: list[tuple[datetime, str]] = field(default_factory=list)
     stages: dict[str, str] = field(default_factory=dict)
@@ -42,26 +42,28 @@ class Watch:
         self.events.append((datetime.now(UTC), text))
 
     def refresh(self) -> None:
-        now = tuple(delta.version(self.store.path(one)) for one in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY))
+        now = tuple(
+            delta.version(self.store.path(table)) for table in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY)
+        )
         if now != self._versions:
             self._versions = now
-            self.said, self.counts = measures.verdicts(self.store), measures.windows(self.store, CHAT)
+            self.verdicts, self.counts = measures.verdicts(self.store), measures.windows(self.store, CHAT)
 
     def about(self, version: str) -> list[Verdict]:
-        return [one for one in self.said if one.endpoint == CHAT and one.candidate == version]
+        return [verdict for verdict in self.verdicts if verdict.endpoint == CHAT and verdict.candidate == version]
 
     def deciding(self, version: str) -> Verdict:
         """The first verdict that rolls `version` back, else the newest about it."""
-        found = next((one for one in self.about(version) if one.state is State.ROLL_BACK), None)
-        return found or (self.about(version) or self.said)[-1]
+        decision = next((verdict for verdict in self.about(version) if verdict.state is State.ROLL_BACK), None)
+        return decision or (self.about(version) or self.verdicts)[-1]
 
     def rows(self, newest: int | None = None) -> list[list[str]]:
         """One row of figures per version, of the `newest` windows or of all."""
-        starts = sorted({one.start for one in self.counts})[-(newest or 0) :]
-        mine = [one for one in self.counts if one.start in starts and one.model_version != "?"]
+        starts = sorted({window.start for window in self.counts})[-(newest or 0) :]
+        windows = [window for window in self.counts if window.start in starts and window.model_version != "?"]
         return [
-            [version, *_cells(summary([one for one in mine if one.model_version == version]))]
-            for version in sorted({one.model_version for one in mine})
+            [version, *_cells(summary([window for window in windows if window.model_version == version]))]
+            for version in sorted({window.model_version for window in windows})
         ]
 
     def header(self) -> tuple[str, ...]:
@@ -79,8 +81,10 @@ class Watch:
             table.add_column(name, justify="left" if name == "version" else "right")
         for row in self.rows(RECENT):
             table.add_row(*row)
-        said = self.about(version) or self.said
-        verdict = f"[bold]{said[-1].state}[/]  {said[-1].reason}" if said else "waiting for the first verdict"
+        verdicts = self.about(version) or self.verdicts
+        verdict = (
+            f"[bold]{verdicts[-1].state}[/]  {verdicts[-1].reason}" if verdicts else "waiting for the first verdict"
+        )
         stages = "  ".join(f"{name} {took}" for name, took in self.stages.items())
         happened = "\n".join(f"{at:%H:%M:%S} {text}" for at, text in self.events)
         parts = (Panel(verdict, title="verdict"), Panel(happened or " ", title=sent))

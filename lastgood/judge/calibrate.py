@@ -68,11 +68,11 @@ def seeds(records: Records, unit: str, share: float, splits: int, seed: int) -> 
     """Which of the random splits 0 ... splits - 1 are judged: those that differ, with something on both sides. Few pods have few
     splits (n of them 2^n - 2), and one split judged again is no new evidence."""
     owner, different = _owner(records, unit), dict[bytes, int]()
-    there = np.unique(owner[owner >= 0])
-    if not len(there) or (owner < 0).any():
+    present = np.unique(owner[owner >= 0])
+    if not len(present) or (owner < 0).any():
         return list(range(splits))
     for i in range(splits):
-        drawn = _draw(owner, share, np.random.default_rng([seed, i]))[1][there]
+        drawn = _draw(owner, share, np.random.default_rng([seed, i]))[1][present]
         if drawn.any() and not drawn.all():
             different.setdefault(drawn.tobytes(), i)
     return list(different.values())
@@ -80,12 +80,12 @@ def seeds(records: Records, unit: str, share: float, splits: int, seed: int) -> 
 
 def units(records: Records) -> list[str]:
     """By what this history can be split."""
-    there = {
+    present = {
         "request": True,
         "requester": bool((records.who >= 0).any()),
         "pod": len(np.unique(records.pod[records.pod >= 0])) > 1,
     }
-    return [one for one in UNITS if there[one]]
+    return [unit for unit in UNITS if present[unit]]
 
 
 def _rolls_back(records: Records, arm: Ints, policy: Policy, width: float) -> bool:
@@ -122,13 +122,13 @@ def remedies(records: Records, unit: str, policy: Policy, splits: int, hits: lis
              width: float, seed: int) -> dict[str, Rate]:  # fmt: skip
     """The mildest tempering and the mildest tolerance that keep the budget on the splits that rolled back (less evidence on every
     split cannot add others but by its mixtures; run `measure` with the chosen one to confirm)."""
-    found: dict[str, Rate] = {}
+    rates: dict[str, Rate] = {}
     for name, milder in corrections(policy):
         kind = name.split(":", 1)[0]
-        if any(one.startswith(kind) for one in found):
+        if any(name.startswith(kind) for name in rates):
             continue
         drawn = (labels(records, unit, share, np.random.default_rng([seed, i])) for i in hits)
         rate = Rate(splits, sum(_rolls_back(records, arm, milder, width) for arm in drawn))
         if keeps(rate, budget) or not rate.rollbacks:  # few splits cannot show more than none
-            found[name] = rate
-    return found
+            rates[name] = rate
+    return rates

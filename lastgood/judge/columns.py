@@ -124,7 +124,7 @@ class Columns:
 
     def within(self, since: datetime | None, until: datetime | None) -> npt.NDArray[np.bool_]:
         """Which windows lie wholly between two moments (None: unbounded) [T]."""
-        a, z = (one.timestamp() if one else None for one in (since, until))
+        a, z = (moment.timestamp() if moment else None for moment in (since, until))
         ended = self.times + self.width
         return np.asarray((self.times >= (a or -np.inf)) & (ended <= (np.inf if z is None else z)))
 
@@ -134,62 +134,64 @@ class Columns:
 
 
 def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[int, Counts]]:
-    found: dict[tuple[float, str, int], list[Counts]] = {}
-    for one in windows:
-        if one.model_version in arms and (one.rows > 0 or one.scores):
-            found.setdefault((one.start.timestamp(), one.stratum, arms[one.model_version]), []).append(one)
-    return [(key[2], group[0] if len(group) == 1 else merge(group)) for key, group in sorted(found.items())]
+    groups: dict[tuple[float, str, int], list[Counts]] = {}
+    for window in windows:
+        if window.model_version in arms and (window.rows > 0 or window.scores):
+            groups.setdefault((window.start.timestamp(), window.stratum, arms[window.model_version]), []).append(window)
+    return [(key[2], group[0] if len(group) == 1 else merge(group)) for key, group in sorted(groups.items())]
 
 
 def groups(strata: Sequence[str]) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """(scope number, whether sized) per stratum name `scope/size`."""
-    names = [one.rsplit("/", 1)[0] for one in strata]
+    names = [stratum.rsplit("/", 1)[0] for stratum in strata]
     order = {name: i for i, name in enumerate(sorted(set(names)))}
-    return np.array([order[n] for n in names], np.int64), np.array([not one.endswith("/?") for one in strata], bool)
+    return np.array([order[n] for n in names], np.int64), np.array(
+        [not stratum.endswith("/?") for stratum in strata], bool
+    )
 
 
 def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float, stale_bucket: int = 2**31) -> Columns:
     """The windows of two versions of one endpoint. Rows of one window, stratum and version are merged; order does not matter."""
     rows = _merged(windows, {new: 1} | ({prior: 0} if prior is not None else {}))
-    starts = sorted({one.start.timestamp() for _, one in rows})
-    strata = tuple(sorted({one.stratum for _, one in rows if one.rows > 0})) or ("?/?",)
+    starts = sorted({window.start.timestamp() for _, window in rows})
+    strata = tuple(sorted({window.stratum for _, window in rows if window.rows > 0})) or ("?/?",)
     when, which = {v: i for i, v in enumerate(starts)}, {v: i for i, v in enumerate(strata)}
     shape = (len(starts), len(strata), 2)
     n, failed, answers, bad = (np.zeros(shape) for _ in range(4))
     families, stale = np.zeros((*shape, len(FAMILIES))), np.zeros((len(starts), 1, 2, 2))
     cells: dict[str, list[tuple[int, int, int, int, float]]] = {name: [] for name in HISTOGRAMS}
     people: list[tuple[int, ...]] = []
-    names = sorted({who for _, one in rows for who in (*one.requesters, *one.error_requesters)})
+    names = sorted({who for _, window in rows for who in (*window.requesters, *window.error_requesters)})
     number = {who: i for i, who in enumerate(names)}
-    scores = {name: np.zeros((len(starts), 1, 2, 3)) for _, one in rows for name in one.scores}
-    for arm, one in rows:
-        t = when[one.start.timestamp()]
-        for name, sums in one.scores.items():
+    scores = {name: np.zeros((len(starts), 1, 2, 3)) for _, window in rows for name in window.scores}
+    for arm, window in rows:
+        t = when[window.start.timestamp()]
+        for name, sums in window.scores.items():
             scores[name][t, 0, arm] += sums
-        if one.rows == 0:
+        if window.rows == 0:
             continue
-        g = which[one.stratum]
-        thin = one.rows / one.requests if one.requests > 0 else 0.0
-        n[t, g, arm] = one.rows
-        for code, weight in one.errors.items():
+        g = which[window.stratum]
+        thin = window.rows / window.requests if window.requests > 0 else 0.0
+        n[t, g, arm] = window.rows
+        for code, weight in window.errors.items():
             families[t, g, arm, family(code)] += weight * thin
-        failed[t, g, arm] = one.failed * thin
-        answers[t, g, arm] = one.quality.get("answers", 0.0) * thin
-        bad[t, g, arm] = one.quality.get("bad", 0.0) * thin
-        for age, weight in one.feature_age.items():
+        failed[t, g, arm] = window.failed * thin
+        answers[t, g, arm] = window.quality.get("answers", 0.0) * thin
+        bad[t, g, arm] = window.quality.get("bad", 0.0) * thin
+        for age, weight in window.feature_age.items():
             stale[t, 0, arm] += weight * thin * np.array([1.0, age > stale_bucket])
         for name in HISTOGRAMS:
             cells[name] += [
-                (t, g, arm, min(max(b, LOWEST), HIGHEST), w * thin) for b, w in sorted(getattr(one, name).items())
+                (t, g, arm, min(max(b, LOWEST), HIGHEST), w * thin) for b, w in sorted(getattr(window, name).items())
             ]
-        people += [(t, g, arm, number[who], *facts) for who, facts in one.requesters.items()]
+        people += [(t, g, arm, number[who], *facts) for who, facts in window.requesters.items()]
         people += [
             (t, g, arm, number[who], 0, 1, ZERO, ZERO, 0, 0, 0, 0)
-            for who in one.error_requesters
-            if who not in one.requesters
+            for who in window.error_requesters
+            if who not in window.requesters
         ]
     scope, sized = groups(strata)
-    made = {name: entries(found) for name, found in cells.items() if found}
+    made = {name: entries(cell) for name, cell in cells.items() if cell}
     everyone = Requesters(*np.array(people, np.int64).reshape(-1, 12).T)
     return Columns(
         np.array(starts), width, strata, np.zeros(len(strata), np.int64), scope, sized, n, failed, families, answers, bad, stale,
@@ -197,9 +199,9 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
     )  # fmt: skip
 
 
-def entries(found: Sequence[tuple[int, int, int, int, float]]) -> Entries:
+def entries(cells: Sequence[tuple[int, int, int, int, float]]) -> Entries:
     """Rows (t, g, arm, bucket, weight) as arrays by window."""
-    flat = np.array(found, np.float64).reshape(-1, 5)
+    flat = np.array(cells, np.float64).reshape(-1, 5)
     flat = flat[np.argsort(flat[:, 0], kind="stable")]
     whole = [flat[:, i].astype(np.int64) for i in range(4)]
     return Entries(whole[0], whole[1], whole[2], whole[3], flat[:, 4])

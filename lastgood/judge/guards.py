@@ -34,7 +34,7 @@ def state(look: Look) -> State:
     policy = look.policy
     if look.e >= look.case.threshold:
         return State.PAGE if vetoes(look) else State.ROLL_BACK
-    kinds = {one.metric for one in others(look)}
+    kinds = {finding.metric for finding in others(look)}
     if (
         look.e >= policy.page_e
         or kinds & {"error SLO", "run length", "missing requests"}
@@ -66,51 +66,51 @@ def vetoes(look: Look) -> list[str]:
     evidence, policy, history, trail = look.evidence, look.policy, look.history, look.trail
     if evidence.prior is None:
         return ["no prior version is known"]
-    found = []
+    reasons = []
     if evidence.prior_ready is False:
-        found.append(f"prior version {evidence.prior} is not ready")
+        reasons.append(f"prior version {evidence.prior} is not ready")
     if evidence.prior in history.rolled_back:
-        found.append(f"prior version {evidence.prior} was itself rolled back")
+        reasons.append(f"prior version {evidence.prior} was itself rolled back")
     if history.last_rollback and (look.now - history.last_rollback).total_seconds() < policy.cooldown_s:
-        found.append(f"rolled back at {history.last_rollback:%H:%M}, cooling down")
+        reasons.append(f"rolled back at {history.last_rollback:%H:%M}, cooling down")
     metric = look.lead.metric if look.lead else ""
     if metric == "errors" and trail.slo[look.t, 0, 0] >= SLO_E:
-        found.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
+        reasons.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
     if metric in ("quality", "scores") and drifted_for_both(look):
-        found.append("the input drifted for both versions")
+        reasons.append("the input drifted for both versions")
     if metric in ("quality", "scores") and all((look.stale_share(arm) or 0) > STALE_SHARE for arm in (0, 1)):
-        found.append("features are stale for both versions")
+        reasons.append("features are stale for both versions")
     if metric == "errors":
-        found += _too_few(look)
+        reasons += _too_few(look)
     if look.case.off_plan[look.t]:
-        found.append("traffic is not split as planned, so the versions do not get comparable requests")
+        reasons.append("traffic is not split as planned, so the versions do not get comparable requests")
     if trail.clumped[look.t, 0]:
-        found.append("requests are not routed one by one, and nothing says who sent them")
+        reasons.append("requests are not routed one by one, and nothing says who sent them")
     if not policy.rollback_without_requesters and not trail.known[look.t, 0]:
-        found.append("nothing says who sent the requests, and the policy asks for it")
+        reasons.append("nothing says who sent the requests, and the policy asks for it")
     if look.windows < policy.min_windows:
-        found.append(f"fewer than {policy.min_windows} windows seen")
-    return found
+        reasons.append(f"fewer than {policy.min_windows} windows seen")
+    return reasons
 
 
 def _too_few(look: Look) -> list[str]:
     """Failures so few, or of so few requesters, that they are one client's affair. A caller whom both versions serve request by
     request is a fair comparison by itself, so then no more requesters are asked for than there are."""
     bad, who = float(look.trail.bad[look.t, 0]), float(look.trail.bad_requesters[look.t, 0])
-    found = [f"only {bad:.0f} failed requests so far"] if bad < look.policy.min_bad else []
+    reasons = [f"only {bad:.0f} failed requests so far"] if bad < look.policy.min_bad else []
     wanted, served = look.policy.min_requesters, look.trail.cols.requesters
     if look.by_request and look.trail.known[look.t, 0]:
         wanted = min(wanted, len(np.unique(served.who[(served.t <= look.t) & (served.n > 0)])))
-    return found + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted and len(served.t) else [])
+    return reasons + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted and len(served.t) else [])
 
 
 def drifted_for_both(look: Look) -> set[str]:
     """Input columns that moved away from the reference for both versions."""
     moved = [
         {
-            one.column
-            for one in look.evidence.drift
-            if (one.kind, one.against, one.model_version) == ("input", "reference", version)
+            drifted.column
+            for drifted in look.evidence.drift
+            if (drifted.kind, drifted.against, drifted.model_version) == ("input", "reference", version)
         }
         for version in (look.evidence.candidate, look.evidence.prior)
     ]
@@ -119,31 +119,37 @@ def drifted_for_both(look: Look) -> set[str]:
 
 def others(look: Look) -> list[Finding]:
     """Findings beside the comparisons: freshness, drift, objective, run length, split."""
-    evidence, policy, found = look.evidence, look.policy, []
+    evidence, policy, reasons = look.evidence, look.policy, []
     for arm, label in ((1, evidence.candidate), (0, evidence.prior)):
         share = look.stale_share(arm)
         if share is not None and share > STALE_SHARE:
             minutes = policy.feature_age_limit_ms / 60_000
-            said = f"{share:.0%} of version {label}'s newest requests used features older than {minutes:.0f} minutes"
-            found.append(Finding("freshness", said, new_rate=share))
+            sentence = (
+                f"{share:.0%} of version {label}'s newest requests used features older than {minutes:.0f} minutes"
+            )
+            reasons.append(Finding("freshness", sentence, new_rate=share))
     inputs = sorted(drifted_for_both(look))
     if inputs:
-        found.append(Finding("input drift", f"the input drifted for both versions: {', '.join(inputs[:5])}"))
-    outputs = [one for one in evidence.drift if one.kind == "output" and one.against == "prior"]
+        reasons.append(Finding("input drift", f"the input drifted for both versions: {', '.join(inputs[:5])}"))
+    outputs = [drifted for drifted in evidence.drift if drifted.kind == "output" and drifted.against == "prior"]
     if outputs:
-        worst = max(outputs, key=lambda one: one.low)
-        said = f"{worst.column} of {evidence.candidate} differs from {evidence.prior} (distance {worst.distance:.2f})"
-        found.append(Finding("output drift", said))
+        worst = max(outputs, key=lambda drifted: drifted.low)
+        sentence = (
+            f"{worst.column} of {evidence.candidate} differs from {evidence.prior} (distance {worst.distance:.2f})"
+        )
+        reasons.append(Finding("output drift", sentence))
     e = float(look.trail.slo[look.t, 0, 1])
     if e >= SLO_E:
         cols = look.trail.cols
         began = cols.times[0] + 60 * look.trail.slo_onset[look.t, 0, 1]
         rows = slice(int(np.searchsorted(cols.times, began)), look.t + 1)
         rate = float(cols.failed[rows, :, 1].sum() / max(1.0, cols.n[rows, :, 1].sum()))
-        said = f"{rate:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
-        found.append(Finding("error SLO", said, e, new_rate=rate))
-    found += _split(look)
-    return found + _run_length(look)
+        sentence = (
+            f"{rate:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
+        )
+        reasons.append(Finding("error SLO", sentence, e, new_rate=rate))
+    reasons += _split(look)
+    return reasons + _run_length(look)
 
 
 def _split(look: Look) -> list[Finding]:
@@ -151,17 +157,17 @@ def _split(look: Look) -> list[Finding]:
     if not look.case.off_plan[look.t]:
         return []
     candidate, unit = look.evidence.candidate, 0 if look.by_request else 1
-    (seen, hoped, _), t = look.case.planned, look.t
-    got, plan = seen[unit, t, 1] / seen[unit, t].sum(), hoped[unit, t] / seen[unit, t].sum()
-    said = f"version {candidate} was planned {plan:.0%} of the traffic and got {got:.0%}"
-    found = [Finding("split", said, new_rate=float(got))]
+    (seen, expected, _), t = look.case.planned, look.t
+    got, plan = seen[unit, t, 1] / seen[unit, t].sum(), expected[unit, t] / seen[unit, t].sum()
+    sentence = f"version {candidate} was planned {plan:.0%} of the traffic and got {got:.0%}"
+    findings = [Finding("split", sentence, new_rate=float(got))]
     a = int(np.searchsorted(look.trail.cols.times, look.trail.cols.times[t] - LATELY_S))
-    (prior, came), new = seen[0, t] - seen[0, a], hoped[0, t] - hoped[0, a]
-    wanted = prior * new / max(prior + came - new, 1e-9)
-    if wanted >= LEAST_MISSING and came < wanted / 2:
-        said = f"version {candidate} shows {came:.0f} of {wanted:.0f} requests planned lately: they hang, fail unseen or are lost"
-        found.insert(0, Finding("missing requests", said, new_rate=float(came / wanted)))
-    return found
+    (prior, arrived), new = seen[0, t] - seen[0, a], expected[0, t] - expected[0, a]
+    wanted = prior * new / max(prior + arrived - new, 1e-9)
+    if wanted >= LEAST_MISSING and arrived < wanted / 2:
+        sentence = f"version {candidate} shows {arrived:.0f} of {wanted:.0f} requests planned lately: they hang, fail unseen or are lost"
+        findings.insert(0, Finding("missing requests", sentence, new_rate=float(arrived / wanted)))
+    return findings
 
 
 def _run_length(look: Look) -> list[Finding]:
@@ -170,8 +176,8 @@ def _run_length(look: Look) -> list[Finding]:
     if look.case.run_length[look.t] < RUN_ALARM * 60 / cols.width:
         return []
     x, n = (v[: look.t + 1, :, 1] for v in (cols.failed, cols.n))
-    said = (
+    sentence = (
         f"{x.sum() / max(1.0, n.sum()):.1%} of version {look.evidence.candidate}'s requests fail, more than at this hour of "
         f"earlier weeks; without cause this is said once in {RUN_LENGTH / 1440:.0f} days"
     )
-    return [Finding("run length", said, new_rate=float(x.sum() / max(1.0, n.sum())))]
+    return [Finding("run length", sentence, new_rate=float(x.sum() / max(1.0, n.sum())))]

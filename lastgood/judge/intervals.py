@@ -48,15 +48,15 @@ def ratio_sequence(n1: Floats, n0: Floats, x1: Floats, x0: Floats, level: float 
     def mixed(logs: Floats) -> float:
         return float(np.logaddexp.reduce(logs.sum(0)) - math.log(logs.shape[-1]))
 
-    grid = [float(one) for one in RATIOS]
-    above = [one for one in grid if mixed(eprocess.log_e(pi, x1, x, one)) >= limit]
+    grid = [float(ratio) for ratio in RATIOS]
+    above = [ratio for ratio in grid if mixed(eprocess.log_e(pi, x1, x, ratio)) >= limit]
     under = [
-        one
-        for one in grid
+        ratio
+        for ratio in grid
         if (
-            mixed(eprocess.log_e(1 - pi, x0, x, 1 / one))
-            if one <= 1
-            else mixed(eprocess.log_e_better(n1, n0, x1, x, one))
+            mixed(eprocess.log_e(1 - pi, x0, x, 1 / ratio))
+            if ratio <= 1
+            else mixed(eprocess.log_e_better(n1, n0, x1, x, ratio))
         )
         >= limit
     ]

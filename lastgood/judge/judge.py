@@ -48,8 +48,8 @@ def first_rollback(evidence: Evidence, policy: Policy, history: History) -> tupl
     trail, _ = follow(cols, policy)
     case = Case(trail, evidence, policy, history)
     over = np.flatnonzero(trail.e[:, 0] >= case.threshold)
-    found = (int(t) for t in over if guards.state(Look(case, int(t), cols.until(int(t)))) is State.ROLL_BACK)
-    return float(trail.e[:, 0].max()), next(found, None)
+    decided = (int(t) for t in over if guards.state(Look(case, int(t), cols.until(int(t)))) is State.ROLL_BACK)
+    return float(trail.e[:, 0].max()), next(decided, None)
 
 
 def _columns(evidence: Evidence, policy: Policy) -> Columns:
@@ -66,14 +66,14 @@ def _nothing(evidence: Evidence, now: datetime) -> Verdict:
 
 
 def _verdict(look: Look) -> Verdict:
-    evidence, found = look.evidence, guards.state(look)
+    evidence, state = look.evidence, guards.state(look)
     missing, vetoes = guards.missing(look), guards.vetoes(look)
     findings = [] if missing else [*say.tests(look), *guards.others(look)]
     figures = {"new": _figures(look, 1), "prior": _figures(look, 0), "windows": look.windows, "trail": _numbers(look)}
     return Verdict(
-        evidence.endpoint, evidence.candidate, evidence.prior, found, missing or say.reason(look, found, findings, vetoes), look.now,
+        evidence.endpoint, evidence.candidate, evidence.prior, state, missing or say.reason(look, state, findings, vetoes), look.now,
         None if missing else look.onset, 1.0 if missing else look.e, tuple(findings), () if missing else tuple(vetoes), figures,
-        say.outlook(look, found),
+        say.outlook(look, state),
     )  # fmt: skip
 
 
@@ -83,19 +83,19 @@ def _figures(look: Look, arm: int) -> dict[str, float | None]:
         return look.figures(arm)
     version = look.evidence.candidate if arm else look.evidence.prior
     until = look.trail.cols.times[look.t]
-    mine = [o for o in windows if o.model_version == version and o.rows > 0 and o.start.timestamp() <= until]
-    return summary(mine)
+    own = [o for o in windows if o.model_version == version and o.rows > 0 and o.start.timestamp() <= until]
+    return summary(own)
 
 
 def _numbers(look: Look) -> dict[str, object]:
     """The trail of numbers behind the verdict, for the audit."""
     streams = {
-        one.name: {
-            "share": one.share, "e": min(float(one.e[look.t, 0]), 1e300),
-            "new": [float(v) for v in one.new[look.t, 0]], "prior": [float(v) for v in one.prior[look.t, 0]],
+        stream.name: {
+            "share": stream.share, "e": min(float(stream.e[look.t, 0]), 1e300),
+            "new": [float(v) for v in stream.new[look.t, 0]], "prior": [float(v) for v in stream.prior[look.t, 0]],
         }
-        for one in look.trail.counted(look.t)
-        if one.new[look.t, 0].any() or one.prior[look.t, 0].any()
+        for stream in look.trail.counted(look.t)
+        if stream.new[look.t, 0].any() or stream.prior[look.t, 0].any()
     }  # fmt: skip
     unit = "request" if look.by_request else "requester"
     quantiles = {

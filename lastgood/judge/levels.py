@@ -17,7 +17,7 @@ class _SoFar:
     """Entries ordered by requester and window: the requests of one metric that are known so far (this entry's `new` ones too), and
     the sum of their buckets."""
 
-    found: Requesters
+    requesters: Requesters
     order: Ints
     new: Ints
     n: Ints
@@ -26,39 +26,41 @@ class _SoFar:
     def at(self, places: Ints, score: Floats) -> tuple[Requesters, Floats]:
         """Entries at those places of the order, by window, with their scores; strata are not told apart."""
         by_window = np.argsort(self.order[places])
-        kept = self.found.take(self.order[places][by_window])
+        kept = self.requesters.take(self.order[places][by_window])
         return replace(kept, g=np.zeros_like(kept.g)), score[by_window]
 
 
-def by_visit(found: Requesters) -> Ints:
+def by_visit(requesters: Requesters) -> Ints:
     """Entries by requester and window; where versions share one, in an order blind to them."""
-    return sorting(found.arm ^ (found.who & 1), found.t, found.who)
+    return sorting(requesters.arm ^ (requesters.who & 1), requesters.t, requesters.who)
 
 
-def so_far(found: Requesters, order: Ints, metric: str) -> _SoFar:
+def so_far(requesters: Requesters, order: Ints, metric: str) -> _SoFar:
     """found: entries by window; order: see by_visit."""
-    known, total = (found.timed, found.latency_sum) if metric == "latency" else (found.paced, found.pace_sum)
-    who, known, total = found.who[order], known[order], total[order]
+    known, total = (
+        (requesters.timed, requesters.latency_sum) if metric == "latency" else (requesters.paced, requesters.pace_sum)
+    )
+    who, known, total = requesters.who[order], known[order], total[order]
     begins = np.concatenate([[True], who[1:] != who[:-1]]) if len(who) else np.zeros(0, bool)
     first, n, s = np.maximum.accumulate(np.where(begins, np.arange(len(who)), 0)), np.cumsum(known), np.cumsum(total)
-    return _SoFar(found, order, known, n - (n - known)[first], s - (s - total)[first])
+    return _SoFar(requesters, order, known, n - (n - known)[first], s - (s - total)[first])
 
 
 def levels(seen: _SoFar, least: int, shift: int) -> tuple[Requesters, Floats]:
     """Each requester once, when `least` of its requests are known: their mean bucket, the new version's lowered by `shift`."""
     full = np.flatnonzero((seen.n >= least) & (seen.n - seen.new < least))
-    return seen.at(full, seen.total[full] / seen.n[full] - shift * seen.found.arm[seen.order[full]])
+    return seen.at(full, seen.total[full] / seen.n[full] - shift * seen.requesters.arm[seen.order[full]])
 
 
 def rises(seen: _SoFar, shift: int) -> tuple[Requesters, Floats]:
     """Every SCORED requests of a requester their mean bucket against that of all its earlier ones (SCORED twice, at least), a change
     and not a habit."""
     full = np.flatnonzero(seen.n // SCORED > (seen.n - seen.new) // SCORED)
-    who, n, total = seen.found.who[seen.order[full]], seen.n[full].astype(float), seen.total[full].astype(float)
+    who, n, total = seen.requesters.who[seen.order[full]], seen.n[full].astype(float), seen.total[full].astype(float)
     later = np.flatnonzero((who[1:] == who[:-1]) & (n[:-1] >= 2 * SCORED)) + 1
     mean = (total[later] - total[later - 1]) / (n[later] - n[later - 1])
     full, rise = full[later], mean - total[later - 1] / n[later - 1]
-    return seen.at(full, rise - shift * seen.found.arm[seen.order[full]])
+    return seen.at(full, rise - shift * seen.requesters.arm[seen.order[full]])
 
 
 def ranks(score: Floats) -> Floats:
@@ -67,7 +69,7 @@ def ranks(score: Floats) -> Floats:
     out = np.full(len(score), 0.5)
     for a in range(FEW, len(score), 4096):
         z = min(a + 4096, len(score))
-        here, one = before[a:z], score[a:z, None]
-        below = (here < one).sum(1) + 0.5 * (here == one).sum(1)
+        here, value = before[a:z], score[a:z, None]
+        below = (here < value).sum(1) + 0.5 * (here == value).sum(1)
         out[a:z] = (below + 0.5) / (np.minimum(np.arange(a, z), LAST) + 1)
     return out

@@ -58,25 +58,25 @@ class Case:
         """
         cols = self.trail.cols
         length = len(cols.times)
-        seen, hoped, log_e = np.zeros((2, length, 2)), np.zeros((2, length)), np.zeros((2, length))
-        came = self.trail.windows[:, 0] > (cols.n[..., 1].sum(1) > 0)  # it came somewhere within its first window
-        for one in self.evidence.planned:
-            if not 0 < one.share < 1:
+        seen, expected, log_e = np.zeros((2, length, 2)), np.zeros((2, length)), np.zeros((2, length))
+        arrived = self.trail.windows[:, 0] > (cols.n[..., 1].sum(1) > 0)  # it came somewhere within its first window
+        for planned in self.evidence.planned:
+            if not 0 < planned.share < 1:
                 continue
-            within = cols.within(one.since, one.until) & came
+            within = cols.within(planned.since, planned.until) & arrived
             for unit, counts in enumerate((cols.n.sum(1) * within[:, None], _first_seen(cols, within))):
                 so_far = np.cumsum(counts, 0)
                 seen[unit] += so_far
-                hoped[unit] += one.share * so_far.sum(1)
-                log_e[unit] += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], one.share)
-        return seen, hoped, log_e
+                expected[unit] += planned.share * so_far.sum(1)
+                log_e[unit] += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], planned.share)
+        return seen, expected, log_e
 
     @cached_property
     def off_plan(self) -> npt.NDArray[np.bool_]:
         """Sample-ratio mismatch [T]: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
         unit = np.where(self.trail.routing[:, 0] == REQUEST, 0, 1), np.arange(len(self.trail.cols.times))
-        seen, hoped, log_e = (part[unit] for part in self.planned)
-        odds = (seen[:, 1] + 0.5) / (seen[:, 0] + 0.5) * (seen.sum(1) - hoped + 0.5) / (hoped + 0.5)
+        seen, expected, log_e = (part[unit] for part in self.planned)
+        odds = (seen[:, 1] + 0.5) / (seen[:, 0] + 0.5) * (seen.sum(1) - expected + 0.5) / (expected + 0.5)
         return np.asarray((log_e >= math.log(SPLIT_E)) & (np.abs(np.log(odds)) > math.log(SPLIT_ODDS)))
 
     @cached_property
@@ -89,8 +89,8 @@ class Case:
     @cached_property
     def page_only(self) -> npt.NDArray[np.bool_]:
         """Counting by requester, what only requests can say (tokens, first token, answers, scores) may page, never roll back [T]."""
-        trail, aside = self.trail, {one.metric for one in self.trail.sticky}
-        most = [one.share * one.e[:, 0] for one in trail.streams if one.metric not in aside]
+        trail, aside = self.trail, {stream.metric for stream in self.trail.sticky}
+        most = [stream.share * stream.e[:, 0] for stream in trail.streams if stream.metric not in aside]
         strong = np.max(most, 0) >= self.policy.rollback_e if most else np.zeros(len(trail.cols.times), bool)
         return np.asarray((trail.routing[:, 0] != REQUEST) & strong)
 
@@ -159,8 +159,8 @@ class Look:
     @cached_property
     def lead(self) -> Stream | None:
         """The stream with the strongest evidence."""
-        streams = [one for one in self.trail.counted(self.t) if one.share > 0]
-        return max(streams, key=lambda one: one.share * float(one.e[self.t, 0]), default=None)
+        streams = [stream for stream in self.trail.counted(self.t) if stream.share > 0]
+        return max(streams, key=lambda stream: stream.share * float(stream.e[self.t, 0]), default=None)
 
     @cached_property
     def onset(self) -> datetime | None:
@@ -179,9 +179,9 @@ class Look:
         """Figures of one version from the columns, by the names of metrics.CATALOGUE (those the columns can tell)."""
         cols, upto = self.trail.cols, slice(0, self.t + 1)
         n, failed, answers, bad = (float(v[upto, :, arm].sum()) for v in (cols.n, cols.failed, cols.answers, cols.bad))
-        found: dict[str, float | None] = {"requests": n, "error_rate": failed / n if n else None}
-        found |= {f"p{q * 100:.0f}_ms": (self.quantile("latency", arm, q) or [None])[0] for q in (0.5, 0.95, 0.99)}
-        return found | {
+        figures: dict[str, float | None] = {"requests": n, "error_rate": failed / n if n else None}
+        figures |= {f"p{q * 100:.0f}_ms": (self.quantile("latency", arm, q) or [None])[0] for q in (0.5, 0.95, 0.99)}
+        return figures | {
             "ttft_p95_ms": (self.quantile("ttft", arm, 0.95) or [None])[0],
             "bad_answers": bad / answers if answers else None,
         }
@@ -199,34 +199,34 @@ class Look:
 
     def _ranked(self, name: str, arm: int, since: float) -> tuple[Ints, Floats]:
         """Buckets in order, and how much is in or below each; kept, for several quantiles are asked of one histogram."""
-        found, key = self.trail.cols.histograms.get(name), (name, arm, since)
-        if found is None:
+        histogram, key = self.trail.cols.histograms.get(name), (name, arm, since)
+        if histogram is None:
             return np.zeros(0, np.int64), np.zeros(0)
         if key not in self.ranks:
-            i = int(np.searchsorted(found.t, np.searchsorted(self.trail.cols.times, since)))
-            j = int(np.searchsorted(found.t, self.t, "right"))
-            use = np.flatnonzero(found.arm[i:j] == arm) + i
-            low = int(found.bucket[use].min()) if len(use) else 0
-            weight = np.bincount(found.bucket[use] - low, found.weight[use])
-            there = np.flatnonzero(weight)
-            self.ranks[key] = (there + low, np.cumsum(weight[there]))
+            i = int(np.searchsorted(histogram.t, np.searchsorted(self.trail.cols.times, since)))
+            j = int(np.searchsorted(histogram.t, self.t, "right"))
+            use = np.flatnonzero(histogram.arm[i:j] == arm) + i
+            low = int(histogram.bucket[use].min()) if len(use) else 0
+            weight = np.bincount(histogram.bucket[use] - low, histogram.weight[use])
+            present = np.flatnonzero(weight)
+            self.ranks[key] = (present + low, np.cumsum(weight[present]))
         return self.ranks[key]
 
 
 def _first_seen(cols: Columns, within: npt.NDArray[np.bool_]) -> Floats:
     """(prior, new) requesters by the window in which each was first seen, of the windows `within` [T, 2]."""
-    found, counted = cols.requesters, np.zeros((len(cols.times), 2))
+    requesters, counted = cols.requesters, np.zeros((len(cols.times), 2))
     for arm in (0, 1):
-        use = (found.arm == arm) & (found.n > 0) & within[found.t]
-        _, first = np.unique(found.who[use], return_index=True)
-        np.add.at(counted, (found.t[use][first], arm), 1)
+        use = (requesters.arm == arm) & (requesters.n > 0) & within[requesters.t]
+        _, first = np.unique(requesters.who[use], return_index=True)
+        np.add.at(counted, (requesters.t[use][first], arm), 1)
     return counted
 
 
 def expected_rate(base: Mapping[int, tuple[float, float]], times: Floats) -> Floats:
     """Failure rate per window from the hour of the week, shrunk towards the overall rate with PSEUDO requests."""
     table = dict(base)
-    whole = [sum(one[i] for one in table.values()) for i in (0, 1)]
+    whole = [sum(counts[i] for counts in table.values()) for i in (0, 1)]
     overall = (whole[1] + 1) / (whole[0] + 100)
     hours = ((times // 3600 - 4 * 24) % 168).astype(int)
     rates = {h: (x + PSEUDO * overall) / (n + PSEUDO) for h, (n, x) in table.items()}
@@ -235,7 +235,7 @@ def expected_rate(base: Mapping[int, tuple[float, float]], times: Floats) -> Flo
 
 def dispersion(base: Mapping[int, tuple[float, float]]) -> float:
     """phi >= 1 of the hourly failure counts around the overall rate."""
-    rows = np.array([one for one in base.values() if one[0] > 0], float)
+    rows = np.array([counts for counts in base.values() if counts[0] > 0], float)
     if len(rows) < 12:
         return 1.0
     rate = rows[:, 1].sum() / rows[:, 0].sum()

@@ -56,7 +56,7 @@ def difference(pairs: Sequence[tuple[Mean, Mean]]) -> tuple[float, float, float]
     weights = [a.n * b.n / (a.n + b.n) for a, b in pairs]
     if not sum(weights):
         return None
-    shares = [one / sum(weights) for one in weights]
+    shares = [weight / sum(weights) for weight in weights]
     middle = sum(c * (a.mean - b.mean) for c, (a, b) in zip(shares, pairs, strict=True))
     down = sum(
         c * c * ((a.mean - a.low) ** 2 + (b.high - b.mean) ** 2) for c, (a, b) in zip(shares, pairs, strict=True)
@@ -66,59 +66,59 @@ def difference(pairs: Sequence[tuple[Mean, Mean]]) -> tuple[float, float, float]
 
 
 def _total(counts: Sequence[Counts], name: str) -> Mean | None:
-    n, total = (sum(one.quality.get(key, 0.0) for one in counts) for key in (f"{name}_n", name))
-    squares = sum(one.quality.get(f"{name}_sq", 0.0) for one in counts) if name in SPREAD else None
+    n, total = (sum(window.quality.get(key, 0.0) for window in counts) for key in (f"{name}_n", name))
+    squares = sum(window.quality.get(f"{name}_sq", 0.0) for window in counts) if name in SPREAD else None
     return interval(n, total, squares)
 
 
 def labelled(counts: Sequence[Counts]) -> float | None:
     """Share of the answered requests that have a label; None where none was answered."""
-    answered = sum(one.rows * (1 - one.failed / one.requests) for one in counts if one.requests)
-    return sum(one.quality.get("labelled", 0.0) for one in counts) / answered if answered else None
+    answered = sum(window.rows * (1 - window.failed / window.requests) for window in counts if window.requests)
+    return sum(window.quality.get("labelled", 0.0) for window in counts) / answered if answered else None
 
 
 def compare(new: Sequence[Counts], prior: Sequence[Counts]) -> list[dict[str, Any]]:
     """Per outcome that the new version has: its mean, the prior version's, and their difference on strata that both served.
     `verdict`: better or worse where the difference's interval leaves 0 out, else None.
     """
-    found = []
+    outcomes = []
     for name in OUTCOMES:
-        mine = _total(new, name)
-        if mine is None:
+        ours = _total(new, name)
+        if ours is None:
             continue
         theirs = _total(prior, name)
-        strata = {one.stratum for one in new} & {one.stratum for one in prior}
+        strata = {window.stratum for window in new} & {window.stratum for window in prior}
         sides = [
-            [_total([one for one in side if one.stratum == which], name) for side in (new, prior)]
+            [_total([window for window in side if window.stratum == which], name) for side in (new, prior)]
             for which in sorted(strata)
         ]
         apart = difference([(a, b) for a, b in sides if a and b])
         higher = None if apart is None or apart[1] <= 0 <= apart[2] else apart[1] > 0
         better = None if higher is None else higher != (name in LOWER_IS_BETTER)
-        found.append({
-            "outcome": name, "new": asdict(mine), "prior": asdict(theirs) if theirs else None,
+        outcomes.append({
+            "outcome": name, "new": asdict(ours), "prior": asdict(theirs) if theirs else None,
             "difference": dict(zip(("mean", "low", "high"), apart, strict=True)) if apart else None,
             "verdict": None if better is None else "better" if better else "worse",
         })  # fmt: skip
-    return found
+    return outcomes
 
 
 def report(counts: Sequence[Counts], new: str, prior: str | None) -> dict[str, Any]:
     """`compare` of two versions: the prior version while the new one served, or before where it served no longer or has no outcome then;
     beside it the share of each version's answered requests that has a label, for labels come late.
     """
-    mine = [one for one in counts if one.model_version == new]
-    theirs = [one for one in counts if one.model_version == prior]
-    began = min((one.start for one in mine), default=None)
-    beside = [one for one in theirs if began is not None and one.start >= began]
+    ours = [window for window in counts if window.model_version == new]
+    theirs = [window for window in counts if window.model_version == prior]
+    began = min((window.start for window in ours), default=None)
+    beside = [window for window in theirs if began is not None and window.start >= began]
     same = any(_total(beside, name) for name in OUTCOMES)
     theirs = beside if same else theirs
-    shares: Mapping[str, float | None] = {"new": labelled(mine), "prior": labelled(theirs)}
+    shares: Mapping[str, float | None] = {"new": labelled(ours), "prior": labelled(theirs)}
     when = "the same time" if same else "before"
     return {
         "new": new,
         "prior": prior,
         "prior_seen": when if theirs else None,
         "labelled": shares,
-        "outcomes": compare(mine, theirs),
+        "outcomes": compare(ours, theirs),
     }

@@ -59,8 +59,8 @@ class Records:
 def buckets(values: Floats) -> Ints:
     """windows.bucket of each value, what never ended in the last; ZERO where unknown or not above 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.minimum(np.floor(np.log(values) / np.log(GROWTH)), HIGHEST)
-    return np.where(np.isfinite(found), found, ZERO).astype(np.int64)
+        index = np.minimum(np.floor(np.log(values) / np.log(GROWTH)), HIGHEST)
+    return np.where(np.isfinite(index), index, ZERO).astype(np.int64)
 
 
 def pace(records: Records) -> Floats:
@@ -76,8 +76,8 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
         np.isnan(records.tokens_in), len(SIZE_EDGES) + 1, np.searchsorted(SIZE_EDGES, records.tokens_in, "right")
     )
     starts, t = np.unique(np.floor(records.at / width), return_inverse=True)
-    found, group = np.unique(records.scope * len(SIZES) + sizes, return_inverse=True)
-    names = [f"{records.scopes[i // len(SIZES)]}/{SIZES[i % len(SIZES)]}" for i in found]
+    codes, group = np.unique(records.scope * len(SIZES) + sizes, return_inverse=True)
+    names = [f"{records.scopes[i // len(SIZES)]}/{SIZES[i % len(SIZES)]}" for i in codes]
     order = np.argsort(np.array(names)) if names else np.zeros(0, np.int64)
     g = np.argsort(order)[group] if names else group
     strata = tuple(names[i] for i in order) or ("?/?",)
@@ -89,7 +89,7 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
 
     bad = records.code >= 0
     kinds = (
-        np.array([family(one) for one in records.codes] or [0])[records.code] if len(records.codes) else records.code
+        np.array([family(code) for code in records.codes] or [0])[records.code] if len(records.codes) else records.code
     )
     families = np.stack([count(bad & (kinds == k)) for k in range(len(FAMILIES))], -1)
     age = records.feature_age_ms
@@ -97,14 +97,14 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
     values = {
         "latency": records.latency_ms, "pace": pace(records), "ttft": records.ttft_ms, "length": records.tokens_out,
     }  # fmt: skip
-    marks = {name: buckets(one) for name, one in values.items() if not np.isnan(one).all()}
-    histograms = {name: _entries(t, g, records.arm, one, values[name]) for name, one in marks.items()}
+    marks = {name: buckets(series) for name, series in values.items() if not np.isnan(series).all()}
+    histograms = {name: _entries(t, g, records.arm, series_marks, values[name]) for name, series_marks in marks.items()}
     scope, sized = groups(strata)
     nothing = np.zeros(shape)
     return Columns(
         starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), count(bad), families,
         nothing, nothing, stale, histograms, _requesters(records, t, g, bad, marks),
-        {name: _sums(t, records.arm, one, len(starts)) for name, one in sorted(records.values.items())},
+        {name: _sums(t, records.arm, series, len(starts)) for name, series in sorted(records.values.items())},
     )  # fmt: skip
 
 
@@ -128,16 +128,16 @@ def _requesters(
     first = order[starts]
     unknown = np.full(len(known), ZERO)
     marks = [buckets[name][known] if name in buckets else unknown for name in ("latency", "pace")]
-    there = [(one != ZERO).astype(np.int64) for one in marks]
+    has_value = [(mark != ZERO).astype(np.int64) for mark in marks]
     adds = [np.ones(len(known), np.int64), bad[known].astype(np.int64)]
-    adds += [part for one, has in zip(marks, there, strict=True) for part in (has, one * has)]
-    sums = [np.add.reduceat(one, starts) for one in adds]
-    worst = [np.maximum.reduceat(one, starts) for one in marks]
+    adds += [part for mark, has in zip(marks, has_value, strict=True) for part in (has, mark * has)]
+    sums = [np.add.reduceat(addend, starts) for addend in adds]
+    worst = [np.maximum.reduceat(mark, starts) for mark in marks]
     return Requesters(t[first], g[first], arm[first], who[first], *sums[:2], *worst, *sums[2:])
 
 
 def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:
     known = ~np.isnan(values)
     cell, v = t[known] * 2 + arm[known], np.clip(values[known], 0.0, 1.0)
-    parts = [tally(cell, one, 2 * length).reshape(length, 1, 2) for one in (np.ones(len(v)), v, v * v)]
+    parts = [tally(cell, power, 2 * length).reshape(length, 1, 2) for power in (np.ones(len(v)), v, v * v)]
     return np.stack(parts, -1)

@@ -44,17 +44,17 @@ def mixing(cols: Columns, pi: Floats) -> tuple[Floats, Floats]:
     again = np.flatnonzero((who[1:] == who[:-1]) & (series[1:] == series[:-1])) + 1
     cell, size = t[again] * cols.many + series[again], len(cols.times) * cols.many
     seen = tally(cell[arm[again] != arm[again - 1]], None, size).reshape(-1, cols.many)
-    hoped = tally(cell, None, size).reshape(-1, cols.many) * 2 * pi * (1 - pi)
-    return np.cumsum(seen, 0), np.cumsum(hoped, 0)
+    expected = tally(cell, None, size).reshape(-1, cols.many) * 2 * pi * (1 - pi)
+    return np.cumsum(seen, 0), np.cumsum(expected, 0)
 
 
 def _visits(cols: Columns) -> tuple[Ints, Ints, Ints, Ints]:
     """(window, version, requester, comparison), each once, by comparison and requester: a window's strata are not visits of their own."""
-    found = cols.requesters
-    kept = np.flatnonzero(found.n > 0)
-    facts = found.t[kept], found.arm[kept], found.who[kept], cols.series[found.g[kept]]
+    requesters = cols.requesters
+    kept = np.flatnonzero(requesters.n > 0)
+    facts = requesters.t[kept], requesters.arm[kept], requesters.who[kept], cols.series[requesters.g[kept]]
     order = sorting(facts[1], facts[0], *facts[2:])
-    t, arm, who, series = (one[order] for one in facts)
+    t, arm, who, series = (fact[order] for fact in facts)
     other = np.ones(len(t), bool)
     other[1:] = (t[1:] != t[:-1]) | (arm[1:] != arm[:-1]) | (who[1:] != who[:-1]) | (series[1:] != series[:-1])
     return t[other], arm[other], who[other], series[other]
@@ -68,7 +68,7 @@ class _Test:
     metric: str
     share: float
     r0: float
-    found: Requesters
+    requesters: Requesters
     bad: npt.NDArray[np.bool_]
     moved: npt.NDArray[np.bool_]
     strength: Floats | None = None
@@ -76,26 +76,32 @@ class _Test:
     @cached_property
     def first(self) -> tuple[Ints, Ints]:
         """See first_bad, over the whole time."""
-        return first_bad(self.found, self.bad)
+        return first_bad(self.requesters, self.bad)
 
 
 def _tests(cols: Columns, policy: Policy, blocks: dict[str, Blocks]) -> list[_Test]:
-    found, moved = cols.requesters, changed(cols.requesters)
-    begin = found.take(found.t == found.t.min()) if len(found.t) else found
-    there = {"errors": True, "latency": bool(begin.timed.any()), "pace": bool(begin.paced.any())}
-    usable = {name: policy.weights.get(name, 0.0) * has for name, has in there.items()}
+    requesters, moved = cols.requesters, changed(cols.requesters)
+    begin = requesters.take(requesters.t == requesters.t.min()) if len(requesters.t) else requesters
+    present = {"errors": True, "latency": bool(begin.timed.any()), "pace": bool(begin.paced.any())}
+    usable = {name: policy.weights.get(name, 0.0) * has for name, has in present.items()}
     usable = {name: weight / (sum(usable.values()) or 1.0) for name, weight in usable.items()}
-    made = [_Test("errors", "errors", usable["errors"], policy.error_tolerance, found, found.failed > 0, moved)]
-    shift, order, cell = shift_buckets(policy.latency_tolerance), by_visit(found), found.t * cols.n.shape[1] + found.g
-    for metric, worst in (("latency", found.slow), ("pace", found.pace)):
+    made = [
+        _Test("errors", "errors", usable["errors"], policy.error_tolerance, requesters, requesters.failed > 0, moved)
+    ]
+    shift, order, cell = (
+        shift_buckets(policy.latency_tolerance),
+        by_visit(requesters),
+        requesters.t * cols.n.shape[1] + requesters.g,
+    )
+    for metric, worst in (("latency", requesters.slow), ("pace", requesters.pace)):
         weight, limits = usable[metric], blocks[metric].thresholds
-        if limits is None or not there[metric]:
+        if limits is None or not present[metric]:
             continue
-        value = worst - shift * found.arm
+        value = worst - shift * requesters.arm
         for k, (name, share) in enumerate(quantile_shares(metric, weight * QUANTILE_PART, QUANTILE_SHARES).items()):
             bad = (worst != ZERO) & (value > np.ascontiguousarray(limits[..., k]).ravel()[cell])
-            made.append(_Test(name, metric, share, 1.0, found, bad, moved))
-        seen = so_far(found, order, metric)
+            made.append(_Test(name, metric, share, 1.0, requesters, bad, moved))
+        seen = so_far(requesters, order, metric)
         for least, part in LEVELS.items():
             once, level = levels(seen, least, shift)
             strength = np.clip(ndtri(ranks(level)), -FAR, FAR)
@@ -112,17 +118,17 @@ def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple
     """The tests over windows a..z, every requester counting from window a on: M and onset [z - a, tests]."""
     logs = np.zeros((z - a, len(tests), len(eprocess.WORSE)))
     sets: dict[int, tuple[Ints, Ints, Ints]] = {}
-    for k, one in enumerate(tests):
-        i, j = (int(v) for v in np.searchsorted(one.found.t, [a, z]))
-        here, same = one.found.between(i, j, a), id(one.found)  # most tests look at the same requesters
+    for k, test in enumerate(tests):
+        i, j = (int(v) for v in np.searchsorted(test.requesters.t, [a, z]))
+        here, same = test.requesters.between(i, j, a), id(test.requesters)  # most tests look at the same requesters
         sets[same] = sets[same] if same in sets else cohorts(here, cols.width)
-        first = one.first if j - i == len(one.bad) else first_bad(here, one.bad[i:j])
-        t, entry, pi = draws(here, first, one.moved[i:j], sets[same])
+        first = test.first if j - i == len(test.bad) else first_bad(here, test.bad[i:j])
+        t, entry, pi = draws(here, first, test.moved[i:j], sets[same])
         use = np.flatnonzero((pi > 0) & (pi < 1) & (t < z - a))
         new, omega = here.arm[entry[use]].astype(float), eprocess.WORSE
-        if one.strength is not None:
-            omega = omega ** one.strength[i + entry[use], None]
-        logs[:, k] = eta * _at(t[use], eprocess.log_e(pi[use], new, np.ones(len(use)), one.r0, omega), z - a)
+        if test.strength is not None:
+            omega = omega ** test.strength[i + entry[use], None]
+        logs[:, k] = eta * _at(t[use], eprocess.log_e(pi[use], new, np.ones(len(use)), test.r0, omega), z - a)
     minutes = (cols.times[a:z] + cols.width - cols.times[a]) / 60
     parts = []
     for these, weights in ((logs[:, :1], FAILING_WEIGHTS), (logs[:, 1:], SLOWER_WEIGHTS)):
@@ -131,11 +137,11 @@ def _run(tests: list[_Test], cols: Columns, eta: float, a: int, z: int) -> tuple
     return e, onset + (cols.times[a] - cols.times[0]) / 60
 
 
-def _seen(one: _Test, length: int) -> Floats:
+def _seen(test: _Test, length: int) -> Floats:
     """(visits of requesters at risk, first bad events) so far, prior and new [length, 2 arms, 2]."""
-    chosen, until = one.first
-    at_risk = one.found.t <= until[one.found.who]
-    cells = [one.found.t[entry] * 2 + one.found.arm[entry] for entry in (at_risk, chosen)]
+    chosen, until = test.first
+    at_risk = test.requesters.t <= until[test.requesters.who]
+    cells = [test.requesters.t[entry] * 2 + test.requesters.arm[entry] for entry in (at_risk, chosen)]
     return np.cumsum(np.stack([tally(cell, None, 2 * length).reshape(-1, 2) for cell in cells], -1), 0)
 
 
@@ -161,7 +167,7 @@ def by_requester(
     tests = _tests(cols, policy, blocks)
     e, onset = _run(tests, cols, policy.tempering, 0, last)
     renewed = np.array(
-        [k for k, one in enumerate(tests) if one.strength is None]
+        [k for k, test in enumerate(tests) if test.strength is None]
     )  # a requester has a first level but once
     e[:, renewed] *= WHOLE
     for j, begin in enumerate(np.arange(cols.times[0] + EPOCH_S, cols.times[last - 1], EPOCH_S)):
@@ -175,15 +181,15 @@ def by_requester(
     rest = ((0, length - last), (0, 0))
     e, onset = np.pad(e, rest), np.pad(onset, rest)
     made = []
-    for k, one in enumerate(tests):
-        seen = _seen(one, length)
-        made.append(Stream(one.name, one.metric, one.share, e[:, [k]], onset[:, [k]], seen[:, [1]], seen[:, [0]]))
+    for k, test in enumerate(tests):
+        seen = _seen(test, length)
+        made.append(Stream(test.name, test.metric, test.share, e[:, [k]], onset[:, [k]], seen[:, [1]], seen[:, [0]]))
     return made
 
 
 def largest(streams: list[Stream], shape: tuple[int, int]) -> Floats:
     """E [T, S] counting by requester: the largest share x M."""
     e = np.zeros(shape)
-    for one in streams:
-        e = np.maximum(e, one.share * one.e)
+    for stream in streams:
+        e = np.maximum(e, stream.share * stream.e)
     return e

@@ -17,7 +17,7 @@ _TIMES = {"latency": ("p95", "latency"), "pace": ("p95 per token", "pace"), "ttf
 
 def tests(look: Look) -> list[Finding]:
     """One finding per compared metric that has data, with the evidence of its streams together."""
-    found = []
+    findings = []
     for metric in COMPARED:
         streams = [o for o in look.trail.counted(look.t) if o.metric == metric and o.share > 0]
         streams = [o for o in streams if o.new[look.t, 0, 0] and o.prior[look.t, 0, 0]]
@@ -26,8 +26,8 @@ def tests(look: Look) -> list[Finding]:
             top = max(streams, key=lambda o: o.share * float(o.e[look.t, 0]))
             weigh = sum if look.by_request else max
             e = weigh([o.share * float(o.e[look.t, 0]) for o in streams]) / whole
-            found.append(_finding(look, metric, top, min(e, 1e300)))
-    return found
+            findings.append(_finding(look, metric, top, min(e, 1e300)))
+    return findings
 
 
 def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
@@ -36,8 +36,10 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
     (n1, x1), (n0, x0) = ((float(v[0]), float(v[1])) for v in (stream.new[look.t, 0], stream.prior[look.t, 0]))
     if metric == "scores":
         means = x1 / n1, x0 / n0
-        said = f"{new} scores {means[0]:.2f} on {stream.name.removeprefix('scores ')} against {means[1]:.2f} of {old}"
-        return Finding(metric, said, e, None, None, None, float(means[0]), float(means[1]))
+        sentence = (
+            f"{new} scores {means[0]:.2f} on {stream.name.removeprefix('scores ')} against {means[1]:.2f} of {old}"
+        )
+        return Finding(metric, sentence, e, None, None, None, float(means[0]), float(means[1]))
     ratio, low, high = intervals.ratio_interval(n1, n0, x1, x0)
     if lead and e >= look.policy.watch_e and look.by_request:
         ratio, low, high, rates = _since_onset(look, stream)
@@ -46,18 +48,18 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
     if metric in _TIMES:
         label, name = _TIMES[metric]
         began = look.onset.timestamp() if lead and look.onset else -math.inf
-        mine, theirs = (look.quantile(name, arm, 0.95, began) or (0.0, 0.0, 0.0) for arm in (1, 0))
-        said = f"{new} has {label} {_ms(mine[0])} (between {_ms(mine[1])} and {_ms(mine[2])}) against {_ms(theirs[0])} of {old}"
+        ours, theirs = (look.quantile(name, arm, 0.95, began) or (0.0, 0.0, 0.0) for arm in (1, 0))
+        sentence = f"{new} has {label} {_ms(ours[0])} (between {_ms(ours[1])} and {_ms(ours[2])}) against {_ms(theirs[0])} of {old}"
     elif metric == "length":
         values = [(look.quantile("length", arm, 0.5) or [0.0])[0] for arm in (1, 0)]
-        said = f"{new} answers with {values[0]:.0f} tokens (median) against {values[1]:.0f} of {old}"
+        sentence = f"{new} answers with {values[0]:.0f} tokens (median) against {values[1]:.0f} of {old}"
     else:
         times = f"{ratio:.1f} times as often as {old}" if ratio is not None else f"more often than {old}"
         between = f" (between {low:.1f} and {high:.1f})" if ratio and low is not None and high is not None else ""
         kind = stream.name.removeprefix("errors").strip()
         verb = f"fails with {kind}" if kind and metric == "errors" else _VERBS[metric]
-        said = f"{new} {verb} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
-    return Finding(metric, said, e, ratio, low, high, float(rates[0]), float(rates[1]))
+        sentence = f"{new} {verb} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
+    return Finding(metric, sentence, e, ratio, low, high, float(rates[0]), float(rates[1]))
 
 
 def _ms(value: float) -> str:
@@ -71,7 +73,7 @@ def _since_onset(look: Look, stream: Stream) -> tuple[float | None, float | None
     before = [side[a - 1, 0] if a else np.zeros(2) for side in (stream.new, stream.prior)]
     (n1, x1), (n0, x0) = stream.new[look.t, 0] - before[0], stream.prior[look.t, 0] - before[1]
     ratio, low, high = intervals.ratio_interval(n1, n0, x1, x0)
-    names = [one.name for one in look.trail.streams if one.metric == stream.metric]
+    names = [sibling.name for sibling in look.trail.streams if sibling.metric == stream.metric]
     blocks = look.trail.blocks.get(stream.metric)
     if blocks is not None and stream.name in names:
         k = min(names.index(stream.name), blocks.x.shape[-1] - 1)
@@ -86,21 +88,21 @@ def reason(look: Look, state: State, findings: Sequence[Finding], vetoes: Sequen
     requests = look.served[0]
     if state is State.HEALTHY:
         return f"version {evidence.candidate} is no worse than {evidence.prior} after {requests:.0f} requests"
-    compared = [one for one in findings if one.metric in COMPARED]
+    compared = [finding for finding in findings if finding.metric in COMPARED]
     first = None
     if look.e >= look.policy.watch_e and look.lead is not None:
-        first = next((one for one in compared if one.metric == look.lead.metric), None)
-    first = first or next((one for one in findings if one.metric not in COMPARED), None)
+        first = next((finding for finding in compared if finding.metric == look.lead.metric), None)
+    first = first or next((finding for finding in findings if finding.metric not in COMPARED), None)
     if first is None and state in (State.WATCH, State.PAGE):
-        first = max(compared, key=lambda one: one.e_value or 0.0, default=None)
+        first = max(compared, key=lambda finding: finding.e_value or 0.0, default=None)
     if state is State.INCONCLUSIVE or first is None:
         against = f" against {evidence.prior}" if evidence.prior else ", and no prior version to compare with"
         return f"not enough evidence yet: {requests:.0f} requests of version {evidence.candidate}{against}"
-    said = first.sentence
+    sentence = first.sentence
     if first.metric in COMPARED:
-        said += f", since {look.onset:%H:%M:%S}" if look.onset else ""
-        said += f"; {chance(look.e)} is the chance of this much evidence from a healthy version"
-    return said + (f"; no rollback: {vetoes[0]}" if vetoes and look.e >= look.policy.page_e else "")
+        sentence += f", since {look.onset:%H:%M:%S}" if look.onset else ""
+        sentence += f"; {chance(look.e)} is the chance of this much evidence from a healthy version"
+    return sentence + (f"; no rollback: {vetoes[0]}" if vetoes and look.e >= look.policy.page_e else "")
 
 
 def chance(e: float) -> str:

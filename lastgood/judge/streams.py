@@ -141,16 +141,16 @@ def _quantiles(pools: Floats) -> Ints:
     return np.asarray(at - tied)
 
 
-def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
+def slow(entries: Entries, cols: Columns, tolerance: float, carry: Carry, name: str, flip: bool = False) -> Blocks:
     """Requests above the label-blind pooled quantiles, the new version's values shifted down by the tolerance (`flip`: below, up).
 
     After the shift the null is "no slower than": a bad-rate ratio of 1 at every threshold.
     """
-    if not len(found.t) and name not in carry.pools:
+    if not len(entries.t) and name not in carry.pools:
         empty = np.zeros((len(cols.times), len(cols.strata), 2, len(QUANTILES)))
         return Blocks(empty[..., 0], empty)
     sign = -1 if flip else 1
-    value = sign * found.bucket - shift_buckets(tolerance) * found.arm
+    value = sign * entries.bucket - shift_buckets(tolerance) * entries.arm
     length, count = len(cols.times), len(cols.strata)
     low, high = (int(value.min()), int(value.max())) if len(value) else (0, 0)
     was, pool, size = carry.pools.get(name, (low, np.zeros((count, 0)), np.zeros(count)))
@@ -159,19 +159,19 @@ def slow(found: Entries, cols: Columns, tolerance: float, carry: Carry, name: st
     thresholds = np.zeros((length, count, len(QUANTILES)))
     for a in range(0, length, CHUNK):
         z = min(a + CHUNK, length)
-        i, j = np.searchsorted(found.t, [a, z])
-        cell = ((found.t[i:j] - a) * count + found.g[i:j]) * (high + 1 - low) + value[i:j] - low
-        whole = tally(cell, found.weight[i:j], (z - a) * count * (high + 1 - low))
+        i, j = np.searchsorted(entries.t, [a, z])
+        cell = ((entries.t[i:j] - a) * count + entries.g[i:j]) * (high + 1 - low) + value[i:j] - low
+        whole = tally(cell, entries.weight[i:j], (z - a) * count * (high + 1 - low))
         pool, size, pools = pooled(pool, size, whole.reshape(z - a, count, high + 1 - low), POOL)
         thresholds[a:z] = low + _quantiles(pools.reshape((z - a) * count, -1)).reshape(z - a, count, -1)
     carry.pools[name] = (low, pool, size)
-    row, shape = found.t * count + found.g, (length, count, 2)
-    where = row * 2 + found.arm
-    n = tally(where, found.weight, math.prod(shape)).reshape(shape)
+    row, shape = entries.t * count + entries.g, (length, count, 2)
+    where = row * 2 + entries.arm
+    n = tally(where, entries.weight, math.prod(shape)).reshape(shape)
     x = np.empty((*shape, len(QUANTILES)))
     for k in range(len(QUANTILES)):
         over = np.flatnonzero(value > np.ascontiguousarray(thresholds[..., k]).ravel()[row])
-        x[..., k] = tally(where[over], found.weight[over], math.prod(shape)).reshape(shape)
+        x[..., k] = tally(where[over], entries.weight[over], math.prod(shape)).reshape(shape)
     return Blocks(n, x, thresholds)
 
 
@@ -182,15 +182,15 @@ def failures(cols: Columns) -> Blocks:
     pooled: a stratum that only failures can enter would hide them.
     """
     n, x = cols.n.copy(), np.concatenate([cols.failed[..., None], cols.families], -1)
-    for one in np.unique(cols.scope):
-        mine = np.flatnonzero(cols.scope == one)
-        unknown = mine[~cols.sized[mine]]
-        if not len(unknown) or len(mine) == 1:
+    for scope in np.unique(cols.scope):
+        cells = np.flatnonzero(cols.scope == scope)
+        unknown = cells[~cols.sized[cells]]
+        if not len(unknown) or len(cells) == 1:
             continue
         lost = cols.failed[:, unknown].sum((1, 2)) > 0
         for counts in (n, x):
-            whole = counts[:, mine].sum(1)
-            counts[np.ix_(lost, mine)] = 0.0
+            whole = counts[:, cells].sum(1)
+            counts[np.ix_(lost, cells)] = 0.0
             counts[lost, unknown[0]] = whole[lost]
     return Blocks(n, x)
 
@@ -235,19 +235,19 @@ def by_request(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream
         "latency": policy.latency_tolerance, "pace": policy.latency_tolerance, "ttft": policy.latency_tolerance,
         "length": policy.length_tolerance,
     }  # fmt: skip
-    found = {name: cols.histograms.get(name) or no_entries() for name in tolerance}
+    histograms = {name: cols.histograms.get(name) or no_entries() for name in tolerance}
     for name, limit in tolerance.items():
-        blocks[name] = slow(found[name], cols, limit, carry, name)
-    blocks["shorter"] = slow(found["length"], cols, policy.length_tolerance, carry, "shorter", flip=True)
+        blocks[name] = slow(histograms[name], cols, limit, carry, name)
+    blocks["shorter"] = slow(histograms["length"], cols, policy.length_tolerance, carry, "shorter", flip=True)
     made: list[Stream] = []
-    for name, one in blocks.items():
+    for name, block in blocks.items():
         metric = "length" if name == "shorter" else name
         weight = weights.get(metric, 0.0) * (0.5 if metric == "length" else 1.0)
         r0 = {"errors": policy.error_tolerance, "quality": policy.quality_tolerance}.get(name, 1.0)
         shares = {"errors": error_shares(weight), "quality": {"quality": weight}}.get(
             name, quantile_shares(name, weight)
         )
-        made += fold(name, metric, shares, one, r0, cols, carry, minutes, eta)
+        made += fold(name, metric, shares, block, r0, cols, carry, minutes, eta)
     return made + _scores(cols, policy, carry, minutes), blocks
 
 
@@ -255,13 +255,13 @@ def _weights(cols: Columns, policy: Policy, carry: Carry) -> Mapping[str, float]
     """Share of the budget by metric: one that the very first window says nothing of keeps ABSENT of its weight, and the others get
     the rest. What there is to see does not depend on versions, so this is as fair as fixed weights."""
     if carry.weights is None and len(cols.times):
-        there = {name for name, one in cols.histograms.items() if (one.t == 0).any()} | {"errors"}
-        there |= {"quality"} if cols.answers[0].any() else set()
-        there |= {"scores"} if any(one[0].any() for one in cols.scores.values()) else set()
-        kept = {name: weight * (1.0 if name in there else ABSENT) for name, weight in policy.weights.items()}
-        seen = math.fsum(weight for name, weight in kept.items() if name in there)
+        present = {name for name, histogram in cols.histograms.items() if (histogram.t == 0).any()} | {"errors"}
+        present |= {"quality"} if cols.answers[0].any() else set()
+        present |= {"scores"} if any(score[0].any() for score in cols.scores.values()) else set()
+        kept = {name: weight * (1.0 if name in present else ABSENT) for name, weight in policy.weights.items()}
+        seen = math.fsum(weight for name, weight in kept.items() if name in present)
         more = 1 + (math.fsum(policy.weights.values()) - math.fsum(kept.values())) / max(seen, 1e-9)
-        carry.weights = {name: weight * (more if name in there else 1.0) for name, weight in kept.items()}
+        carry.weights = {name: weight * (more if name in present else 1.0) for name, weight in kept.items()}
     return carry.weights or policy.weights
 
 
@@ -293,8 +293,8 @@ def _scores(cols: Columns, policy: Policy, carry: Carry, minutes: Floats) -> lis
 
 def total(streams: list[Stream], cols: Columns) -> Floats:
     """E [T, S] counting by request: the sum of share x M, what has no stream counting as 1."""
-    rest = 1 - math.fsum(one.share for one in streams)
+    rest = 1 - math.fsum(stream.share for stream in streams)
     e = np.full((len(cols.times), cols.many), max(0.0, rest))
-    for one in streams:
-        e = e + one.share * one.e
+    for stream in streams:
+        e = e + stream.share * stream.e
     return e

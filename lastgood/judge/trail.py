@@ -68,13 +68,13 @@ def _routing(cols: Columns) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """(how requests are routed, whether requesters are known) [T, S] so far."""
     served = cols.per_series(cols.n)
     _, _, split = pooled(np.zeros(served.shape[1:]), np.zeros(served.shape[1]), served, 400.0)
-    seen, hoped = mixing(cols, split[..., 1] / np.maximum(split.sum(-1), 1e-9))
-    decided = hoped >= DECIDED
-    routing = np.where(decided & (seen >= MIXED * hoped), REQUEST, UNDECIDED)
-    routing = np.where(decided & (seen < 0.5 * hoped), STICKY, routing)
-    found = cols.requesters
-    cell = found.t * cols.many + cols.series[found.g]
-    named = np.cumsum(tally(cell, found.n, served.shape[0] * cols.many).reshape(-1, cols.many), 0)
+    seen, expected = mixing(cols, split[..., 1] / np.maximum(split.sum(-1), 1e-9))
+    decided = expected >= DECIDED
+    routing = np.where(decided & (seen >= MIXED * expected), REQUEST, UNDECIDED)
+    routing = np.where(decided & (seen < 0.5 * expected), STICKY, routing)
+    requesters = cols.requesters
+    cell = requesters.t * cols.many + cols.series[requesters.g]
+    named = np.cumsum(tally(cell, requesters.n, served.shape[0] * cols.many).reshape(-1, cols.many), 0)
     known = named >= KNOWN * np.cumsum(served.sum(-1), 0)
     return np.where(known, routing, REQUEST), known
 
@@ -130,12 +130,12 @@ def _objective(cols: Columns, policy: Policy, carry: Carry) -> tuple[Floats, Flo
 
 def _who_saw_failures(cols: Columns) -> Floats:
     """Distinct requesters that have seen the new version fail, so far [T, S]; inf where one of them is not known."""
-    found = cols.requesters
-    hit = (found.failed > 0) & (found.arm == 1)
+    requesters = cols.requesters
+    hit = (requesters.failed > 0) & (requesters.arm == 1)
     shape = (len(cols.times), cols.many)
     if not hit.any():
         return np.zeros(shape)
-    t, who, series = found.t[hit], found.who[hit], cols.series[found.g[hit]]
+    t, who, series = requesters.t[hit], requesters.who[hit], cols.series[requesters.g[hit]]
     order = np.lexsort((t, who, series))
     t, who, series = t[order], who[order], series[order]
     new = np.concatenate([[True], (who[1:] != who[:-1]) | (series[1:] != series[:-1])])

@@ -11,7 +11,7 @@ from lastgood.record.verdict import State
 VERSION = ("endpoint", "model_version")
 BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 AGE_BUCKETS_S = (60.0, 300.0, 900.0, 3600.0, 6 * 3600.0, 86_400.0)
-VERDICTS: Mapping[State, int] = {one: one.severity for one in State}
+VERDICTS: Mapping[State, int] = {state: state.severity for state in State}
 """The number a verdict's state is exported as: the worse, the higher."""
 
 
@@ -74,7 +74,7 @@ CATALOGUE = (
     Exported("lastgood_build_info", "gauge", "1, with the version of Lastgood.", ("version",), "a label, not a figure"),
 )  # fmt: skip
 
-BY_NAME = {one.name: one for one in CATALOGUE}
+BY_NAME = {metric.name: metric for metric in CATALOGUE}
 """Name without its ending -> metric."""
-SERIES = {series: one for one in CATALOGUE for series in one.series}
+SERIES = {series: metric for metric in CATALOGUE for series in metric.series}
 """Name as queries use it -> metric."""

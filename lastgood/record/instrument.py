@@ -55,7 +55,7 @@ def answer(response: Any, *, model_version: str | None = None, span: Span | None
     document = _plain(response)
     span = span or trace.get_current_span()
     usage, choices = document.get("usage") or {}, document.get("choices") or [{}]
-    found = {
+    attributes = {
         "gen_ai.response.id": document.get("id") or document.get("request_id"),
         "gen_ai.response.model": document.get("model"),
         "model_version": model_version or document.get("model_version"),
@@ -63,7 +63,7 @@ def answer(response: Any, *, model_version: str | None = None, span: Span | None
         "gen_ai.usage.output_tokens": usage.get("completion_tokens", usage.get("output_tokens")),
         "error.type": document.get("error_code"),
     }
-    for name, value in found.items():
+    for name, value in attributes.items():
         if value is not None:
             span.set_attribute(name, value)
     reason = _plain(choices[0]).get("finish_reason") or document.get("finish_reason")
@@ -76,8 +76,8 @@ def answer(response: Any, *, model_version: str | None = None, span: Span | None
 def _plain(response: Any) -> Mapping[str, Any]:
     for method in ("model_dump", "as_dict"):
         if hasattr(response, method):
-            found: Mapping[str, Any] = getattr(response, method)()
-            return found
+            document: Mapping[str, Any] = getattr(response, method)()
+            return document
     if isinstance(response, Mapping):
         return response
     raise TypeError(f"expected a response object or a mapping, found {type(response).__name__}")

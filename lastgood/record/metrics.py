@@ -52,12 +52,12 @@ def throughput(counts: Counts, seconds: float) -> float:
 
 def error_classes(counts: Counts) -> dict[str, float]:
     """Class of error (4xx, 5xx, or the code itself where it is no HTTP status) -> share of requests."""
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for code, weight in counts.errors.items():
         status = code.removeprefix("HTTP_")
         name = f"{status[0]}xx" if status.isdigit() and len(status) == 3 else code
-        found[name] = found.get(name, 0.0) + weight / counts.requests
-    return found
+        shares[name] = shares.get(name, 0.0) + weight / counts.requests
+    return shares
 
 
 def stale_share(counts: Counts, limit_ms: float) -> Value:
@@ -132,12 +132,12 @@ CATALOGUE = (
     ),
 )
 
-BY_NAME = {one.name: one for one in CATALOGUE}
+BY_NAME = {metric.name: metric for metric in CATALOGUE}
 
 
 def figures(counts: Counts) -> dict[str, Value]:
     """metric name -> value."""
-    return {one.name: one.of(counts) for one in CATALOGUE}
+    return {metric.name: metric.of(counts) for metric in CATALOGUE}
 
 
 def summary(windows: Sequence[Counts]) -> dict[str, float | None]:

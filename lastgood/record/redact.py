@@ -45,7 +45,7 @@ class Redactor:
     @cached_property
     def _compiled(self) -> list[tuple[str, re.Pattern[str]]]:
         try:
-            return [(f"[{name}]", re.compile(one)) for name, one in (PATTERNS | dict(self.patterns)).items()]
+            return [(f"[{name}]", re.compile(pattern)) for name, pattern in (PATTERNS | dict(self.patterns)).items()]
         except re.error as error:
             raise ConfigError(f"redact: {error.pattern!r} is not a pattern: {error}") from error
 
@@ -55,10 +55,10 @@ class Redactor:
             return lambda text: text
         module, _, name = self.hook.partition(":")
         try:
-            found: Any = getattr(import_module(module), name)
+            function: Any = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"redact_hook {self.hook}: expected package.module:function ({error})") from error
-        return lambda text: str(found(text))
+        return lambda text: str(function(text))
 
     @property
     def active(self) -> bool:

@@ -25,7 +25,7 @@ SOURCES = {
 
 def of_kind(kind: str) -> list[str]:
     """The sources of a kind."""
-    return [name for name, one in SOURCES.items() if one == kind]
+    return [name for name, source_kind in SOURCES.items() if source_kind == kind]
 
 
 _PREFER_SPAN = {SPAN: 0, CANONICAL: 1, TABLE: 2, USAGE: 3}
@@ -144,9 +144,9 @@ MAX_AHEAD_S, MAX_BEHIND_S = 3_600, 400 * 86_400
 
 def arrow_schema(fields: tuple[Field, ...]) -> pa.Schema:
     """The Arrow schema of a tuple of fields; all nullable."""
-    return pa.schema([one.arrow for one in fields])
+    return pa.schema([field.arrow for field in fields])
 
 
 def spark_ddl(fields: tuple[Field, ...]) -> str:
     """The same schema as a Spark DDL string."""
-    return ", ".join(f"`{one.name}` {one.type}" for one in fields)
+    return ", ".join(f"`{field.name}` {field.type}" for field in fields)

@@ -39,8 +39,8 @@ def middle(index: int) -> float:
 def add(*histograms: Mapping[int, float]) -> dict[int, float]:
     """Bucket-wise sum."""
     total: dict[int, float] = {}
-    for one in histograms:
-        for index, weight in one.items():
+    for histogram in histograms:
+        for index, weight in histogram.items():
             total[index] = total.get(index, 0.0) + weight
     return total
 
@@ -60,7 +60,7 @@ def quantile(histogram: Histogram, q: float) -> float | None:
 
 def above(histogram: Histogram, index: float) -> float:
     """Weight in buckets above `index`."""
-    return math.fsum(weight for one, weight in histogram.items() if one > index)
+    return math.fsum(weight for bucket, weight in histogram.items() if bucket > index)
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,16 @@ def from_row(row: Mapping[str, Any]) -> Counts:
 
 def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for one in maps:
-        for key, weight in one.items():
+    for histogram in maps:
+        for key, weight in histogram.items():
             total[key] = total.get(key, 0.0) + weight
     return total
 
 
 def _requesters(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
     total: dict[str, tuple[int, ...]] = {}
-    for one in maps:
-        for who, facts in one.items():
+    for histogram in maps:
+        for who, facts in histogram.items():
             was = total.get(who, (0, 0, ZERO, ZERO, 0, 0, 0, 0))
             total[who] = tuple(
                 (max if i in (2, 3) else int.__add__)(a, b) for i, (a, b) in enumerate(zip(was, facts, strict=True))
@@ -138,8 +138,8 @@ def _requesters(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[
 
 def _scores(maps: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, ...]]:
     total: dict[str, tuple[float, ...]] = {}
-    for one in maps:
-        for name, sums in one.items():
+    for histogram in maps:
+        for name, sums in histogram.items():
             total[name] = tuple(a + b for a, b in zip(total.get(name, (0.0, 0.0, 0.0)), sums, strict=True))
     return total
 
@@ -157,21 +157,21 @@ def merge(
         endpoint=first.endpoint,
         model_version=first.model_version,
         stratum=first.stratum if stratum is None else stratum,
-        start=start or min(one.start for one in group),
-        rows=sum(one.rows for one in group),
-        requests=math.fsum(one.requests for one in group),
-        errors=_sum(one.errors for one in group),
-        latency=add(*(one.latency for one in group)),
-        ttft=add(*(one.ttft for one in group)),
-        feature_age=add(*(one.feature_age for one in group)),
-        tokens_in=math.fsum(one.tokens_in for one in group),
-        tokens_out=math.fsum(one.tokens_out for one in group),
-        error_requesters=tuple(sorted({r for one in group for r in one.error_requesters})[:KEPT_REQUESTERS]),
-        quality=_sum(one.quality for one in group),
-        length=add(*(one.length for one in group)),
-        pace=add(*(one.pace for one in group)),
-        requesters=_requesters(one.requesters for one in group),
-        scores=_scores(one.scores for one in group),
+        start=start or min(window.start for window in group),
+        rows=sum(window.rows for window in group),
+        requests=math.fsum(window.requests for window in group),
+        errors=_sum(window.errors for window in group),
+        latency=add(*(window.latency for window in group)),
+        ttft=add(*(window.ttft for window in group)),
+        feature_age=add(*(window.feature_age for window in group)),
+        tokens_in=math.fsum(window.tokens_in for window in group),
+        tokens_out=math.fsum(window.tokens_out for window in group),
+        error_requesters=tuple(sorted({r for window in group for r in window.error_requesters})[:KEPT_REQUESTERS]),
+        quality=_sum(window.quality for window in group),
+        length=add(*(window.length for window in group)),
+        pace=add(*(window.pace for window in group)),
+        requesters=_requesters(window.requesters for window in group),
+        scores=_scores(window.scores for window in group),
     )
 
 

@@ -61,7 +61,7 @@ class Live:
         """Add a commit's requests (inbox columns); what cannot be a record is left out."""
         good = table.filter(pc.is_null(table["reject_reason"])) if "reject_reason" in table.column_names else table
         now, at = self._clock(), good["requested_at"]
-        first, last = (pa.scalar(one, at.type) for one in (now - 2 * EPOCH, now + AHEAD))
+        first, last = (pa.scalar(bound, at.type) for bound in (now - 2 * EPOCH, now + AHEAD))
         timely = pc.and_(pc.greater_equal(at, first), pc.less_equal(at, last))
         good = good.select(COLUMNS).filter(pc.and_(timely, pc.is_valid(good["model_version"])))
         with self._lock:
@@ -73,64 +73,65 @@ class Live:
             np.int64
         )
         draws = [
-            int.from_bytes(blake2b(str(one).encode(), digest_size=4).digest()) for one in rows["request_id"].to_pylist()
+            int.from_bytes(blake2b(str(identifier).encode(), digest_size=4).digest())
+            for identifier in rows["request_id"].to_pylist()
         ]
         rows = rows.append_column("window", pa.array(window)).append_column("draw", pa.array(np.array(draws) / 2**32))
-        mine = self._endpoints.setdefault(name, _Endpoint(now, rows.slice(0, 0)))
+        state = self._endpoints.setdefault(name, _Endpoint(now, rows.slice(0, 0)))
         for version in pc.unique(rows["model_version"]).to_pylist():
-            mine.seen.setdefault(version, now)
-        mine.rows = self._thinned(mine, pa.concat_tables([mine.rows, rows]), np.unique(window), now)
+            state.seen.setdefault(version, now)
+        state.rows = self._thinned(state, pa.concat_tables([state.rows, rows]), np.unique(window), now)
 
-    def _thinned(self, mine: _Endpoint, rows: pa.Table, touched: "np.ndarray[Any, Any]", now: datetime) -> pa.Table:
+    def _thinned(self, state: _Endpoint, rows: pa.Table, touched: "np.ndarray[Any, Any]", now: datetime) -> pa.Table:
         width = self._settings.live_every_s
-        settled = (max(mine.seen.values()) + FRESH).timestamp()
+        settled = (max(state.seen.values()) + FRESH).timestamp()
         window, draw = rows["window"].to_numpy(), rows["draw"].to_numpy()
         gone = np.zeros(len(rows), bool)
-        for one in touched.tolist():
-            here, share = window == one, mine.shares.get(one, 1.0)
-            most = width * (FRESH_PER_S if one * width < settled else PER_S)
-            room = most if (one + 1) * width > now.timestamp() - LATE_S else 2 * most
+        for start in touched.tolist():
+            here, share = window == start, state.shares.get(start, 1.0)
+            most = width * (FRESH_PER_S if start * width < settled else PER_S)
+            room = most if (start + 1) * width > now.timestamp() - LATE_S else 2 * most
             while (here & (draw < share)).sum() > room:
                 share /= 2
-            mine.shares[one] = share
+            state.shares[start] = share
             gone |= here & (draw >= share)
         return rows.filter(pa.array(~gone)) if gone.any() else rows
 
     def knows(self, verdict: Verdict) -> None:
         """Learn from a scheduled verdict which version is new and which was before it."""
         with self._lock:
-            if mine := self._endpoints.get(verdict.endpoint):
-                mine.candidate, mine.prior = verdict.candidate, verdict.prior
+            if state := self._endpoints.get(verdict.endpoint):
+                state.candidate, state.prior = verdict.candidate, verdict.prior
 
     def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
         """Page and RollBack verdicts on the newest requests. `history`: what the judge must know, by endpoint."""
-        found = []
+        verdicts = []
         for name in list(self._endpoints):
             verdict = self.look(name, history(name))
             if verdict and verdict.state in (State.PAGE, State.ROLL_BACK):
-                found.append(verdict)
+                verdicts.append(verdict)
             with self._lock:
                 if not self._endpoints[name].rows.num_rows:  # else every name that was ever sent stays
                     del self._endpoints[name]
-        return found
+        return verdicts
 
     def look(self, name: str, history: History) -> Verdict | None:
         """The verdict on one endpoint now, whatever it is; None without two versions."""
         now, width = self._clock(), self._settings.live_every_s
         with self._lock:
-            mine = self._endpoints[name]
-            epoch = int((now - mine.since) / EPOCH)
-            start = mine.since + max(0, epoch - 1) * EPOCH
-            oldest = pa.scalar(start - EPOCH, mine.rows.schema.field("requested_at").type)
+            state = self._endpoints[name]
+            epoch = int((now - state.since) / EPOCH)
+            start = state.since + max(0, epoch - 1) * EPOCH
+            oldest = pa.scalar(start - EPOCH, state.rows.schema.field("requested_at").type)
             # Combined: else a chunk for every commit stays.
-            mine.rows = mine.rows.filter(pc.greater_equal(mine.rows["requested_at"], oldest)).combine_chunks()
-            mine.shares = {
-                one: share for one, share in mine.shares.items() if one * width >= (start - EPOCH).timestamp()
+            state.rows = state.rows.filter(pc.greater_equal(state.rows["requested_at"], oldest)).combine_chunks()
+            state.shares = {
+                minute: share for minute, share in state.shares.items() if minute * width >= (start - EPOCH).timestamp()
             }
-            if len(mine.seen) > VERSIONS:
-                kept = {mine.candidate, mine.prior, *pc.unique(mine.rows["model_version"]).to_pylist()}
-                mine.seen = {version: first for version, first in mine.seen.items() if version in kept}
-            rows, pair = mine.rows, self._pair(mine)
+            if len(state.seen) > VERSIONS:
+                kept = {state.candidate, state.prior, *pc.unique(state.rows["model_version"]).to_pylist()}
+                state.seen = {version: first for version, first in state.seen.items() if version in kept}
+            rows, pair = state.rows, self._pair(state)
         if pair is None:
             return None
         # What a version did before it was rolled back is spent: tried again, it begins anew.
@@ -150,17 +151,17 @@ class Live:
         share = LIVE_SHARE / ((epoch + 1) * (epoch + 2)) if epoch else LIVE_SHARE / 2
         return judge(Evidence(name, pair[0], pair[1], cols, round(width)), policy, replace(history, share=share), now)
 
-    def _pair(self, mine: _Endpoint) -> tuple[str, str] | None:
+    def _pair(self, state: _Endpoint) -> tuple[str, str] | None:
         """Candidate and prior: as the scheduled job has them, or the version that came last and the one before it."""
-        order = sorted(mine.seen, key=lambda version: (mine.seen[version], version))
+        order = sorted(state.seen, key=lambda version: (state.seen[version], version))
         newest = order[-1] if order else ""
-        if mine.candidate and (
-            newest in (mine.candidate, mine.prior) or mine.seen.get(newest) == mine.seen.get(mine.candidate)
+        if state.candidate and (
+            newest in (state.candidate, state.prior) or state.seen.get(newest) == state.seen.get(state.candidate)
         ):
-            return (mine.candidate, mine.prior) if mine.prior else None
+            return (state.candidate, state.prior) if state.prior else None
         # Versions that were all there in the first commit have no order: nobody is accused until the job has said which is new.
-        before = [a for a, b in pairwise(order) if b == newest and mine.seen[a] < mine.seen[b]]
-        return (newest, mine.candidate or before[-1]) if before or mine.candidate else None
+        before = [a for a, b in pairwise(order) if b == newest and state.seen[a] < state.seen[b]]
+        return (newest, state.candidate or before[-1]) if before or state.candidate else None
 
 
 def _unique(table: pa.Table) -> pa.Table:

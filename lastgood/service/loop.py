@@ -98,19 +98,21 @@ def run_job(ctx: Context, name: str) -> dict[str, Any]:
     if ctx.dry_run:
         report["dry_run"] = True
     if ctx.span:
-        report["range"] = [one.isoformat() for one in ctx.span]
+        report["range"] = [moment.isoformat() for moment in ctx.span]
     if isinstance(done, Run):
         report |= {"rows_in": done.rows_in, "rows_out": done.rows_out, "windows": done.windows}
         report |= {"quarantined": done.quarantined} if done.quarantined else {}
     elif name in ("collect", "labels"):
-        report |= {"rows_in": sum(one.rows_in for one in done)}
+        report |= {"rows_in": sum(run.rows_in for run in done)}
     elif name == "freshness":
         report |= {"sources": len(done)}
     elif name == "maintain":
         report["tables"] = done
     elif name == "judge":
-        said = [{"endpoint": one.endpoint, "state": str(one.state), "reason": one.reason} for one in done]
-        report |= {"verdicts": said}
+        verdicts = [
+            {"endpoint": verdict.endpoint, "state": str(verdict.state), "reason": verdict.reason} for verdict in done
+        ]
+        report |= {"verdicts": verdicts}
     return report
 
 

@@ -35,10 +35,10 @@ def _used(names: list[str]) -> list[str]:
     """Of records only what is looked at: bodies may be large. Errors: ConfigError."""
     if "window_start" in names:
         return names
-    if lost := [one for one in NEEDED if one not in names]:
+    if lost := [name for name in NEEDED if name not in names]:
         raise ConfigError(f"no column {', '.join(lost)}; there are {', '.join(names) or 'none'}")
     known = {*NEEDED, *NUMBERS, *TEXTS}
-    return [one for one in names if one in known or one.startswith("eval.")]
+    return [name for name in names if name in known or name.startswith("eval.")]
 
 
 def read(path: Path) -> pa.Table:
@@ -48,9 +48,9 @@ def read(path: Path) -> pa.Table:
 
 def failed(code: str) -> bool:
     """Whether an error code is one: no word for success, no 0 and no status from 100 to 399."""
-    said = code.lower()
-    status = STATUS.fullmatch(said)
-    return not (int(status[1]) == 0 or 100 <= int(status[1]) < 400) if status else said not in SUCCESS
+    text = code.lower()
+    status = STATUS.fullmatch(text)
+    return not (int(status[1]) == 0 or 100 <= int(status[1]) < 400) if status else text not in SUCCESS
 
 
 def _text(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
@@ -60,13 +60,13 @@ def _text(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
 def _errors(table: pa.Table) -> tuple[Ints, list[str]]:
     """(which failure, -1 for none; the codes)."""
     index, names = _text(table, "error_code")
-    return np.append([i if failed(one) else -1 for i, one in enumerate(names)], -1).astype(np.int64)[index], names
+    return np.append([i if failed(code) else -1 for i, code in enumerate(names)], -1).astype(np.int64)[index], names
 
 
 def _people(table: pa.Table) -> Ints:
     """Requesters by number, in the order of the hashes that the windows job knows them by, so that both judge in one order."""
     index, names = _text(table, "requester")
-    place = np.argsort(np.argsort([sha256(one.encode()).hexdigest()[:12] for one in names]))
+    place = np.argsort(np.argsort([sha256(requester.encode()).hexdigest()[:12] for requester in names]))
     return np.append(place, -1).astype(np.int64)[index]
 
 
@@ -87,19 +87,19 @@ def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) 
     """Usable requests of the two versions (None, None: of all). Errors: ConfigError when columns or versions are missing."""
     table = _of(table, endpoint)
     version, seen = _text(table, "model_version")
-    wanted = [_version(one, seen) for one in (new, prior) if one is not None]
+    wanted = [_version(name, seen) for name in (new, prior) if name is not None]
     if not seen or not set(wanted) <= set(seen):
         names = " and ".join(wanted) or "any"
         raise ConfigError(f"endpoint {endpoint}: version {names} wanted, found {', '.join(seen[:10]) or 'none'}")
     if len(wanted) == 2 and wanted[0] == wanted[1]:
         raise ConfigError(f"endpoint {endpoint}: two versions are compared, {wanted[0]} was named twice")
-    keep = np.isin(version, [seen.index(one) for one in wanted or seen])
+    keep = np.isin(version, [seen.index(name) for name in wanted or seen])
     table, version = table.filter(pa.array(keep)), version[keep]
     code, codes = _errors(table)
     scope, scopes = _text(table, "latency_scope")
     values = {n[5:]: files.numbers(table, n) for n in table.column_names if n.startswith("eval.")}
     at = files.moments(table["requested_at"])
-    found = Records(
+    result = Records(
         at, (version == seen.index(wanted[0]) if new is not None else version < 0).astype(np.int64), code, codes, _people(table),
         scope=np.where(scope < 0, len(scopes), scope), scopes=[*scopes, "?"], pod=_text(table, "pod")[0], values=values,
         **{name: files.numbers(table, name) for name in NUMBERS},
@@ -109,7 +109,7 @@ def records(table: pa.Table, endpoint: str, new: str | None, prior: str | None) 
         raise ConfigError(f"endpoint {endpoint}: no request has a requested_at")
     if not timed.all():
         log.warning("%d of %d requests have no requested_at and are left out", len(at) - timed.sum(), len(at))
-    return found.take(timed)
+    return result.take(timed)
 
 
 def counts(table: pa.Table, endpoint: str) -> list[Counts]:
@@ -121,11 +121,11 @@ def _pair(table: pa.Table, endpoint: str, new: str | None, prior: str | None) ->
     """The versions named, else the one that appeared last and the one before it. Errors: ConfigError when there are no two."""
     if new is not None and prior is not None:
         return new, prior
-    mine = _of(table, endpoint)
-    version, names = _text(mine, "model_version")
-    at = files.moments(mine["requested_at" if "requested_at" in mine.column_names else "window_start"])
+    rows = _of(table, endpoint)
+    version, names = _text(rows, "model_version")
+    at = files.moments(rows["requested_at" if "requested_at" in rows.column_names else "window_start"])
     first = pd.Series(at).groupby(version).min().sort_values()
-    order = [names[one] for one in first.index if one >= 0 and names[one] not in ("?", new, prior)]
+    order = [names[code] for code in first.index if code >= 0 and names[code] not in ("?", new, prior)]
     order = [*([prior] if prior else []), *order[-2:], *([new] if new else [])]
     if len(order) < 2:
         raise ConfigError(f"endpoint {endpoint}: two versions are compared, found {', '.join(order) or 'none'}")
@@ -142,7 +142,7 @@ def evidence(path: Path, endpoint: str, new: str | None, prior: str | None, widt
     new, prior = _pair(table, endpoint, new, prior)
     if "window_start" in table.column_names:
         windows = counts(table, endpoint)
-        starts = sorted({one.start for one in windows})
+        starts = sorted({window.start for window in windows})
         width = int(min((b - a).total_seconds() for a, b in itertools.pairwise(starts))) if starts[1:] else 60
         cols = columns(windows, new, prior, width, bucket(policy.feature_age_limit_ms))
     else:
@@ -159,13 +159,13 @@ def since_new(cols: Columns) -> Columns:
     rows = {
         name: getattr(cols, name)[first:] for name in ("times", "n", "failed", "families", "answers", "bad", "stale")
     }
-    scores = {name: one[first:] for name, one in cols.scores.items()}
+    scores = {name: series[first:] for name, series in cols.scores.items()}
 
-    def later(found: Any) -> Any:
-        kept = {name: value[found.t >= first] for name, value in vars(found).items()}
-        return replace(found, **{**kept, "t": kept["t"] - first})
+    def later(entries: Any) -> Any:
+        kept = {name: value[entries.t >= first] for name, value in vars(entries).items()}
+        return replace(entries, **{**kept, "t": kept["t"] - first})
 
-    histograms = {name: later(one) for name, one in cols.histograms.items()}
+    histograms = {name: later(histogram) for name, histogram in cols.histograms.items()}
     return replace(cols, **rows, scores=scores, histograms=histograms, requesters=later(cols.requesters))
 
 
@@ -178,19 +178,19 @@ def plain(verdict: Verdict) -> dict[str, Any]:
     return {
         "time": document["judged_at"], "verdict": document["state"], "reason": verdict.reason, "e_value": min(verdict.e_value, 1e300),
         "since": document["since"], "vetoes": list(verdict.vetoes), "outlook": verdict.outlook,
-        "e_values": {name: one["e"] for name, one in trail.get("streams", {}).items()},
+        "e_values": {name: stream["e"] for name, stream in trail.get("streams", {}).items()},
         "unit": trail.get("unit"), "findings": document["findings"],
     }  # fmt: skip
 
 
 def traffic(path: Path, endpoint: str, share: float) -> Traffic:
     """Requests a minute, failures and latency of an endpoint's history. Errors: ConfigError."""
-    found = records(read(path), endpoint, None, None)
-    minutes = max(1.0, float(found.at.max() - found.at.min()) / 60)
-    known = found.latency_ms[found.latency_ms > 0]
+    result = records(read(path), endpoint, None, None)
+    minutes = max(1.0, float(result.at.max() - result.at.min()) / 60)
+    known = result.latency_ms[result.latency_ms > 0]
     names, weights = np.unique(buckets(known), return_counts=True)
     return Traffic(
-        len(found.at) / minutes, share, float((found.code >= 0).mean()), names.astype(float), weights.astype(float)
+        len(result.at) / minutes, share, float((result.code >= 0).mean()), names.astype(float), weights.astype(float)
     )
 
 
@@ -203,7 +203,7 @@ def draw_power(curves: dict[str, list[float]], out: Path) -> None:
 
     figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for name, share in curves.items():
-        axis.step(range(len(share)), [100 * one for one in share], where="post", label=name)
+        axis.step(range(len(share)), [100 * value for value in share], where="post", label=name)
     axis.set(xlabel="minutes since the regression began", ylabel="seen (%)", ylim=(0, 101))
     axis.grid(alpha=0.3)
     axis.legend()

@@ -25,22 +25,25 @@ def operations(store: Store) -> Operations:
     since = datetime.now(UTC) - RECENT
     with store.read() as tx:
         incidents = tx.incidents(limit=10_000)
-        endpoints = sorted({one.endpoint for one in incidents})
-        moved = {name: [one for one in tx.rollbacks(name, 1000) if one.created_at >= since] for name in endpoints}
+        endpoints = sorted({incident.endpoint for incident in incidents})
+        moved = {
+            name: [rollback for rollback in tx.rollbacks(name, 1000) if rollback.created_at >= since]
+            for name in endpoints
+        }
         kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
     detect, restore = {}, {}
-    by_id = {one.id: one for one in incidents}
+    by_id = {incident.id: incident for incident in incidents}
     for name, rollbacks in moved.items():
-        for one in reversed(rollbacks):
-            incident = by_id.get(one.incident_id)
+        for rollback in reversed(rollbacks):
+            incident = by_id.get(rollback.incident_id)
             if incident and incident.verdict.get("since"):
                 onset = datetime.fromisoformat(str(incident.verdict["since"]))
-                detect[name] = max(0.0, (one.created_at - onset).total_seconds())
-            if one.state is Status.DONE and one.ended_at:
-                restore[name] = (one.ended_at - one.created_at).total_seconds()
-    states = Counter((name, str(one.state)) for name, found in moved.items() for one in found)
+                detect[name] = max(0.0, (rollback.created_at - onset).total_seconds())
+            if rollback.state is Status.DONE and rollback.ended_at:
+                restore[name] = (rollback.ended_at - rollback.created_at).total_seconds()
+    states = Counter((name, str(rollback.state)) for name, own_rollbacks in moved.items() for rollback in own_rollbacks)
     return Operations(
-        dict(Counter(one.endpoint for one in incidents if one.resolved_at is None)), dict(states), detect, restore, kill, waiting
+        dict(Counter(incident.endpoint for incident in incidents if incident.resolved_at is None)), dict(states), detect, restore, kill, waiting
     )  # fmt: skip
 
 

@@ -197,9 +197,11 @@ async def serve(
     acts, platform = controller(settings, store), connect(settings.workspace)
     overview = measures.Overview(store, now)
 
-    def drawn(one: Incident) -> list[dict[str, Any]]:
-        judged = datetime.fromisoformat(one.verdict["judged_at"])
-        return measures.evidence_series(store, one.endpoint, one.candidate, one.prior, judged, settings.window_s)
+    def drawn(incident: Incident) -> list[dict[str, Any]]:
+        judged = datetime.fromisoformat(incident.verdict["judged_at"])
+        return measures.evidence_series(
+            store, incident.endpoint, incident.candidate, incident.prior, judged, settings.window_s
+        )
 
     app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version))
     reloading = Reloading(settings, reload or (lambda: settings))

@@ -18,19 +18,19 @@ def line_of(text: str, location: Location, *, exact: bool = False) -> int | None
         node = yaml.compose(text)
     except yaml.YAMLError:
         return None
-    found = None
+    line = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
             pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
             if pair is None:
-                return None if exact else found
-            found, node = pair[0].start_mark.line + 1, pair[1]
+                return None if exact else line
+            line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
-            found = node.start_mark.line + 1
+            line = node.start_mark.line + 1
         else:
-            return None if exact else found
-    return found
+            return None if exact else line
+    return line
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
@@ -39,17 +39,17 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     if typing.get_origin(annotation) is None and not isinstance(annotation, types.UnionType):
         return []
-    return [model for one in typing.get_args(annotation) for model in models_of(one)]
+    return [model for argument in typing.get_args(annotation) for model in models_of(argument)]
 
 
 def names_at(model: type[BaseModel], location: Location) -> list[str]:
     """The settings that exist where `location` is: the names its last part could have had."""
     here = [model]
     for part in location[:-1]:
-        known = [one for one in here if str(part) in one.model_fields]
+        known = [model for model in here if str(part) in model.model_fields]
         if known:  # else: a name of the user's own, or a place in a list
-            here = [inner for one in known for inner in models_of(one.model_fields[str(part)].annotation)]
-    return sorted({name for one in here for name in one.model_fields})
+            here = [inner for model in known for inner in models_of(model.model_fields[str(part)].annotation)]
+    return sorted({name for model in here for name in model.model_fields})
 
 
 def sentence(error: ValidationError, model: type[BaseModel], text: str) -> str:

@@ -14,8 +14,8 @@ def redactor(settings: EndpointSettings) -> Redactor:
 
 def rules(settings: Settings) -> Callable[[str | None], Redactor] | None:
     """The rule of each endpoint; None when every endpoint keeps its bodies. Errors: ConfigError."""
-    known = {name: redactor(one) for name, one in settings.endpoints.items()}
+    known = {name: redactor(endpoint) for name, endpoint in settings.endpoints.items()}
     default = redactor(settings.default)
-    if not any(one.active for one in (default, *known.values())):
+    if not any(rule.active for rule in (default, *known.values())):
         return None
     return lambda endpoint: known.get(endpoint or "", default)

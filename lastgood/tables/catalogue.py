@@ -19,7 +19,7 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(one.name for one in self.fields)
+        return tuple(field.name for field in self.fields)
 
 
 _WINDOW_KEY = (
@@ -127,7 +127,7 @@ WINDOWS_DAY = replace(WINDOWS, name="windows_day", days=3660, change_feed=False)
 COMPLETENESS = Table(
     "completeness",
     (
-        *(one for one in _WINDOW_KEY if one.name != "stratum"),
+        *(field for field in _WINDOW_KEY if field.name != "stratum"),
         Field("seen", "bigint", "rows of requests"),
         Field("expected", "double", "requests there should be; null when nothing independent says it"),
         Field(

@@ -130,10 +130,10 @@ def changes(path: str | Path, first: int, last: int) -> list[dict[str, Any]]:
     Errors: TransientError when the feed cannot be read (vacuumed, or no feed in these versions).
     """
     try:
-        found = pa.table(DeltaTable(str(path)).load_cdf(first, last))
+        changed = pa.table(DeltaTable(str(path)).load_cdf(first, last))
     except DeltaError as error:
         raise TransientError(f"{path}: changes {first}..{last} cannot be read: {error}") from error
-    rows: list[dict[str, Any]] = found.to_pylist()
+    rows: list[dict[str, Any]] = changed.to_pylist()
     return rows
 
 

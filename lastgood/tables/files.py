@@ -35,17 +35,17 @@ def read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
     if not path.exists():
         raise ConfigError(f"{path}: cannot be read: there is no such file or folder")
     try:
-        found = _read(path, used)
-        views = [pa.string() if pa.types.is_string_view(one.type) else one.type for one in found.schema]
-        return found.cast(pa.schema(list(zip(found.schema.names, views, strict=True))))
+        table = _read(path, used)
+        views = [pa.string() if pa.types.is_string_view(field.type) else field.type for field in table.schema]
+        return table.cast(pa.schema(list(zip(table.schema.names, views, strict=True))))
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def _read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
     if (path / "_delta_log").is_dir():
-        found = delta.read(path)
-        return found.select(used(found.column_names))
+        table = delta.read(path)
+        return table.select(used(table.column_names))
     plain = path.name.lower().removesuffix(".gz")
     kind = "parquet" if path.is_dir() else _KINDS.get(plain.rpartition(".")[2]) or _guess(path)
     if kind == "parquet":
@@ -54,8 +54,8 @@ def _read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
     if kind == "csv":
         return _csv(path, used)
     if kind == "json":
-        found = _json(path)
-        return found.select(used(found.column_names))
+        table = _json(path)
+        return table.select(used(table.column_names))
     raise ConfigError(f"{path}: expected a Delta or Parquet folder, or a .parquet, .csv, .json or .jsonl file")
 
 
@@ -121,10 +121,12 @@ def text(column: pa.ChunkedArray, name: str = "") -> tuple[Ints, list[str]]:
         words = _words(whole.dictionary)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: expected text or numbers, found {column.type}") from error
-    known = [one is not None and one.lower() not in NOTHING for one in words]
-    names = list(dict.fromkeys(one for one, use in zip(words, known, strict=True) if use and one is not None))
-    number = {one: i for i, one in enumerate(names)}
-    place = np.array([*(number[str(one)] if use else -1 for one, use in zip(words, known, strict=True)), -1], np.int64)
+    known = [word is not None and word.lower() not in NOTHING for word in words]
+    names = list(dict.fromkeys(word for word, use in zip(words, known, strict=True) if use and word is not None))
+    number = {word: i for i, word in enumerate(names)}
+    place = np.array(
+        [*(number[str(word)] if use else -1 for word, use in zip(words, known, strict=True)), -1], np.int64
+    )
     return place[pc.fill_null(whole.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)], names
 
 
@@ -153,14 +155,14 @@ def moments(column: pa.ChunkedArray, name: str = "requested_at") -> Floats:
         return _in_seconds(_floats(column))
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise ConfigError(f"{name}: expected times, found {kind}")
-    said = column.to_pandas().astype(object)
-    said = said.where(~said.astype(str).str.strip().str.lower().isin(NOTHING), None)
-    first = next((one for one in said if one is not None), None)
+    values = column.to_pandas().astype(object)
+    values = values.where(~values.astype(str).str.strip().str.lower().isin(NOTHING), None)
+    first = next((value for value in values if value is not None), None)
     if first is None:
-        return np.full(len(said), np.nan)
+        return np.full(len(values), np.nan)
     if re.fullmatch(r"-?\d+(\.\d*)?([eE]\+?\d+)?", first.strip()):
-        return _in_seconds(_parsed(said, first, name))
-    return _dates(said, first, name)
+        return _in_seconds(_parsed(values, first, name))
+    return _dates(values, first, name)
 
 
 def _in_seconds(values: Floats) -> Floats:
@@ -171,15 +173,15 @@ def _in_seconds(values: Floats) -> Floats:
     )
 
 
-def _dates(said: "pd.Series[Any]", first: str, name: str) -> Floats:
-    said = said.str.strip().str.removesuffix(" UTC")
+def _dates(texts: "pd.Series[Any]", first: str, name: str) -> Floats:
+    texts = texts.str.strip().str.removesuffix(" UTC")
     try:
         try:
-            parsed = pd.to_datetime(said, utc=True, format="ISO8601")
+            parsed = pd.to_datetime(texts, utc=True, format="ISO8601")
         except ValueError:
             if not MONTH.search(first):  # 03/04/2026 may be March or April
                 raise
-            parsed = pd.to_datetime(said, utc=True, format="mixed")
+            parsed = pd.to_datetime(texts, utc=True, format="mixed")
     except (ValueError, TypeError, OverflowError) as error:
         what = str(error).split(". ")[0].split(", at position")[0]
         raise ConfigError(f"{name}: expected times in ISO 8601 or numbers since 1970: {what}") from error
@@ -208,10 +210,10 @@ def _floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), float)
 
 
-def _parsed(said: "pd.Series[Any]", first: str, name: str) -> Floats:
+def _parsed(texts: "pd.Series[Any]", first: str, name: str) -> Floats:
     """Numbers from text."""
-    found = pd.to_numeric(said, errors="coerce")
-    odd = said[found.isna() & ~said.astype(str).str.strip().str.lower().isin(NOTHING)]
+    numbers = pd.to_numeric(texts, errors="coerce")
+    odd = texts[numbers.isna() & ~texts.astype(str).str.strip().str.lower().isin(NOTHING)]
     if len(odd):
         raise ConfigError(f"{name}: expected numbers, found {odd.iloc[0]!r}")
-    return np.asarray(found, float)
+    return np.asarray(numbers, float)

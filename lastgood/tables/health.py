@@ -15,9 +15,9 @@ Rows = list[dict[str, Any]]
 
 def _read(store: tables.Store, spark: "SparkSession | None", table: tables.Table, *columns: str) -> Rows:
     if spark is None:
-        found: Rows = delta.read(store.path(table), columns).to_pylist()
-        return found
-    return [one.asDict() for one in store.read(spark, table).select(*columns).collect()]
+        rows: Rows = delta.read(store.path(table), columns).to_pylist()
+        return rows
+    return [row.asDict() for row in store.read(spark, table).select(*columns).collect()]
 
 
 def _facts(store: tables.Store, spark: "SparkSession | None", table: tables.Table) -> dict[str, Any] | None:
@@ -41,31 +41,33 @@ def health(store: tables.Store, now: datetime, spark: "SparkSession | None" = No
     """What `lastgood status` shows; tables of a catalog take a Spark session. tables: size, files, seconds since the newest commit; jobs:
     bookmark, how many versions of its source it has not taken in, its newest run; verdicts: the newest of each endpoint.
     """
-    sizes = {one.name: found for one in tables.ALL if (found := _facts(store, spark, one))}
+    sizes = {table.name: facts for table in tables.ALL if (facts := _facts(store, spark, table))}
     shown = [
         {
-            "table": name, "rows": one["rows"], "files": one["files"], "MiB": round(one["bytes"] / 2**20, 2),
-            "version": one["version"], "age_s": None if one["changed_at"] is None else round(now.timestamp() - one["changed_at"] / 1000),
+            "table": name, "rows": facts["rows"], "files": facts["files"], "MiB": round(facts["bytes"] / 2**20, 2),
+            "version": facts["version"], "age_s": None if facts["changed_at"] is None else round(now.timestamp() - facts["changed_at"] / 1000),
         }
-        for name, one in sizes.items()
+        for name, facts in sizes.items()
     ]  # fmt: skip
     records: dict[tuple[str, str], Rows] = {}
     if tables.RUNS.name in sizes:
-        for one in _read(store, spark, tables.RUNS, *tables.RUNS.columns):
-            records.setdefault((one["job"], one["source"]), []).append(one)
+        for run_record in _read(store, spark, tables.RUNS, *tables.RUNS.columns):
+            records.setdefault((run_record["job"], run_record["source"]), []).append(run_record)
     jobs = []
     for (job, source), runs in sorted(records.items()):
         if job == UPKEEP:
             continue
-        run, at = max(runs, key=lambda one: one["finished_at"]), chain(runs)
+        run, at = max(runs, key=lambda record: record["finished_at"]), chain(runs)
         known = sizes.get(source)
         jobs.append({
             "job": job, "source": source, "taken": at, "behind": known["version"] - at if known else None, "rows_in": run["rows_in"],
             "rows_out": run["rows_out"], "seconds": run["seconds"], "finished_at": str(run["finished_at"]),
         })  # fmt: skip
-    said: dict[str, dict[str, Any]] = {}
+    newest: dict[str, dict[str, Any]] = {}
     if tables.VERDICTS.name in sizes:
         verdicts = _read(store, spark, tables.VERDICTS, "endpoint", "state", "reason", "judged_at")
-        said = {one["endpoint"]: one for one in sorted(verdicts, key=lambda one: one["judged_at"])}
-    judged = [one | {"judged_at": str(one["judged_at"])} for one in said.values()]
+        newest = {
+            verdict["endpoint"]: verdict for verdict in sorted(verdicts, key=lambda verdict: verdict["judged_at"])
+        }
+    judged = [verdict | {"judged_at": str(verdict["judged_at"])} for verdict in newest.values()]
     return {"tables": shown, "jobs": jobs, "verdicts": judged}

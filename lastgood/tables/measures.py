@@ -24,15 +24,15 @@ def windows(
 ) -> list[Counts]:
     """All window counts (of one endpoint; that start in [since, until]), with output quality where it was counted, by time."""
     wanted = (("endpoint", "=", endpoint), ("window_start", ">=", since), ("window_start", "<=", until))
-    filters: Any = [one for one in wanted if one[2] is not None] or None
+    filters: Any = [condition for condition in wanted if condition[2] is not None] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
         tuple(row[name] for name in key): dict(row["quality"] or ())
         for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
     }
     rows = delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist()
-    found = [from_row(row | {"quality": answers.get(tuple(row[name] for name in key))}) for row in rows]
-    return sorted(found, key=lambda one: (one.start, one.model_version, one.stratum))
+    counts = [from_row(row | {"quality": answers.get(tuple(row[name] for name in key))}) for row in rows]
+    return sorted(counts, key=lambda window: (window.start, window.model_version, window.stratum))
 
 
 def verdict_from(document: dict[str, Any]) -> Verdict:
@@ -41,7 +41,7 @@ def verdict_from(document: dict[str, Any]) -> Verdict:
     def when(value: str | None) -> datetime | None:
         return datetime.fromisoformat(value) if value else None
 
-    findings = tuple(Finding(**one) for one in document["findings"])
+    findings = tuple(Finding(**finding) for finding in document["findings"])
     times = {"judged_at": when(document["judged_at"]), "since": when(document["since"])}
     rest = {
         "state": State(document["state"]),
@@ -57,16 +57,16 @@ def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict
     rows = delta.read(store.path(tables.VERDICTS), filters=filters).to_pylist()
     return sorted(
         (verdict_from(json.loads(row["document"])) for row in rows),
-        key=lambda one: one.judged_at,
+        key=lambda verdict: verdict.judged_at,
     )
 
 
 def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime], metric: str) -> list[float | None]:
     """One metric of the catalogue per window, for one version over all strata; None where the version did not serve."""
     by_start: dict[datetime, list[Counts]] = {}
-    for one in counts:
-        if one.model_version == version:
-            by_start.setdefault(one.start, []).append(one)
+    for window in counts:
+        if window.model_version == version:
+            by_start.setdefault(window.start, []).append(window)
     of = metrics.BY_NAME[metric].of
     return [of(merge(by_start[start])) if start in by_start else None for start in starts]
 
@@ -75,8 +75,8 @@ def drawn(
     counts: Sequence[Counts], new: str, prior: str | None, names: Sequence[str], points: int = 60
 ) -> list[dict[str, Any]]:
     """Metrics of two versions over the newest windows, as pages plot them: name, unit, a value or None per window."""
-    starts = sorted({one.start for one in counts})[-points:]
-    found = []
+    starts = sorted({window.start for window in counts})[-points:]
+    rows = []
     for name in names:
         metric = metrics.BY_NAME[name]
         unit, scale = ("%", 100.0) if metric.unit == "share" else (metric.unit, 1.0)
@@ -84,11 +84,11 @@ def drawn(
             [None if value is None else value * scale for value in series(counts, version, starts, name)]
             for version in (new, prior or "")
         )
-        found.append(
+        rows.append(
             {"name": metric.label, "unit": "" if unit == "1" else unit}
             | dict(zip(("new", "prior"), sides, strict=True))
         )
-    return found
+    return rows
 
 
 @dataclass
@@ -105,17 +105,17 @@ class Overview:
         version = delta.version(self.store.path(tables.WINDOWS))
         if version == self._version:
             return
-        found: dict[str, list[Counts]] = {}
-        for one in windows(self.store, since=self.clock() - self.span):
-            found.setdefault(one.endpoint, []).append(one)
-        self.counts, self._version = found, version
+        by_endpoint: dict[str, list[Counts]] = {}
+        for window in windows(self.store, since=self.clock() - self.span):
+            by_endpoint.setdefault(window.endpoint, []).append(window)
+        self.counts, self._version = by_endpoint, version
 
     def of(self, endpoint: str, new: str, prior: str | None) -> dict[str, Any]:
         """What the page of all endpoints shows of one: each version's requests and share, and two plots."""
         counts = self.counts.get(endpoint, [])
         requests: dict[str, float] = {}
-        for one in counts:
-            requests[one.model_version] = requests.get(one.model_version, 0.0) + one.requests
+        for window in counts:
+            requests[window.model_version] = requests.get(window.model_version, 0.0) + window.requests
         total = sum(requests.values()) or 1.0
         shares = [
             (version, number, number / total) for version, number in sorted(requests.items(), key=lambda kv: -kv[1])
@@ -125,7 +125,7 @@ class Overview:
 
 def report_path(store: tables.Store, endpoint: str, version: str) -> Path:
     """Where Evidently's report on a version is kept. Errors: ConfigError when the storage is no folder."""
-    names = (quote(one, safe="").replace(".", "%2E") for one in (endpoint, version))
+    names = (quote(name, safe="").replace(".", "%2E") for name in (endpoint, version))
     return Path(store.folder, "reports", "drift", *names).with_suffix(".html")
 
 
@@ -184,13 +184,15 @@ class WindowTelemetry:
         """Whole windows after the shift only; the prior version's own figures of a day before it are the yardstick."""
         counts = windows(self.store, endpoint, since - YARDSTICK)
         start = since + timedelta(seconds=self.window_s)
-        after = [one for one in counts if one.start >= start and one.model_version != "?"]
-        requests = sum(one.requests for one in after)
+        after = [window for window in counts if window.start >= start and window.model_version != "?"]
+        requests = sum(window.requests for window in after)
         if requests < MIN_REQUESTS:
             return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
-        share = sum(one.requests for one in after if one.model_version == bad_version) / requests
+        share = sum(window.requests for window in after if window.model_version == bad_version) / requests
         name, least, most, slack = _FIGURE.get(metric, _FIGURE["errors"])
-        was = summary([one for one in counts if one.model_version == prior_version and one.start < since]).get(name)
+        was = summary(
+            [window for window in counts if window.model_version == prior_version and window.start < since]
+        ).get(name)
         now = summary(after).get(name)
         moved = share <= MOVED_SHARE
         recovered = None if now is None else (was or 0.0) * least <= now <= (was or 0.0) * most + slack

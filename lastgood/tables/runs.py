@@ -80,9 +80,9 @@ def bookmark(ctx: Context, job: str, source: str) -> int:
 def chain(records: list[dict[str, Any]]) -> int:
     """The bookmark of a job's records on one source."""
     done = -1
-    for one in sorted(records, key=lambda one: (one["finished_at"], one["version"])):
-        begun = done if one["after"] is None else one["after"]
-        done = one["version"] if begun == done else min(done, begun)
+    for record in sorted(records, key=lambda record: (record["finished_at"], record["version"])):
+        begun = done if record["after"] is None else record["after"]
+        done = record["version"] if begun == done else min(done, begun)
     return done
 
 
@@ -93,10 +93,10 @@ def _records(ctx: Context, job: str, source: str) -> list[dict[str, Any]]:
         from pyspark.sql import functions as f
 
         runs = ctx.store.read(ctx.spark, tables.RUNS).where((f.col("job") == job) & (f.col("source") == source))
-        return [one.asDict() for one in runs.select(*columns).collect()]
-    mine: Any = [("job", "=", job), ("source", "=", source)]
-    found: list[dict[str, Any]] = delta.read(ctx.store.path(tables.RUNS), columns, mine).to_pylist()
-    return found
+        return [row.asDict() for row in runs.select(*columns).collect()]
+    own: Any = [("job", "=", job), ("source", "=", source)]
+    records: list[dict[str, Any]] = delta.read(ctx.store.path(tables.RUNS), columns, own).to_pylist()
+    return records
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def increment(
         yield rows.withColumn("_change_type", f.lit("insert")), run
     else:
         changes = ctx.store.changes(ctx.spark, table, after, until)
-        upkeep = [one["version"] for one in _records(ctx, UPKEEP, table.name) if one["version"] > after]
+        upkeep = [record["version"] for record in _records(ctx, UPKEEP, table.name) if record["version"] > after]
         yield changes.where(~changes["_commit_version"].isin(upkeep)) if upkeep else changes, run
     record(ctx, run, time.monotonic() - started)
 

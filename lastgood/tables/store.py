@@ -61,10 +61,10 @@ def keeps_changes(spark: "SparkSession", where: str) -> bool:
 def version(spark: "SparkSession", where: str) -> int:
     """The newest version of a Delta table. Folders are asked without Spark: a command there costs a second."""
     if is_path(where):
-        found = delta.version(where)
-        if found is None:
+        newest = delta.version(where)
+        if newest is None:
             raise ConfigError(f"{where}: there is no Delta table")
-        return found
+        return newest
     return int(spark.sql(f"DESCRIBE HISTORY {where} LIMIT 1").collect()[0]["version"])
 
 
@@ -124,11 +124,11 @@ class Store:
                 f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}"
             )
             have = dict(self.read(spark, table).dtypes)
-            for one in table.fields:
-                if one.name in have and have[one.name] != one.type:
+            for field in table.fields:
+                if field.name in have and have[field.name] != field.type:
                     raise ConfigError(
-                        f"{name}: column {one.name} is {have[one.name]}, expected {one.type}; move the table away"
+                        f"{name}: column {field.name} is {have[field.name]}, expected {field.type}; move the table away"
                     )
-            missing = [one for one in table.fields if one.name not in have]
+            missing = [field for field in table.fields if field.name not in have]
             if missing:
                 spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")

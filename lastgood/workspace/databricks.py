@@ -104,21 +104,21 @@ def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def parse(found: ServingEndpointDetailed) -> Endpoint:
+def parse(detailed: ServingEndpointDetailed) -> Endpoint:
     """The SDK's endpoint as ours."""
-    document = found.as_dict()
+    document = detailed.as_dict()
     config, pending = document.get("config") or {}, document.get("pending_config") or {}
     state = document.get("state") or {}
     passthrough = {"auto_capture_config": config["auto_capture_config"]} if config.get("auto_capture_config") else {}
     return Endpoint(
-        name=str(found.name),
+        name=str(detailed.name),
         config_version=int(config.get("config_version") or 0),
-        entities=tuple(_entity(one) for one in config.get("served_entities") or ()),
+        entities=tuple(_entity(entity) for entity in config.get("served_entities") or ()),
         traffic=_traffic(config),
         ready=state.get("ready", "READY") == "READY",
         update=Update(state.get("config_update", "NOT_UPDATING")),
         pending_traffic=_traffic(pending) if pending else None,
-        pending_entities=tuple(_entity(one) for one in pending.get("served_entities") or ()),
+        pending_entities=tuple(_entity(entity) for entity in pending.get("served_entities") or ()),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
         passthrough=passthrough,
         gateway=document.get("ai_gateway") or {},
@@ -131,27 +131,27 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _synced_table(client: WorkspaceClient, name: str) -> SourceState:
-    found = client.database.get_synced_database_table(name).data_synchronization_status
-    if found is None:
+    status = client.database.get_synced_database_table(name).data_synchronization_status
+    if status is None:
         return SourceState("UNKNOWN")
-    last = found.last_sync
+    last = status.last_sync
     commit = last.delta_table_sync_info.delta_commit_timestamp if last and last.delta_table_sync_info else None
     as_of = _time(commit or (last.sync_end_timestamp if last else None))
-    return SourceState(found.detailed_state.value if found.detailed_state else "UNKNOWN", as_of)
+    return SourceState(status.detailed_state.value if status.detailed_state else "UNKNOWN", as_of)
 
 
 def _online_table(client: WorkspaceClient, name: str) -> SourceState:
-    found = client.online_tables.get(name).status
-    update = found and (found.triggered_update_status or found.continuous_update_status)
-    state = found.detailed_state.value if found and found.detailed_state else "UNKNOWN"
+    status = client.online_tables.get(name).status
+    update = status and (status.triggered_update_status or status.continuous_update_status)
+    state = status.detailed_state.value if status and status.detailed_state else "UNKNOWN"
     return SourceState(state, _time(update.timestamp) if update else None)
 
 
 def _vector_index(client: WorkspaceClient, name: str) -> SourceState:
-    found = client.vector_search_indexes.get_index(name).status
-    if found is None:
+    status = client.vector_search_indexes.get_index(name).status
+    if status is None:
         return SourceState("UNKNOWN")
-    return SourceState("READY" if found.ready else found.message or "NOT_READY", None, found.indexed_row_count)
+    return SourceState("READY" if status.ready else status.message or "NOT_READY", None, status.indexed_row_count)
 
 
 _SOURCES = {"synced_table": _synced_table, "online_table": _online_table, "vector_index": _vector_index}
@@ -174,22 +174,22 @@ class DatabricksWorkspace:
 
     def endpoints(self) -> Sequence[Endpoint]:
         with _errors("endpoints"):
-            names = [str(one.name) for one in self._client.serving_endpoints.list()]
+            names = [str(endpoint.name) for endpoint in self._client.serving_endpoints.list()]
         return [self.endpoint(name) for name in names]
 
     def aliases(self, model: str) -> Mapping[str, str]:
         with _errors(f"model {model}"):
-            found = self._client.registered_models.get(model, include_aliases=True)
-        return {str(one.alias_name): str(one.version_num) for one in found.aliases or ()}
+            registered = self._client.registered_models.get(model, include_aliases=True)
+        return {str(alias.alias_name): str(alias.version_num) for alias in registered.aliases or ()}
 
     def permissions(self, name: str) -> Mapping[str, str]:
         with _errors(f"permissions of {name}"):
             identity = str(self._client.serving_endpoints.get(name).id)
-            found = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
+            entries = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
         levels: dict[str, str] = {}
-        for one in found:
-            who = str(one.user_name or one.group_name or one.service_principal_name)
-            held = [p.permission_level.value for p in one.all_permissions or () if p.permission_level]
+        for entry in entries:
+            who = str(entry.user_name or entry.group_name or entry.service_principal_name)
+            held = [p.permission_level.value for p in entry.all_permissions or () if p.permission_level]
             levels[who] = max(held, key=_LEVELS.index, default=_LEVELS[0])
         return levels
 
@@ -230,7 +230,7 @@ class DatabricksWorkspace:
     ) -> None:
         """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
         body: dict[str, Any] = {
-            "served_entities": [ServedEntityInput.from_dict(dict(one)) for one in entities],
+            "served_entities": [ServedEntityInput.from_dict(dict(entity)) for entity in entities],
             "traffic_config": TrafficConfig.from_dict(
                 {"routes": [{"served_entity_name": key, "traffic_percentage": share} for key, share in traffic.items()]}
             ),
@@ -253,8 +253,8 @@ class DatabricksWorkspace:
         traffic: Mapping[str, int],
     ) -> bool:
         now = self.endpoint(name)
-        names = {str(one["name"]) for one in entities}
+        names = {str(entity["name"]) for entity in entities}
         pending = now.pending_traffic is not None and dict(now.pending_traffic) == dict(traffic)
         if pending:
-            return {one.name for one in now.pending_entities} == names
-        return dict(now.traffic) == dict(traffic) and {one.name for one in now.entities} == names
+            return {entity.name for entity in now.pending_entities} == names
+        return dict(now.traffic) == dict(traffic) and {entity.name for entity in now.entities} == names

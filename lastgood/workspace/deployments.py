@@ -19,14 +19,14 @@ def record(store: tables.Store, endpoints: Iterable[Endpoint], now: datetime) ->
     path = store.path(tables.DEPLOYMENTS)
     known = delta.read(path, ["endpoint", "config_version"]).to_pylist() if delta.version(path) is not None else []
     seen = {(row["endpoint"], row["config_version"]) for row in known}
-    new = [one for one in endpoints if (one.name, one.config_version) not in seen]
+    new = [endpoint for endpoint in endpoints if (endpoint.name, endpoint.config_version) not in seen]
     rows = [
         {
-            "endpoint": one.name, "config_version": one.config_version, "served_entity": entity.name,
-            "model_version": entity.entity_version, "traffic": one.traffic.get(entity.name, 0), "observed_at": now,
+            "endpoint": endpoint.name, "config_version": endpoint.config_version, "served_entity": entity.name,
+            "model_version": entity.entity_version, "traffic": endpoint.traffic.get(entity.name, 0), "observed_at": now,
         }
-        for one in new
-        for entity in one.entities
+        for endpoint in new
+        for entity in endpoint.entities
     ]  # fmt: skip
     if rows:
         delta.append(path, pa.Table.from_pylist(rows, arrow_schema(tables.DEPLOYMENTS.fields)))

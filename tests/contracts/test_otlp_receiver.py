@@ -42,11 +42,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from otlp_support import AT, batch, inbox, receiving
 
+from lastgood import instrument
 from lastgood.collectors.otlp import spool
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.collectors.otlp.writer import GroupCommit
 from lastgood.errors import ConfigError, TransientError
-from lastgood import instrument
 from lastgood.record.redact import Redactor
 from lastgood.settings import Capture, Receiver
 from lastgood.tables import delta

@@ -131,7 +131,7 @@ def test_a_clock_that_is_off_and_a_prometheus_that_does_not_scrape_are_found() -
         server.shutdown()
         server.server_close()
     assert (clock.health, prometheus.health) == (doctor.Health.FAIL, doctor.Health.FAIL)
-    assert "does not scrape" in prometheus.said
+    assert "does not scrape" in prometheus.sentence
 
 
 def test_a_check_that_cannot_be_made_is_a_finding() -> None:

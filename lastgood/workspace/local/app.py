@@ -175,7 +175,7 @@ class Service:
         return {"alias_name": where["alias"], "version_num": body["version_num"]}
 
     def _set_fault(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-        known = {one.name for one in fields(Fault)}
+        known = {field.name for field in fields(Fault)}
         if unknown := set(body) - known:
             raise ApiError(
                 400,
@@ -189,18 +189,18 @@ class Service:
         """Per-minute gauges, as the export API words them."""
         name = request.path_params["name"]
         self.state.get(name)
-        recent = [one for one in self._recent.get(name, ()) if one[0] > time.monotonic() - 60]
+        recent = [call for call in self._recent.get(name, ()) if call[0] > time.monotonic() - 60]
         figures = {"request_count_total": len(recent)} | {
-            f"request_{kind}xx_count_total": sum(1 for one in recent if one[1] // 100 == kind) for kind in (4, 5)
+            f"request_{kind}xx_count_total": sum(1 for call in recent if call[1] // 100 == kind) for kind in (4, 5)
         }
         lines = [f'# TYPE {key} gauge\n{key}{{endpoint_name="{name}"}} {value}' for key, value in figures.items()]
         return PlainTextResponse("\n".join(lines) + "\n")
 
     def _source(self, kind: str, name: str) -> dict[str, Any]:
-        found = self.sources.get((kind, name))
-        if found is None:
+        source = self.sources.get((kind, name))
+        if source is None:
             raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"{kind} {name} does not exist")
-        return found
+        return source
 
     def _set_source(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         self.sources[where["kind"], where["name"]] = body
@@ -214,7 +214,7 @@ class Service:
         now = time.monotonic()
         if limit is None:
             return False
-        return sum(1 for one in list(recent)[-limit:] if one[0] > now - 1) >= limit
+        return sum(1 for call in list(recent)[-limit:] if call[0] > now - 1) >= limit
 
     async def _invoke(self, request: Request) -> Response:
         name, started, at = (

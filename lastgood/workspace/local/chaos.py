@@ -45,7 +45,7 @@ class Chaos:
 
     def put(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the rules by `body["rules"]`. Errors: ApiError."""
-        known = {one.name for one in fields(Rule)}
+        known = {field.name for field in fields(Rule)}
         rules = body.get("rules")
         if not isinstance(rules, list) or any(not isinstance(r, dict) or set(r) - known for r in rules):
             raise ApiError(400, "INVALID_PARAMETER_VALUE", f"rules: expected a list of objects with {sorted(known)}")

@@ -77,17 +77,17 @@ class ChatModel:
             words = REFUSAL.split()
         elif worse == "repetitive":
             words = (words[:4] * 40)[:120]
-        said, reason = words[:limit], "length" if len(words) > limit else "stop"
+        answer, reason = words[:limit], "length" if len(words) > limit else "stop"
         used = {
             "prompt_tokens": tokens(prompt),
-            "completion_tokens": len(said),
-            "total_tokens": tokens(prompt) + len(said),
+            "completion_tokens": len(answer),
+            "total_tokens": tokens(prompt) + len(answer),
         }
         return {
-            "generated_text": " ".join(said),
+            "generated_text": " ".join(answer),
             "finish_reason": reason,
             "usage": used,
-        }, len(said)
+        }, len(answer)
 
 
 @lru_cache(maxsize=1)
@@ -123,12 +123,12 @@ class TumourModel:
                 rows = [[record[name] for name in self._columns] for record in request["dataframe_records"]]
             else:
                 rows = request["instances"]
-            found = self._model.predict(np.asarray(rows, dtype=float))
+            predicted = self._model.predict(np.asarray(rows, dtype=float))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"expected dataframe_split, dataframe_records or instances with 30 columns ({error})"
             ) from error
-        return {"predictions": [int(1 - one if worse else one) for one in found]}, 1
+        return {"predictions": [int(1 - label if worse else label) for label in predicted]}, 1
 
 
 @lru_cache(maxsize=16)

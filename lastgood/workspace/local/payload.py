@@ -131,7 +131,7 @@ class PayloadWriter:
                 delta.append(
                     self.entities_table,
                     pa.Table.from_pylist(
-                        [one | {"change_time": now} for one in entities],
+                        [entity | {"change_time": now} for entity in entities],
                         SERVED_ENTITIES,
                     ),
                 )

@@ -111,39 +111,34 @@ class State:
         return self.faults.get((endpoint, version)) or self.faults.get((endpoint, "*")) or Fault()
 
     def _find(self, name: str) -> _Endpoint:
-        found = self._endpoints.get(name)
-        if found is None:
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
             raise ApiError(
                 404,
                 "RESOURCE_DOES_NOT_EXIST",
                 f"Endpoint with name '{name}' does not exist.",
             )
-        self._settle(name, found)
-        return found
+        self._settle(name, endpoint)
+        return endpoint
 
-    def _settle(self, name: str, found: _Endpoint) -> None:
-        if found.pending is None or self._clock() < found.done_at:
+    def _settle(self, name: str, endpoint: _Endpoint) -> None:
+        if endpoint.pending is None or self._clock() < endpoint.done_at:
             return
-        versions = [e["entity_version"] for e in found.pending["served_entities"]]
+        versions = [e["entity_version"] for e in endpoint.pending["served_entities"]]
         if any(self.fault(name, version).never_ready for version in versions):
-            found.update = "UPDATE_FAILED"
+            endpoint.update = "UPDATE_FAILED"
         else:
-            found.config, found.update = found.pending, "NOT_UPDATING"
-            self._remember(name, found)
-        found.pending = None
+            endpoint.config, endpoint.update = endpoint.pending, "NOT_UPDATING"
+            self._remember(name, endpoint)
+        endpoint.pending = None
 
-    def _remember(self, name: str, found: _Endpoint) -> None:
-        for one in found.config["served_entities"]:
-            served = {
-                "endpoint_name": name,
-                "served_entity_id": served_entity_id(name, one),
-                "served_entity_name": one["name"],
-            }
-            kept = {
-                "entity_name": one["entity_name"],
-                "entity_version": one["entity_version"],
-            }
-            self.history.append(served | kept | {"endpoint_config_version": found.config["config_version"]})
+    def _remember(self, name: str, endpoint: _Endpoint) -> None:
+        for served in endpoint.config["served_entities"]:
+            self.history.append({
+                "endpoint_name": name, "served_entity_id": served_entity_id(name, served), "served_entity_name": served["name"],
+                "entity_name": served["entity_name"], "entity_version": served["entity_version"],
+                "endpoint_config_version": endpoint.config["config_version"],
+            })  # fmt: skip
 
     @staticmethod
     def validate(body: dict[str, Any]) -> dict[str, Any]:
@@ -155,28 +150,28 @@ class State:
                 "INVALID_PARAMETER_VALUE",
                 "served_entities: expected 1 to 10 entities",
             )
-        for one in entities:
+        for served in entities:
             if (
-                not isinstance(one, dict)
-                or not one.get("entity_name")
-                or not str(one.get("entity_version", "")).isdigit()
+                not isinstance(served, dict)
+                or not served.get("entity_name")
+                or not str(served.get("entity_version", "")).isdigit()
             ):
                 raise ApiError(
                     400,
                     "INVALID_PARAMETER_VALUE",
                     "served_entities: entity_name and entity_version are required",
                 )
-            one.setdefault(
+            served.setdefault(
                 "name",
-                f"{one['entity_name'].rsplit('.', 1)[-1]}-{one['entity_version']}",
+                f"{served['entity_name'].rsplit('.', 1)[-1]}-{served['entity_version']}",
             )
-            if "scale_to_zero_enabled" not in one:
+            if "scale_to_zero_enabled" not in served:
                 raise ApiError(
                     400,
                     "INVALID_PARAMETER_VALUE",
                     "served_entities: scale_to_zero_enabled is required",
                 )
-        names = [one["name"] for one in entities]
+        names = [served["name"] for served in entities]
         routes = (body.get("traffic_config") or {}).get("routes") or [
             {"served_entity_name": names[0], "traffic_percentage": 100}
         ]
@@ -226,15 +221,15 @@ class State:
 
     def update(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
-            found = self._find(name)
-            if found.pending is not None:
+            endpoint = self._find(name)
+            if endpoint.pending is not None:
                 raise ApiError(
                     409,
                     "RESOURCE_CONFLICT",
                     f"Endpoint '{name}' is currently being updated.",
                 )
-            config = self.validate(body) | {"config_version": found.config["config_version"] + 1}
-            found.pending, found.update, found.done_at = (
+            config = self.validate(body) | {"config_version": endpoint.config["config_version"] + 1}
+            endpoint.pending, endpoint.update, endpoint.done_at = (
                 config,
                 "IN_PROGRESS",
                 self._clock() + self.config.update_s,
@@ -243,27 +238,27 @@ class State:
 
     def get(self, name: str) -> dict[str, Any]:
         with self.lock:
-            found = self._find(name)
+            endpoint = self._find(name)
             document = {
                 "name": name,
-                "id": f"{found.created:032x}",
+                "id": f"{endpoint.created:032x}",
                 "creator": "person@example.com",
-                "config": self._shown(name, found.config, "DEPLOYMENT_READY"),
-                "state": {"ready": "READY", "config_update": found.update},
-                "tags": [{"key": key, "value": value} for key, value in found.tags.items()],
+                "config": self._shown(name, endpoint.config, "DEPLOYMENT_READY"),
+                "state": {"ready": "READY", "config_update": endpoint.update},
+                "tags": [{"key": key, "value": value} for key, value in endpoint.tags.items()],
                 "permission_level": "CAN_MANAGE",
             }
-            if found.pending:
-                document["pending_config"] = self._shown(name, found.pending, "DEPLOYMENT_CREATING")
-            return document | copy.deepcopy(found.extra)
+            if endpoint.pending:
+                document["pending_config"] = self._shown(name, endpoint.pending, "DEPLOYMENT_CREATING")
+            return document | copy.deepcopy(endpoint.extra)
 
     def _shown(self, name: str, config: dict[str, Any], deployment: str) -> dict[str, Any]:
         """As the API shows it: `burst_scaling_enabled` can be written and is never read back."""
         shown = copy.deepcopy(config)
-        for one in shown["served_entities"]:
-            one.pop("burst_scaling_enabled", None)
-            waiting = self.fault(name, one["entity_version"]).not_ready
-            one |= {
+        for served in shown["served_entities"]:
+            served.pop("burst_scaling_enabled", None)
+            waiting = self.fault(name, served["entity_version"]).not_ready
+            served |= {
                 "creator": "person@example.com",
                 "state": {"deployment": "DEPLOYMENT_CREATING" if waiting else deployment},
             }
@@ -295,24 +290,24 @@ class State:
 
     def permissions(self, endpoint_id: str, body: dict[str, Any] | None) -> dict[str, Any]:
         with self.lock:
-            found = next(
+            entry = next(
                 (e for e in self._endpoints.values() if f"{e.created:032x}" == endpoint_id),
                 None,
             )
-            if found is None:
+            if entry is None:
                 raise ApiError(
                     404,
                     "RESOURCE_DOES_NOT_EXIST",
                     f"no serving endpoint with id {endpoint_id}",
                 )
             if body is not None:
-                found.permissions = list(body.get("access_control_list") or ())
+                entry.permissions = list(body.get("access_control_list") or ())
             shown = [
                 {
-                    **one,
-                    "all_permissions": [{"permission_level": one.get("permission_level")}],
+                    **permission,
+                    "all_permissions": [{"permission_level": permission.get("permission_level")}],
                 }
-                for one in found.permissions
+                for permission in entry.permissions
             ]
             return {
                 "object_id": f"/serving-endpoints/{endpoint_id}",
@@ -320,11 +315,11 @@ class State:
             }
 
 
-def served_entity_id(endpoint: str, one: dict[str, Any]) -> str:
+def served_entity_id(endpoint: str, served: dict[str, Any]) -> str:
     """A stable id, as system.serving.served_entities has one per served entity."""
     import hashlib
 
     return hashlib.md5(
-        f"{endpoint}/{one['name']}/{one['entity_version']}".encode(),
+        f"{endpoint}/{served['name']}/{served['entity_version']}".encode(),
         usedforsecurity=False,
     ).hexdigest()
