@@ -1,32 +1,38 @@
-"""Verdict -> incident -> message and rollback; `tick` moves everything that is under way one step on."""
+"""Verdict -> decision -> effects; `tick` moves everything that is under way one step on and decides again on what is open."""
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from lastgood.alerts import messages
+from lastgood.alerts.decide import Decision, Situation, decide, plan_for
+from lastgood.alerts.effects import Effects
 from lastgood.alerts.notify import Notifier
-from lastgood.alerts.outbox import send_due
+from lastgood.alerts.outbox import remind, send_due
 from lastgood.alerts.people import People
-from lastgood.alerts.records import Incident, Rollback
+from lastgood.alerts.records import Pause
 from lastgood.alerts.rollback.executor import Executor, lease_name
 from lastgood.alerts.rollback.links import Signer
-from lastgood.alerts.rollback.machine import Approve, Progress, Status, Tick, Withdraw
-from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot, make_plan
-from lastgood.alerts.rollback.prior import Choice, Known, choose
+from lastgood.alerts.rollback.machine import Tick
+from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot
 from lastgood.alerts.rollback.verify import Telemetry
 from lastgood.alerts.rollback.watch import Judged, Probed
 from lastgood.alerts.store import Store
-from lastgood.alerts.teller import AUTO, Teller
+from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
-from lastgood.errors import LastgoodError, RefusedError, TransientError
+from lastgood.errors import LastgoodError
 from lastgood.record.verdict import State, Verdict
-from lastgood.settings import Mode, Settings
+from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
 
 TICK_LEASE = timedelta(seconds=120)
+SEEN_FOR = timedelta(minutes=3)
+"""How long an endpoint's configuration, once read, is good enough to decide on again; a plan names the configuration it was made for."""
+DAY, KEPT = timedelta(days=1), timedelta(days=30)
+MAX_OPEN = 10_000
 log = logging.getLogger("lastgood.alerts")
 
 
@@ -43,6 +49,7 @@ class Controller:
         signer: Signer,
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+        calendar: Callable[[datetime], Sequence[Pause]] = lambda now: (),
     ) -> None:
         self.store = store
         self.settings = settings
@@ -55,114 +62,112 @@ class Controller:
         watched = {Kind.ROLLBACK: telemetry, Kind.PROMOTE: Judged(store, settings, clock)}
         watched[Kind.DRILL] = Probed(workspace, settings)
         self._executor = Executor(store, workspace, watched, settings, clock, new_nonce, self.teller.announce)
+        self._effects = Effects(settings, self._executor, self.teller, clock, new_nonce)
+        self._calendar = calendar
+        self._seen: dict[str, tuple[Endpoint, datetime]] = {}
+        self._names: frozenset[str] | None = None
+        self._aliases: dict[str, tuple[dict[str, str], datetime]] = {}
+        self.faults: Counter[str] = Counter()
+        self.unreadable: dict[str, str] = {}
+        """Endpoint -> why the workspace did not show it when it was asked last."""
+        with store.begin() as tx:
+            tx.retry_refused(clock())
         self.people = People(store, self._executor, self.teller, signer, clock, new_nonce)
 
-    # verdicts
+    # decisions
 
     def handle(self, verdict: Verdict) -> None:
-        """Open, renew or resolve the incident of this endpoint and candidate. Handling a verdict twice changes nothing, and one that is
-        older than evidence may be (found after an outage, or beside a new state) is kept and not acted on.
+        """Keep a judge's verdict and do what follows from it. Handling a verdict twice changes nothing, and one that is older than evidence
+        may be (found after an outage, or beside a new state) is kept and not acted on.
 
-        Errors: TransientError when the state cannot be written; handle it again then.
+        Errors: TransientError when the state cannot be written, RefusedError when the verdict cannot be stored; nobody else's is
+        affected.
         """
-        now, policy = self.clock(), self.settings.endpoint(verdict.endpoint).policy
-        old = verdict.judged_at < now - timedelta(seconds=policy.max_evidence_age_s)
-        bad = verdict.state in (State.PAGE, State.ROLL_BACK) and not old
-        endpoint, problem = self._read(verdict.endpoint) if bad else (None, "")
+        endpoint, problem = self._read(verdict.endpoint) if verdict.bad else self._last_seen(verdict.endpoint)
         aliases = self.aliases(endpoint) if endpoint and verdict.state is State.ROLL_BACK else {}
         with self.store.begin() as tx:
-            if not tx.save_verdict(verdict.endpoint, verdict.judged_at, messages.plain(verdict)) or old:
-                return
-            if verdict.state is State.HEALTHY:
-                self._healthy(tx, verdict, now)
-                return
-            incident = tx.find_incident(verdict.endpoint, verdict.candidate)
-            if incident is not None:
-                incident = messages.renewed(incident, verdict)
-                tx.update_incident(incident.id, now, verdict=incident.verdict, prior=incident.prior)
-            elif bad and (endpoint is None or endpoint.share(verdict.candidate)):
-                incident = self._open(tx, verdict, now)
-            if incident is None or not bad:
-                return
-            self._stop_promotion(tx, verdict)
-            if verdict.state is State.PAGE:
-                self.teller.tell(tx, incident, "page", "a person must look")
-            else:
-                self._roll_back(tx, incident, verdict, endpoint, problem, aliases)
+            if tx.save_verdict(verdict):
+                self._decide(tx, verdict.endpoint, endpoint, problem, aliases)
+
+    def review(self, name: str) -> None:
+        """Decide again on an endpoint with an open incident: time has passed, or its configuration has changed."""
+        endpoint, problem = self._last_seen(name)
+        if endpoint is None and not problem:
+            endpoint, problem = self._read(name)
+        aliases = self.aliases(endpoint) if endpoint else {}
+        with self.store.begin() as tx:
+            self._decide(tx, name, endpoint, problem, aliases)
+
+    def explain(self, name: str) -> Decision:
+        """What would be decided on the endpoint now, and why; changes nothing."""
+        endpoint, problem = self._read(name)
+        aliases = self.aliases(endpoint) if endpoint else {}
+        with self.store.read() as tx:
+            return decide(self._situation(tx, name, endpoint, problem, aliases))
+
+    def _decide(self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, str]) -> None:
+        self._effects.carry_out(tx, decide(self._situation(tx, name, endpoint, problem, aliases)).effects)
+
+    def _situation(
+        self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, str]
+    ) -> Situation:
+        """The facts of one endpoint, read in one transaction."""
+        now = self.clock()
+        return Situation(
+            name=name,
+            now=now,
+            settings=self.settings.endpoint(name),
+            verdicts=tx.verdicts(name),
+            endpoint=endpoint,
+            problem=problem,
+            gone=self._names is not None and name not in self._names,
+            incidents=tx.incidents(name, open_only=True),
+            ended=tx.ended_incidents(name),
+            rollbacks=tx.rollbacks(name, 50),
+            aliases=aliases,
+            served_well=tx.served_well(name),
+            snapshots=tx.snapshots(name),
+            rolled_back=frozenset(tx.rolled_back(name)),
+            moved=tx.moved(name, now - max(DAY, timedelta(seconds=self.settings.endpoint(name).policy.cooldown_s))),
+            leased=tx.leased(lease_name(name), now),
+            switch=tx.kill_switch(),
+            pauses=(*tx.pauses(now), *self._calendar(now)),
+        )
 
     def _read(self, name: str) -> tuple[Endpoint | None, str]:
         try:
-            return self.workspace.endpoint(name), ""
+            endpoint = self.workspace.endpoint(name)
         except LastgoodError as error:
             log.warning("endpoint %s cannot be read: %s", name, error)
+            self.unreadable[name] = str(error)
             return None, f"the workspace cannot be read: {error}"
+        self.unreadable.pop(name, None)
+        self._seen[name] = (endpoint, self.clock())
+        return endpoint, ""
+
+    def _last_seen(self, name: str) -> tuple[Endpoint | None, str]:
+        """The endpoint as it was seen within the last minutes; None where it was not."""
+        endpoint, at = self._seen.get(name, (None, None))
+        return (endpoint, "") if endpoint and at and self.clock() - at < SEEN_FOR else (None, "")
 
     def aliases(self, endpoint: Endpoint) -> dict[str, str]:
         """The registry aliases that name good versions, best first; none where the registry cannot be read."""
         wanted = self.settings.endpoint(endpoint.name).aliases
         roles: dict[str, str] = {}
         for model in {e.entity_name for e in endpoint.entities} if wanted else ():
-            try:
-                roles |= self.workspace.aliases(model)
-            except LastgoodError as error:
-                log.warning("aliases of %s cannot be read: %s", model, error)
+            roles |= self._registry(model)
         return {alias: roles[alias] for alias in wanted if alias in roles}
 
-    def _open(self, tx: Tx, verdict: Verdict, now: datetime) -> Incident:
-        incident = messages.opened(verdict, now)
-        if not tx.open_incident(incident):
-            raise TransientError(f"an incident of {verdict.endpoint} was opened at the same moment")
-        tx.record(now, "judge", "opened", incident=incident.id, endpoint=verdict.endpoint, reason=verdict.reason)
-        return incident
-
-    def _healthy(self, tx: Tx, verdict: Verdict, now: datetime) -> None:
-        tx.add_served_well(verdict.endpoint, verdict.candidate, verdict.judged_at)
-        for incident in tx.incidents(verdict.endpoint, open_only=True):
-            last = tx.last_rollback(incident.id)
-            if last and last.state.under_way:
-                continue
-            if last and not last.state.ended:
-                self._executor.apply(tx, last, Withdraw("the endpoint is healthy again"))
-            self.teller.resolve(tx, incident, f"version {verdict.candidate} is healthy: {verdict.reason}")
-
-    def _stop_promotion(self, tx: Tx, verdict: Verdict) -> None:
-        for rollback in tx.rollbacks(verdict.endpoint):
-            if (
-                rollback.plan.kind is Kind.PROMOTE
-                and rollback.state.under_way
-                and rollback.plan.prior_version == verdict.candidate
-            ):
-                self._executor.apply(tx, rollback, Withdraw(f"the judge says {verdict.state}: {verdict.reason}"))
-
-    def _roll_back(
-        self,
-        tx: Tx,
-        incident: Incident,
-        verdict: Verdict,
-        endpoint: Endpoint | None,
-        problem: str,
-        aliases: Mapping[str, str],
-    ) -> None:
-        """A plan and, by mode, a message, a proposal or an approved rollback; at most one per incident at a time."""
-        last, mode = tx.last_rollback(incident.id), self.settings.endpoint(incident.endpoint).mode
-        if last and last.state is not Status.EXPIRED:
-            return
+    def _registry(self, model: str) -> dict[str, str]:
+        known, at = self._aliases.get(model, ({}, None))
+        if at and self.clock() - at < SEEN_FOR:
+            return known
         try:
-            if endpoint is None:
-                raise RefusedError(problem)
-            plan = self.plan(tx, endpoint, verdict.candidate, aliases, judged=verdict.prior, why=verdict.reason)
-        except RefusedError as error:
-            tx.update_incident(incident.id, self.clock(), note=f"no rollback: {error}")
-            once = f"no rollback: {str(error).split(':', maxsplit=1)[0] if endpoint is None else error}"
-            self.teller.tell(tx, incident, once, f"no rollback is possible: {error}")
-            return
-        if mode is Mode.OBSERVE:
-            sentence = messages.would(plan)
-            if self.teller.tell(tx, incident, f"would:{plan.config_version}", sentence, plan=plan):
-                tx.update_incident(incident.id, self.clock(), note=sentence)
-                tx.record(self.clock(), "lastgood", "observed", incident=incident.id, diff=plan.diff())
-            return
-        self._propose(tx, incident, plan, mode, verdict)
+            known = dict(self.workspace.aliases(model))
+        except LastgoodError as error:
+            log.warning("aliases of %s cannot be read: %s", model, error)
+        self._aliases[model] = (known, self.clock())
+        return known
 
     def plan(
         self,
@@ -176,55 +181,8 @@ class Controller:
         wanted: str | None = None,
     ) -> Plan:
         """The plan to leave version `bad`, with the reasons for the version it goes back to. Errors: RefusedError."""
-        rolled_back = tx.rolled_back(endpoint.name)
-        known = Known(
-            judged, aliases, tx.served_well(endpoint.name), tx.snapshots(endpoint.name), frozenset(rolled_back)
-        )
-        choice: Choice = choose(endpoint, bad, known, wanted)
-        return make_plan(
-            endpoint,
-            bad,
-            choice.version,
-            refused=() if wanted else rolled_back,
-            snapshot=tx.snapshot(endpoint.name, choice.version),
-            reasons=(why, *choice.reasons),
-            now=self.clock(),
-            write_only=self.settings.endpoint(endpoint.name).write_only,
-        )
-
-    def _propose(self, tx: Tx, incident: Incident, plan: Plan, mode: Mode, verdict: Verdict) -> None:
-        now, finding = self.clock(), messages.worst(verdict)
-        hold = self._hold_reason(tx, plan, verdict.prior, now) if mode is Mode.AUTO else "waiting for a person"
-        until = now + timedelta(seconds=self.settings.endpoint(plan.endpoint).policy.proposal_ttl_s)
-        progress = Progress(Status.PROPOSED, now, until, hold)
-        metric = finding.metric if finding else ""
-        rollback = Rollback(plan.id, incident.id, mode, metric, plan, self._new_nonce(), progress, 0, now)
-        if not tx.add_rollback(rollback):
-            return
-        facts = {"endpoint": plan.endpoint, "rollback": plan.id, "incident": incident.id}
-        tx.record(now, "lastgood", Status.PROPOSED, reason=hold, evidence=verdict.reason, why=plan.reasons, **facts)
-        if mode is Mode.AUTO and not hold:
-            self._executor.apply(tx, rollback, Approve(AUTO, alone=True))
-            sentence = f"rolling back to version {plan.prior_version} by itself"
-            self.teller.tell(tx, incident, plan.id, sentence, plan=plan)
-        else:
-            self.teller.ask(tx, incident, rollback)
-
-    def _hold_reason(self, tx: Tx, plan: Plan, judged: str | None, now: datetime) -> str:
-        """Why no rollback may start by itself now; empty when it may."""
-        endpoint, switch = plan.endpoint, tx.kill_switch()
-        policy = self.settings.endpoint(endpoint).policy
-        if switch.on:
-            return f"the kill switch is on ({switch.who}: {switch.why})"
-        if plan.prior_version != judged:
-            return f"the judge compared with version {judged}, the plan goes back to version {plan.prior_version}"
-        if tx.shifts_since(endpoint, now - timedelta(seconds=policy.cooldown_s)):
-            return f"a rollback of this endpoint happened less than {policy.cooldown_s:g} s ago"
-        if tx.shifts_since(endpoint, now - timedelta(days=1)) >= policy.max_rollbacks_per_day:
-            return f"{policy.max_rollbacks_per_day} rollbacks a day are allowed"
-        if tx.leased(lease_name(endpoint), now):
-            return "another rollback of this endpoint is under way"
-        return ""
+        situation = self._situation(tx, endpoint.name, endpoint, "", aliases)
+        return plan_for(situation, bad, why=why, judged=judged, wanted=wanted)
 
     # the loops
 
@@ -235,12 +193,12 @@ class Controller:
             if not tx.lease("tick", self._holder, now, now + TICK_LEASE):
                 return
             live = tx.live_rollbacks()
+            open_on = sorted({incident.endpoint for incident in tx.incidents(open_only=True, limit=MAX_OPEN)})
         try:
             for rollback_id in live:
-                try:
-                    self._advance(rollback_id)
-                except LastgoodError as error:
-                    log.warning("rollback %s: %s", rollback_id, error)
+                self._guarded(f"rollback {rollback_id}", partial(self._advance, rollback_id))
+            for name in open_on:
+                self._guarded(f"endpoint {name}", partial(self.review, name))
         finally:
             with self.store.begin() as tx:
                 tx.release("tick", self._holder)
@@ -253,6 +211,7 @@ class Controller:
                 return
         try:
             send_due(self.store, self._notifiers, self.clock)
+            remind(self.store, self._notifiers, self.clock)
         finally:
             with self.store.begin() as tx:
                 tx.release("send", self._holder)
@@ -268,28 +227,54 @@ class Controller:
                 answers[name] = str(error)
         return answers
 
+    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+        """Whatever is wrong with one endpoint stops nobody else: it is logged and counted."""
+        try:
+            step()
+        except LastgoodError as error:
+            log.warning("%s: %s", what, error)
+            self.faults[type(error).__name__] += 1
+        except Exception:
+            log.exception("%s", what)
+            self.faults["unforeseen"] += 1
+
     def observe_endpoints(self) -> list[Endpoint]:
         """Keep a snapshot of every ready version that takes traffic: what the slow path puts back. The endpoints at rest.
 
-        Errors: ConfigError, TransientError of the workspace.
+        An endpoint that cannot be read is left out and stands in `unreadable`. Errors: ConfigError, TransientError of the workspace.
         """
-        stable = [
-            endpoint
-            for endpoint in self.workspace.endpoints()
-            if endpoint.ready and endpoint.update is not Update.IN_PROGRESS
-        ]
-        for endpoint in stable:
-            with self.store.begin() as tx:
-                for e in endpoint.entities:
-                    if e.ready and endpoint.traffic.get(e.name, 0):
-                        settings = {**e.settings, "name": e.name}
-                        snapshot = Snapshot(endpoint.name, endpoint.config_version, e.entity_version, settings)
-                        tx.add_snapshot(snapshot, self.clock())
+        stable, unreadable = [], {}
+        self._names = frozenset(self.workspace.names())
+        for name in sorted(self._names):
+            endpoint, problem = self._read(name)
+            if endpoint is None:
+                unreadable[name] = problem
+            elif endpoint.ready and endpoint.update is not Update.IN_PROGRESS:
+                stable.append(endpoint)
+                self._guarded(f"endpoint {name}", partial(self._keep, endpoint))
+        self.unreadable = unreadable
         return stable
+
+    def _keep(self, endpoint: Endpoint) -> None:
+        with self.store.begin() as tx:
+            for e in endpoint.entities:
+                if e.ready and endpoint.traffic.get(e.name, 0):
+                    settings = {**e.settings, "name": e.name}
+                    snapshot = Snapshot(endpoint.name, endpoint.config_version, e.entity_version, settings)
+                    tx.add_snapshot(snapshot, self.clock())
+
+    def housekeep(self) -> None:
+        """Take away what the state does not need any more."""
+        now = self.clock()
+        with self.store.begin() as tx:
+            tx.prune(now - KEPT)
+            tx.forget_verdicts(now - KEPT)
 
     def _advance(self, rollback_id: str) -> None:
         with self.store.begin() as tx:
             rollback = tx.rollback(rollback_id)
+            if rollback:
+                self._seen.pop(rollback.plan.endpoint, None)  # it is about to change
             if rollback and not rollback.state.under_way and not rollback.state.ended:
                 self._executor.apply(tx, rollback, Tick())
         self._executor.advance(rollback_id)

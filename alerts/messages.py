@@ -7,23 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from lastgood.alerts.notify.pagerduty import event
-from lastgood.alerts.records import Incident
+from lastgood.alerts.records import PERSON, Incident
 from lastgood.alerts.rollback.plan import Plan
-from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
-
-
-def plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON values; times are ISO 8601."""
-    document = verdict.as_dict()
-    for key in ("judged_at", "since"):
-        document[key] = document[key].isoformat() if document[key] else None
-    return document
-
-
-def worst(verdict: Verdict) -> Finding | None:
-    """The finding that carries the verdict: the one with the most evidence."""
-    return max(verdict.findings, key=lambda finding: finding.e_value or 0, default=None)
 
 
 def sureness(e_value: float | None) -> str:
@@ -77,14 +64,26 @@ def about(incident: Incident) -> dict[str, str]:
 def opened(verdict: Verdict, now: datetime) -> Incident:
     """A new incident."""
     key = _identity(verdict.endpoint, verdict.candidate, now)
-    return Incident(key, verdict.endpoint, verdict.candidate, verdict.prior, plain(verdict), "", now, now, None, "")
+    return Incident(
+        key,
+        verdict.endpoint,
+        verdict.candidate,
+        verdict.prior,
+        verdict.as_json(),
+        "",
+        now,
+        now,
+        None,
+        "",
+        verdict.judged_at,
+    )
 
 
 def by_hand(endpoint: str, candidate: str, prior: str | None, reason: str, now: datetime, source: str = "") -> Incident:
     """An incident that no verdict stands behind: a person or another system wanted it."""
     document = {
-        **plain(Verdict(endpoint, candidate, prior, State.PAGE, reason, now, now)),
-        "source": source or "a person",
+        **Verdict(endpoint, candidate, prior, State.PAGE, reason, now, now).as_json(),
+        "source": source or PERSON,
     }
     key = _identity(endpoint, candidate, now)
     return Incident(key, endpoint, candidate, prior, document, "", now, now, None, "")
@@ -100,13 +99,9 @@ def worst_metric(document: Mapping[str, Any]) -> str:
     return str(worst["metric"]) if worst else ""
 
 
-def failed(document: Mapping[str, Any]) -> dict[str, Any]:
+def under(document: Mapping[str, Any], suffix: str) -> dict[str, Any]:
     """The same alert under a key of its own: an acknowledged alert would not call anybody a second time."""
-    return {**document, "dedup_key": failed_key(document["dedup_key"])}
-
-
-def failed_key(incident_id: str) -> str:
-    return f"{incident_id}-failed"
+    return {**document, "dedup_key": f"{document['dedup_key']}-{suffix}"}
 
 
 def would(plan: Plan) -> str:
@@ -114,4 +109,4 @@ def would(plan: Plan) -> str:
 
 
 def renewed(incident: Incident, verdict: Verdict) -> Incident:
-    return replace(incident, verdict=plain(verdict), prior=verdict.prior)
+    return replace(incident, verdict=verdict.as_json(), prior=verdict.prior)

@@ -1,14 +1,27 @@
-"""Queued messages -> the notifiers: at least once, in order within a channel and incident."""
+"""Queued messages -> the notifiers: at least once, in order within a channel and incident.
+
+A message that a receiver refuses (a rotated key, a wrong address) is not dropped: it is kept, the other channels are told, and it is tried
+again every REFUSED_AGAIN and when the service starts, because a configuration may have been mended. After GIVE_UP it is given up, and the
+audit log says so.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from lastgood.alerts.notify import Notifier
+from lastgood.alerts.notify.pagerduty import event
+from lastgood.alerts.records import Message
 from lastgood.alerts.store import Store
+from lastgood.alerts.tx import Tx
 from lastgood.errors import LastgoodError, RefusedError, TransientError
 
 MAX_BACKOFF_S = 300
+REFUSED_AGAIN = timedelta(minutes=10)
+GIVE_UP = timedelta(days=7)
+REMIND = timedelta(minutes=5)
+FORGETFUL = "alertmanager"
+"""The channel whose receiver forgets what fires when it restarts."""
 log = logging.getLogger("lastgood.alerts")
 
 
@@ -20,7 +33,7 @@ def send_due(store: Store, notifiers: Mapping[str, Notifier], clock: Callable[[]
             message = next((m for m in tx.due(clock()) if m.channel not in down), None)
         if message is None:
             return
-        error, again = "", None
+        error, again, refused = "", None, False
         try:
             notifier = notifiers.get(message.channel)
             if notifier is None:
@@ -29,12 +42,42 @@ def send_due(store: Store, notifiers: Mapping[str, Notifier], clock: Callable[[]
         except TransientError as caught:
             error, again = str(caught), clock() + timedelta(seconds=min(2**message.attempts, MAX_BACKOFF_S))
         except LastgoodError as caught:
-            error = str(caught)
+            error, refused = str(caught), True
+            again = clock() + REFUSED_AGAIN if clock() - message.created_at < GIVE_UP else None
         with store.begin() as tx:
-            tx.sent(message.id, error, again)
+            tx.sent(message.id, error, again, refused)
             if error and not again:
                 tx.record(clock(), "lastgood", "undeliverable", message=message.id, error=error)
+            elif refused:
+                _say_elsewhere(tx, message, error, [name for name in notifiers if name != message.channel], clock())
         if error:
             log.warning("message %d (%s): %s", message.id, message.channel, error)
         if again:
             down.add(message.channel)
+
+
+def _say_elsewhere(tx: Tx, message: Message, error: str, others: list[str], now: datetime) -> None:
+    """The other channels hear, once a day, that this one takes nothing."""
+    key = f"lastgood-channel-{message.channel}"
+    sentence = f"Lastgood: the channel {message.channel} refuses messages ({error}); they are kept and tried again"
+    document = event(
+        "trigger", key, sentence, severity="error", source="lastgood", timestamp=now.isoformat(), details={}
+    )
+    tx.say(f"{key}:{now:%Y-%m-%d}", key, document, now, others)
+
+
+def remind(store: Store, notifiers: Mapping[str, Notifier], clock: Callable[[], datetime]) -> None:
+    """Tell a receiver that forgets again what is open. Telling twice changes nothing there."""
+    notifier = notifiers.get(FORGETFUL)
+    if notifier is None:
+        return
+    with store.begin() as tx:
+        if not tx.lease("remind", clock().isoformat(), clock(), clock() + REMIND):
+            return
+        standing = tx.standing(FORGETFUL)
+    for document in standing:
+        try:
+            notifier.send(document)
+        except LastgoodError as error:
+            log.warning("%s is not reminded: %s", FORGETFUL, error)
+            return

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from lastgood.alerts import messages
-from lastgood.alerts.records import Incident, KillSwitch, Rollback
+from lastgood.alerts.decide import CLOSED_BY
+from lastgood.alerts.records import Incident, KillSwitch, Pause, Rollback
 from lastgood.alerts.rollback.executor import Executor
 from lastgood.alerts.rollback.links import Action, Claims, LinkError, Problem, Signer, check
 from lastgood.alerts.rollback.machine import Approve, Hold, Progress, Reject, Status, Withdraw
@@ -112,6 +113,67 @@ class People:
         tx.open_incident(made)
         tx.record(now, who, "opened", incident=made.id, endpoint=plan.endpoint, reason=why)
         return made
+
+    # incidents
+
+    def acknowledge(self, incident_id: str, who: str) -> None:
+        """Somebody is looking. Errors: RefusedError when there is no such open incident."""
+        with self._store.begin() as tx:
+            incident = self._open(tx, incident_id)
+            if not incident.acked_by:
+                tx.update_incident(incident.id, self._clock(), acked_at=self._clock(), acked_by=who)
+                tx.record(self._clock(), who, "acknowledged", incident=incident.id, endpoint=incident.endpoint)
+                self._teller.acknowledge(tx, incident)
+
+    def note(self, incident_id: str, who: str, text: str) -> None:
+        """Keep a sentence with the incident, open or not. Errors: RefusedError."""
+        with self._store.begin() as tx:
+            incident = tx.incident(incident_id)
+            if incident is None:
+                raise RefusedError(f"there is no incident {incident_id}")
+            tx.record(self._clock(), who, "note", incident=incident.id, endpoint=incident.endpoint, reason=text)
+
+    def close(self, incident_id: str, who: str, why: str) -> None:
+        """End it; what waits for a decision on it is withdrawn. Errors: RefusedError when a rollback of it is under way."""
+        with self._store.begin() as tx:
+            incident = self._open(tx, incident_id)
+            last = tx.last_rollback(incident.id)
+            if last and last.state.under_way:
+                raise RefusedError(f"a rollback is {last.state}: it ends first (`lastgood kill on` stops it)")
+            if last and not last.state.ended:
+                self._executor.apply(tx, last, Withdraw(f"{who} closed the incident: {why}"))
+            self._teller.resolve(tx, incident, f"{CLOSED_BY}{who}: {why}", who)
+
+    def _open(self, tx: Tx, incident_id: str) -> Incident:
+        incident = tx.incident(incident_id)
+        if incident is None:
+            raise RefusedError(f"there is no incident {incident_id}")
+        if incident.resolved_at is not None:
+            raise RefusedError(f"incident {incident_id} has ended: {incident.resolution}")
+        return incident
+
+    # silences, freezes and the switch
+
+    def pause(self, pause: Pause) -> None:
+        """Errors: RefusedError when it ends before it starts or has no reason."""
+        if pause.ends <= pause.starts or not pause.why.strip():
+            raise RefusedError("a silence or freeze needs an end after its start, and a reason")
+        with self._store.begin() as tx:
+            tx.add_pause(pause)
+            facts = {
+                "pause": pause.id,
+                "endpoint": pause.endpoint,
+                "until": pause.ends.isoformat(),
+                "reason": pause.why,
+            }
+            tx.record(self._clock(), pause.who, pause.kind, **facts)
+
+    def end_pause(self, pause_id: str, who: str) -> None:
+        """Errors: RefusedError when there is none that goes on."""
+        with self._store.begin() as tx:
+            if not tx.end_pause(pause_id, self._clock()):
+                raise RefusedError(f"there is no silence or freeze {pause_id} that goes on")
+            tx.record(self._clock(), who, "pause ended", pause=pause_id)
 
     def set_kill_switch(self, on: bool, who: str, why: str) -> None:
         """While on, nothing is sent to the workspace: no rollback starts and none under way takes its next step."""

@@ -27,7 +27,9 @@ verdicts = Table(
     "verdicts",
     metadata,
     Column("endpoint", String(255), primary_key=True),
-    Column("judged_at", UtcTime, nullable=False),
+    Column("candidate", String(255), primary_key=True),
+    Column("judge", String(16), primary_key=True),
+    Column("judged_at", UtcTime, nullable=False, index=True),
     Column("document", JSON, nullable=False),
 )
 
@@ -45,6 +47,9 @@ incidents = Table(
     Column("updated_at", UtcTime, nullable=False),
     Column("resolved_at", UtcTime),
     Column("resolution", Text, nullable=False, default=""),
+    Column("harm_at", UtcTime),  # when a judge last saw the harm
+    Column("acked_at", UtcTime),
+    Column("acked_by", String(255), nullable=False, default=""),
 )
 
 rollbacks = Table(
@@ -70,6 +75,8 @@ rollbacks = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("shifted_at", UtcTime),  # when the first change was about to be sent
     Column("ended_at", UtcTime),
+    Column("moved_at", UtcTime),  # when the workspace showed that the traffic had moved
+    Column("evidence", JSON, nullable=False),  # what it was proposed on
 )
 
 journal = Table(
@@ -101,6 +108,18 @@ leases = Table(
     Column("until", UtcTime, nullable=False),
 )
 
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),  # silence | freeze
+    Column("endpoint", String(255), nullable=False),  # a pattern
+    Column("starts", UtcTime, nullable=False),
+    Column("ends", UtcTime, nullable=False, index=True),
+    Column("who", String(255), nullable=False),
+    Column("why", Text, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,
@@ -113,6 +132,7 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_at", UtcTime, nullable=False),
     Column("finished", Boolean, nullable=False, index=True),
+    Column("refused", Boolean, nullable=False, default=False),  # the receiver said no: tried seldom, and at every start
     Column("error", Text, nullable=False),
 )
 

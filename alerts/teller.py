@@ -48,22 +48,24 @@ class Teller:
             tried = "; ".join(f"{effect} {kind}" for effect, kind, _ in tx.journal(rollback.id)) or "nothing was sent"
             sentence = f"the rollback failed: {reason} (asked of the workspace: {tried})"
             tx.update_incident(incident.id, self._clock(), note=sentence)
-            self.tell(tx, incident, f"{rollback.id}:failed", sentence, plan=rollback.plan, failed=True, tried=tried)
+            self.tell(tx, incident, f"{rollback.id}:failed", sentence, plan=rollback.plan, again="failed", tried=tried)
 
-    def resolve(self, tx: Tx, incident: Incident, why: str) -> None:
+    def acknowledge(self, tx: Tx, incident: Incident) -> None:
+        for key in tx.alert_keys(incident.id):
+            self._about(tx, incident, f"{key}:acknowledged", "acknowledge", key)
+
+    def resolve(self, tx: Tx, incident: Incident, why: str, who: str = "lastgood") -> None:
         now = self._clock()
         tx.update_incident(incident.id, now, resolved_at=now, resolution=why)
-        tx.record(now, "lastgood", "resolved", incident=incident.id, reason=why)
-        last = tx.last_rollback(incident.id)
-        failed = last is not None and last.state is Status.FAILED
-        for key in (incident.id, messages.failed_key(incident.id))[: 1 + failed]:
+        tx.record(now, who, "resolved", incident=incident.id, endpoint=incident.endpoint, reason=why)
+        for key in tx.alert_keys(incident.id):
             self._about(tx, incident, f"{key}:resolve", "resolve", key)
 
-    def ask(self, tx: Tx, incident: Incident, rollback: Rollback) -> None:
+    def ask(self, tx: Tx, incident: Incident, rollback: Rollback, again: str = "") -> None:
         plan, sentence = rollback.plan, f"roll back to version {rollback.plan.prior_version}?"
         if rollback.progress.reason:
             sentence += f" ({rollback.progress.reason})"
-        self.tell(tx, incident, f"ask:{rollback.nonce}", sentence, plan=plan, rollback=rollback)
+        self.tell(tx, incident, f"ask:{rollback.nonce}", sentence, plan=plan, rollback=rollback, again=again)
 
     def tell(
         self,
@@ -74,11 +76,11 @@ class Teller:
         *,
         plan: Plan | None = None,
         rollback: Rollback | None = None,
-        failed: bool = False,
+        again: str = "",
         severity: str | None = None,
         **more: object,
     ) -> bool:
-        """Queue the incident's alert; False when `once` was said before. With a rollback its link decides."""
+        """Queue the incident's alert; False when `once` was said before. With a rollback its link decides. `again`: see messages.under."""
         now, pagerduty = self._clock(), self.settings.pagerduty
         severity = severity or (pagerduty.severity_rollback if plan else pagerduty.severity_page)
         name = "Evidence and rollback" if rollback else "Evidence"
@@ -89,8 +91,8 @@ class Teller:
         if (switch := tx.kill_switch()).on:
             more["kill switch"] = f"on ({switch.who}: {switch.why}): no rollback starts or goes on"
         document = messages.trigger(incident, self.settings, now, sentence, severity=severity, links=links, **more)
-        if failed:
-            document = messages.failed(document)
+        if again:
+            document = messages.under(document, again)
         key = hashlib.sha256(once.encode()).hexdigest()[:32]
         return tx.say(f"{incident.id}:{key}", incident.id, document, now, self._channels)
 

@@ -5,15 +5,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lastgood.alerts import schema as t
 from lastgood.alerts.audit import entry_hash, plain, problems
-from lastgood.alerts.records import Check, Incident, KillSwitch, Message, Rollback
+from lastgood.alerts.records import Check, Incident, KillSwitch, Message, Pause, PauseKind, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
 from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot
 from lastgood.errors import TransientError
+from lastgood.record.verdict import Verdict
 
 
 class Tx:
@@ -33,21 +34,30 @@ class Tx:
 
     # verdicts and incidents
 
-    def save_verdict(self, endpoint: str, judged_at: datetime, document: Mapping[str, Any]) -> bool:
-        """False when a newer verdict is already known."""
-        values = {"judged_at": judged_at, "document": document}
-        if self._insert(t.verdicts, {"endpoint": endpoint, **values}):
+    def save_verdict(self, verdict: Verdict) -> bool:
+        """False when a newer verdict of this judge on this version is already known."""
+        values = {"judged_at": verdict.judged_at, "document": verdict.as_json()}
+        key = {"endpoint": verdict.endpoint, "candidate": verdict.candidate, "judge": verdict.judge}
+        if self._insert(t.verdicts, {**key, **values}):
             return True
-        where = (t.verdicts.c.endpoint == endpoint) & (t.verdicts.c.judged_at <= judged_at)
+        v = t.verdicts.c
+        same = (v.endpoint == verdict.endpoint) & (v.candidate == verdict.candidate) & (v.judge == verdict.judge)
+        where = same & (v.judged_at <= verdict.judged_at)
         return self._db.execute(update(t.verdicts).where(where).values(**values)).rowcount == 1
 
-    def verdicts(self) -> list[Mapping[str, Any]]:
-        return list(self._db.scalars(select(t.verdicts.c.document).order_by(t.verdicts.c.endpoint)))
+    def verdicts(self, endpoint: str | None = None) -> list[Verdict]:
+        """The newest of each judge on each version, by endpoint and time."""
+        v = t.verdicts.c
+        query = select(v.document).order_by(v.endpoint, v.judged_at)
+        if endpoint is not None:
+            query = query.where(v.endpoint == endpoint)
+        return [Verdict.from_json(document) for document in self._db.scalars(query)]
 
-    def verdict(self, endpoint: str) -> tuple[datetime, Mapping[str, Any]] | None:
-        """The newest one: when it was judged, and its document."""
-        row = self._db.execute(select(t.verdicts).where(t.verdicts.c.endpoint == endpoint)).first()
-        return (row.judged_at, row.document) if row else None
+    def forget_verdicts(self, before: datetime) -> int:
+        """Take away verdicts older than `before`, of versions without an open incident; how many."""
+        v, i = t.verdicts.c, t.incidents.c
+        held = exists().where(i.open_key.is_not(None), i.endpoint == v.endpoint, i.candidate == v.candidate)
+        return self._db.execute(t.verdicts.delete().where(v.judged_at < before, ~held)).rowcount
 
     def add_served_well(self, endpoint: str, version: str, at: datetime) -> None:
         """The judge called this version healthy."""
@@ -85,6 +95,12 @@ class Tx:
             query = query.where(t.incidents.c.open_key.is_not(None))
         return [i for row in self._db.execute(query) if (i := _incident(row))]
 
+    def ended_incidents(self, endpoint: str) -> dict[str, Incident]:
+        """Version -> its newest incident that has ended."""
+        i = t.incidents.c
+        query = select(t.incidents).where(i.endpoint == endpoint, i.open_key.is_(None)).order_by(i.resolved_at)
+        return {row.candidate: incident for row in self._db.execute(query) if (incident := _incident(row))}
+
     def update_incident(self, incident_id: str, now: datetime, **values: Any) -> None:
         if "resolved_at" in values:
             values["open_key"] = None
@@ -104,7 +120,7 @@ class Tx:
     def save_rollback(self, rollback: Rollback) -> Rollback:
         """Errors: TransientError when somebody else changed it since it was read."""
         values: dict[str, Any] = {**vars(rollback.progress), "nonce": rollback.nonce, "revision": rollback.revision + 1}
-        values |= {"shifted_at": rollback.shifted_at, "ended_at": rollback.ended_at}
+        values |= {"shifted_at": rollback.shifted_at, "ended_at": rollback.ended_at, "moved_at": rollback.moved_at}
         if rollback.state.ended:
             values["live_key"] = None
         where = (t.rollbacks.c.id == rollback.id) & (t.rollbacks.c.revision == rollback.revision)
@@ -134,21 +150,22 @@ class Tx:
     def shifts(self) -> dict[str, dict[str, list[datetime]]]:
         """Endpoint -> version -> when rollbacks moved traffic away from it, oldest first."""
         r = t.rollbacks.c
-        moved = (r.kind == Kind.ROLLBACK) & r.shifted_at.is_not(None)
+        moved = (r.kind == Kind.ROLLBACK) & r.moved_at.is_not(None)
         times: dict[str, dict[str, list[datetime]]] = {}
-        for row in self._db.execute(select(t.rollbacks).where(moved).order_by(r.shifted_at)):
-            times.setdefault(row.endpoint, {}).setdefault(row.bad_version, []).append(row.shifted_at)
+        for row in self._db.execute(select(t.rollbacks).where(moved).order_by(r.moved_at)):
+            times.setdefault(row.endpoint, {}).setdefault(row.bad_version, []).append(row.moved_at)
         return times
 
     def rolled_back(self, endpoint: str) -> set[str]:
         """The versions of the endpoint that traffic was ever moved away from."""
         return set(self.shifts().get(endpoint, ()))
 
-    def shifts_since(self, endpoint: str, moment: datetime) -> int:
-        """How many rollbacks of the endpoint began to shift, or ended after shifting, since `moment`."""
+    def moved(self, endpoint: str, since: datetime) -> list[datetime]:
+        """When rollbacks of the endpoint moved traffic, or ended after it, since `since`. An attempt that moved nothing does not count."""
         r = t.rollbacks.c
-        recent = (r.shifted_at >= moment) | (r.shifted_at.is_not(None) & (r.ended_at >= moment))
-        return self._db.scalar(select(func.count()).where(_rolled_back(endpoint) & recent)) or 0
+        recent = r.moved_at.is_not(None) & ((r.moved_at >= since) | (r.ended_at >= since))
+        rows = self._db.execute(select(r.moved_at, r.ended_at).where(_rolled_back(endpoint) & recent))
+        return [row.ended_at or row.moved_at for row in rows]
 
     def write_journal(self, rollback_id: str, at: datetime, effect: str, kind: str, detail: str = "") -> None:
         values = {"rollback_id": rollback_id, "at": at, "effect": effect, "kind": kind, "detail": detail}
@@ -192,6 +209,21 @@ class Tx:
         value = self._db.scalar(select(t.flags.c.value).where(t.flags.c.name == "kill_switch"))
         return KillSwitch(**value) if value else KillSwitch()
 
+    # silences and freezes
+
+    def add_pause(self, pause: Pause) -> None:
+        self._db.execute(insert(t.pauses).values(**vars(pause)))
+
+    def pauses(self, now: datetime) -> list[Pause]:
+        """Those that have not ended, the next to end first."""
+        query = select(t.pauses).where(t.pauses.c.ends > now).order_by(t.pauses.c.ends)
+        return [Pause(**{**row._mapping, "kind": PauseKind(row.kind)}) for row in self._db.execute(query)]
+
+    def end_pause(self, pause_id: str, now: datetime) -> bool:
+        """False when there is none that goes on."""
+        where = (t.pauses.c.id == pause_id) & (t.pauses.c.ends > now)
+        return self._db.execute(update(t.pauses).where(where).values(ends=now)).rowcount == 1
+
     # snapshots
 
     def add_snapshot(self, snapshot: Snapshot, now: datetime) -> None:
@@ -200,12 +232,12 @@ class Tx:
         if last is None or last.settings != snapshot.settings:
             self._insert(t.snapshots, {**vars(snapshot), "seen_at": now})
 
-    def snapshots(self, endpoint: str) -> list[str]:
-        """The versions a snapshot is kept of, those of the newest configurations first."""
-        s = t.snapshots.c
-        newest = func.max(s.config_version)
-        query = select(s.version).where(s.endpoint == endpoint).group_by(s.version).order_by(newest.desc())
-        return list(self._db.scalars(query))
+    def snapshots(self, endpoint: str) -> list[Snapshot]:
+        """Every one kept of the endpoint, those of the newest configurations first."""
+        rows = (
+            select(t.snapshots).where(t.snapshots.c.endpoint == endpoint).order_by(t.snapshots.c.config_version.desc())
+        )
+        return [Snapshot(row.endpoint, row.config_version, row.version, row.settings) for row in self._db.execute(rows)]
 
     def snapshot(self, endpoint: str, version: str) -> Snapshot | None:
         """The newest one of this version."""
@@ -220,7 +252,7 @@ class Tx:
     ) -> bool:
         """Queue a message, once for every channel; False when the same thing was said before."""
         values = {"subject": subject, "event": event, "created_at": now, "attempts": 0, "next_at": now}
-        values |= {"finished": False, "error": ""}
+        values |= {"finished": False, "refused": False, "error": ""}
         lines = [
             self._insert(t.outbox, {**values, "once": f"{once}@{channel}", "channel": channel}) for channel in channels
         ]
@@ -231,7 +263,9 @@ class Tx:
         o = t.outbox.c
         heads = select(func.min(o.id)).where(~o.finished).group_by(o.channel, o.subject)
         query = select(t.outbox).where(o.id.in_(heads), o.next_at <= now).order_by(o.next_at, o.id)
-        return [Message(row.id, row.channel, row.event, row.attempts) for row in self._db.execute(query)]
+        return [
+            Message(row.id, row.channel, row.event, row.attempts, row.created_at) for row in self._db.execute(query)
+        ]
 
     def unsent(self) -> dict[str, tuple[int, str]]:
         """channel -> (messages not delivered yet, the newest error)."""
@@ -241,12 +275,58 @@ class Tx:
             candidates[row.channel] = (candidates.get(row.channel, (0, ""))[0] + 1, row.error)
         return candidates
 
-    def sent(self, message_id: int, error: str = "", again_at: datetime | None = None) -> None:
-        """Finished (with `error`: given up), or, with `again_at`, to be tried again then."""
-        values: dict[str, Any] = {"finished": again_at is None, "error": error, "attempts": t.outbox.c.attempts + 1}
+    def sent(self, message_id: int, error: str = "", again_at: datetime | None = None, refused: bool = False) -> None:
+        """Finished (with `error`: given up), or, with `again_at`, to be tried again then. `refused`: the receiver said no."""
+        values: dict[str, Any] = {"finished": again_at is None, "error": error, "refused": refused}
         if again_at:
             values["next_at"] = again_at
+        values["attempts"] = t.outbox.c.attempts + 1
         self._db.execute(update(t.outbox).where(t.outbox.c.id == message_id).values(**values))
+
+    def retry_refused(self, now: datetime) -> int:
+        """Messages that a receiver refused are due now: it may have been configured anew. How many."""
+        where = ~t.outbox.c.finished & t.outbox.c.refused
+        return self._db.execute(update(t.outbox).where(where).values(next_at=now)).rowcount
+
+    def refused(self) -> dict[str, tuple[int, str]]:
+        """channel -> (messages its receiver refused and that are kept, the newest error)."""
+        o = t.outbox.c
+        counts: dict[str, tuple[int, str]] = {}
+        for row in self._db.execute(select(o.channel, o.error).where(~o.finished & o.refused).order_by(o.id)):
+            counts[row.channel] = (counts.get(row.channel, (0, ""))[0] + 1, row.error)
+        return counts
+
+    def alert_keys(self, subject: str) -> list[str]:
+        """The keys under which alerts about `subject` were triggered."""
+        o = t.outbox.c
+        events = self._db.scalars(select(o.event).where(o.subject == subject).order_by(o.id))
+        return list(dict.fromkeys(str(event["dedup_key"]) for event in events if event["event_action"] == "trigger"))
+
+    def standing(self, channel: str) -> list[Mapping[str, Any]]:
+        """The newest delivered trigger under each key of the incidents that are open: what a receiver that forgets must be told again."""
+        o, i = t.outbox.c, t.incidents.c
+        query = (
+            select(o.event)
+            .join(t.incidents, i.id == o.subject)
+            .where(o.channel == channel, o.finished, o.error == "", i.open_key.is_not(None))
+            .order_by(o.id)
+        )
+        newest = {str(event["dedup_key"]): event for event in self._db.scalars(query)}
+        return [event for event in newest.values() if event["event_action"] == "trigger"]
+
+    # housekeeping
+
+    def prune(self, before: datetime) -> dict[str, int]:
+        """Take away what nobody needs any more and is older than `before`: used nonces, delivered messages of ended incidents, leases
+        and pauses that ran out. Incidents, rollbacks, journal and audit stay. Table -> rows taken away."""
+        open_ids = select(t.incidents.c.id).where(t.incidents.c.open_key.is_not(None))
+        gone = {
+            t.nonces: t.nonces.c.used_at < before,
+            t.outbox: t.outbox.c.finished & (t.outbox.c.created_at < before) & t.outbox.c.subject.not_in(open_ids),
+            t.leases: t.leases.c.until < before,
+            t.pauses: t.pauses.c.ends < before,
+        }
+        return {table.name: self._db.execute(table.delete().where(where)).rowcount for table, where in gone.items()}
 
     # release checks
 
@@ -311,5 +391,5 @@ def _rollback(row: Row[Any] | None) -> Rollback | None:
     progress = Progress(Status(row.state), row.since, row.until, row.reason, row.who, tuple(row.approvals))
     return Rollback(
         row.id, row.incident_id, row.mode, row.metric, Plan.from_dict(row.plan), row.nonce, progress,
-        row.revision, row.created_at, row.shifted_at, row.ended_at,
+        row.revision, row.created_at, row.shifted_at, row.ended_at, row.moved_at, row.evidence or {},
     )  # fmt: skip

@@ -84,8 +84,8 @@ class MemoryWorkspace:
         self._poll(name)
         return self._endpoints[name]
 
-    def endpoints(self) -> Sequence[Endpoint]:
-        return [self.endpoint(name) for name in self._endpoints]
+    def names(self) -> Sequence[str]:
+        return list(self._endpoints)
 
     def aliases(self, model: str) -> Mapping[str, str]:
         return self.known_aliases

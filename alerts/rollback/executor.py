@@ -84,6 +84,8 @@ class Executor:
         changed = replace(rollback, progress=progress)
         if rollback.shifted_at is None and any(effect in CHANGES for effect in effects):
             changed = replace(changed, shifted_at=now)
+        if progress.state is Status.VERIFYING and rollback.moved_at is None:
+            changed = replace(changed, moved_at=now)
         if Effect.ASK in effects:
             changed = replace(changed, nonce=self._new_nonce())
         if progress.state.ended:

@@ -22,15 +22,18 @@ class Judged:
         """`prior_version` is the one that is promoted."""
         step = timedelta(seconds=self._settings.endpoint(endpoint).policy.promote_step_s)
         with self._store.read() as tx:
-            judged_at, document = tx.verdict(endpoint) or (since, {})
-        state, reason = document.get("state"), document.get("reason")
-        if judged_at <= since or document.get("candidate") != prior_version:
+            verdicts = [v for v in tx.verdicts(endpoint) if v.candidate == prior_version and v.judged_at > since]
+        if not verdicts:
             return Recovery(None, None, f"the judge has not spoken on version {prior_version} since the step")
-        if state in (State.PAGE, State.ROLL_BACK):
-            return Recovery(None, False, f"the judge says {state}: {reason}", hopeless=True)
-        if state == State.HEALTHY and judged_at >= since + step:
-            return Recovery(True, True, f"the judge says {state}: {reason}")
-        return Recovery(None, None, f"the judge says {state}; a step serves {step.total_seconds():g} s at least")
+        verdict = max(verdicts, key=lambda v: (v.bad, v.judged_at))  # what one judge saw the other does not undo
+        words = f"the judge says {verdict.state}: {verdict.reason}"
+        if verdict.bad:
+            return Recovery(None, False, words, hopeless=True)
+        if verdict.state is State.HEALTHY and verdict.judged_at >= since + step:
+            return Recovery(True, True, words)
+        return Recovery(
+            None, None, f"the judge says {verdict.state}; a step serves {step.total_seconds():g} s at least"
+        )
 
 
 class Probed:

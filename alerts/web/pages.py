@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
-from lastgood.record.verdict import State
+from lastgood.record.verdict import State, Verdict
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""
@@ -35,6 +36,7 @@ REPORT_CSP = (
     "img-src data: blob:; font-src data:"
 )
 ACTIONS = ("approve", "hold", "reject")
+CURRENT = timedelta(hours=1)
 
 
 class Pages:
@@ -61,7 +63,7 @@ class Pages:
     def index(self, request: Request) -> Response:
         """All endpoints, the worst first, and the newest incidents."""
         with self._store.read() as tx:
-            verdicts, incidents, unsent = tx.verdicts(), tx.incidents(limit=50), tx.unsent()
+            verdicts, incidents, unsent = leading(tx.verdicts()), tx.incidents(limit=50), tx.unsent()
         trouble = {
             (incident.endpoint, incident.candidate): incident for incident in incidents if incident.resolved_at is None
         }
@@ -174,6 +176,19 @@ class Pages:
             switch = tx.kill_switch()
             unsent = {channel: count for channel, (count, _) in tx.unsent().items()}
         return JSONResponse({"status": "ok", "kill_switch": switch.on, "unsent": unsent})
+
+
+def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """One verdict document per endpoint: the worst of those spoken within CURRENT of the endpoint's newest."""
+    newest: dict[str, datetime] = {}
+    for verdict in verdicts:
+        newest[verdict.endpoint] = max(newest.get(verdict.endpoint, verdict.judged_at), verdict.judged_at)
+    lead: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        if verdict.judged_at >= newest[verdict.endpoint] - CURRENT:
+            other = lead.get(verdict.endpoint, verdict)
+            lead[verdict.endpoint] = max(other, verdict, key=lambda v: (v.state.severity, v.judged_at))
+    return [verdict.as_json() for verdict in lead.values()]
 
 
 def _incident(incident: Incident, rollback: Rollback | None) -> dict[str, Any]:

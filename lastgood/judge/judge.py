@@ -73,7 +73,7 @@ def _verdict(look: Look) -> Verdict:
     return Verdict(
         evidence.endpoint, evidence.candidate, evidence.prior, state, missing or say.reason(look, state, findings, vetoes), look.now,
         None if missing else look.onset, 1.0 if missing else look.e, tuple(findings), () if missing else tuple(vetoes), figures,
-        say.outlook(look, state),
+        say.outlook(look, state), look.trail.cols.until(look.t),
     )  # fmt: skip
 
 

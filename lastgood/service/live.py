@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge import Evidence, History, Verdict, judge
 from lastgood.judge.evidence import LIVE_SHARE
 from lastgood.judge.records import columns_of
+from lastgood.record.verdict import LIVE
 from lastgood.service.replay import records, since_new
 from lastgood.settings import Settings
 
@@ -47,6 +48,7 @@ class _Endpoint:
     candidate: str = ""
     prior: str | None = None
     seen: dict[str, datetime] = field(default_factory=dict)
+    spoke: bool = False
 
 
 class Live:
@@ -104,12 +106,13 @@ class Live:
                 state.candidate, state.prior = verdict.candidate, verdict.prior
 
     def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
-        """Page and RollBack verdicts on the newest requests. `history`: what the judge must know, by endpoint."""
+        """Page and RollBack verdicts on the newest requests, and the first milder one after them. `history`: what the judge must know, by endpoint."""
         verdicts = []
         for name in list(self._endpoints):
             verdict = self.look(name, history(name))
-            if verdict and verdict.state in (State.PAGE, State.ROLL_BACK):
-                verdicts.append(verdict)
+            if verdict and (verdict.bad or self._endpoints[name].spoke):
+                verdicts.append(replace(verdict, judge=LIVE))
+                self._endpoints[name].spoke = verdict.bad
             with self._lock:
                 if not self._endpoints[name].rows.num_rows:  # else every name that was ever sent stays
                     del self._endpoints[name]

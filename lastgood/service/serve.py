@@ -27,8 +27,8 @@ from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.asgi import bind
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.dashboards.exemplars import Exemplars
-from lastgood.errors import LastgoodError
-from lastgood.judge import History
+from lastgood.errors import LastgoodError, RefusedError, TransientError
+from lastgood.judge import History, Verdict
 from lastgood.service import scrape
 from lastgood.service.live import Live
 from lastgood.service.tracing import spanned
@@ -39,6 +39,7 @@ from lastgood.workspace import Platform, deployments
 from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.service.serve")
+HOUSEKEEP_S = 3600.0
 SCRAPE_S = 60.0
 """The endpoints' own metrics are gauges of a minute."""
 
@@ -100,21 +101,32 @@ async def every(name: str, seconds: float, what: Callable[[], None], stop: async
 
 
 class _Verdicts:
-    """Hands each new verdict to the controller once per process (the controller ignores one it has seen)."""
+    """Hands each new verdict to the controller. One that cannot be stored stops no other: it is counted; one that cannot be stored now is
+    handed over again."""
 
     def __init__(self, store: tables.Store, target: Controller, live: Live) -> None:
         self._store, self._target, self._live = store, target, live
         self._after = now() - timedelta(seconds=target.settings.default.policy.max_evidence_age_s)
         self._version: int | None = None
+        self._again: list[Verdict] = []
 
     def __call__(self) -> None:
         version = delta.version(self._store.path(tables.VERDICTS))
-        if version == self._version:
-            return
-        for verdict in measures.verdicts(self._store, self._after):
-            self._target.handle(verdict)
+        new = [] if version == self._version else measures.verdicts(self._store, self._after)
+        waiting, self._again = self._again, []
+        for verdict in (*waiting, *new):
+            try:
+                self._target.handle(verdict)
+            except TransientError as error:
+                log.warning("the verdict on %s is handed over again: %s", verdict.endpoint, error)
+                self._again.append(verdict)
+            except LastgoodError as error:
+                log.error(
+                    "the verdict on %s version %.60s cannot be taken: %s", verdict.endpoint, verdict.candidate, error
+                )
+                self._target.faults["verdict"] += 1
             self._live.knows(verdict)
-            self._after = verdict.judged_at
+        self._after = max((verdict.judged_at for verdict in new), default=self._after)
         self._version = version
 
 
@@ -147,7 +159,11 @@ def judge_live(live: Live, target: Controller) -> None:
             return History(tx.shifts().get(endpoint, {}))
 
     for verdict in live.verdicts(history):
-        target.handle(verdict)
+        try:
+            target.handle(verdict)
+        except RefusedError as error:
+            log.error("the verdict on %s version %.60s cannot be taken: %s", verdict.endpoint, verdict.candidate, error)
+            target.faults["verdict"] += 1
 
 
 def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -> None:
@@ -226,6 +242,7 @@ async def serve(
             ("metrics", poll_s, shown.refresh),
             ("settings", poll_s, reloading),
             ("overview", poll_s, overview.refresh),
+            ("housekeeping", HOUSEKEEP_S, acts.housekeep),
             ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
         ]
         if settings.live_every_s:

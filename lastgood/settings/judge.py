@@ -48,6 +48,15 @@ class Policy(Model):
     min_completeness: float = Field(0.5, ge=0, le=1, description="rows seen / expected below which nobody is judged")
     max_evidence_age_s: float = Field(7200, gt=0, description="newest window older than this: no verdict")
     cooldown_s: float = Field(1800, ge=0, description="after a rollback no further automatic one")
+    quiet_s: float = Field(
+        1800, ge=0, description="an incident ends when its harm was not seen for so long while the version was judged"
+    )
+    retry_s: float = Field(
+        300,
+        ge=0,
+        description="a rollback that failed before it moved traffic is tried again after this, then twice, ...",
+    )
+    max_attempts: int = Field(3, ge=1, description="how often a rollback that moves nothing is tried for one incident")
     max_rollbacks_per_day: int = Field(3, ge=0)
     ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
     verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from lastgood import tables
 from lastgood.record import metrics
 from lastgood.record.metrics import summary
-from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.verdict import Verdict
 from lastgood.record.windows import Counts, from_row, merge
 from lastgood.tables import delta
 
@@ -35,28 +35,12 @@ def windows(
     return sorted(counts, key=lambda window: (window.start, window.model_version, window.stratum))
 
 
-def verdict_from(document: dict[str, Any]) -> Verdict:
-    """A verdict from its JSON document."""
-
-    def when(value: str | None) -> datetime | None:
-        return datetime.fromisoformat(value) if value else None
-
-    findings = tuple(Finding(**finding) for finding in document["findings"])
-    times = {"judged_at": when(document["judged_at"]), "since": when(document["since"])}
-    rest = {
-        "state": State(document["state"]),
-        "findings": findings,
-        "vetoes": tuple(document["vetoes"]),
-    }
-    return Verdict(**{**document, **times, **rest})
-
-
 def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict]:
     """Verdicts judged after `after`, by time."""
     filters: Any = [("judged_at", ">", after)] if after else None
     rows = delta.read(store.path(tables.VERDICTS), filters=filters).to_pylist()
     return sorted(
-        (verdict_from(json.loads(row["document"])) for row in rows),
+        (Verdict.from_json(json.loads(row["document"])) for row in rows),
         key=lambda verdict: verdict.judged_at,
     )
 

@@ -102,7 +102,9 @@ class Workspace(Protocol):
 
     def endpoint(self, name: str) -> Endpoint: ...
 
-    def endpoints(self) -> Sequence[Endpoint]: ...
+    def names(self) -> Sequence[str]:
+        """The endpoints there are."""
+        ...
 
     def aliases(self, model: str) -> Mapping[str, str]:
         """Registry alias -> version of a registered model."""

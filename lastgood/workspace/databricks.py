@@ -172,10 +172,9 @@ class DatabricksWorkspace:
         with _errors(f"endpoint {name}"):
             return parse(self._client.serving_endpoints.get(name))
 
-    def endpoints(self) -> Sequence[Endpoint]:
+    def names(self) -> Sequence[str]:
         with _errors("endpoints"):
-            names = [str(endpoint.name) for endpoint in self._client.serving_endpoints.list()]
-        return [self.endpoint(name) for name in names]
+            return [str(endpoint.name) for endpoint in self._client.serving_endpoints.list()]
 
     def aliases(self, model: str) -> Mapping[str, str]:
         with _errors(f"model {model}"):

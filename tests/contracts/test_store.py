@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from alerts_support import START, endpoint
+from alerts_support import START, endpoint, verdict
 from sqlalchemy import Connection, create_engine, inspect
 
 from lastgood.alerts import schema
@@ -21,6 +21,7 @@ from lastgood.alerts.rollback.machine import Progress, Status
 from lastgood.alerts.rollback.plan import Kind, Snapshot, make_plan
 from lastgood.alerts.store import Store
 from lastgood.errors import ConfigError, CorruptError, RefusedError, TransientError
+from lastgood.record.verdict import LIVE, State
 
 LATER = START + timedelta(minutes=1)
 
@@ -149,7 +150,13 @@ def test_a_rollback_comes_back_as_it_was_and_one_writer_wins(store: Store) -> No
         assert tx.add_rollback(first)
         assert not tx.add_rollback(rollback(config_version=8)), "one per incident until it has ended"
         assert tx.rollback(first.id) == first
-        moved = replace(first, progress=replace(first.progress, state=Status.FAILED), shifted_at=LATER, ended_at=LATER)
+        moved = replace(
+            first,
+            progress=replace(first.progress, state=Status.FAILED),
+            shifted_at=LATER,
+            moved_at=LATER,
+            ended_at=LATER,
+        )
         saved = tx.save_rollback(moved)
         assert tx.rollback(first.id) == saved == replace(moved, revision=1)
         assert tx.rolled_back("chat") == {"3"}
@@ -169,15 +176,16 @@ def test_a_stored_plan_that_was_changed_is_not_used(store: Store, url: str) -> N
         tx.rollback(rollback().id)
 
 
-def test_cooldown_counts_what_shifted_or_ended_since(store: Store) -> None:
-    done = replace(rollback(), shifted_at=START, ended_at=LATER)
+def test_cooldown_counts_what_moved_traffic_and_not_an_attempt_that_moved_nothing(store: Store) -> None:
     with store.begin() as tx:
         tx.add_rollback(rollback())
-        assert tx.shifts_since("chat", START) == 0
-        tx.save_rollback(done)
-        assert tx.shifts_since("chat", LATER) == 1
-        assert tx.shifts_since("chat", LATER + timedelta(seconds=1)) == 0
-        assert tx.shifts_since("search", START) == 0
+        assert tx.moved("chat", START) == []
+        attempt = tx.save_rollback(replace(rollback(), shifted_at=START, ended_at=LATER))
+        assert (tx.moved("chat", START), tx.rolled_back("chat")) == ([], set())
+        tx.save_rollback(replace(attempt, moved_at=START))
+        assert tx.moved("chat", LATER) == [LATER]
+        assert tx.moved("chat", LATER + timedelta(seconds=1)) == []
+        assert tx.moved("search", START) == []
 
 
 def test_snapshots_keep_the_newest_of_a_version_and_no_repeats(store: Store) -> None:
@@ -194,10 +202,15 @@ def test_snapshots_keep_the_newest_of_a_version_and_no_repeats(store: Store) -> 
 
 def test_an_older_verdict_does_not_replace_a_newer_one(store: Store) -> None:
     with store.begin() as tx:
-        assert tx.save_verdict("chat", LATER, {"n": 2})
-        assert not tx.save_verdict("chat", START, {"n": 1})
-        assert tx.save_verdict("chat", LATER, {"n": 3})
-        assert tx.verdicts() == [{"n": 3}]
+        newer = verdict(State.PAGE, LATER)
+        assert tx.save_verdict(newer)
+        assert not tx.save_verdict(verdict(State.HEALTHY, START))
+        assert tx.save_verdict(replace(newer, reason="said again"))
+        live, other = replace(newer, judge=LIVE), verdict(State.HEALTHY, START, candidate="4")
+        assert tx.save_verdict(live) and tx.save_verdict(other), "each judge and each version has a memory of its own"
+        assert sorted(tx.verdicts("chat"), key=repr) == sorted(
+            [other, replace(newer, reason="said again"), live], key=repr
+        )
 
 
 def test_messages_of_one_subject_keep_their_order(store: Store) -> None:
@@ -337,7 +350,7 @@ def test_promotions_and_drills_are_no_rollbacks(store: Store) -> None:
         plan = replace(first.plan, kind=kind)
         with store.begin() as tx:
             assert tx.add_rollback(replace(first, id=plan.id, incident_id=kind, plan=plan, shifted_at=START))
-            assert (tx.rolled_back("chat"), tx.shifts_since("chat", START), tx.shifts()) == (set(), 0, {})
+            assert (tx.rolled_back("chat"), tx.moved("chat", START), tx.shifts()) == (set(), [], {})
             found = tx.rollback(plan.id)
             assert found is not None and found.plan.kind is kind
 

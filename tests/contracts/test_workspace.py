@@ -50,7 +50,7 @@ def settled(workspace: DatabricksWorkspace, name: str = CHAT) -> Endpoint:
 
 
 def test_endpoints_are_read_as_they_are(workspace: DatabricksWorkspace) -> None:
-    assert [one.name for one in workspace.endpoints()] == [CHAT, TABULAR]
+    assert workspace.names() == [CHAT, TABULAR]
     found = workspace.endpoint(CHAT)
     assert found.traffic == {TWO: 100, ONE: 0}
     assert (found.share("2"), found.share("1"), found.share("9")) == (100, 0, 0)

@@ -128,7 +128,7 @@ def test_healthy_again_withdraws_the_proposal_and_resolves(build: Build) -> None
     assert house.rollback().state is Status.EXPIRED
     assert open_incidents(house) == 0
     assert house.notifier.kinds()[-1] == ("resolve", "")
-    with pytest.raises(RefusedError, match=r"has ended \(Expired\): the endpoint is healthy again"):
+    with pytest.raises(RefusedError, match=r"has ended \(Expired\): version 3 is healthy"):
         house.controller.people.decide(house.token(), Approve("ann"))
 
 
@@ -252,7 +252,7 @@ def test_an_unreadable_workspace_still_pages_and_the_plan_follows(build: Build) 
     house.workspace.errors += [TransientError("503 busy"), TransientError("timeout")]
     house.verdict()
     house.verdict()
-    house.tick()
+    house.controller.send()
     assert len(house.notifier.events) == 1
-    house.verdict()
+    house.tick()
     assert house.rollback().state is Status.PROPOSED

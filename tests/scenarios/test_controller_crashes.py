@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alerts_support import Build, House, MemoryWorkspace, audit, ended, endpoint, entity, settings
+from alerts_support import Build, House, ListNotifier, MemoryWorkspace, audit, ended, endpoint, entity, settings
 from tenacity import wait_none
 
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
 from lastgood.alerts.notify.pagerduty import PagerDuty
+from lastgood.alerts.outbox import GIVE_UP
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.tx import Tx
@@ -174,14 +175,35 @@ def test_a_receiver_that_is_down_is_tried_once_a_tick(build: Build) -> None:
     assert len({e["dedup_key"] for e in house.notifier.events}) == 2
 
 
-def test_an_undeliverable_message_is_recorded_and_does_not_block_the_next(build: Build) -> None:
-    house = build()
-    house.notifier.errors.append(RefusedError("400"))
+def test_a_message_that_a_receiver_refuses_is_kept_told_elsewhere_and_sent_after_the_next_start(build: Build) -> None:
+    """A rotated key answers 400 to everything: the page must not be lost, and the other channels must say so."""
+    house, other = build(), ListNotifier()
+    house.controller._notifiers = {"pagerduty": house.notifier, "slack": other}
+    house.notifier.errors += [RefusedError("400: invalid routing key")] * 100
     house.verdict()
     house.tick_until(ended)
     house.tick(2)
+    assert house.notifier.events == []
+    with house.store.read() as tx:
+        ((channel, (kept, error)),) = tx.refused().items()
+    assert (channel, kept) == ("pagerduty", 1) and "routing key" in error, (
+        "of one incident the oldest waits, the others behind it"
+    )
+    assert any("pagerduty refuses messages" in e["payload"]["summary"] for e in other.events)
+    house.notifier.errors.clear()
+    house.restart()
+    house.tick(2)
+    assert [k for k, _ in house.notifier.kinds()] == ["trigger", "resolve"]
+
+
+def test_a_message_refused_for_a_week_is_given_up_and_recorded(build: Build) -> None:
+    house = build(Mode.APPROVE)
+    house.notifier.errors += [RefusedError("400")] * 3
+    house.verdict()
+    house.tick()
+    house.clock.forward(GIVE_UP.total_seconds())
+    house.tick()
     assert "undeliverable" in audit(house)
-    assert [k for k, _ in house.notifier.kinds()] == ["resolve"]
 
 
 def test_the_settings_of_entities_are_not_in_the_message(build: Build) -> None:
