@@ -67,6 +67,7 @@ class Controller:
         self._seen: dict[str, tuple[Endpoint, datetime]] = {}
         self._names: frozenset[str] | None = None
         self._aliases: dict[str, tuple[dict[str, str], datetime]] = {}
+        self.observed_at: datetime | None = None
         self.faults: Counter[str] = Counter()
         self.unreadable: dict[str, str] = {}
         """Endpoint -> why the workspace did not show it when it was asked last."""
@@ -253,6 +254,8 @@ class Controller:
                 stable.append(endpoint)
                 self._guarded(f"endpoint {name}", partial(self._keep, endpoint))
         self.unreadable = unreadable
+        if len(unreadable) < len(self._names) or not self._names:
+            self.observed_at = self.clock()
         return stable
 
     def _keep(self, endpoint: Endpoint) -> None:

@@ -1,11 +1,15 @@
 """What people decide, through a signed link or at the command line -> the rollback it moves. Everything is audited."""
 
 import hashlib
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 from lastgood.alerts import messages
 from lastgood.alerts.decide import CLOSED_BY
+from lastgood.alerts.identity import identity
 from lastgood.alerts.records import Incident, KillSwitch, Pause, Rollback
 from lastgood.alerts.rollback.executor import Executor
 from lastgood.alerts.rollback.links import Action, Claims, LinkError, Problem, Signer, check
@@ -15,6 +19,7 @@ from lastgood.alerts.store import Store
 from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
 from lastgood.errors import RefusedError
+from lastgood.settings import Settings
 
 
 class People:
@@ -35,6 +40,10 @@ class People:
         self._teller = teller
         self._clock = clock
         self._new_nonce = new_nonce
+
+    def name(self, who: str) -> str:
+        """The one name of a person."""
+        return identity(who, self._teller.settings.web.identities)
 
     # through a link
 
@@ -61,6 +70,7 @@ class People:
         Errors: LinkError, RefusedError (the decision is not possible any more, the kill switch).
         """
         now = self._clock()
+        decision = replace(decision, who=self.name(decision.who))
         claims = self.signer.verify(token, now)
         with self._store.begin() as tx:
             _, rollback = self._linked(tx, claims)
@@ -83,7 +93,7 @@ class People:
         A proposal for the same incident that waits for a person is replaced.
         Errors: RefusedError (the kill switch, one is under way).
         """
-        now = self._clock()
+        now, who = self._clock(), self.name(who)
         with self._store.begin() as tx:
             refuse_when_killed(tx)
             incident = self._incident(tx, plan, who, why) if plan.kind is Kind.ROLLBACK else None
@@ -119,7 +129,7 @@ class People:
     def acknowledge(self, incident_id: str, who: str) -> None:
         """Somebody is looking. Errors: RefusedError when there is no such open incident."""
         with self._store.begin() as tx:
-            incident = self._open(tx, incident_id)
+            incident, who = self._open(tx, incident_id), self.name(who)
             if not incident.acked_by:
                 tx.update_incident(incident.id, self._clock(), acked_at=self._clock(), acked_by=who)
                 tx.record(self._clock(), who, "acknowledged", incident=incident.id, endpoint=incident.endpoint)
@@ -131,12 +141,14 @@ class People:
             incident = tx.incident(incident_id)
             if incident is None:
                 raise RefusedError(f"there is no incident {incident_id}")
-            tx.record(self._clock(), who, "note", incident=incident.id, endpoint=incident.endpoint, reason=text)
+            tx.record(
+                self._clock(), self.name(who), "note", incident=incident.id, endpoint=incident.endpoint, reason=text
+            )
 
     def close(self, incident_id: str, who: str, why: str) -> None:
         """End it; what waits for a decision on it is withdrawn. Errors: RefusedError when a rollback of it is under way."""
         with self._store.begin() as tx:
-            incident = self._open(tx, incident_id)
+            incident, who = self._open(tx, incident_id), self.name(who)
             last = tx.last_rollback(incident.id)
             if last and last.state.under_way:
                 raise RefusedError(f"a rollback is {last.state}: it ends first (`lastgood kill on` stops it)")
@@ -159,6 +171,7 @@ class People:
         if pause.ends <= pause.starts or not pause.why.strip():
             raise RefusedError("a silence or freeze needs an end after its start, and a reason")
         with self._store.begin() as tx:
+            pause = replace(pause, who=self.name(pause.who))
             tx.add_pause(pause)
             facts = {
                 "pause": pause.id,
@@ -173,13 +186,32 @@ class People:
         with self._store.begin() as tx:
             if not tx.end_pause(pause_id, self._clock()):
                 raise RefusedError(f"there is no silence or freeze {pause_id} that goes on")
-            tx.record(self._clock(), who, "pause ended", pause=pause_id)
+            tx.record(self._clock(), self.name(who), "pause ended", pause=pause_id)
 
     def set_kill_switch(self, on: bool, who: str, why: str) -> None:
         """While on, nothing is sent to the workspace: no rollback starts and none under way takes its next step."""
-        with self._store.begin() as tx:
-            tx.set_kill_switch(KillSwitch(on, who, why))
-            tx.record(self._clock(), who, "kill switch on" if on else "kill switch off", why=why)
+        switch(self._store, on, self.name(who), why, self._clock())
+
+
+class _NoWorkspace:
+    def __getattr__(self, name: str) -> Any:
+        raise RefusedError(f"this command asks no workspace ({name})")
+
+
+def state_only(settings: Settings, store: Store, clock: Callable[[], datetime]) -> People:
+    """What people can do with the state store alone: incidents, silences, the switch. No workspace is asked, no secret is needed;
+    the service sends what is to be said."""
+    signer, absent = Signer([secrets.token_urlsafe(32)]), cast(Any, _NoWorkspace())
+    teller = Teller(settings, signer, (), clock, secrets.token_urlsafe)
+    executor = Executor(store, absent, {}, settings, clock, secrets.token_urlsafe, teller.announce)
+    return People(store, executor, teller, signer, clock, secrets.token_urlsafe)
+
+
+def switch(store: Store, on: bool, who: str, why: str, now: datetime) -> None:
+    """Turn the kill switch with nothing but the state. Errors: TransientError."""
+    with store.begin() as tx:
+        tx.set_kill_switch(KillSwitch(on, who, why))
+        tx.record(now, who, "kill switch on" if on else "kill switch off", why=why)
 
 
 def refuse_when_killed(tx: Tx) -> None:

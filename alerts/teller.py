@@ -111,4 +111,4 @@ class Teller:
 
     def _about(self, tx: Tx, incident: Incident, once: str, action: str, key: str) -> None:
         document = pagerduty_event(action, key, about=messages.about(incident))
-        tx.say(once, incident.id, document, self._clock(), self._channels)
+        tx.say(once, incident.id, document, self._clock(), tx.channels(incident.id) or self._channels)

@@ -53,6 +53,13 @@ class Tx:
             query = query.where(v.endpoint == endpoint)
         return [Verdict.from_json(document) for document in self._db.scalars(query)]
 
+    def newest_verdict(self) -> datetime | None:
+        """When a judge last spoke, of any endpoint."""
+        moment = self._db.execute(
+            select(t.verdicts.c.judged_at).order_by(t.verdicts.c.judged_at.desc()).limit(1)
+        ).first()
+        return moment.judged_at if moment else None
+
     def forget_verdicts(self, before: datetime) -> int:
         """Take away verdicts older than `before`, of versions without an open incident; how many."""
         v, i = t.verdicts.c, t.incidents.c
@@ -183,6 +190,9 @@ class Tx:
         values = {"nonce": nonce, "rollback_id": rollback_id, "action": action, "who": who, "used_at": now}
         return self._insert(t.nonces, values)
 
+    def nonce_used(self, nonce: str) -> bool:
+        return self._db.execute(select(t.nonces.c.nonce).where(t.nonces.c.nonce == nonce)).first() is not None
+
     def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         """True when `holder` has the lease until `until`: it was free, had run out, or was already theirs."""
         if self._insert(t.leases, {"name": name, "holder": holder, "until": until}):
@@ -275,6 +285,12 @@ class Tx:
             candidates[row.channel] = (candidates.get(row.channel, (0, ""))[0] + 1, row.error)
         return candidates
 
+    def oldest_unsent(self) -> datetime | None:
+        """When the oldest message that is not delivered was queued."""
+        o = t.outbox.c
+        row = self._db.execute(select(o.created_at).where(~o.finished).order_by(o.id).limit(1)).first()
+        return row.created_at if row else None
+
     def sent(self, message_id: int, error: str = "", again_at: datetime | None = None, refused: bool = False) -> None:
         """Finished (with `error`: given up), or, with `again_at`, to be tried again then. `refused`: the receiver said no."""
         values: dict[str, Any] = {"finished": again_at is None, "error": error, "refused": refused}
@@ -301,6 +317,11 @@ class Tx:
         o = t.outbox.c
         events = self._db.scalars(select(o.event).where(o.subject == subject).order_by(o.id))
         return list(dict.fromkeys(str(event["dedup_key"]) for event in events if event["event_action"] == "trigger"))
+
+    def channels(self, subject: str) -> list[str]:
+        """The channels that were told of `subject`."""
+        o = t.outbox.c
+        return sorted(self._db.scalars(select(o.channel).where(o.subject == subject).distinct()))
 
     def standing(self, channel: str) -> list[Mapping[str, Any]]:
         """The newest delivered trigger under each key of the incidents that are open: what a receiver that forgets must be told again."""

@@ -51,7 +51,8 @@ TALLY = {
 
 @dataclass(frozen=True)
 class Operations:
-    """What the alerting layer says of itself. Times in seconds, by endpoint; rollbacks by (endpoint, state)."""
+    """What the alerting layer says of itself. Times in seconds, by endpoint; rollbacks by (endpoint, state); `cannot_protect`: reason ->
+    whether it holds now."""
 
     incidents: Mapping[str, int] = field(default_factory=dict)
     rollbacks: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -59,6 +60,10 @@ class Operations:
     restore_s: Mapping[str, float] = field(default_factory=dict)
     kill_switch: bool = False
     waiting: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    cannot_protect: Mapping[str, bool] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
+    pauses: Mapping[str, int] = field(default_factory=dict)
 
 
 def amounts(row: Mapping[str, Any]) -> Totals:
@@ -199,6 +204,11 @@ class Exporter:
         changed = version is not None and version != self._seen.get(table.name)
         self._seen[table.name] = version
         return changed
+
+    def ran_at(self, job: str) -> datetime | None:
+        """When the job's newest run ended, as far as was read."""
+        run = self._runs.get(job)
+        return run["finished_at"].astimezone(UTC) if run else None
 
     def refresh(self) -> None:
         """Read what has changed since the last time."""
@@ -370,6 +380,10 @@ class Exporter:
         yield _gauge("lastgood_last_restore_seconds", [((name,), value) for name, value in now.restore_s.items()])
         yield _gauge("lastgood_kill_switch", [((), float(now.kill_switch))])
         yield _gauge("lastgood_messages_waiting", [((), float(now.waiting))])
+        yield _gauge("lastgood_messages_refused", [((name,), float(n)) for name, n in now.refused.items()])
+        yield _gauge("lastgood_cannot_protect", [((name,), float(on)) for name, on in now.cannot_protect.items()])
+        yield _counter("lastgood_decision_faults", [((kind,), float(n)) for kind, n in now.faults.items()])
+        yield _gauge("lastgood_pauses", [((kind,), float(n)) for kind, n in now.pauses.items()])
         runs = self._runs.items()
         ended = [((name,), run["finished_at"].astimezone(UTC).timestamp()) for name, run in runs]
         yield _gauge("lastgood_job_run_timestamp_seconds", ended)

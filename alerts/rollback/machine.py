@@ -111,6 +111,7 @@ class Effect(StrEnum):
     RESOLVE = "resolve"  # it worked
 
 
+WAITING = "the configuration has moved the traffic; waiting for telemetry"
 Step = tuple[Progress, tuple[Effect, ...]]
 MAX_HOLD_MINUTES = 24 * 60
 
@@ -134,7 +135,7 @@ def _decide(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
     match event:
         case Approve(who) if progress.state is Status.PROPOSED and progress.until and now >= progress.until:
             raise RefusedError(f"the proposal expired before {who} approved it")
-        case Approve(who) if who in progress.approvals:
+        case Approve(who) if who.casefold() in {name.casefold() for name in progress.approvals}:
             raise RefusedError(f"{who} has approved it already: another person must")
         case Approve(who, alone):
             given = (*progress.approvals, who)
@@ -195,6 +196,12 @@ def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
         case Recovery(hopeless=True, sentence=reason) | Withdraw(reason):
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
+        case Recovery(traffic_moved=None, sentence=sentence) if now - progress.since < timedelta(
+            seconds=policy.telemetry_timeout_s
+        ):
+            return replace(
+                progress, reason=f"{WAITING}: {sentence}"
+            ), ()  # the workspace shows that it moved; requests are late
         case Recovery(sentence=sentence) | Tick(sentence):
             if now - progress.since < timedelta(seconds=policy.verify_timeout_s):
                 return replace(progress, reason=sentence or progress.reason), ()

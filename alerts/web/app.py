@@ -1,6 +1,8 @@
 """Signed link -> evidence page -> a person's decision. GET and HEAD change nothing; only a POST by a person does."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -12,13 +14,14 @@ from starlette.routing import Route
 
 from lastgood.alerts import reports
 from lastgood.alerts.controller import Controller
+from lastgood.alerts.notify import pagerduty_hook
 from lastgood.alerts.notify.alertmanager import reported
 from lastgood.alerts.rollback.links import LinkError, Problem
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject
 from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.openapi import DOCUMENT
-from lastgood.alerts.web.pages import ACTIONS, COOKIE, NOTHING, Evidence, Overview, Pages, Report
+from lastgood.alerts.web.pages import ACTIONS, COOKIE, INCIDENT_ACTIONS, NOTHING, Evidence, Overview, Pages, Report
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
 
@@ -30,31 +33,63 @@ def create_app(
     evidence: Evidence = lambda incident: (),
     overview: Overview = lambda endpoint, new, prior: NOTHING,
     report: Report = lambda endpoint, version: None,
+    broken: Callable[[], Mapping[str, str]] = dict,
 ) -> Starlette:
-    """The web application. What the pages show besides verdicts and incidents comes from the three functions (see pages)."""
+    """The web application. What the pages show besides verdicts and incidents comes from the three functions (see pages); `broken`: why
+    Lastgood cannot protect the endpoints now, by reason."""
     web = controller.settings.web
-    auth = Auth(web, controller.people.signer.derived("session"))
-    pages = Pages(controller, evidence, auth, overview, report)
+    store = controller.store
+
+    def ended(number: str) -> bool:
+        with store.read() as tx:
+            return tx.nonce_used(f"session:{number}")
+
+    def end(number: str) -> None:
+        with store.begin() as tx:
+            tx.use_nonce(f"session:{number}", "", "logout", "", controller.clock())
+
+    auth = Auth(web, controller.people.signer.derived("session"), ended, end)
+    pages = Pages(controller, evidence, auth, overview, report, broken)
     acts = Acts(controller, auth, pages)
+
+    def reading(page: Page) -> Page:
+        def shown(request: Request) -> Response:
+            auth.reader(request)
+            return page(request)
+
+        return shown
+
     routes = [
-        Route("/", pages.index),
+        Route("/", reading(pages.index)),
         Route("/r/{token}", pages.link),
         Route("/r/{token}", acts.decide, methods=["POST"]),
         Route("/r/{token}/drift", pages.drift),
-        Route("/incidents/{id}", pages.incident),
-        Route("/kill", pages.kill),
+        Route("/incidents/{id}", reading(pages.incident)),
+        Route("/incidents/{id}", acts.incident, methods=["POST"]),
+        Route("/kill", reading(pages.kill)),
         Route("/kill", acts.kill, methods=["POST"]),
+        Route("/hooks/pagerduty", acts.pagerduty, methods=["POST"]),
         Route("/hooks/alertmanager", acts.alertmanager, methods=["POST"]),
-        Route("/api/incidents", pages.api_incidents),
-        Route("/api/rollbacks/{id}", pages.api_rollback),
+        Route("/api/incidents", reading(pages.api_incidents)),
+        Route("/api/rollbacks/{id}", reading(pages.api_rollback)),
         Route("/healthz", pages.healthz),
         Route("/openapi.json", lambda request: JSONResponse(DOCUMENT)),
         *auth.routes(),
     ]
     https = web.base_url.startswith("https:")
-    layers = [Middleware(guard.Headers, csp=pages.csp, https=https), *auth.middleware()]
+    hosts = {urlsplit(web.base_url).hostname or "", *web.allowed_hosts}
+    layers = [
+        Middleware(guard.Headers, csp=pages.csp, https=https),
+        Middleware(guard.Hosts, hosts=hosts),
+        *auth.middleware(),
+    ]
     handlers: Any = {LastgoodError: acts.problem, HTTPException: acts.problem}
-    return Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    app.state.auth = auth
+    return app
+
+
+Page = Callable[[Request], Response]
 
 
 class Acts:
@@ -84,13 +119,60 @@ class Acts:
         return RedirectResponse(f"/incidents/{rollback.incident_id}", 303)
 
     async def kill(self, request: Request) -> Response:
-        form, who = await self._form(request)
+        form, who = await self._form(request, "operators")
         action, why = form.get("action", ""), form.get("why", "").strip()[:500]
         if action not in ("on", "off") or not why:
             raise HTTPException(400, "Say on or off, and why.")
         self._ours(request, form, "kill", action)
         await run_in_threadpool(self._controller.people.set_kill_switch, action == "on", who, why)
         return RedirectResponse("/kill", 303)
+
+    async def incident(self, request: Request) -> Response:
+        """Acknowledge, note or close an incident from its page."""
+        form, who = await self._form(request, "operators")
+        number, action, text = request.path_params["id"], form.get("action", ""), form.get("text", "").strip()[:500]
+        if action not in INCIDENT_ACTIONS or (action != "acknowledge" and not text):
+            raise HTTPException(
+                400, f"The action must be one of {', '.join(INCIDENT_ACTIONS)}; a note and a close need words."
+            )
+        self._ours(request, form, f"incident {number}", action)
+        await run_in_threadpool(self._on_incident, action, number, who, text)
+        return RedirectResponse(f"/incidents/{number}", 303)
+
+    def _on_incident(self, action: str, number: str, who: str, text: str) -> None:
+        people = self._controller.people
+        if action == "acknowledge":
+            people.acknowledge(number, who)
+        elif action == "note":
+            people.note(number, who, text)
+        else:
+            people.close(number, who, text)
+
+    async def pagerduty(self, request: Request) -> Response:
+        """What people did with our incidents in PagerDuty. Anything else that is signed is answered 200 and changes nothing."""
+        key = secret(self._controller.settings.pagerduty.hook_secret_env)
+        raw = await guard.body(request, "application/json", guard.MAX_HOOK_BYTES)
+        if not key or not pagerduty_hook.signed(raw, request.headers.get("x-pagerduty-signature", ""), key):
+            self._auth.limited(request, "")
+            raise HTTPException(403, "The signature is missing or wrong.")
+        act = pagerduty_hook.done(guard.parsed(raw))
+        taken = act is not None and await run_in_threadpool(self._by_pagerduty, act)
+        return JSONResponse({"taken": taken})
+
+    def _by_pagerduty(self, act: pagerduty_hook.Done) -> bool:
+        number = act.key.partition("-")[0]
+        with self._controller.store.begin() as tx:
+            incident = tx.incident(number)
+            known = incident is not None and incident.resolved_at is None
+            if not known or (
+                act.id and not tx.use_nonce(f"pagerduty:{act.id}"[:64], "", act.action, "", self._controller.clock())
+            ):
+                return False
+        try:
+            self._on_incident(act.action, number, f"{act.who} (PagerDuty)", act.text or "resolved in PagerDuty")
+        except RefusedError as error:
+            self._controller.people.note(number, act.who, f"PagerDuty: {act.action} was refused: {error}")
+        return True
 
     async def alertmanager(self, request: Request) -> Response:
         """Groups of Alertmanager's webhook; 503 makes it send the group again."""
@@ -102,10 +184,10 @@ class Acts:
             raise HTTPException(422, str(error)) from error
         return JSONResponse(await run_in_threadpool(reports.take, self._controller, alerts))
 
-    async def _form(self, request: Request) -> tuple[dict[str, str], str]:
+    async def _form(self, request: Request, role: str = "approvers") -> tuple[dict[str, str], str]:
         guard.same_site(request, self._web.base_url)
         form = await guard.form(request)
-        return form, self._auth.person(request, form)
+        return form, self._auth.person(request, form, role)
 
     def _ours(self, request: Request, form: dict[str, str], subject: str, action: str) -> None:
         """Errors: LinkError when this page did not make the form for this browser, subject and action."""
@@ -123,7 +205,9 @@ class Acts:
             status = 409
         elif isinstance(error, (TransientError, ConfigError)):
             status = 503
-        if request.url.path.startswith(("/api/", "/hooks/")):
+        if status == 401 and self._auth.can_sign_in and request.method == "GET" and not _for_programs(request):
+            return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
+        if _for_programs(request):
             return JSONResponse({"error": text}, status, headers)
         try:
             response = self._pages.page("problem.html", status, text=text, code=status)
@@ -131,3 +215,7 @@ class Acts:
             return JSONResponse({"error": text}, status)
         response.headers.update(headers or {})
         return response
+
+
+def _for_programs(request: Request) -> bool:
+    return request.url.path.startswith(("/api/", "/hooks/", "/metrics"))

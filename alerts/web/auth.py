@@ -1,7 +1,8 @@
 """A request -> the person behind it: Databricks App headers, an OpenID login, or a local token."""
 
 import hmac
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -17,16 +19,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from lastgood.alerts.identity import MAX_NAME, identity
 from lastgood.errors import ConfigError
 from lastgood.settings import Web, secret
 
-MAX_NAME = 200
-
 
 class Auth:
-    """`session_key` signs the cookie of an OpenID login."""
+    """`session_key` signs the cookie of an OpenID login; `ended` and `end` ask for and note the sessions that were signed out."""
 
-    def __init__(self, web: Web, session_key: str) -> None:
+    def __init__(
+        self,
+        web: Web,
+        session_key: str,
+        ended: Callable[[str], bool] = lambda number: False,
+        end: Callable[[str], None] = lambda number: None,
+    ) -> None:
+        self._ended, self._end = ended, end
         self._web = web
         self._session_key = session_key
         self._tokens = _tokens(secret(web.person_token_env) or "")
@@ -85,40 +93,81 @@ class Auth:
 
     # who
 
+    @property
+    def reading_needs_login(self) -> bool:
+        """Whether pages are shown to known people only."""
+        wanted = self._web.login_to_read
+        return bool(self._web.oidc or self._web.trust_forwarded_user) if wanted is None else wanted
+
     def known(self, request: Request) -> str:
         """Who the request says it is without a form: a trusted header or a login; empty when nobody."""
         names = ("x-forwarded-email", "x-forwarded-preferred-username")
         forwarded = next((v for name in names if (v := request.headers.get(name, "").strip())), "")
         if self._web.trust_forwarded_user and forwarded:
-            return forwarded[:MAX_NAME]
+            return self._name(forwarded)
         if self._web.oidc and (person := request.session.get("person")):
             age = datetime.now(UTC).timestamp() - float(request.session.get("at", 0))
-            return str(person) if age < self._web.oidc.session_s else ""
-        return ""
+            ended = self._ended(str(request.session.get("id", "")))
+            return self._name(str(person)) if age < self._web.oidc.session_s and not ended else ""
+        return self._name(self._by_token(request, {})) if request.headers.get("authorization") else ""
 
-    def person(self, request: Request, form: Mapping[str, str]) -> str:
-        """Who decides. Errors: HTTPException 429 (too many tries), 403 (nobody we know, or not an approver)."""
-        self.limited(request)
-        who = self.known(request) or self._by_token(request, form)
+    def person(self, request: Request, form: Mapping[str, str], role: str = "approvers") -> str:
+        """Who acts. Errors: HTTPException 429 (too many tries), 403 (nobody we know, or without the role)."""
+        who = self.known(request) or self._name(self._by_token(request, form))
+        self.limited(request, who)
         if not who:
             raise HTTPException(403, "Only an authenticated person can decide. The person token is missing or wrong.")
-        patterns = self._web.approvers
-        if patterns and not any(fnmatchcase(who.lower(), pattern.lower()) for pattern in patterns):
-            raise HTTPException(403, f"{who} is not among those who may decide.")
+        if not self.may(who, role):
+            raise HTTPException(403, f"{who} is not among those who may do this ({role}).")
         return who
+
+    def may(self, who: str, role: str) -> bool:
+        """Whether `who` has the role: approvers decide on rollbacks, operators acknowledge, close, silence and stop, viewers read.
+        Each role includes those after it. A role without patterns is everybody's who is known."""
+        order = ("approvers", "operators", "viewers")
+        patterns = [getattr(self._web, name) for name in order[: order.index(role) + 1]]
+        if not patterns[-1]:
+            return True
+        return any(fnmatchcase(who, pattern.casefold()) for group in patterns for pattern in group)
+
+    def reader(self, request: Request) -> None:
+        """Errors: HTTPException 401 where reading needs a login and nobody is signed in, 403 without the role."""
+        if not self.reading_needs_login:
+            return
+        who = self.known(request)
+        if not who:
+            raise HTTPException(401, "Sign in to read this.")
+        if not self.may(who, "viewers"):
+            raise HTTPException(403, f"{who} is not among those who may read this.")
+
+    def scraper(self, request: Request) -> None:
+        """/metrics: the scrapers' token, or whoever may read. Errors: HTTPException 401, 403."""
+        token = secret(self._web.metrics_token_env)
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token and hmac.compare_digest(given.encode(), token.encode()):
+            return
+        if token and not self.known(request):
+            raise HTTPException(401, "The bearer token of /metrics is missing or wrong.")
+        self.reader(request)
 
     def hook(self, request: Request, token: str | None) -> None:
         """A system with a bearer token. Errors: HTTPException 429, 403."""
-        self.limited(request)
+        self.limited(request, "")
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not token or not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(403, "The bearer token is missing or wrong.")
 
-    def limited(self, request: Request) -> None:
-        """Errors: HTTPException 429 when this client sends too much."""
-        client = self.known(request) or (request.client.host if request.client else "?")
-        if not self._limiter.hit(self._limit, client):
+    def limited(self, request: Request, who: str) -> None:
+        """Errors: HTTPException 429 when this person, or (nobody known) this client on this page, sends too much.
+
+        People behind one proxy share an address: what strangers do from there does not lock a known person out.
+        """
+        client = request.client.host if request.client else "?"
+        if not self._limiter.hit(self._limit, *((who,) if who else (client, request.url.path))):
             raise HTTPException(429, "Too many requests. Wait a minute.", {"Retry-After": "60"})
+
+    def _name(self, raw: str) -> str:
+        return identity(raw, self._web.identities)
 
     def _by_token(self, request: Request, form: Mapping[str, str]) -> str:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -133,7 +182,7 @@ class Auth:
 
     async def login(self, request: Request) -> Response:
         """To the provider, and back to the page the person came from."""
-        self.limited(request)
+        self.limited(request, "")
         request.session.clear()
         request.session["next"] = _local(request.query_params.get("next", "/"))
         try:
@@ -148,7 +197,7 @@ class Auth:
         from authlib.integrations.starlette_client import OAuthError
         from joserfc.errors import JoseError
 
-        self.limited(request)
+        self.limited(request, "")
         try:
             token = await self._provider.authorize_access_token(request)
         except httpx.HTTPError as error:
@@ -156,15 +205,21 @@ class Auth:
         except (OAuthError, JoseError, ValueError, KeyError) as error:
             raise HTTPException(403, "The login was not accepted: sign in again.") from error
         claims = token.get("userinfo") or {}
-        person = str(claims.get("email") or claims.get("preferred_username") or claims.get("sub") or "")[:MAX_NAME]
-        if not person or claims.get("email_verified") is False:
-            raise HTTPException(403, "The login has no verified address.")
+        claim = self._web.oidc.claim if self._web.oidc else "email"
+        person = str(claims.get(claim) or "")[:MAX_NAME]
+        if not person or (claim == "email" and claims.get("email_verified") is not True):
+            raise HTTPException(
+                403, f"The login has no verified {claim}: the provider must send email_verified, or set web.oidc.claim."
+            )
         target = _local(request.session.get("next", "/"))
         request.session.clear()
-        request.session.update(person=person, at=datetime.now(UTC).timestamp())
+        request.session.update(person=person, at=datetime.now(UTC).timestamp(), id=secrets.token_urlsafe(16))
         return RedirectResponse(target, 303)
 
     async def logout(self, request: Request) -> Response:
+        """Ends the session here too: a copy of its cookie is worth nothing afterwards."""
+        if number := str(request.session.get("id", "")):
+            await run_in_threadpool(self._end, number)
         request.session.clear()
         return RedirectResponse("/", 303)
 

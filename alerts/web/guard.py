@@ -1,12 +1,13 @@
 """What every request passes: security headers out, bounded bodies in, no request another site made."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_FORM_BYTES = 8 * 1024
@@ -44,6 +45,23 @@ class Headers:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class Hosts:
+    """Refuses requests for host names that are not ours (DNS rebinding); health checks and scrapes come by address."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in (*hosts, "localhost", "127.0.0.1", "[::1]"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in ("/healthz", "/metrics"):
+            host = Request(scope).headers.get("host", "").lower()
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name not in self._hosts:
+                answer = PlainTextResponse("This service does not answer to that host name.", 400)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def same_site(request: Request, base_url: str) -> None:
@@ -89,7 +107,11 @@ async def form(request: Request) -> dict[str, str]:
 
 async def document(request: Request) -> Mapping[str, Any]:
     """The body as a JSON object. Errors: HTTPException 413, 415, 400."""
-    raw = await body(request, "application/json", MAX_HOOK_BYTES)
+    return parsed(await body(request, "application/json", MAX_HOOK_BYTES))
+
+
+def parsed(raw: bytes) -> Mapping[str, Any]:
+    """A body as a JSON object. Errors: HTTPException 400."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:

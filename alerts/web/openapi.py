@@ -38,6 +38,15 @@ DECISION = _form(
     person_token=TEXT,
 )
 SWITCH = _form("action", "form", "why", action={"enum": ["on", "off"]}, form=TEXT, why=TEXT, person_token=TEXT)
+ON_INCIDENT = _form(
+    "action",
+    "form",
+    action={"enum": ["acknowledge", "note", "close"]},
+    form=TEXT,
+    text={"type": "string", "description": "note and close: the words"},
+    person_token=TEXT,
+)
+EVENT = {"type": "object", "properties": {"event": {"type": "object", "additionalProperties": True}}}
 LABELS = {"type": "object", "additionalProperties": TEXT}
 ALERT = {
     "type": "object",
@@ -58,7 +67,7 @@ DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {"title": "Lastgood", "version": "1", "description": "Evidence, decisions and their progress."},
     "paths": {
-        "/": {"get": {"summary": "Endpoints and incidents", "responses": {"200": PAGE}}},
+        "/": {"get": {"summary": "Endpoints and incidents", "responses": _answers(PAGE, 401, 403)}},
         "/r/{token}": {
             "parameters": [_path("token")],
             "get": {"summary": "Evidence behind a signed link", "responses": _answers(PAGE, 403, 404, 409, 410)},
@@ -70,10 +79,15 @@ DOCUMENT: dict[str, Any] = {
         },
         "/incidents/{id}": {
             "parameters": [_path("id")],
-            "get": {"summary": "An incident and its progress", "responses": _answers(PAGE, 404)},
+            "get": {"summary": "An incident and its progress", "responses": _answers(PAGE, 401, 403, 404)},
+            "post": {
+                "summary": "Acknowledge, note or close, as an operator",
+                "requestBody": ON_INCIDENT,
+                "responses": MOVED | _answers(PAGE, 400, 403, 409, 413, 415, 429),
+            },
         },
         "/kill": {
-            "get": {"summary": "The kill switch", "responses": {"200": PAGE}},
+            "get": {"summary": "The kill switch", "responses": _answers(PAGE, 401, 403)},
             "post": {
                 "summary": "Turn it, as an authenticated person",
                 "requestBody": SWITCH,
@@ -88,12 +102,25 @@ DOCUMENT: dict[str, Any] = {
                 "responses": _answers(_json(LINKED), 400, 403, 413, 415, 422, 429),
             }
         },
-        "/api/incidents": {"get": {"responses": {"200": _json({"type": "array", "items": LINKED})}}},
+        "/hooks/pagerduty": {
+            "post": {
+                "summary": "An event of PagerDuty's webhooks (v3), signed",
+                "security": [{"signed": []}],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": EVENT}}},
+                "responses": _answers(_json(LINKED), 400, 403, 413, 415, 429),
+            }
+        },
+        "/api/incidents": {"get": {"responses": _answers(_json({"type": "array", "items": LINKED}), 401, 403)}},
         "/api/rollbacks/{id}": {
             "parameters": [_path("id")],
-            "get": {"responses": _answers(_json(LINKED), 404)},
+            "get": {"responses": _answers(_json(LINKED), 401, 403, 404)},
         },
         "/healthz": {"get": {"responses": {"200": _json(LINKED)}}},
     },
-    "components": {"securitySchemes": {"hook": {"type": "http", "scheme": "bearer"}}},
+    "components": {
+        "securitySchemes": {
+            "hook": {"type": "http", "scheme": "bearer"},
+            "signed": {"type": "apiKey", "in": "header", "name": "X-PagerDuty-Signature"},
+        }
+    },
 }

@@ -36,6 +36,7 @@ REPORT_CSP = (
     "img-src data: blob:; font-src data:"
 )
 ACTIONS = ("approve", "hold", "reject")
+INCIDENT_ACTIONS = ("acknowledge", "note", "close")
 CURRENT = timedelta(hours=1)
 
 
@@ -43,13 +44,20 @@ class Pages:
     """The read-only handlers, and the page every answer is made with."""
 
     def __init__(
-        self, controller: Controller, evidence: Evidence, auth: Auth, overview: Overview, report: Report
+        self,
+        controller: Controller,
+        evidence: Evidence,
+        auth: Auth,
+        overview: Overview,
+        report: Report,
+        broken: Callable[[], Mapping[str, str]],
     ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
-        self._evidence, self._overview, self._report = evidence, overview, report
+        self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
+        self._clock = controller.clock
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -95,7 +103,11 @@ class Pages:
             raise HTTPException(404, "There is no such incident.")
         refresh = rollback is not None and rollback.state.under_way
         values: dict[str, Any] = {"journal": journal, "story": story(entries), "figures": beside(incident.verdict)}
-        return self.page("incident.html", incident=incident, rollback=rollback, refresh=refresh, **values)
+        actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
+        return self._with_forms(
+            request, f"incident {incident.id}", actions, "incident.html",
+            incident=incident, rollback=rollback, refresh=refresh, **values,
+        )  # fmt: skip
 
     def link(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -153,6 +165,8 @@ class Pages:
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         with self._store.read() as tx:
             switch = tx.kill_switch()
+            pauses = [pause for pause in tx.pauses(self._clock()) if pause.in_force(self._clock())]
+        values = {"pauses": pauses, "broken": list(self._broken().values()), **values}
         values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
 
@@ -172,10 +186,13 @@ class Pages:
         return JSONResponse(_rollback(rollback))
 
     def healthz(self, request: Request) -> Response:
+        """Alive: 200. `degraded` where something that protects an endpoint does not work, with the reasons."""
         with self._store.read() as tx:
             switch = tx.kill_switch()
             unsent = {channel: count for channel, (count, _) in tx.unsent().items()}
-        return JSONResponse({"status": "ok", "kill_switch": switch.on, "unsent": unsent})
+        broken = dict(self._broken())
+        status = "degraded" if broken else "ok"
+        return JSONResponse({"status": status, "reasons": broken, "kill_switch": switch.on, "unsent": unsent})
 
 
 def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

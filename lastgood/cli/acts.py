@@ -4,6 +4,7 @@ import getpass
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,10 +197,21 @@ def kill_off(why: Why = "over", as_json: AsJson = False, config: ConfigFile = No
     _switch(False, why, as_json, config)
 
 
+def local_name(settings: Settings) -> str:
+    """This machine's user, as approvals and audit know the person: for commands that ask no workspace."""
+    from lastgood.alerts.identity import identity
+
+    return identity(getpass.getuser(), settings.web.identities)
+
+
 def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
-    acts = build(load(config))
-    who = me(acts)
-    acts.people.set_kill_switch(on, who, why)
+    """Needs the state store and nothing else: no workspace, no secrets."""
+    from lastgood.alerts.people import switch
+    from lastgood.alerts.store import Store
+
+    settings = load(config)
+    who = local_name(settings)
+    switch(Store(settings.state), on, who, why, datetime.now(UTC))
     print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
 
 

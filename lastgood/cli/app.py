@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from lastgood import __version__
-from lastgood.cli import acts, config, data, judge, release, setup, show
+from lastgood.cli import acts, config, data, incidents, judge, release, setup, show
 from lastgood.cli.acts import ConfigFile, JsonFile, people, write_json
 from lastgood.errors import LastgoodError
 from lastgood.service.tracing import tracing
@@ -25,6 +25,7 @@ app.add_typer(judge.app, name="judge")
 app.add_typer(show.rules, name="rules")
 app.add_typer(show.dashboards, name="dashboards")
 acts.register(app)
+incidents.register(app)
 release.register(app)
 setup.register(app)
 data.register(app)

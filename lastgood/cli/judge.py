@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -63,6 +62,8 @@ def calibrate(
     config: ConfigFile = None,
 ) -> None:
     """Split a healthy version's own history at random, by request, requester and pod, and count false rollbacks."""
+    import numpy as np
+
     from lastgood.judge import calibrate as cal
     from lastgood.service import replay as history
 
@@ -116,6 +117,8 @@ def power(
     config: ConfigFile = None,
 ) -> None:
     """How long until a doubling of errors, or latency x 1.3, is seen with this traffic and split?"""
+    import numpy as np
+
     from lastgood.judge import power as pw
     from lastgood.service import replay as history
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from jinja2 import Environment
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -90,6 +89,8 @@ def init(
         "token_env": _plain(token_env),
         "mode": mode.value,
     }
+    from jinja2 import Environment
+
     maker = Environment(keep_trailing_newline=True)  # noqa: S701 - it makes YAML, of values that are quoted as YAML
     text = maker.from_string(TEMPLATE).render(**values, endpoints=quoted, schema=SCHEMA)
     out.parent.mkdir(parents=True, exist_ok=True)

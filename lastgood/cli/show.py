@@ -8,7 +8,6 @@ import typer
 
 from lastgood.cli.acts import AsJson, ConfigFile
 from lastgood.settings import load
-from lastgood.tables import Store
 
 rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana boards as code.")
@@ -37,6 +36,7 @@ def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = Non
     """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI."""
     from lastgood.dashboards import aibi
     from lastgood.dashboards.grafana import write
+    from lastgood.tables import Store
 
     settings = load(config)
     paths = list(write(settings, out))

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lastgood import tables
+from lastgood.alerts.records import PauseKind
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.store import Store
 from lastgood.collectors.otlp.receiver import OtlpReceiver
@@ -17,11 +18,12 @@ from lastgood.collectors.otlp.writer import figures
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import RECENT, Exporter, Operations
 from lastgood.dashboards.protobuf import choose
+from lastgood.service.protection import REASONS
 from lastgood.settings import Settings
 
 
-def operations(store: Store) -> Operations:
-    """Incidents, rollbacks and messages as they stand now."""
+def operations(store: Store, broken: Mapping[str, str], faults: Mapping[str, int]) -> Operations:
+    """Incidents, rollbacks and messages as they stand now. `broken`: see protection.problems."""
     since = datetime.now(UTC) - RECENT
     with store.read() as tx:
         incidents = tx.incidents(limit=10_000)
@@ -31,6 +33,9 @@ def operations(store: Store) -> Operations:
             for name in endpoints
         }
         kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
+        refused = {channel: number for channel, (number, _) in tx.refused().items()}
+        now = datetime.now(UTC)
+        pauses = Counter(str(pause.kind) for pause in tx.pauses(now) if pause.in_force(now))
     detect, restore = {}, {}
     by_id = {incident.id: incident for incident in incidents}
     for name, rollbacks in moved.items():
@@ -43,7 +48,8 @@ def operations(store: Store) -> Operations:
                 restore[name] = (rollback.ended_at - rollback.created_at).total_seconds()
     states = Counter((name, str(rollback.state)) for name, own_rollbacks in moved.items() for rollback in own_rollbacks)
     return Operations(
-        dict(Counter(incident.endpoint for incident in incidents if incident.resolved_at is None)), dict(states), detect, restore, kill, waiting
+        dict(Counter(incident.endpoint for incident in incidents if incident.resolved_at is None)), dict(states), detect, restore, kill, waiting,
+        refused, {reason: reason in broken for reason in REASONS}, faults, {kind: pauses[kind] for kind in PauseKind},
     )  # fmt: skip
 
 
@@ -54,20 +60,31 @@ def exporter(
     receiver: OtlpReceiver,
     own: Callable[[], Mapping[str, float]],
     exemplars: Exemplars,
+    broken: Callable[[], Mapping[str, str]] = dict,
+    faults: Callable[[], Mapping[str, int]] = dict,
 ) -> Exporter:
-    """The service's exporter; its ledger stands beside the spool. `own`: what the service says of itself."""
+    """The service's exporter; its ledger stands beside the spool. `own`: what the service says of itself; `broken`: why it cannot
+    protect; `faults`: what failed in decisions."""
 
     def tally() -> Mapping[str, float]:
         return {**figures(receiver.tally, receiver.writer.spool), **own()}
 
     ledger = Path(settings.receiver.spool) / "exporter.json"
-    return Exporter(store, ledger, lambda: operations(state), tally, settings.web.max_exported_versions, exemplars)
+    return Exporter(
+        store,
+        ledger,
+        lambda: operations(state, broken(), faults()),
+        tally,
+        settings.web.max_exported_versions,
+        exemplars,
+    )
 
 
-def route(shown: Exporter) -> Route:
-    """`/metrics` in the format that the scraper likes best: protobuf (with native histograms), OpenMetrics, plain text."""
+def route(shown: Exporter, allowed: Callable[[Request], None] = lambda request: None) -> Route:
+    """`/metrics`, for whom `allowed` lets through, in the format that the scraper likes best: protobuf (with native histograms), OpenMetrics, plain text."""
 
     def scrape(request: Request) -> Response:
+        allowed(request)
         encode, kind = choose(request.headers.get("accept", ""))
         return Response(shown.text(encode, kind), media_type=None, headers={"content-type": kind})
 

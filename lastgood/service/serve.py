@@ -31,6 +31,7 @@ from lastgood.errors import LastgoodError, RefusedError, TransientError
 from lastgood.judge import History, Verdict
 from lastgood.service import scrape
 from lastgood.service.live import Live
+from lastgood.service.protection import Facts, problems
 from lastgood.service.tracing import spanned
 from lastgood.settings import Settings, secret
 from lastgood.settings.redaction import rules
@@ -189,6 +190,14 @@ def _observe(acts: Controller, store: tables.Store) -> None:
     deployments.record(store, acts.observe_endpoints(), now())
 
 
+def _facts(acts: Controller, started: datetime, ran_at: datetime | None) -> Facts:
+    with acts.store.read() as tx:
+        refused, verdicts, oldest = tx.refused(), tx.newest_verdict(), tx.oldest_unsent()
+    age = timedelta(seconds=acts.settings.default.policy.max_evidence_age_s)
+    errors = {channel: error for channel, (_, error) in refused.items()}
+    return Facts(now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults)
+
+
 async def serve(
     settings: Settings,
     say: Callable[[str], None],
@@ -219,15 +228,20 @@ async def serve(
             store, incident.endpoint, incident.candidate, incident.prior, judged, settings.window_s
         )
 
-    app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version))
+    started = now()
+
+    def broken() -> dict[str, str]:
+        return problems(_facts(acts, started, shown.ran_at("judge")))
+
+    app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
     reloading = Reloading(settings, reload or (lambda: settings))
     failed: Counter[str] = Counter()
 
     def own() -> Mapping[str, float]:
         return {"bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total())}
 
-    shown = scrape.exporter(settings, store, acts.store, receiver, own, exemplars)
-    app.router.routes.insert(0, scrape.route(shown))
+    shown = scrape.exporter(settings, store, acts.store, receiver, own, exemplars, broken, lambda: dict(acts.faults))
+    app.router.routes.insert(0, scrape.route(shown, app.state.auth.scraper))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

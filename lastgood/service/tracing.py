@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import trace
-
 from lastgood import __version__
 from lastgood.settings import Settings
 
@@ -15,6 +13,7 @@ def tracing(settings: Settings, service: str) -> Iterator[None]:
     if not settings.traces_url:
         yield
         return
+    from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -32,5 +31,7 @@ def tracing(settings: Settings, service: str) -> Iterator[None]:
 @contextmanager
 def spanned(name: str) -> Iterator[None]:
     """One piece of work as a span; an exception becomes its error."""
+    from opentelemetry import trace
+
     with trace.get_tracer("lastgood").start_as_current_span(name):
         yield

@@ -10,6 +10,10 @@ class Oidc(Model):
 
     issuer: str = Field(description="https://issuer; its /.well-known/openid-configuration is read")
     client_id: str
+    claim: str = Field(
+        "email",
+        description="the claim that names the person; an `email` counts only when the provider says it is verified",
+    )
     client_secret_env: str | None = Field(None, description="variable that holds the secret of a confidential client")
     session_s: int = Field(3600, ge=60, description="how long a login lasts")
 
@@ -30,6 +34,25 @@ class Web(Model):
         description="variable that holds the approvers' tokens: `token`, or `ann:token1,bob:token2`",
     )
     approvers: tuple[str, ...] = Field((), description="patterns of who may decide (*@example.com); none: all known")
+    viewers: tuple[str, ...] = Field(
+        (), description="patterns of who may read, where reading needs a login; none: all known"
+    )
+    operators: tuple[str, ...] = Field(
+        (), description="patterns of who may acknowledge, note, close, silence and use the kill switch; none: all known"
+    )
+    identities: dict[str, str] = Field(
+        {},
+        description="another name of a person (token name, workspace user) -> the address that approvals and audit know",
+    )
+    login_to_read: bool | None = Field(
+        None, description="whether pages need a login; default: where OpenID or the App's header names people"
+    )
+    metrics_token_env: str = Field(
+        "LASTGOOD_METRICS_TOKEN", description="variable with the bearer token of /metrics scrapers"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="host names the service answers to, beside base_url's and loopback"
+    )
     posts_per_minute: int = Field(30, ge=1, description="decisions one client may send")
     oidc: Oidc | None = None
     trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
@@ -55,5 +78,9 @@ class PagerDuty(Model):
 
     url: str = "https://events.pagerduty.com/v2/enqueue"
     routing_key_env: str = "LASTGOOD_PAGERDUTY_KEY"
+    hook_secret_env: str = Field(
+        "LASTGOOD_PAGERDUTY_HOOK_SECRET",
+        description="variable with the secret that signs PagerDuty's webhooks (v3) to us",
+    )
     severity_page: str = "error"
     severity_rollback: str = "critical"

@@ -60,6 +60,9 @@ class Policy(Model):
     max_rollbacks_per_day: int = Field(3, ge=0)
     ready_timeout_s: float = Field(2400, gt=0, description="how long the prior version may take to become ready")
     verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
+    telemetry_timeout_s: float = Field(
+        21_600, gt=0, description="how long a rollback waits for requests that show what the configuration shows"
+    )
     proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
     approvals: int = Field(1, ge=1, le=2, description="how many different persons must approve a rollback")
     promote_shares: tuple[int, ...] = Field((5, 25, 50, 100), description="traffic of a promotion's steps, per cent")

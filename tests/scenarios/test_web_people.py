@@ -1,5 +1,7 @@
 """Who may decide: OpenID logins, named tokens, approvers, two persons; the kill page; limits; the service's own description."""
 
+import hmac
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,10 @@ from servers import free_port
 from web_support import PERSON, Site
 
 from lastgood.alerts.notify.fake_pagerduty import serving
-from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import FakeOidc, serve_fake
+from lastgood.errors import RefusedError
 from lastgood.settings import Mode, Web
 
 CLIENT = "lastgood"
@@ -85,7 +88,8 @@ def test_a_person_signs_in_comes_back_and_decides(build: Any, provider: FakeOidc
     assert site.post(site.form("approve", person_token="")).status_code == 303
     assert site.house.rollback().progress.who == "ann@example.com"
     assert site.browser.post("/logout").status_code == 303
-    assert "Sign in to decide" in site.browser.get("/kill").text
+    away = site.browser.get("/kill")
+    assert (away.status_code, away.headers["location"]) == (303, "/login?next=/kill")
 
 
 def test_the_code_is_bound_to_the_browser_that_asked(build: Any, provider: FakeOidc) -> None:
@@ -151,7 +155,9 @@ def test_named_tokens_say_who_it_was(build: Any) -> None:
 def test_only_approvers_decide(build: Any) -> None:
     site = build("ann@example.com:secret-a,eve@evil.example:secret-e", approvers=("*@example.com",))
     answer = site.post(site.form("approve", person_token="secret-e"))
-    assert answer.status_code == 403 and "eve@evil.example is not among those who may decide" in answer.text
+    assert (
+        answer.status_code == 403 and "eve@evil.example is not among those who may do this (approvers)" in answer.text
+    )
     assert site.post(site.form("approve", person_token="secret-a")).status_code == 303
 
 
@@ -175,11 +181,107 @@ def test_too_many_tries_are_stopped(build: Any) -> None:
     site = build(posts_per_minute=3)
     form = site.form("approve", person_token="wrong")
     assert [site.post(form).status_code for _ in range(5)] == [403, 403, 403, 429, 429]
-    last = site.post(site.form("approve"))
-    assert last.status_code == 429 and last.headers["retry-after"] == "60", (
-        "the right token does not get through either"
-    )
     assert site.unchanged()
+    last = site.post(form)
+    assert last.status_code == 429 and last.headers["retry-after"] == "60"
+    assert site.post(site.form("approve")).status_code == 303, "strangers behind the same proxy lock nobody out"
+    assert site.house.tick_until(lambda r: r.state.ended).state is Status.DONE
+
+
+def test_two_spellings_of_one_address_are_one_person(build: Any) -> None:
+    """An App's header, a login and a token may write the same address differently: that is no second person."""
+    site = build(
+        "Ann@Example.com:secret-a,bob@example.com:secret-b",
+        policy={"approvals": 2},
+        identities={"ann-laptop": "ANN@example.com"},
+    )
+    assert site.post(site.form("approve", person_token="secret-a")).status_code == 303
+    site.house.tick()
+    for spelling in ("ann@example.com", "ANN@EXAMPLE.COM", "ann-laptop", " Ann@example.com"):
+        with pytest.raises(RefusedError, match="another person must"):
+            site.house.controller.people.decide(site.house.token(), Approve(spelling))
+    site.house.controller.people.decide(site.house.token(), Approve("Bob@example.com"))
+    assert site.house.rollback().progress.who == "ann@example.com and bob@example.com"
+
+
+# reading
+
+
+def test_where_people_sign_in_reading_needs_it_too(
+    build: Any, provider: FakeOidc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASTGOOD_METRICS_TOKEN", "scrape-me")
+    site = build(**oidc(provider))
+    incident = site.house.rollback().incident_id
+    for path in ("/", f"/incidents/{incident}", "/kill"):
+        assert site.browser.get(path).headers["location"] == f"/login?next={path}", path
+    for path in ("/api/incidents", f"/api/rollbacks/{site.house.rollback().id}"):
+        assert site.browser.get(path).status_code == 401, path
+    assert site.browser.get("/healthz").status_code == 200
+    assert site.browser.get(site.path).status_code == 200, "a signed link opens its own evidence"
+    signed_in(site)
+    assert all(site.browser.get(path).status_code == 200 for path in ("/", f"/incidents/{incident}", "/api/incidents"))
+
+
+def test_a_session_that_was_signed_out_is_worth_nothing(build: Any, provider: FakeOidc) -> None:
+    site = build(**oidc(provider))
+    signed_in(site)
+    copy = dict(site.browser.cookies)
+    assert httpx.get(site.url + "/", cookies=copy).status_code == 200
+    site.browser.post("/logout")
+    assert httpx.get(site.url + "/", cookies=copy).status_code == 303
+
+
+def test_viewers_read_and_do_not_act(build: Any) -> None:
+    site = build(
+        "ann:secret-a,vic:secret-v", approvers=("ann",), operators=("ann",), viewers=("vic",), login_to_read=True
+    )
+    reader = {"authorization": "Bearer secret-v"}
+    assert site.browser.get("/", headers=reader).status_code == 200
+    assert site.browser.get("/").status_code == 401
+    assert site.post(site.form("approve", person_token="secret-v")).status_code == 403
+    assert site.post(site.form("approve", person_token="secret-a")).status_code == 303
+
+
+def test_the_service_answers_to_its_own_names_only(build: Any) -> None:
+    site = build()
+    assert site.browser.get("/", headers={"host": "evil.example"}).status_code == 400
+    assert site.browser.get("/healthz", headers={"host": "10.1.2.3"}).status_code == 200
+
+
+# PagerDuty's webhooks
+
+
+def test_what_a_person_does_in_pagerduty_is_done_here(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTGOOD_PAGERDUTY_HOOK_SECRET", "hook-secret")
+    site = build()
+    incident = site.house.rollback().incident_id
+
+    def hook(kind: str, number: str, key: str = "hook-secret") -> httpx.Response:
+        event = {
+            "id": number,
+            "event_type": kind,
+            "agent": {"summary": "Ann Lee"},
+            "data": {"type": "incident", "incident_key": incident},
+        }
+        body = json.dumps({"event": event}).encode()
+        signature = "v1=" + hmac.new(key.encode(), body, "sha256").hexdigest()
+        return site.browser.post(
+            "/hooks/pagerduty",
+            content=body,
+            headers={"content-type": "application/json", "x-pagerduty-signature": signature},
+        )
+
+    assert hook("incident.acknowledged", "e1", "forged").status_code == 403
+    assert hook("incident.acknowledged", "e1").json() == {"taken": True}
+    assert hook("incident.acknowledged", "e1").json() == {"taken": False}, "a webhook may come twice"
+    assert hook("incident.priority_updated", "e2").json() == {"taken": False}
+    with site.house.store.read() as tx:
+        assert tx.incidents()[0].acked_by == "ann lee (pagerduty)"
+    assert hook("incident.resolved", "e3").json() == {"taken": True}
+    with site.house.store.read() as tx:
+        assert tx.incidents()[0].resolution == "closed by ann lee (pagerduty): resolved in PagerDuty"
+    assert site.house.rollback().state is Status.EXPIRED
 
 
 # the kill switch, hooks
