@@ -14,6 +14,7 @@ from alerts_support import verdict
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from soak import scaled
 from typer.testing import CliRunner, Result
 
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
@@ -207,7 +208,7 @@ def test_the_judge_stops_a_promotion_that_goes_bad(world: World) -> None:
         world.run("promote", "chat", "3", "--yes")
 
 
-@hypothesis_settings(max_examples=200)
+@hypothesis_settings(max_examples=scaled(200))
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.floats(0.01, 0.99))
 def test_the_interval_holds_the_quantile(values: list[float], q: float) -> None:
     low, value, high = quantile_interval(sorted(values), q)
