@@ -22,7 +22,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 SPARK_FOR_TESTS = {
     "SPARK_CONF_DIR": str(Path(__file__).with_name("spark_conf")),
     "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:MetaspaceSize=400m "
-    "-XX:-BytecodeVerificationRemote",
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
 }
 os.environ.update(SPARK_FOR_TESTS)
 # No deadline and no check of its speed: what an example takes depends on what else runs on the machine.

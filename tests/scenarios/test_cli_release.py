@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from soak import scaled
 from typer.testing import CliRunner, Result
+from waiting import until
 
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
 from lastgood.alerts.release import CHECKS, quantile_interval
@@ -119,7 +119,7 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
     entity = local.entity(MODEL, "3", scale_to_zero_enabled=True)
     routes = [{"served_entity_name": entity["name"], "traffic_percentage": 100}]
     world.state.update("staging", {"served_entities": [entity], "traffic_config": {"routes": routes}})
-    time.sleep(0.4)
+    until(lambda: world.state.get("staging")["state"]["config_update"] != "IN_PROGRESS", "the update is through")
     result = world.run("release", "check", "staging")
     assert result.exit_code == 1
     done = world.json("release", "check", "staging")
