@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help check format test demo pins wheel built collector docs
+SOAK ?= 50
+.PHONY: help check format test soak demo pins wheel built collector docs
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -16,6 +17,9 @@ format: ## format the code
 
 test: ## run all tests
 	uv run pytest
+
+soak: ## what takes hours: SOAK times the kills, examples and seeds of the suite, every fault of the demo
+	SOAK=$(SOAK) uv run pytest -m "soak or scaled or hypothesis" --timeout 20000
 
 demo: ## watch a bad version being rolled back
 	uv run lastgood demo

@@ -124,7 +124,7 @@ SERVER = """
 import asyncio, signal, sys
 from pathlib import Path
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.config import Receiver
+from lastgood.settings import Receiver
 async def main():
     folder = Path(sys.argv[1])
     settings = Receiver(grpc_port=0, http_port=0, spool=folder / "spool")

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from soak import SOAKING, scaled
 
 from lastgood.settings import SparkSettings
 from lastgood.tables import Store
@@ -14,6 +17,23 @@ for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "LAS
     if name != "LASTGOOD_REQUIRE_SERVERS":
         del os.environ[name]
 os.environ["DO_NOT_TRACK"] = "1"
+# What a Spark of the tests costs is its start and its first plans: half of it loading 29,000 classes, a tenth compiling them well.
+# Read by Spark itself, so processes that a test starts have it too.
+SPARK_FOR_TESTS = {
+    "SPARK_CONF_DIR": str(Path(__file__).with_name("spark_conf")),
+    "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:MetaspaceSize=400m "
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
+}
+os.environ.update(SPARK_FOR_TESTS)
+# No deadline and no check of its speed: what an example takes depends on what else runs on the machine.
+hypothesis_settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=not SOAKING,
+    max_examples=scaled(100),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("suite")
 collect_ignore = [] if os.environ.get("OTELCOL") else ["contracts/test_collector.py"]
 
 
@@ -44,13 +64,14 @@ def java() -> None:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
-    """One Spark session for the whole run."""
+    """One Spark for all tests of this process; a test that needs a session of its own takes `spark.newSession()`."""
     from lastgood.jobs.spark import has_java, session
 
     needs("Java (JAVA_HOME or lastgood[spark])", has_java())
-    made = session(SparkSettings(mode="local", driver_memory="1g"))
-    yield made
-    made.stop()
+    shared = session(SparkSettings(mode="local", driver_memory="1g"))
+    shared.conf.set("spark.sql.shuffle.partitions", "2")
+    yield shared
+    shared.stop()
 
 
 @pytest.fixture

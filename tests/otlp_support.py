@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from waiting import HANG_S, until
 
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.settings import Receiver
@@ -51,18 +51,17 @@ def receiving(path: Path, **settings: object) -> Iterator[OtlpReceiver]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    assert up.wait(20)
+    assert up.wait(HANG_S)
     try:
         yield receiver
     finally:
         stop[0]()
-        thread.join(30)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 
 def inbox(path: Path, receiver: OtlpReceiver | None = None) -> list[dict[str, object]]:
     """The inbox, once all that was acknowledged is there."""
-    until = time.monotonic() + 60
-    while receiver and receiver.spool_bytes and time.monotonic() < until:
-        time.sleep(0.02)
+    if receiver:
+        until(lambda: not receiver.spool_bytes, "all of the spool in Delta", 0.02)
     return delta.read(path / "inbox").to_pylist()

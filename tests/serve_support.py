@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from waiting import HANG_S
 
 
 class Service:
@@ -20,11 +20,4 @@ class Service:
 
     def end(self) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=20)
-
-
-def until(done: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
+        self.process.communicate(timeout=HANG_S)

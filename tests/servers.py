@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
+from waiting import HANG_S, until
 
 from lastgood.alerts.rules import build
 from lastgood.settings import Settings, Web
@@ -74,16 +74,11 @@ def alertmanager(binary: str, config: str) -> Iterator[str]:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(100):
-                try:
-                    if httpx.get(f"{url}/-/ready").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.1)
+            until(lambda: httpx.get(f"{url}/-/ready").status_code == 200, "Alertmanager is ready")
             yield url
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(HANG_S)
 
 
 @contextmanager
@@ -113,7 +108,7 @@ def prometheus(folder: Path, target: str, alerts: str, base_url: str, *more: str
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(HANG_S)
 
 
 @contextmanager
@@ -132,7 +127,7 @@ def chromium(width: int, height: int) -> Iterator[WebDriver]:
         driver = Chrome(options=options, service=ChromeService(str(shutil.which("chromedriver"))))
         metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.set_page_load_timeout(20)
+        driver.set_page_load_timeout(HANG_S)
         try:
             yield driver
         finally:
@@ -143,7 +138,7 @@ def text(driver: WebDriver) -> str:
     return driver.find_element(By.TAG_NAME, "main").text
 
 
-def until(driver: WebDriver, part: str, seconds: float = 60) -> None:
+def shows(driver: WebDriver, part: str, seconds: float = HANG_S) -> None:
     """Wait for a part of the page: pages refresh themselves, and are being replaced now and then."""
     try:
         WebDriverWait(driver, seconds, 0.2, [WebDriverException]).until(lambda _: part in text(driver))
@@ -151,7 +146,7 @@ def until(driver: WebDriver, part: str, seconds: float = 60) -> None:
         raise AssertionError(f"{part!r} did not appear: {text(driver)}") from None
 
 
-def arrives(driver: WebDriver, path: str, seconds: float = 60) -> None:
+def arrives(driver: WebDriver, path: str, seconds: float = HANG_S) -> None:
     """Wait for a page with `path` in its address: a click may return before the next page is there."""
     try:
         WebDriverWait(driver, seconds, 0.2).until(lambda _: path in driver.current_url)

@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from otlp_support import batch, inbox, receiving
 from servers import free_port
+from waiting import HANG_S
 
 
 @contextmanager
@@ -58,15 +59,15 @@ def test_what_a_collector_sends_is_stored_once(tmp_path: Path, full: bool) -> No
         grpc.channel_ready_future(channel).result(20)
         send = TraceServiceStub(channel).Export
         if not full:
-            send(batch(*ids[:100]), timeout=20)
+            send(batch(*ids[:100]), timeout=HANG_S)
             time.sleep(1)  # in which the Collector finds nobody
         with receiving(tmp_path, grpc_port=port, **bound) as receiver:
             for at in range(0 if full else 100, 200, 20):
                 sent = batch(*ids[at : at + 20])
                 sent.resource_spans[0].resource.attributes.add(key="pad").value.string_value = token_hex(100_000)
-                send(sent, timeout=20)
+                send(sent, timeout=HANG_S)
             assert until_stored(tmp_path, 200) == ids[:200]
             assert (receiver.tally.refused > 0) is full
-        send(batch(*ids[200:]), timeout=20)
+        send(batch(*ids[200:]), timeout=HANG_S)
         with receiving(tmp_path, grpc_port=port):
             assert until_stored(tmp_path, 300) == ids

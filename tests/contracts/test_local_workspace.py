@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from waiting import HANG_S
 
 from lastgood.tables import delta
 from lastgood.workspace.local import CHAT, MODELS, TABULAR, LocalConfig, Prompts, Running, row, serve
@@ -24,7 +25,7 @@ def local(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def http(local: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=local.url, headers={"authorization": f"Bearer {local.token}"}, timeout=30) as client:
+    with httpx.Client(base_url=local.url, headers={"authorization": f"Bearer {local.token}"}, timeout=HANG_S) as client:
         yield client
 
 

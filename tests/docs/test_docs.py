@@ -1,7 +1,6 @@
 """The documentation: the site builds strictly, the reference is what the code says, and every command on every page is run."""
 
 import json
-import os
 import random
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli_support import lastgood
 
 from lastgood.workspace import local
 from tools import reference
@@ -21,6 +21,7 @@ PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "adr" not in pa
 BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {"lastgood demo": "tests/scenarios/test_demo.py"}
 """Commands that take minutes and have a test of their own."""
+ON_SPARK = ("lastgood job", "lastgood check", "lastgood baseline", "lastgood forget")
 
 
 def commands(page: Path) -> list[str]:
@@ -52,7 +53,16 @@ def requests(path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if commands(one)], ids=lambda one: one.stem)
-def test_every_command_of_the_page_works(page: Path, tmp_path: Path, java: None) -> None:
+def test_every_command_of_the_page_works(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    if any(line.startswith(ON_SPARK) for line in commands(page)):
+        request.getfixturevalue("spark")
+    monkeypatch.chdir(tmp_path)
     requests(tmp_path / "requests.jsonl")
     with local.serve(local.LocalConfig()) as space:
         if "lastgood init" not in page.read_text():
@@ -62,19 +72,14 @@ def test_every_command_of_the_page_works(page: Path, tmp_path: Path, java: None)
                 "storage": str(tmp_path / "data"),
             }  # fmt: skip
             (tmp_path / "conf" / "lastgood.yaml").write_text(yaml.safe_dump(document))
-        environment = {**os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "DO_NOT_TRACK": "1"}
+        monkeypatch.setenv("LASTGOOD_LOCAL_TOKEN", space.token)
         for line in commands(page):
             words = shlex.split(line)
             if " ".join(words[:2]) in ELSEWHERE:
                 assert words[1] in (ROOT / ELSEWHERE[" ".join(words[:2])]).read_text()
                 continue
             assert words[0] == "lastgood", line
-            done = subprocess.run(
-                [sys.executable, "-m", *words],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr[-3000:]}"
+            # The tests' Spark was started in another folder than the reader's shell.
+            given = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words[1:]]
+            code, out, err = lastgood(capsys, *given)
+            assert code == 0, f"{line}\n{out}\n{err[-3000:]}"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soak import scaled
 
 from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
 from lastgood.record.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
@@ -107,13 +108,13 @@ def by_hand(given_rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
 
 
 @given(rows)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=scaled(150))
 def test_counts_are_those_of_adding_request_by_request(given_rows: list[dict[str, Any]]) -> None:
     assert plain(count(table(given_rows))) == by_hand(given_rows)
 
 
 @given(rows, st.lists(st.integers(1, 60), max_size=4), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=scaled(100))
 def test_parts_in_any_order_add_up_to_the_whole(given_rows: list[Any], cuts: list[int], r: Any) -> None:
     whole = count(table(given_rows))
     shuffled = list(given_rows)

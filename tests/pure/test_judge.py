@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soak import scaled
 
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, judge
 from lastgood.judge.drift import distance
@@ -139,7 +140,7 @@ def test_stale_features_and_drifted_input_of_both_are_said_but_roll_nobody_back(
     assert {one.metric for one in found.findings} >= {"freshness", "input drift"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=scaled(25))
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(0, 11))
 def test_more_failures_of_the_new_version_never_give_a_milder_verdict(new: int, old: int, more: int, at: int) -> None:
     def severity(extra: int) -> int:
@@ -150,7 +151,7 @@ def test_more_failures_of_the_new_version_never_give_a_milder_verdict(new: int, 
     assert severity(more) >= severity(0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=scaled(10))
 @given(st.randoms())
 def test_the_order_of_windows_does_not_matter(random: Any) -> None:
     made = evidence(new={"failed": 3})

@@ -7,6 +7,7 @@ import pytest
 from alerts_support import START, endpoint, entity
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soak import scaled
 
 from lastgood.alerts.rollback.executor import MAX_REFUSALS, view_of
 from lastgood.alerts.rollback.machine import (
@@ -78,7 +79,7 @@ def test_every_state_with_every_event(state: Status, event: Event, after_s: int,
         assert effects == (Effect.RESOLVE,)
 
 
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 900)), max_size=40), st.booleans())
 def test_nothing_is_changed_without_an_approval_and_an_end_is_an_end(history: list[Any], slow: bool) -> None:
     progress, now, approvals, ended = proposed(), START, 0, False

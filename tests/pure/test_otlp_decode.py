@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from soak import scaled
 
 from lastgood import tables
 from lastgood.collectors.otlp import dialects
@@ -473,7 +474,7 @@ EXPORTS = st.lists(
 ).map(lambda groups: export(*groups))  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=scaled(400))
 @given(st.lists(EXPORTS, min_size=1, max_size=3))
 def test_both_decoders_say_the_same_of_any_export(requests: list[ExportTraceServiceRequest]) -> None:
     both(*requests)

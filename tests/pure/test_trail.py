@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_support import START, requests
+from soak import scaled
 
 from benchmarks.judge import ours
 from benchmarks.judge.traffic import FAILING, SCENARIOS, Traffic, simulate
@@ -70,7 +71,7 @@ def halves(one: Counts) -> list[Counts]:
     return [replace(part, requesters=some, scores=scores), replace(part, requesters=rest, scores=scores)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=scaled(15))
 @given(st.integers(0, 1000), st.randoms())
 def test_splitting_reordering_and_merging_rows_do_not_change_the_verdict(seed: int, random: Any) -> None:
     whole = counts(seed)
@@ -101,7 +102,7 @@ def piece(cols: Columns, a: int, z: int) -> Columns:
     return replace(cols, **rows, histograms=hist, scores=scores, requesters=cols.requesters.take(cols.requesters.t < 0))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=scaled(10))
 @given(st.integers(0, 1000), st.lists(st.integers(1, 9), min_size=2, max_size=4))
 def test_carrying_the_state_gives_the_same_bits_as_beginning_anew(seed: int, cuts: list[int]) -> None:
     cols = piece(columns(counts(seed, sum(cuts)), "2", "1", 60), 0, sum(cuts))

@@ -1,8 +1,7 @@
 """A real Alertmanager takes our alerts, groups them, pages on; and its groups open and resolve incidents here."""
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from alerts_support import House, MemoryWorkspace, endpoint, settings
 from conftest import needs
 from servers import alertmanager, free_port
 from tenacity import wait_none
+from waiting import until
 
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify.alertmanager import NAME, Alertmanager
@@ -80,13 +80,6 @@ class World:
     def incidents(self, open_only: bool = True) -> list[Any]:
         with self.house.store.read() as tx:
             return list(tx.incidents(open_only=open_only))
-
-
-def until(done: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
 
 
 @pytest.fixture

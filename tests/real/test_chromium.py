@@ -16,7 +16,7 @@ from conftest import needs
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from servers import arrives, chromium, free_port, text, until
+from servers import arrives, chromium, free_port, shows, text
 from web_support import PERSON
 
 from lastgood.alerts.notify.fake_pagerduty import serving
@@ -125,11 +125,11 @@ def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -
     driver.find_element(By.ID, "token-approve").send_keys(PERSON)
     button.click()
     arrives(driver, "/incidents/")
-    until(driver, "Verifying since")
+    shows(driver, "Verifying since")
     picture(driver, "phone-progress")
     assert night.house.workspace.updates[0][1] == {"chat-2": 100, "chat-3": 0}
     night.house.telemetry.answer = Recovery(True, True, "0% of 412 requests still reach version 3; errors 0.4%")
-    until(driver, "Resolved")
+    shows(driver, "Resolved")
     assert "ann: Approved" in text(driver) and "errors 0.4%" in text(driver)
     picture(driver, "phone-done")
     driver.get(night.link)
@@ -149,7 +149,7 @@ def test_reject_by_keyboard_alone(driver: WebDriver, night: Night) -> None:
     assert active.get_attribute("id") == "reason", "the field is reached with the tab key"
     active.send_keys("a load test", Keys.TAB)
     driver.switch_to.active_element.send_keys(PERSON, Keys.ENTER)
-    until(driver, "Rejected")
+    shows(driver, "Rejected")
     assert "a load test" in text(driver)
     assert night.house.rollback().state is Status.REJECTED and night.house.workspace.updates == []
 
@@ -204,8 +204,8 @@ def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, mo
         with Night(tmp_path, web, port).running() as night:
             driver.get(night.link)
             driver.find_element(By.LINK_TEXT, "Sign in to decide").click()
-            until(driver, "You are ann@example.com")
+            shows(driver, "You are ann@example.com")
             arrives(driver, night.link)
             driver.find_element(By.CSS_SELECTOR, "button.main").click()
-            until(driver, "Verifying")
+            shows(driver, "Verifying")
             assert night.house.rollback().progress.who == "ann@example.com"

@@ -3,9 +3,7 @@
 import json
 import math
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from conftest import needs
 from servers import alertmanager, prometheus
 from starlette.applications import Starlette
+from waiting import HANG_S, until
 
 from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
@@ -56,18 +55,6 @@ def judged(store: Store, state: State) -> None:
     delta.append(store.path(tables.VERDICTS), pa.Table.from_pylist([row | {"document": document}], schema))
 
 
-def until(done: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        try:
-            if found := done():
-                return found
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"not seen within {timeout_s:.0f} s: {what}")
-
-
 def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> None:
     binary = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
     needs("Alertmanager (Debian: prometheus-alertmanager)", binary is not None)
@@ -99,7 +86,7 @@ def test_a_verdict_becomes_a_page_and_its_end_resolves_it(tmp_path: Path) -> Non
 
             def sample(query: str) -> list[Any]:
                 answer = (
-                    httpx.get(f"{prom}/api/v1/query", params={"query": query}, timeout=10).raise_for_status().json()
+                    httpx.get(f"{prom}/api/v1/query", params={"query": query}, timeout=HANG_S).raise_for_status().json()
                 )
                 return list(answer["data"]["result"])
 
@@ -136,7 +123,9 @@ def test_a_prometheus_that_takes_native_histograms_gets_them(tmp_path: Path) -> 
             def value(query: str) -> float:
                 def asked() -> Any:
                     answer = (
-                        httpx.get(f"{prom}/api/v1/query", params={"query": query}, timeout=10).raise_for_status().json()
+                        httpx.get(f"{prom}/api/v1/query", params={"query": query}, timeout=HANG_S)
+                        .raise_for_status()
+                        .json()
                     )
                     return answer["data"]["result"]
 

@@ -10,25 +10,21 @@ from typing import Any
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 import pytest
+from cli_support import lastgood
+from conftest import SPARK_FOR_TESTS
 
 from benchmarks.check import make
 
 
-def check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lastgood", "check", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.usefixtures("java")
-def test_an_inference_table_is_judged(tmp_path: Path) -> None:
+def test_an_inference_table_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own with a Spark as users have it: compiled plans, adaptive."""
+    for name in SPARK_FOR_TESTS:
+        monkeypatch.delenv(name)
     table, page = tmp_path / "support.parquet", tmp_path / "report.html"
     make(table, 6_000)
-    done = check(str(table), "--json", "-", "--html", str(page))
+    command = [sys.executable, "-m", "lastgood", "check", str(table), "--json", "-", "--html", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     raw = pq.read_table(table).to_pandas()
@@ -46,8 +42,8 @@ def test_an_inference_table_is_judged(tmp_path: Path) -> None:
     assert "<svg" in page.read_text()
 
 
-@pytest.mark.usefixtures("java")
-def test_bad_rows_are_named_and_the_rest_is_judged(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("spark")
+def test_bad_rows_are_named_and_the_rest_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {
             "endpoint": "e",
@@ -63,20 +59,20 @@ def test_bad_rows_are_named_and_the_rest_is_judged(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     assert pj.read_json(file).num_rows == len(rows)
-    done = check(str(file), "--json", "-")
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    code, out, err = lastgood(capsys, "check", str(file), "--json", "-")
+    assert code == 0, err[-2000:]
+    found = json.loads(out)
     assert found["rejected"] == {"latency is negative or not a number": 1, "request time is too long ago": 1}
     assert found["endpoints"][0]["versions"]["1"]["requests"] == len(rows) - 2
 
 
-@pytest.mark.usefixtures("java")
-def test_a_wrong_file_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("spark")
+def test_a_wrong_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "orders.csv"
     file.write_text("order,price\n1,2\n")
-    done = check(str(file))
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
+    code, _, err = lastgood(capsys, "check", str(file))
+    assert code == 2
+    last = err.strip().splitlines()[-1]
     assert re.match(r"error: \S+: not a table of requests: expected canonical records", last)
     assert "found columns order, price" in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err

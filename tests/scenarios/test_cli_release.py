@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from alerts_support import verdict
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from soak import scaled
 from typer.testing import CliRunner, Result
+from waiting import until
 
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
 from lastgood.alerts.release import CHECKS, quantile_interval
@@ -118,7 +119,7 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
     entity = local.entity(MODEL, "3", scale_to_zero_enabled=True)
     routes = [{"served_entity_name": entity["name"], "traffic_percentage": 100}]
     world.state.update("staging", {"served_entities": [entity], "traffic_config": {"routes": routes}})
-    time.sleep(0.4)
+    until(lambda: world.state.get("staging")["state"]["config_update"] != "IN_PROGRESS", "the update is through")
     result = world.run("release", "check", "staging")
     assert result.exit_code == 1
     done = world.json("release", "check", "staging")
@@ -207,7 +208,7 @@ def test_the_judge_stops_a_promotion_that_goes_bad(world: World) -> None:
         world.run("promote", "chat", "3", "--yes")
 
 
-@hypothesis_settings(max_examples=200)
+@hypothesis_settings(max_examples=scaled(200))
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.floats(0.01, 0.99))
 def test_the_interval_holds_the_quantile(values: list[float], q: float) -> None:
     low, value, high = quantile_interval(sorted(values), q)

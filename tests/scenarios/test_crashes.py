@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from soak import scaled
 
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
@@ -229,10 +230,8 @@ class Histories(RuleBasedStateMachine):
 
 Histories.TestCase.settings = hypothesis_settings(
     phases=[Phase.generate],  # shrinking a history takes minutes
-    max_examples=60,
+    max_examples=scaled(60),
     stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 TestHistories = Histories.TestCase

@@ -16,7 +16,8 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
-from serve_support import Service, until
+from serve_support import Service
+from waiting import until
 
 from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
@@ -100,7 +101,7 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
 
     until(lambda: any(one.verdict["state"] == State.ROLL_BACK for one in incidents()), "a rollback of the live judge's")
     client.done.set()
-    client.join(30)
+    client.join()
     until(
         lambda: any("roll back to version 2?" in one["payload"]["summary"] for one in pager.events()),
         "a page that asks",

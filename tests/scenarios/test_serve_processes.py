@@ -16,11 +16,12 @@ import pytest
 import yaml
 from alerts_support import verdict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from serve_support import Service, until
+from serve_support import Service
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from waiting import HANG_S, until
 
 from lastgood import tables
 from lastgood.alerts.messages import plain
@@ -144,17 +145,19 @@ def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_on
     stack.callback(service.process.kill)
 
     def refused() -> bool:
-        return "lastgood_settings_refused 1.0" in httpx.get(f"{service.url}/metrics", timeout=10).text
+        return "lastgood_settings_refused 1.0" in httpx.get(f"{service.url}/metrics", timeout=HANG_S).text
 
     def rollbacks() -> list[Any]:
         return [
-            one["rollback"] for one in httpx.get(f"{service.url}/api/incidents", timeout=10).json() if one["rollback"]
+            one["rollback"]
+            for one in httpx.get(f"{service.url}/api/incidents", timeout=HANG_S).json()
+            if one["rollback"]
         ]
 
     config.write_text(settings("observe").replace("mode: observe", "mode: perhaps"))
     until(refused, "the wrong file is not said")
     write(str(tmp_path / "data"), "first")
-    until(lambda: bool(httpx.get(f"{service.url}/api/incidents", timeout=10).json()), "no incident")
+    until(lambda: bool(httpx.get(f"{service.url}/api/incidents", timeout=HANG_S).json()), "no incident")
     assert rollbacks() == [], "the old policy observes"
     config.write_text(settings("approve"))
     until(lambda: not refused(), "the right file is not taken")

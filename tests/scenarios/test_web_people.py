@@ -14,6 +14,7 @@ from alerts_support import House, MemoryWorkspace, endpoint, settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from servers import free_port
+from soak import scaled
 from web_support import PERSON, Site
 
 from lastgood.alerts.notify.fake_pagerduty import serving
@@ -339,9 +340,7 @@ def test_nothing_the_description_allows_or_forbids_makes_a_server_error(
     site = build(state=state, posts_per_minute=1_000_000)
     schema = schemathesis.openapi.from_url(f"{site.url}/openapi.json")
     calls = 0
-    bounded = hypothesis_settings(
-        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+    bounded = hypothesis_settings(max_examples=scaled(25), suppress_health_check=list(HealthCheck))
     for operation in schema.get_all_operations():
 
         @bounded

@@ -20,6 +20,8 @@ from lastgood.tables import Store, delta
 from lastgood.tables.runs import Context
 from lastgood.workspace import Endpoint, ServedEntity, deployments
 
+pytestmark = pytest.mark.xdist_group("one run of the judge")  # its module's fixture is made once
+
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 END = START + timedelta(minutes=31)
 FAILING = {"split": 0.3, "crooked": 0.3, "again": 0.3, "gone": 0.3, "half": 0.3, "sampled": 0.3}

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from waiting import HANG_S
 
 from lastgood import tables
 from lastgood.collectors.endpoint_metrics import scrape
@@ -27,7 +28,7 @@ def test_jobs_go_on_when_an_endpoint_is_gone_and_it_is_named(
     make: Callable[..., Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = LocalConfig(str(tmp_path / "payload"), latency_scale=0.01, payload_batch_s=60, duplicate_share=0)
-    with serve(config) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+    with serve(config) as running, httpx.Client(base_url=running.url, timeout=HANG_S) as http:
         http.headers["authorization"] = f"Bearer {running.token}"
         for name in (CHAT, TABULAR) * 30:
             http.post(f"/serving-endpoints/{name}/invocations", json=ASK[name])
