@@ -75,6 +75,12 @@ class Controller:
             tx.retry_refused(clock())
         self.people = People(store, self._executor, self.teller, signer, clock, new_nonce)
 
+    def close(self) -> None:
+        """Give the connections to channels and state store back."""
+        for notifier in self._notifiers.values():
+            notifier.close()
+        self.store.close()
+
     # decisions
 
     def handle(self, verdict: Verdict) -> None:

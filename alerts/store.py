@@ -30,10 +30,14 @@ class Store:
             raise ConfigError(f"state_url: cannot be used: {error}") from error
         if self._engine.dialect.name == "sqlite":
             _tune_sqlite(self._engine)
-        with _storage_errors():
-            migrate(self._engine)
-        with self.begin() as tx:
-            tx.set_flag_once("audit_head", {"seq": 0, "hash": GENESIS})
+        try:
+            with _storage_errors():
+                migrate(self._engine)
+            with self.begin() as tx:
+                tx.set_flag_once("audit_head", {"seq": 0, "hash": GENESIS})
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def begin(self) -> "Iterator[Tx]":

@@ -40,6 +40,9 @@ class Said:
     def send(self, event: Mapping[str, Any]) -> None:
         self.events.append(event)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def config(shares: Mapping[str, int], *entities: Mapping[str, Any]) -> dict[str, Any]:
     """A config body of the serving API; `shares` by version."""

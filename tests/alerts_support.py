@@ -181,6 +181,9 @@ class ListNotifier:
             raise self.errors.pop(0)
         self.events.append(event)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def kinds(self) -> list[tuple[str, str]]:
         return [(e["event_action"], e.get("payload", {}).get("severity", "")) for e in self.events]
 

@@ -19,6 +19,10 @@ class Notifier(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give connections back."""
+        ...
+
 
 class LogNotifier:
     """Writes messages to the log: what is used when no receiver is configured."""
@@ -26,6 +30,9 @@ class LogNotifier:
     def send(self, event: Mapping[str, Any]) -> None:
         summary = event.get("payload", {}).get("summary", "")
         logging.getLogger("lastgood.alerts").warning("%s %s: %s", event["event_action"], event["dedup_key"], summary)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def configured(settings: Settings) -> dict[str, Notifier]:

@@ -196,15 +196,16 @@ def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
         case Recovery(hopeless=True, sentence=reason) | Withdraw(reason):
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
-        case Recovery(traffic_moved=None, sentence=sentence) if now - progress.since < timedelta(
-            seconds=policy.telemetry_timeout_s
-        ):
-            return replace(
-                progress, reason=f"{WAITING}: {sentence}"
-            ), ()  # the workspace shows that it moved; requests are late
+        case Recovery(traffic_moved=None, sentence=sentence):  # the workspace shows that it moved; requests are late
+            return _wait(progress, f"{WAITING}: {sentence}", now, policy.telemetry_timeout_s)
         case Recovery(sentence=sentence) | Tick(sentence):
-            if now - progress.since < timedelta(seconds=policy.verify_timeout_s):
-                return replace(progress, reason=sentence or progress.reason), ()
-            reason = f"no recovery within {policy.verify_timeout_s:g} s: {sentence or progress.reason}"
-            return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
+            return _wait(progress, sentence or progress.reason, now, policy.verify_timeout_s)
     raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")
+
+
+def _wait(progress: Progress, reason: str, now: datetime, timeout_s: float) -> Step:
+    """Verification goes on, or has failed after `timeout_s`."""
+    if now - progress.since < timedelta(seconds=timeout_s):
+        return replace(progress, reason=reason), ()
+    reason = f"no recovery within {timeout_s:g} s: {reason}"
+    return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)

@@ -3,7 +3,8 @@
 import getpass
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,12 +36,14 @@ console = Console(highlight=False, soft_wrap=True)
 EndpointName = Annotated[str, typer.Argument(help="the endpoint's name")]
 
 
-def build(settings: Settings) -> "Controller":
-    """The alerting layer, as the service has it."""
+@contextmanager
+def acting(settings: Settings) -> "Iterator[Controller]":
+    """The alerting layer, as the service has it, while a command runs."""
     from lastgood import tables
     from lastgood.service import serve
 
-    return serve.controller(settings, tables.Store(settings.storage))
+    with closing(serve.controller(settings, tables.Store(settings.storage))) as controller:
+        yield controller
 
 
 def people(json_file: Path | None) -> Console:
@@ -158,28 +161,28 @@ def rollback(
     config: ConfigFile = None,
 ) -> None:
     """Put the last good version back: shows the plan first, then moves the traffic and verifies it."""
-    acts = build(load(config))
-    banner(acts, as_json)
-    now = acts.workspace.endpoint(endpoint)
-    bad, aliases = leaving(acts, now, leave), acts.aliases(now)
-    with acts.store.read() as tx:
-        plan = acts.plan(tx, now, bad, aliases, why=why, wanted=to)
-    hints = notes(acts, now)
-    if not as_json:
-        show(plan, hints)
-    if dry_run:
+    with acting(load(config)) as acts:
+        banner(acts, as_json)
+        now = acts.workspace.endpoint(endpoint)
+        bad, aliases = leaving(acts, now, leave), acts.aliases(now)
+        with acts.store.read() as tx:
+            plan = acts.plan(tx, now, bad, aliases, why=why, wanted=to)
+        hints = notes(acts, now)
+        if not as_json:
+            show(plan, hints)
+        if dry_run:
+            if as_json:
+                document = plan.as_dict() | {"entities": None, "diff": plan.diff(), "notes": hints}
+                print(json.dumps(document, default=str))
+            return
+        if not yes and (as_json or not typer.confirm("Do it?")):
+            raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
+        done = acts.people.start(plan, me(acts), why)
+        done = follow(acts, done, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False)))
         if as_json:
-            document = plan.as_dict() | {"entities": None, "diff": plan.diff(), "notes": hints}
-            print(json.dumps(document, default=str))
-        return
-    if not yes and (as_json or not typer.confirm("Do it?")):
-        raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
-    done = acts.people.start(plan, me(acts), why)
-    done = follow(acts, done, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False)))
-    if as_json:
-        print(json.dumps(outcome(done), default=str))
-    if done.state not in ("Done", "Proposed"):
-        raise typer.Exit(1)
+            print(json.dumps(outcome(done), default=str))
+        if done.state not in ("Done", "Proposed"):
+            raise typer.Exit(1)
 
 
 kill = typer.Typer(no_args_is_help=True, help="The kill switch: while on, nothing is sent to the workspace.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lastgood.cli.acts import AsJson, ConfigFile, build, console, local_name
+from lastgood.cli.acts import AsJson, ConfigFile, acting, console, local_name
 from lastgood.errors import ConfigError, RefusedError
 from lastgood.settings import load
 
@@ -150,7 +150,8 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """What Lastgood would decide on the endpoint now, and why; changes nothing."""
-    decision = build(load(config)).explain(endpoint)
+    with acting(load(config)) as acts:
+        decision = acts.explain(endpoint)
     effects = [type(effect).__name__ for effect in decision.effects]
     if as_json:
         print(json.dumps({"because": decision.because, "effects": effects}))

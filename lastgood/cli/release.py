@@ -12,8 +12,8 @@ from lastgood.cli.acts import (
     EndpointName,
     Why,
     Yes,
+    acting,
     banner,
-    build,
     console,
     follow,
     me,
@@ -37,30 +37,30 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
     from lastgood.alerts.release import Checklist
 
     settings = load(config)
-    acts = build(settings)
-    banner(acts, as_json)
+    with acting(settings) as acts:
+        banner(acts, as_json)
 
-    def say(line: str) -> None:
-        if not as_json:
-            console.print(f"drill: {line}", style="dim", markup=False)
+        def say(line: str) -> None:
+            if not as_json:
+                console.print(f"drill: {line}", style="dim", markup=False)
 
-    def drill(rollback: "Rollback") -> "Rollback":
-        return follow(acts, rollback, say)
+        def drill(rollback: "Rollback") -> "Rollback":
+            return follow(acts, rollback, say)
 
-    done = Checklist(acts, tables.Store(settings.storage), drill, me(acts)).run(endpoint)
-    if as_json:
-        print(json.dumps({**vars(done), **done.document, "document": None}, default=str))
-    else:
-        _table(done)
-    if not done.passed:
-        raise typer.Exit(1)
+        done = Checklist(acts, tables.Store(settings.storage), drill, me(acts)).run(endpoint)
+        if as_json:
+            print(json.dumps({**vars(done), **done.document, "document": None}, default=str))
+        else:
+            _table(done)
+        if not done.passed:
+            raise typer.Exit(1)
 
 
 def _table(done: "Check") -> None:
     shown = Table("", "check", "found", "how to fix it", title=f"{done.endpoint} version {done.version}")
     for row in done.document["rows"]:
         mark = "[green]ok[/]" if row["passed"] else "[red]no[/]"
-        shown.add_row(mark, row["name"], row["found"], row["fix"])
+        shown.add_row(mark, row["name"], row["observed"], row["fix"])
     console.print(shown)
     console.print("passed" if done.passed else "not passed: this version cannot be promoted")
 
@@ -79,42 +79,45 @@ def promote(
     from lastgood.alerts.promote import allowed, next_step
 
     settings = load(config)
-    acts, own_settings = build(settings), settings.endpoint(endpoint)
-    banner(acts, as_json)
-    steps: list[dict[str, object]] = []
-    confirmed = yes
-    while True:
-        now = acts.workspace.endpoint(endpoint)
-        with acts.store.read() as tx:
-            allowed(tx, endpoint, version, own_settings, acts.clock(), again)
-            kept = tx.snapshot(endpoint, version)
-        plan = next_step(now, version, own_settings, kept, acts.clock())
-        if plan is None:
-            break
-        if not as_json:
-            show(plan, notes(acts, now))
-        if dry_run:
-            steps.append({"diff": plan.diff()})
-            break
-        if not confirmed and (as_json or not typer.confirm("Do it?")):
-            raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
-        confirmed = True
-        started = acts.people.start(plan, me(acts), why)
-        done = follow(
-            acts, started, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False))
-        )
-        steps.append(outcome(done))
-        if done.state != "Done":
-            break
-    stopped = bool(steps) and steps[-1].get("state") not in ("Done", None)
-    if as_json:
-        print(
-            json.dumps({"endpoint": endpoint, "version": version, "steps": steps, "promoted": not stopped}, default=str)
-        )
-    elif not dry_run:
-        console.print(f"version {version} {'stopped' if stopped else 'takes all traffic'}")
-    if stopped:
-        raise typer.Exit(1)
+    own_settings = settings.endpoint(endpoint)
+    with acting(settings) as acts:
+        banner(acts, as_json)
+        steps: list[dict[str, object]] = []
+        confirmed = yes
+        while True:
+            now = acts.workspace.endpoint(endpoint)
+            with acts.store.read() as tx:
+                allowed(tx, endpoint, version, own_settings, acts.clock(), again)
+                kept = tx.snapshot(endpoint, version)
+            plan = next_step(now, version, own_settings, kept, acts.clock())
+            if plan is None:
+                break
+            if not as_json:
+                show(plan, notes(acts, now))
+            if dry_run:
+                steps.append({"diff": plan.diff()})
+                break
+            if not confirmed and (as_json or not typer.confirm("Do it?")):
+                raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
+            confirmed = True
+            started = acts.people.start(plan, me(acts), why)
+            done = follow(
+                acts, started, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False))
+            )
+            steps.append(outcome(done))
+            if done.state != "Done":
+                break
+        stopped = bool(steps) and steps[-1].get("state") not in ("Done", None)
+        if as_json:
+            print(
+                json.dumps(
+                    {"endpoint": endpoint, "version": version, "steps": steps, "promoted": not stopped}, default=str
+                )
+            )
+        elif not dry_run:
+            console.print(f"version {version} {'stopped' if stopped else 'takes all traffic'}")
+        if stopped:
+            raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:

@@ -266,6 +266,7 @@ async def serve(
         await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
         web.should_exit = True
         await pages
+    acts.close()
 
 
 __all__ = ["controller", "now", "serve"]

@@ -58,7 +58,7 @@ def test_secrets_named_in_the_environment_do_not_disturb(file: Path, monkeypatch
             "sources:\n  labels:\n  - {table: t, name: n}\n  - {table: t, name: n, valeu: v}",
             "line 4: sources.labels.1.valeu: there is no such setting; did you mean value?",
         ),
-        ("web: {zzz: 1}", "line 1: web.zzz: there is no such setting; there are approvers, base_url,"),
+        ("web: {zzz: 1}", "line 1: web.zzz: there is no such setting; there are allowed_hosts, approvers,"),
         (
             "web: {oidc: {issuer: i, client_id: c, client_sekret_env: x}}",
             "line 1: web.oidc.client_sekret_env: there is no such setting; did you mean client_secret_env?",

@@ -97,10 +97,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def test_a_good_endpoint_passes_every_row_and_is_as_before(world: World) -> None:
     done = world.json("release", "check", "staging")
-    assert {row["name"]: row["found"] for row in done["rows"] if not row["passed"]} == {}
+    assert {row["name"]: row["observed"] for row in done["rows"] if not row["passed"]} == {}
     assert [row["name"] for row in done["rows"]] == [name for name, _, _ in CHECKS]
     assert (done["endpoint"], done["version"], done["passed"]) == ("staging", "3", True)
-    drilled = next(row["found"] for row in done["rows"] if row["name"] == "rollback tested")
+    drilled = next(row["observed"] for row in done["rows"] if row["name"] == "rollback tested")
     assert "version 3 to 2 in" in drilled and "and back in" in drilled
     assert world.traffic("staging") == {"3": 100, "2": 0}
     assert "passed" in world.run("audit", "show", "--endpoint", "staging").output
@@ -130,8 +130,8 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
         "alerts exist",
     }
     assert all(row["fix"] for row in failed.values())
-    assert "ops@example.com holds CAN_MANAGE, not CAN_QUERY" in failed["permissions as configured"]["found"]
-    assert "no prior version is known" in failed["rollback tested"]["found"]
+    assert "ops@example.com holds CAN_MANAGE, not CAN_QUERY" in failed["permissions as configured"]["observed"]
+    assert "no prior version is known" in failed["rollback tested"]["observed"]
     assert failed["ownership assigned"]["fix"] == "tag staging with owner"
 
 

@@ -75,7 +75,7 @@ def test_doctor_finds_everything_that_is_right(
     assert {"Java", "operational state", "audit log", "signing key", "workspace", "clock"} <= {
         name for name, one in found.items() if one["health"] == "ok"
     }
-    assert "versions 2 100 %, 1 0 %" in found[f"endpoint {local.CHAT}"]["said"]
+    assert "versions 2 100 %, 1 0 %" in found[f"endpoint {local.CHAT}"]["sentence"]
     assert found["service"]["health"] == "warn", "nothing serves yet"
 
 
@@ -97,12 +97,12 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(
     found = examined(tmp_path, space, monkeypatch, **changed)
     wrong = {name: one for name, one in found.items() if one["health"] == "fail"}
     assert wrong.keys() == {"storage", "audit log", "endpoint nothing"}
-    assert "no such endpoint" in wrong["endpoint nothing"]["said"]
+    assert "no such endpoint" in wrong["endpoint nothing"]["sentence"]
     assert all(one["fix"] for one in found.values() if one["health"] != "ok")
     missing = {"workspace": {"host": space.url, "token_env": "LASTGOOD_OTHER"}}
     monkeypatch.setenv("LASTGOOD_OTHER", "wrong")
     refused = examined(tmp_path, space, monkeypatch, **missing)["workspace"]
-    assert (refused["health"], "renew it" in refused["said"]) == ("fail", True)
+    assert (refused["health"], "renew it" in refused["sentence"]) == ("fail", True)
 
 
 class _Late(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ import pytest
 from alerts_support import Build, FixedTelemetry, MemoryWorkspace, ended, endpoint, entity, open_incidents
 
 from lastgood.alerts.rollback.links import LinkError, Problem
-from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
+from lastgood.alerts.rollback.machine import WAITING, Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.errors import RefusedError, TransientError
 from lastgood.settings import Mode
@@ -198,12 +198,17 @@ def test_only_ready_versions_with_traffic_are_remembered(build: Build) -> None:
     [Recovery(True, False, "errors stay at 6 %"), Recovery(None, None, "no rows yet"), Recovery(False, True, "x")],
 )
 def test_without_recovery_it_fails_pages_and_stops(build: Build, answer: Recovery) -> None:
-    house = build(verify_timeout_s=60)
+    house = build(verify_timeout_s=60, telemetry_timeout_s=120)
     house.telemetry.answer = answer
     house.verdict()
     failed = house.tick_until(ended)
     assert failed.state is Status.FAILED
-    assert failed.progress.reason == f"no recovery within 60 s: {answer.sentence}"
+    late = answer.traffic_moved is None  # no telemetry yet, while the configuration has moved the traffic
+    assert failed.progress.reason == (
+        f"no recovery within 120 s: {WAITING}: {answer.sentence}"
+        if late
+        else f"no recovery within 60 s: {answer.sentence}"
+    )
     house.tick(3)
     assert house.notifier.kinds()[-1] == ("trigger", "critical")
     assert answer.sentence in house.notifier.events[-1]["payload"]["summary"]

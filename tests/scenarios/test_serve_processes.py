@@ -24,7 +24,6 @@ from starlette.routing import Route
 from waiting import HANG_S, until
 
 from lastgood import tables
-from lastgood.alerts.messages import plain
 from lastgood.alerts.notify.fake_pagerduty import serve_fake, serving
 from lastgood.alerts.store import Store
 from lastgood.record.telemetry import arrow_schema
@@ -48,7 +47,7 @@ def write(storage: str, name: str) -> None:
         "state": str(said.state),
         "since": said.since,
         "judged_at": said.judged_at,
-        "document": json.dumps(plain(said)),
+        "document": json.dumps(said.as_json()),
     }
     schema = arrow_schema(tables.VERDICTS.fields)
     delta.append(tables.Store(storage).path(tables.VERDICTS), pa.Table.from_pylist([row], schema))
