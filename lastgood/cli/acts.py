@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,18 +83,25 @@ def banner(acts: "Controller", as_json: bool) -> None:
 
 
 def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None], every_s: float = 1.0) -> "Rollback":
-    """Take part in moving it on until it has ended; `say` gets each new state or reason."""
+    """Take part in moving it on until it has ended, or only late telemetry is missing; `say` gets each new state or reason."""
+    from lastgood.alerts.rollback.machine import WAITING
+
     shown = ""
+    patience = timedelta(seconds=acts.settings.endpoint(rollback.plan.endpoint).policy.verify_timeout_s)
     while True:
         acts.tick()
         acts.send()
         with acts.store.read() as tx:
             rollback = tx.rollback(rollback.id) or rollback
-        now = f"{rollback.state}: {rollback.progress.reason}".rstrip(": ")
-        if now != shown:
-            say(now)
-            shown = now
+        progress = rollback.progress
+        state_and_reason = f"{rollback.state}: {progress.reason}".rstrip(": ")
+        if state_and_reason != shown:
+            say(state_and_reason)
+            shown = state_and_reason
         if rollback.state.ended or not rollback.state.under_way:
+            return rollback
+        if progress.reason.startswith(WAITING) and acts.clock() - progress.since >= patience:
+            say("the service verifies it when telemetry arrives")
             return rollback
         time.sleep(every_s)
 

@@ -119,7 +119,10 @@ def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
     for job in (conform, windows, quality):
         job(ctx)
     (said,) = run_judge(ctx)
-    told = Operations({"chat": 1}, {("chat", "Done"): 2}, {"chat": 60.0}, {"chat": 90.0}, True, 3)
+    told = Operations(
+        {"chat": 1}, {("chat", "Done"): 2}, {"chat": 60.0}, {"chat": 90.0}, True, 3, {"slack": 1}, {"no_verdict": True}, {"verdict": 1},
+        {"silence": 1},
+    )  # fmt: skip
     exporter = Exporter(store, None, lambda: told, lambda: {"accepted": 5, "spool_bytes": 7})
     exporter.refresh()
     found = scraped(exporter)
