@@ -109,7 +109,6 @@ def expected(fault: str, state: str) -> tuple[str, str]:
         return "Done", "traffic moved"
     ours = state in ("Restoring", "Shifting")  # our update is in progress: the workspace refuses everybody else's
     return {
-        "config changed since the plan": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),
         "a person deploys in parallel": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),
         "endpoint deleted": ("Failed", "there is no such endpoint"),
         "permission denied": ("Done", "") if state == "Shifting" else ("Failed", "grant CAN_MANAGE"),
@@ -202,7 +201,8 @@ def cell(fault: str, state: str, folder: Path, api: httpx.Client, workspace: Dat
     after, rollback = rig.shown(), rig.rollback()
     updates = after["config"]["config_version"] - before["config_version"] - foreign if after else 0
     most = {"Restoring": 2, "Proposed": 1, "Held": 1, "Approved": 1, "Shifting": 1}.get(state, 0)
-    told = [e["payload"]["custom_details"] for e in rig.said.events if e["dedup_key"].endswith("-failed")]
+    pages = [e for e in rig.said.events if e["event_action"] == "trigger" and e["dedup_key"].endswith("-failed")]
+    told = [page["payload"]["custom_details"] for page in pages]
     said = rollback.state is not Status.FAILED or bool(told)
     moved = bool(after) and after["config"]["traffic_config"] != before["traffic_config"] and not foreign
     unsaid = rollback.state is Status.FAILED and moved and "accepted" not in str(told[-1:])

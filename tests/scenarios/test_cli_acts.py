@@ -120,7 +120,10 @@ def test_a_rollback_moves_the_traffic_verifies_it_and_is_in_the_audit_log(
 @pytest.mark.parametrize(
     ("telemetry_timeout_s", "sentence"),
     [
-        (2, "Failed: no recovery within 2 s: the configuration has moved the traffic; waiting for telemetry: 0 requests"),
+        (
+            2,
+            "Failed: no recovery within 2 s: the configuration has moved the traffic; waiting for telemetry: 0 requests",
+        ),
         (600, "the service verifies it when telemetry arrives"),
     ],
 )

@@ -25,6 +25,7 @@ from lastgood.alerts.store import Store
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
 from lastgood.judge import State
+from lastgood.record.verdict import SCHEDULED
 from lastgood.service import loop
 from lastgood.settings import load
 from lastgood.tables import delta
@@ -119,8 +120,7 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
 
     def taken() -> bool:
         with state.read() as tx:
-            found = tx.verdict("chat")
-        return found is not None and found[0] >= scheduled.judged_at
+            return any(v.judge == SCHEDULED and v.judged_at >= scheduled.judged_at for v in tx.verdicts("chat"))
 
     until(taken, "the scheduled verdict at the controller")
     time.sleep(1.5)

@@ -66,7 +66,7 @@ def create(space: local.Running, name: str) -> None:
 def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_url: str, stack: ExitStack) -> None:
     space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
     pager = stack.enter_context(serve_fake())
-    policy = {"verify_timeout_s": 3, "cooldown_s": 0}
+    policy = {"telemetry_timeout_s": 3, "cooldown_s": 0}
     document = {
         "storage": str(tmp_path / "data"), "state_url": postgres_url, "window_s": 1,
         "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
@@ -77,7 +77,7 @@ def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_u
     config.write_text(yaml.safe_dump(document))
     environment = {
         **os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "LASTGOOD_PAGERDUTY_KEY": "r0",
-        "LASTGOOD_LINK_KEY": "k" * 32, "LASTGOOD_PERSON_TOKEN": "t", "OMP_NUM_THREADS": "1",
+        "LASTGOOD_LINK_KEY": "k" * 32, "LASTGOOD_PERSON_TOKEN": "t", "OMP_NUM_THREADS": "1", "LOGNAME": "ann",
     }  # fmt: skip
     for name in ("first", "second"):
         create(space, name)
@@ -99,7 +99,7 @@ def test_two_processes_one_rollback_and_a_kill_switch(tmp_path: Path, postgres_u
     assert all(httpx.get(f"{s.url}/healthz").json()["kill_switch"] for s in services)
     write(document["storage"], "second")  # type: ignore[arg-type]
     until(lambda: len(pager.events()) == 3, "a page that asks")
-    assert "kill switch is on (person@example.com: migration)" in pager.events()[-1]["payload"]["summary"]
+    assert "kill switch is on (ann: migration)" in pager.events()[-1]["payload"]["summary"]
     assert space.service.chaos.calls["update"] == 1
     store = Store(postgres_url)
     with store.read() as tx:
