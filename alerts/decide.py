@@ -426,6 +426,8 @@ def hold_reason(situation: Situation, plan: Plan | None, judged: str | None) -> 
         return str(freeze)
     if plan is not None and plan.prior_version != judged:
         return f"the judge compared with version {judged}, the plan goes back to version {plan.prior_version}"
+    if plan is not None and plan.cautions and policy.less_capacity == "ask":
+        return plan.cautions[0]
     if any(moment >= now - timedelta(seconds=policy.cooldown_s) for moment in situation.moved):
         return f"a rollback of this endpoint happened less than {policy.cooldown_s:g} s ago"
     if sum(moment >= now - timedelta(days=1) for moment in situation.moved) >= policy.max_rollbacks_per_day:

@@ -44,6 +44,9 @@ class Teller:
             self._about(tx, incident, f"{rollback.id}:told", "acknowledge", incident.id)
         elif effect is Effect.RESOLVE:
             self.resolve(tx, incident, f"rolled back to version {rollback.plan.prior_version}: {reason}")
+        elif effect is Effect.WARN:
+            tx.update_incident(incident.id, self._clock(), note=reason)
+            self.tell(tx, incident, f"{rollback.id}:differs", reason, plan=rollback.plan, again="differs")
         elif effect is Effect.PAGE:
             tried = "; ".join(f"{effect} {kind}" for effect, kind, _ in tx.journal(rollback.id)) or "nothing was sent"
             sentence = f"the rollback failed: {reason} (asked of the workspace: {tried})"

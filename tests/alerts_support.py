@@ -72,6 +72,9 @@ class MemoryWorkspace:
         self.polls, self.outcome, self.lose = polls, outcome, 0
         self.errors: list[LastgoodError] = []
         self.known_aliases: dict[str, str] = {}
+        self.asleep: list[int] = []
+        """Statuses of the next answers of single served entities; 200 afterwards."""
+        self.invoked: list[str] = []
         self.updates: list[tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]] = []
         self._endpoints = {e.name: e for e in endpoints}
         self._left: dict[str, int] = {}
@@ -96,8 +99,13 @@ class MemoryWorkspace:
     def me(self) -> str:
         return "ann"
 
-    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
+    def invoke(
+        self, name: str, document: Mapping[str, Any], *, token: str | None = None, entity: str | None = None
+    ) -> Reply:
         current = self._endpoints[name]
+        if entity is not None:
+            self.invoked.append(entity)
+            return Reply(self.asleep.pop(0) if self.asleep else 200, 0.01, entity, {})
         return Reply(200, 0.01, max(current.traffic, key=lambda one: current.traffic[one]), {})
 
     def update_config(

@@ -10,16 +10,18 @@ from datetime import datetime, timedelta
 
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Effect, Event, Seen, Status, Tick, View, step
-from lastgood.alerts.rollback.plan import Kind, Plan, Route, Target
-from lastgood.alerts.rollback.verify import Telemetry
+from lastgood.alerts.rollback.plan import Kind, Plan, Route, Target, besides
+from lastgood.alerts.rollback.verify import Recovery, Telemetry
 from lastgood.alerts.store import Store
 from lastgood.alerts.tx import Tx
-from lastgood.errors import ConfigError, RefusedError, TransientError
+from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
 
 MAX_REFUSALS = 3
 CHANGES = (Effect.RESTORE, Effect.SHIFT)
+WAKE = "wake"
+"""The journal's name for a request to a served entity that may have scaled to zero."""
 Journal = Sequence[tuple[str, str, str]]
 
 
@@ -54,7 +56,7 @@ class Executor:
             journal = tx.journal(rollback_id)
         if rollback is None or not rollback.state.under_way:
             return
-        event = self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback.plan, journal)
+        event = self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback, journal)
         with self._store.begin() as tx:
             switch = tx.kill_switch()
             if switch.on and isinstance(event, Seen) and event.view in (View.BASE, View.RESTORED):
@@ -104,22 +106,69 @@ class Executor:
                 self._announce(tx, saved, effect)
         return saved, effects
 
-    def _look(self, plan: Plan, journal: Journal) -> Seen:
+    def _look(self, rollback: Rollback, journal: Journal) -> Seen:
+        plan = rollback.plan
         try:
-            return view_of(plan, self._workspace.endpoint(plan.endpoint), journal)
+            endpoint = self._workspace.endpoint(plan.endpoint)
         except TransientError as error:
             return Seen(View.BUSY, f"the workspace cannot be read: {error}")
         except ConfigError as error:
             return Seen(View.BROKEN, str(error))
+        seen = view_of(plan, endpoint, journal)
+        if seen.view is View.SHIFTED:
+            return replace(
+                seen, besides=besides(plan, endpoint, self._settings.endpoint(plan.endpoint).write_only.keys())
+            )
+        if (
+            seen.view is View.BASE
+            and plan.wake
+            and (WAKE, "answered") not in {(name, kind) for name, kind, _ in journal}
+        ):
+            return self._wake(rollback)
+        return seen
+
+    def _wake(self, rollback: Rollback) -> Seen:
+        """Ask the served entity that is to take the traffic, past the split, until it answers; a refusal is an answer."""
+        plan = rollback.plan
+        probe = self._settings.endpoint(plan.endpoint).release.probe
+        try:
+            reply = self._workspace.invoke(plan.endpoint, probe, entity=plan.prior_entity)
+        except LastgoodError as error:
+            return Seen(View.SENT, f"waiting for {plan.prior_entity} to wake: {error}")
+        if reply.status >= 500 or reply.status == 429:
+            return Seen(View.SENT, f"waiting for {plan.prior_entity} to wake: it answers {reply.status}")
+        with self._store.begin() as tx:
+            tx.write_journal(
+                rollback.id, self._clock(), WAKE, "answered", f"{reply.status} after {reply.seconds:.1f} s"
+            )
+        return Seen(View.SENT, f"{plan.prior_entity} is awake")
 
     def _recovery(self, rollback: Rollback) -> Event:
         plan = rollback.plan
         try:
-            return self._telemetry[plan.kind].recovery(
+            recovery = self._telemetry[plan.kind].recovery(
                 plan.endpoint, plan.bad_version, plan.prior_version, rollback.progress.since, rollback.metric
             )
         except (TransientError, ConfigError) as error:
             return Tick(f"the telemetry cannot be read: {error}")
+        if recovery.traffic_moved is None and not recovery.hopeless:
+            return self._by_configuration(plan, recovery)
+        return recovery
+
+    def _by_configuration(self, plan: Plan, recovery: Recovery) -> Recovery:
+        """What the configuration says while telemetry does not: traffic that somebody moved back needs no wait."""
+        try:
+            endpoint = self._workspace.endpoint(plan.endpoint)
+        except LastgoodError as error:
+            return replace(recovery, sentence=f"{recovery.sentence}; the workspace cannot be read: {error}")
+        planned = sum(
+            plan.traffic_after.get(e.name, 0) for e in endpoint.entities if e.entity_version == plan.bad_version
+        )
+        share = endpoint.share(plan.bad_version)
+        if share <= planned:
+            return recovery
+        sentence = f"configuration {endpoint.config_version} sends {share} % to version {plan.bad_version} again"
+        return replace(recovery, traffic_moved=False, sentence=sentence, hopeless=True)
 
     def _change(self, rollback: Rollback, effect: Effect) -> None:
         plan = rollback.plan

@@ -88,8 +88,11 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class Seen:
+    """`besides`: what differs from the plan although the traffic is as planned."""
+
     view: View
     detail: str = ""
+    besides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Effect(StrEnum):
     ASK = "ask"  # send a fresh link
     TOLD = "told"  # a person took it on
     PAGE = "page"  # it did not work: a person must look
+    WARN = "warn"  # it goes on, and a person must look
     RESOLVE = "resolve"  # it worked
 
 
@@ -170,6 +174,9 @@ def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow
     shifting = progress if progress.state is Status.SHIFTING else replace(progress, state=Status.SHIFTING, since=now)
     late = now - progress.since >= timedelta(seconds=policy.ready_timeout_s)
     match event:
+        case Seen(View.SHIFTED, _, besides) if besides:
+            reason = f"the traffic has moved, and the configuration differs from the plan: {'; '.join(besides)}"
+            return replace(progress, state=Status.VERIFYING, since=now, until=None, reason=reason), (Effect.WARN,)
         case Seen(View.SHIFTED, detail):
             return replace(progress, state=Status.VERIFYING, since=now, until=None, reason=detail), ()
         case Seen(View.CHANGED, detail) if progress.state is Status.APPROVED:
@@ -181,9 +188,9 @@ def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow
         case Seen() | Tick() if late:
             reason = f"not shifted within {policy.ready_timeout_s:g} s: {event.detail or progress.reason}"
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
-        case Seen(View.BASE, _):
+        case Seen(View.BASE):
             return shifting, (Effect.RESTORE if slow else Effect.SHIFT,)
-        case Seen(View.RESTORED, _):
+        case Seen(View.RESTORED):
             return shifting, (Effect.SHIFT,)
         case Seen(View.SENT | View.BUSY, detail) | Tick(detail):
             return replace(progress, reason=detail or progress.reason), ()

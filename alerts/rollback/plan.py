@@ -10,10 +10,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from lastgood.alerts.rollback.capacity import asleep, cautions
 from lastgood.errors import CorruptError, RefusedError
 from lastgood.workspace import Endpoint, ServedEntity, Update
 
-MAX_ENTITIES = 10  # a serving endpoint holds no more served entities
+MAX_ENTITIES = 15  # a serving endpoint holds no more served entities
+ADDED = ("cautions", "wake")
+"""Fields that plans of earlier releases do not have."""
 
 
 class Kind(StrEnum):
@@ -56,6 +59,7 @@ class Plan:
     `entities` are the served entities' whole input documents afterwards; `traffic_*` map served entity name to
     per cent. The version that loses traffic stays deployed. `made_at` is ISO 8601 UTC; `id` is the hash of all else.
     For a promotion `bad_version` is the one that gives traffic up, `prior_version` the one that is promoted.
+    `cautions`: see capacity. `wake`: the version that takes traffic may have scaled to zero and is asked once before it gets any.
     """
 
     endpoint: str
@@ -71,10 +75,16 @@ class Plan:
     reasons: tuple[str, ...]
     made_at: str
     kind: Kind = Kind.ROLLBACK
+    cautions: tuple[str, ...] = ()
+    wake: bool = False
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:32]
+        document = asdict(self)
+        for name in ADDED:
+            if not document[name]:
+                del document[name]  # plans that earlier releases stored keep their id
+        return hashlib.sha256(canonical(document).encode()).hexdigest()[:32]
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -98,6 +108,9 @@ class Plan:
             for e in self.entities
             if str(e.get("entity_version")) == self.bad_version
         )
+        if self.wake:
+            lines.insert(0, f"wake {self.prior_entity}: it may have scaled to zero")
+        lines += [f"caution: {sentence}" for sentence in self.cautions]
         return [*lines, f"version {self.bad_version} stays deployed at {left} %", "nothing else changes"]
 
     def config_diff(self) -> str:
@@ -117,13 +130,14 @@ class Plan:
     def from_dict(cls, document: Mapping[str, Any]) -> "Plan":
         """The stored plan. Errors: CorruptError when it is not what was stored."""
         try:
-            values = {f.name: document[f.name] for f in fields(cls)}
+            values = {f.name: document[f.name] for f in fields(cls) if f.name not in ADDED or f.name in document}
             values |= {
                 "path": Route(values["path"]),
                 "kind": Kind(values["kind"]),
                 "entities": tuple(values["entities"]),
             }
-            plan = cls(**(values | {"reasons": tuple(values["reasons"])}))
+            values |= {"cautions": tuple(values.get("cautions", ())), "reasons": tuple(values["reasons"])}
+            plan = cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"a stored plan cannot be read: {error!r}") from error
         if plan.id != document.get("id"):
@@ -186,6 +200,7 @@ def make_plan(
     if deployed is None:
         entities.append({**hidden, **_restore(endpoint, prior, snapshot)})
     name = deployed.name if deployed else str(entities[-1]["name"])
+    documents = {str(document["name"]): document for document in entities}
     after = _moved(endpoint.traffic, [e.name for e in bad_entities], name, share)
     if after == endpoint.traffic:
         raise RefusedError(f"nothing to do: version {prior} takes {after.get(name, 0)} % already")
@@ -203,7 +218,31 @@ def make_plan(
         reasons=tuple(reasons),
         made_at=now.isoformat(),
         kind=kind,
+        cautions=cautions(entities, endpoint.traffic, after, name),
+        wake=asleep(documents[name], endpoint.traffic.get(name, 0)),
     )
+
+
+def besides(plan: Plan, endpoint: Endpoint, write_only: Collection[str]) -> tuple[str, ...]:
+    """What differs from the plan in a configuration that has its entities and traffic, in sentences without values (they may be secrets).
+
+    The workspace may add defaults of its own to an entity that was put back. `write_only`: fields it does not report.
+    """
+    lines = []
+    present = {entity.name: entity.settings for entity in endpoint.entities}
+    for wanted in plan.entities:
+        name = str(wanted["name"])
+        shown = present.get(name, {})
+        added = plan.path is Route.SLOW and name == plan.prior_entity
+        lines += [
+            f"served entity {name}: {key} {'is gone' if key not in shown else 'changed'}"
+            for key, value in wanted.items()
+            if key not in write_only and shown.get(key) != value
+        ]
+        lines += [f"served entity {name}: {key} is new" for key in shown if key not in wanted and not added]
+    now, then = dict(endpoint.passthrough), dict(plan.passthrough)
+    lines += [f"{key} changed" for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    return tuple(lines)
 
 
 def _moved(traffic: Mapping[str, int], giving: Sequence[str], taking: str, share: int | None) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Settings of the judge: when it speaks, and what it tolerates."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from lastgood.settings.base import Model
@@ -62,6 +64,9 @@ class Policy(Model):
     verify_timeout_s: float = Field(900, gt=0, description="how long traffic and metric may take to recover")
     telemetry_timeout_s: float = Field(
         21_600, gt=0, description="how long a rollback waits for requests that show what the configuration shows"
+    )
+    less_capacity: Literal["ask", "go"] = Field(
+        "ask", description="a plan whose version has less capacity than what it replaces: ask a person first, or go"
     )
     proposal_ttl_s: float = Field(3600, gt=0, description="a proposed rollback that nobody approves expires")
     approvals: int = Field(1, ge=1, le=2, description="how many different persons must approve a rollback")

@@ -118,8 +118,11 @@ class Workspace(Protocol):
         """Who the workspace says we are."""
         ...
 
-    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
-        """Send one request to the endpoint; any HTTP status is an answer. `token`: other credentials ('': none).
+    def invoke(
+        self, name: str, document: Mapping[str, Any], *, token: str | None = None, entity: str | None = None
+    ) -> Reply:
+        """Send one request to the endpoint; any HTTP status is an answer. `token`: other credentials ('': none). `entity`: to this served
+        entity, past the traffic split.
 
         Errors: TransientError when there is no answer.
         """

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from databricks.sdk import WorkspaceClient
@@ -23,11 +24,6 @@ from databricks.sdk.errors import (
     Unauthenticated,
 )
 from databricks.sdk.errors.base import DatabricksError
-from databricks.sdk.service.serving import (
-    ServedEntityInput,
-    ServingEndpointDetailed,
-    TrafficConfig,
-)
 
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
@@ -35,6 +31,8 @@ from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Updat
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
+_CONFIG_OUTPUT_ONLY = ("served_entities", "served_models", "config_version")
+_ROUTE = {"served_entity_name", "served_model_name", "traffic_percentage"}
 
 
 def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
@@ -89,41 +87,81 @@ def _entity(document: Mapping[str, Any]) -> ServedEntity:
     settings.setdefault("scale_to_zero_enabled", False)
     deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
     return ServedEntity(
-        str(document.get("name")),
-        str(document.get("entity_name")),
-        str(document.get("entity_version")),
+        str(document.get("name") or ""),
+        str(document.get("entity_name") or ""),
+        str(document.get("entity_version") or ""),
         str(deployment),
         settings,
     )
 
 
+def _route_name(route: Mapping[str, Any]) -> str:
+    return str(route.get("served_entity_name") or route.get("served_model_name"))
+
+
 def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
+    """Served entity -> per cent. A single entity without routes takes all."""
     routes = (config.get("traffic_config") or {}).get("routes") or []
+    entities = config.get("served_entities") or ()
+    if not routes and len(entities) == 1:
+        return {str(entities[0].get("name")): 100}
+    return {_route_name(route): int(route["traffic_percentage"]) for route in routes}
+
+
+def _passthrough(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update of entities and traffic sends back as it was read: every other field of the configuration, known here or not."""
+    kept = {key: value for key, value in config.items() if key not in _CONFIG_OUTPUT_ONLY and value}
+    if capture := kept.get("auto_capture_config"):
+        kept["auto_capture_config"] = {key: value for key, value in capture.items() if key != "state"}
+    traffic = kept.pop("traffic_config", {})
+    routes = [route for route in traffic.get("routes") or () if set(route) - _ROUTE]
+    more = {key: value for key, value in traffic.items() if key != "routes"} | ({"routes": routes} if routes else {})
+    return kept | ({"traffic_config": more} if more else {})
+
+
+def update_body(
+    entities: Sequence[Mapping[str, Any]], traffic: Mapping[str, int], passthrough: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The body of `PUT /api/2.0/serving-endpoints/{name}/config` (pure)."""
+    more = passthrough.get("traffic_config") or {}
+    routes = {_route_name(route): route for route in more.get("routes") or ()}
+    shares = [
+        {**routes.get(name, {}), "served_entity_name": name, "traffic_percentage": share}
+        for name, share in traffic.items()
+    ]
     return {
-        str(r.get("served_entity_name") or r.get("served_model_name")): int(r["traffic_percentage"]) for r in routes
+        **passthrough,
+        "served_entities": [dict(entity) for entity in entities],
+        "traffic_config": {**more, "routes": shares},
     }
 
 
-def parse(detailed: ServingEndpointDetailed) -> Endpoint:
-    """The SDK's endpoint as ours."""
-    document = detailed.as_dict()
+def parse(document: Mapping[str, Any]) -> Endpoint:
+    """The API's own document of an endpoint as ours. The SDK's classes would drop the fields they do not know."""
     config, pending = document.get("config") or {}, document.get("pending_config") or {}
     state = document.get("state") or {}
-    passthrough = {"auto_capture_config": config["auto_capture_config"]} if config.get("auto_capture_config") else {}
     return Endpoint(
-        name=str(detailed.name),
+        name=str(document.get("name")),
         config_version=int(config.get("config_version") or 0),
         entities=tuple(_entity(entity) for entity in config.get("served_entities") or ()),
         traffic=_traffic(config),
         ready=state.get("ready", "READY") == "READY",
-        update=Update(state.get("config_update", "NOT_UPDATING")),
+        update=_update(state),
         pending_traffic=_traffic(pending) if pending else None,
         pending_entities=tuple(_entity(entity) for entity in pending.get("served_entities") or ()),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
-        passthrough=passthrough,
+        passthrough=_passthrough(config),
         gateway=document.get("ai_gateway") or {},
         creator=str(document.get("creator") or ""),
     )
+
+
+def _update(state: Mapping[str, Any]) -> Update:
+    """A state this release does not know counts as an update under way: nothing is changed meanwhile."""
+    try:
+        return Update(state.get("config_update", "NOT_UPDATING"))
+    except ValueError:
+        return Update.IN_PROGRESS
 
 
 def _time(text: str | None) -> datetime | None:
@@ -170,7 +208,7 @@ class DatabricksWorkspace:
 
     def endpoint(self, name: str) -> Endpoint:
         with _errors(f"endpoint {name}"):
-            return parse(self._client.serving_endpoints.get(name))
+            return parse(self._call("GET", name))
 
     def names(self) -> Sequence[str]:
         with _errors("endpoints"):
@@ -205,11 +243,14 @@ class DatabricksWorkspace:
         with _errors(f"{kind} {name}"):
             return _SOURCES[kind](self._client, name)
 
-    def invoke(self, name: str, document: Mapping[str, Any], *, token: str | None = None) -> Reply:
+    def invoke(
+        self, name: str, document: Mapping[str, Any], *, token: str | None = None, entity: str | None = None
+    ) -> Reply:
         """See Workspace. Sent by httpx: the SDK would retry, and cannot leave the credentials out."""
         config = self._client.config
         headers = config.authenticate() if token is None else {"Authorization": f"Bearer {token}"} if token else {}
-        url, started = f"{config.host}/serving-endpoints/{name}/invocations", time.monotonic()
+        served = f"/served-models/{quote(entity, safe='')}" if entity else ""
+        url, started = f"{config.host}/serving-endpoints/{quote(name, safe='')}{served}/invocations", time.monotonic()
         try:
             answer = httpx.post(url, json=dict(document), headers=headers, timeout=config.http_timeout_seconds or 30)
         except httpx.TransportError as error:
@@ -228,22 +269,23 @@ class DatabricksWorkspace:
         passthrough: Mapping[str, Any],
     ) -> None:
         """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
-        body: dict[str, Any] = {
-            "served_entities": [ServedEntityInput.from_dict(dict(entity)) for entity in entities],
-            "traffic_config": TrafficConfig.from_dict(
-                {"routes": [{"served_entity_name": key, "traffic_percentage": share} for key, share in traffic.items()]}
-            ),
-        }
-        if "auto_capture_config" in passthrough:
-            from databricks.sdk.service.serving import AutoCaptureConfigInput
-
-            body["auto_capture_config"] = AutoCaptureConfigInput.from_dict(dict(passthrough["auto_capture_config"]))
+        body = update_body(entities, traffic, passthrough)
         with _errors(f"update of {name}"):
             try:
-                self._client.serving_endpoints.update_config(name=name, **body)
+                self._call("PUT", f"{name}/config", body)
             except ResourceConflict:
                 if not self._is_ours(name, entities, traffic):
                     raise
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One call of the serving API with raw documents; `path` below /api/2.0/serving-endpoints/."""
+        headers = {"Accept": "application/json"}
+        if workspace_id := self._client.config.workspace_id:
+            headers["X-Databricks-Workspace-Id"] = str(workspace_id)
+        sent = dict(body) if body is not None else None
+        url = f"/api/2.0/serving-endpoints/{quote(path, safe='/')}"
+        answer = self._client.api_client.do(method, url, headers=headers, body=sent)
+        return answer if isinstance(answer, dict) else {}
 
     def _is_ours(
         self,

@@ -13,11 +13,12 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput, TrafficConfig
 
+from lastgood.alerts.rollback.plan import make_plan
 from lastgood.collectors.endpoint_metrics import row
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings
 from lastgood.workspace import Endpoint, SourceState, Update
-from lastgood.workspace.databricks import DatabricksWorkspace, connect
+from lastgood.workspace.databricks import DatabricksWorkspace, connect, parse
 from lastgood.workspace.local import CHAT, MODELS, TABULAR, LocalConfig, Running, entity, serve
 
 UPDATE_S = 0.2
@@ -220,6 +221,46 @@ def test_every_setting_of_an_entity_survives_get_and_update_bit_for_bit(
     assert [one.settings for one in again.entities] == [one.settings for one in first.entities]
     stored, _ = local.service.state.serving(CHAT)
     assert stored[0] == shown
+
+
+def test_fields_that_the_pinned_sdk_does_not_know_survive_get_and_update(
+    local: Running, workspace: DatabricksWorkspace
+) -> None:
+    """At every level of the configuration: what a later platform adds is sent back as it was read."""
+    newer = {"new_setting_of_2027": {"level": 3}}
+    route = {"served_entity_name": TWO, "traffic_percentage": 100, "weight_2027": 7}
+    config = {
+        "served_entities": [V2 | newer, V1],
+        "traffic_config": {
+            "routes": [route, {"served_entity_name": ONE, "traffic_percentage": 0}],
+            "sticky_2027": "user",
+        },
+        "retention_2027": {"days": 9},
+    }
+    httpx.put(
+        f"{local.url}/api/2.0/serving-endpoints/{CHAT}/config",
+        json=config,
+        headers={"Authorization": f"Bearer {local.token}"},
+    ).raise_for_status()
+    endpoint = settled(workspace)
+    plan = make_plan(endpoint, "2", "1", refused=(), snapshot=None, reasons=("test",), now=datetime.now(UTC))
+    workspace.update_config(CHAT, plan.entities, plan.traffic_after, plan.passthrough)
+    after = settled(workspace)
+    assert after.traffic == {TWO: 0, ONE: 100}
+    stored = httpx.get(
+        f"{local.url}/api/2.0/serving-endpoints/{CHAT}", headers={"Authorization": f"Bearer {local.token}"}
+    ).json()["config"]
+    assert stored["served_entities"][0]["new_setting_of_2027"] == {"level": 3}
+    assert stored["retention_2027"] == {"days": 9}
+    assert stored["traffic_config"]["sticky_2027"] == "user"
+    assert stored["traffic_config"]["routes"][0] == route | {"traffic_percentage": 0}
+
+
+def test_an_endpoint_with_one_entity_and_no_routes_takes_all_and_an_external_model_has_no_version() -> None:
+    document = {"name": "e", "config": {"served_entities": [{"name": "gpt", "external_model": {"name": "gpt-4"}}]}}
+    endpoint = parse(document | {"state": {"config_update": "A_STATE_OF_2027"}})
+    assert (endpoint.traffic, endpoint.entities[0].entity_version) == ({"gpt": 100}, "")
+    assert endpoint.update is Update.IN_PROGRESS, "nothing is changed in a state that is not known"
 
 
 def test_the_endpoints_own_metrics_count_the_last_minute(local: Running, workspace: DatabricksWorkspace) -> None:

@@ -96,7 +96,7 @@ def test_the_id_is_that_of_the_content() -> None:
 READY = endpoint("2", "3", v3=100)
 NOT_READY = replace(READY, entities=(entity("2", "DEPLOYMENT_CREATING"), entity("3")))
 TWO_MODELS = replace(READY, entities=(entity("2"), entity("3"), replace(entity("3"), name="x", entity_name="other")))
-FULL = endpoint("3", *[str(v) for v in range(10, 19)], v3=100)
+FULL = endpoint("3", *[str(v) for v in range(10, 24)], v3=100)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ FULL = endpoint("3", *[str(v) for v in range(10, 19)], v3=100)
         (endpoint("2"), {}, "version 3 is not deployed"),
         (replace(READY, update=Update.IN_PROGRESS), {}, "in progress"),
         (TWO_MODELS, {}, "several models"),
-        (FULL, {"snapshot": snapshot()}, "already holds 10"),
+        (FULL, {"snapshot": snapshot()}, "already holds 15"),
         (READY, {"prior": "1", "snapshot": snapshot("2")}, "the snapshot is of chat version 2"),
     ],
 )

@@ -190,6 +190,81 @@ def test_only_ready_versions_with_traffic_are_remembered(build: Build) -> None:
         assert (kept, tx.snapshot("other", "7")) == (["2"], None)
 
 
+# capacity, and what else changed
+
+
+def sized(prior: dict[str, Any], bad: dict[str, Any]) -> MemoryWorkspace:
+    return MemoryWorkspace(replace(endpoint("2", "3"), entities=(entity("2", **prior), entity("3", **bad))))
+
+
+SMALL, LARGE = {"workload_size": "Small"}, {"workload_size": "Large"}
+
+
+def test_a_smaller_prior_version_waits_for_a_person(build: Build) -> None:
+    house = build(Mode.AUTO, sized(SMALL, LARGE))
+    house.verdict()
+    house.tick()
+    assert house.rollback().state is Status.PROPOSED
+    assert "carries up to 4 requests at once" in house.notifier.events[-1]["payload"]["summary"]
+    assert any("caution" in line for line in house.notifier.events[-1]["payload"]["custom_details"]["plan"])
+
+
+def test_a_smaller_prior_version_goes_where_the_policy_lets_it(build: Build) -> None:
+    house = build(Mode.AUTO, sized(SMALL, LARGE), less_capacity="go")
+    house.verdict()
+    assert house.tick_until(ended).state is Status.DONE
+
+
+def test_a_sleeping_prior_version_is_woken_before_it_gets_traffic(build: Build) -> None:
+    workspace = sized({"scale_to_zero_enabled": True}, {})
+    workspace.asleep = [503, 504, 429]
+    house = build(Mode.AUTO, workspace)
+    house.verdict()
+    house.tick(3)
+    assert (workspace.updates, house.rollback().progress.reason) == ([], "waiting for chat-2 to wake: it answers 429")
+    assert house.tick_until(ended).state is Status.DONE
+    assert workspace.invoked == ["chat-2"] * 4
+    assert len(workspace.updates) == 1
+
+
+def test_a_prior_version_that_never_wakes_gets_no_traffic_and_a_person_is_paged(build: Build) -> None:
+    workspace = sized({"scale_to_zero_enabled": True}, {})
+    workspace.asleep = [503] * 1000
+    house = build(Mode.AUTO, workspace, ready_timeout_s=60, max_attempts=1)
+    house.verdict()
+    failed = house.tick_until(ended)
+    assert failed.state is Status.FAILED and "waiting for chat-2 to wake" in failed.progress.reason
+    assert workspace.updates == []
+    assert "waiting for chat-2 to wake" in house.notifier.events[-1]["payload"]["summary"]
+
+
+def test_what_changed_besides_the_plan_is_paged_and_verification_goes_on(build: Build) -> None:
+    class Dropping(MemoryWorkspace):
+        """A platform that loses a setting with every update."""
+
+        def update_config(self, name: str, entities: Any, *more: Any) -> None:
+            super().update_config(name, [{k: v for k, v in e.items() if k != "workload_size"} for e in entities], *more)
+
+    house = build(Mode.AUTO, Dropping(endpoint("2", "3")))
+    house.verdict()
+    assert house.tick_until(ended).state is Status.DONE
+    warned = [e["payload"]["summary"] for e in house.notifier.events if e["event_action"] == "trigger"]
+    assert any("served entity chat-2: workload_size is gone" in summary for summary in warned), warned
+
+
+def test_traffic_that_somebody_moves_back_while_telemetry_is_late_is_paged_at_once(build: Build) -> None:
+    house = build(Mode.AUTO)
+    house.telemetry.answer = Recovery(None, None, "0 requests since the shift")
+    house.verdict()
+    house.tick_until(lambda rollback: rollback.state is Status.VERIFYING)
+    house.tick()
+    assert house.rollback().state is Status.VERIFYING
+    now = house.workspace.endpoint("chat")
+    house.workspace.start("chat", now.entities, {"chat-2": 0, "chat-3": 100})
+    failed = house.tick_until(ended)
+    assert failed.state is Status.FAILED and "sends 100 % to version 3 again" in failed.progress.reason
+
+
 # verification
 
 

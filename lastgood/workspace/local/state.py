@@ -144,11 +144,11 @@ class State:
     def validate(body: dict[str, Any]) -> dict[str, Any]:
         """A config body with routes, checked as the service checks it."""
         entities = body.get("served_entities") or body.get("served_models")
-        if not isinstance(entities, list) or not 1 <= len(entities) <= 10:
+        if not isinstance(entities, list) or not 1 <= len(entities) <= 15:
             raise ApiError(
                 400,
                 "INVALID_PARAMETER_VALUE",
-                "served_entities: expected 1 to 10 entities",
+                "served_entities: expected 1 to 15 entities",
             )
         for served in entities:
             if (
@@ -192,7 +192,7 @@ class State:
         return {
             **copy.deepcopy(body),
             "served_entities": copy.deepcopy(entities),
-            "traffic_config": {"routes": copy.deepcopy(routes)},
+            "traffic_config": {**copy.deepcopy(body.get("traffic_config") or {}), "routes": copy.deepcopy(routes)},
         }
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
