@@ -32,11 +32,10 @@ from lastgood.alerts.controller import Controller
 from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.machine import Status
-from lastgood.alerts.rollback.verify import Recovery
+from lastgood.alerts.rollback.telemetry import WindowTelemetry
 from lastgood.alerts.store import Store
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings
-from lastgood.tables import measures
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 from lastgood.workspace.local.models import build
@@ -51,16 +50,6 @@ class Measured:
     updates: int
     state: str
     reason: str
-
-
-class Windows:
-    """The service's own telemetry: window counts read from Delta."""
-
-    def __init__(self, store: tables.Store) -> None:
-        self._windows = measures.WindowTelemetry(store, 1)
-
-    def recovery(self, endpoint: str, bad: str, prior: str, since: datetime, metric: str) -> Recovery:
-        return Recovery(**vars(self._windows.recovery(endpoint, bad, prior, since, metric)))
 
 
 def verdict(name: str) -> Verdict:
@@ -92,7 +81,15 @@ def one(folder: Path, seed: int, update_s: float) -> Measured:
         settings = Settings(window_s=1, endpoints={name: EndpointSettings(mode=Mode.AUTO, policy=policy)})
         state, said = Store(f"sqlite:///{folder}/state.db"), Said()
         signer = Signer(["a-key-for-this-benchmark"])
-        acts = Controller(state, workspace, settings, {"list": said}, Windows(store), signer, lambda: datetime.now(UTC))
+        acts = Controller(
+            state,
+            workspace,
+            settings,
+            {"list": said},
+            WindowTelemetry(store, settings),
+            signer,
+            lambda: datetime.now(UTC),
+        )
         started = time.monotonic()
         acts.handle(verdict(name))
         shifted, last = follow(acts, state, workspace, name)

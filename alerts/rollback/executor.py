@@ -74,7 +74,8 @@ class Executor:
         now, before, plan = self._clock(), rollback.progress, rollback.plan
         policy = self._settings.endpoint(plan.endpoint).policy
         if plan.kind is Kind.PROMOTE:
-            policy = policy.model_copy(update={"verify_timeout_s": policy.promote_timeout_s})
+            timeouts = dict.fromkeys(("verify_timeout_s", "telemetry_timeout_s"), policy.promote_timeout_s)
+            policy = policy.model_copy(update=timeouts)
         progress, effects = step(before, event, now, policy, plan.path is Route.SLOW)
         if progress == before and not effects:
             return rollback, ()

@@ -203,7 +203,8 @@ def _verify(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             return replace(progress, state=Status.DONE, since=now, reason=sentence), (Effect.RESOLVE,)
         case Recovery(hopeless=True, sentence=reason) | Withdraw(reason):
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
-        case Recovery(traffic_moved=None, sentence=sentence):  # the workspace shows that it moved; requests are late
+        # The workspace shows that it moved; requests are late, or too few to say.
+        case Recovery(traffic_moved=None, sentence=sentence) | Recovery(True, None, sentence=sentence):
             return _wait(progress, f"{WAITING}: {sentence}", now, policy.telemetry_timeout_s)
         case Recovery(sentence=sentence) | Tick(sentence):
             return _wait(progress, sentence or progress.reason, now, policy.verify_timeout_s)

@@ -100,7 +100,8 @@ def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None],
             shown = state_and_reason
         if rollback.state.ended or not rollback.state.under_way:
             return rollback
-        if progress.reason.startswith(WAITING) and acts.clock() - progress.since >= patience:
+        by_telemetry = rollback.plan.kind == "rollback" and progress.reason.startswith(WAITING)
+        if by_telemetry and acts.clock() - progress.since >= patience:
             say("the service verifies it when telemetry arrives")
             return rollback
         time.sleep(every_s)

@@ -9,7 +9,6 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +19,7 @@ from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.links import Signer
-from lastgood.alerts.rollback.verify import Recovery
+from lastgood.alerts.rollback.telemetry import WindowTelemetry
 from lastgood.alerts.store import Store
 from lastgood.alerts.web.app import create_app
 from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
@@ -49,16 +48,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class _Telemetry:
-    """Window counts as the alerting layer asks for them."""
-
-    windows: measures.WindowTelemetry
-
-    def recovery(self, endpoint: str, bad_version: str, prior_version: str, since: datetime, metric: str) -> Recovery:
-        return Recovery(**vars(self.windows.recovery(endpoint, bad_version, prior_version, since, metric)))
-
-
 def controller(settings: Settings, delta_store: tables.Store) -> Controller:
     """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
     key = secret(settings.web.link_key_env)
@@ -68,13 +57,12 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
             settings.web.link_key_env,
         )
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
-    telemetry = _Telemetry(measures.WindowTelemetry(delta_store, settings.window_s))
     return Controller(
         Store(settings.state),
         connect(settings.workspace),
         settings,
         configured(settings),
-        telemetry,
+        WindowTelemetry(delta_store, settings),
         Signer(keys),
         now,
     )

@@ -10,20 +10,24 @@ from urllib.parse import quote
 
 from lastgood import tables
 from lastgood.record import metrics
-from lastgood.record.metrics import summary
 from lastgood.record.verdict import Verdict
 from lastgood.record.windows import Counts, from_row, merge
 from lastgood.tables import delta
 
-MOVED_SHARE, MIN_REQUESTS = 0.02, 30
-NEAR, YARDSTICK = timedelta(hours=6), timedelta(days=1)
+NEAR = timedelta(hours=6)
 
 
 def windows(
-    store: tables.Store, endpoint: str | None = None, since: datetime | None = None, until: datetime | None = None
+    store: tables.Store,
+    endpoint: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    version: str | None = None,
 ) -> list[Counts]:
-    """All window counts (of one endpoint; that start in [since, until]), with output quality where it was counted, by time."""
-    wanted = (("endpoint", "=", endpoint), ("window_start", ">=", since), ("window_start", "<=", until))
+    """All window counts (of one endpoint, one version; that start in [since, until]), with output quality where it was counted, by time."""
+    wanted = (
+        ("endpoint", "=", endpoint), ("window_start", ">=", since), ("window_start", "<=", until), ("model_version", "=", version),
+    )  # fmt: skip
     filters: Any = [condition for condition in wanted if condition[2] is not None] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
@@ -126,60 +130,3 @@ def evidence_series(
     span = max(NEAR, points * timedelta(seconds=window_s))
     names = ("p95_ms", "error_rate", "bad_answers", "requests")
     return drawn(windows(store, endpoint, around - span, around + span), new, prior, names, points)
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What telemetry shows after a shift; None where it does not say yet."""
-
-    traffic_moved: bool | None
-    recovered: bool | None
-    sentence: str
-    figures: dict[str, Any]
-
-
-_FIGURE = {
-    "latency": ("p95_ms", 0.0, 1.25, 20.0),
-    "pace": ("p95_ms", 0.0, 1.25, 20.0),
-    "ttft": ("ttft_p95_ms", 0.0, 1.25, 20.0),
-    "length": ("tokens_out", 0.8, 1.25, 0.0),
-    "quality": ("bad_answers", 0.0, 1.5, 0.02),
-    "scores": ("bad_answers", 0.0, 1.5, 0.02),
-    "errors": ("error_rate", 0.0, 1.5, 0.01),
-}
-"""What the judge looked at -> the figure that must recover: at least so much, and at most so much and a slack, of what it was."""
-
-
-@dataclass(frozen=True)
-class WindowTelemetry:
-    """Verification from window counts: did the traffic move, and is the metric back where the prior version had it?"""
-
-    store: tables.Store
-    window_s: int
-
-    def recovery(
-        self,
-        endpoint: str,
-        bad_version: str,
-        prior_version: str,
-        since: datetime,
-        metric: str,
-    ) -> Recovered:
-        """Whole windows after the shift only; the prior version's own figures of a day before it are the yardstick."""
-        counts = windows(self.store, endpoint, since - YARDSTICK)
-        start = since + timedelta(seconds=self.window_s)
-        after = [window for window in counts if window.start >= start and window.model_version != "?"]
-        requests = sum(window.requests for window in after)
-        if requests < MIN_REQUESTS:
-            return Recovered(None, None, f"{requests:.0f} requests since the shift", {})
-        share = sum(window.requests for window in after if window.model_version == bad_version) / requests
-        name, least, most, slack = _FIGURE.get(metric, _FIGURE["errors"])
-        was = summary(
-            [window for window in counts if window.model_version == prior_version and window.start < since]
-        ).get(name)
-        now = summary(after).get(name)
-        moved = share <= MOVED_SHARE
-        recovered = None if now is None else (was or 0.0) * least <= now <= (was or 0.0) * most + slack
-        metric_shown = metrics.BY_NAME[name]
-        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}; {metric_shown.label} {metric_shown.show(now)}"
-        return Recovered(moved, recovered, sentence, {"share": share, name: now, "before": was})
