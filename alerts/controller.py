@@ -138,8 +138,12 @@ class Controller:
             moved=tx.moved(name, now - max(DAY, timedelta(seconds=self.settings.endpoint(name).policy.cooldown_s))),
             leased=tx.leased(lease_name(name), now),
             switch=tx.kill_switch(),
-            pauses=(*tx.pauses(now), *self._calendar(now)),
+            pauses=self.pauses(tx, now),
         )
+
+    def pauses(self, tx: Tx, now: datetime) -> tuple[Pause, ...]:
+        """Silences and freezes that have not ended: people's, and the calendar's of the next day."""
+        return (*tx.pauses(now), *self._calendar(now))
 
     def _read(self, name: str) -> tuple[Endpoint | None, str]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.alerts.controller import Controller
-from lastgood.alerts.records import Rollback
+from lastgood.alerts.records import Pause, Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
@@ -221,8 +221,9 @@ class House:
         notifier: Any = None,
         telemetry: Any = None,
         url: str | None = None,
+        calendar: Callable[[datetime], Sequence[Pause]] = lambda now: (),
     ) -> None:
-        self.folder, self.workspace, self.config = folder, workspace, config
+        self.folder, self.workspace, self.config, self.calendar = folder, workspace, config, calendar
         self.url = url or f"sqlite:///{folder}/state.db"
         self.clock, self.notifier = Clock(), notifier or ListNotifier()
         self.telemetry = telemetry or FixedTelemetry()
@@ -238,6 +239,7 @@ class House:
             self.telemetry,
             Signer([KEY]),
             self.clock,
+            calendar=self.calendar,
         )
 
     def close(self) -> None:

@@ -125,7 +125,8 @@ def _length(now: Counts, before: Counts | None) -> tuple[bool | None, str]:
 def _scores(name: str, now: Counts, before: Counts | None, policy: Policy) -> tuple[bool | None, str]:
     """Means of evaluation scores in 0-1 against the prior version's own, with two standard errors."""
     names = [name] if name else sorted(now.scores)
-    lines, verdicts = [], []
+    lines: list[str] = []
+    verdicts: list[bool | None] = []
     for score in names:
         number, total, squares = now.scores.get(score, (0, 0.0, 0.0))
         was = before.scores.get(score) if before else None

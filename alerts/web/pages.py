@@ -16,9 +16,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.messages import sureness
-from lastgood.alerts.records import Incident, Rollback
+from lastgood.alerts.records import Incident, Pause, Rollback
 from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.tx import Tx
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
 from lastgood.record.verdict import State, Verdict
@@ -58,6 +59,7 @@ class Pages:
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
         self._clock = controller.clock
+        self._pauses = controller.pauses
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -165,10 +167,14 @@ class Pages:
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         with self._store.read() as tx:
             switch = tx.kill_switch()
-            pauses = [pause for pause in tx.pauses(self._clock()) if pause.in_force(self._clock())]
+            pauses = self._in_force(tx)
         values = {"pauses": pauses, "broken": list(self._broken().values()), **values}
         values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
+
+    def _in_force(self, tx: Tx) -> list[Pause]:
+        now = self._clock()
+        return [pause for pause in self._pauses(tx, now) if pause.in_force(now)]
 
     # JSON
 
@@ -190,9 +196,11 @@ class Pages:
         with self._store.read() as tx:
             switch = tx.kill_switch()
             unsent = {channel: count for channel, (count, _) in tx.unsent().items()}
+            pauses = [f"{pause.endpoint}: {pause}" for pause in self._in_force(tx)]
         broken = dict(self._broken())
         status = "degraded" if broken else "ok"
-        return JSONResponse({"status": status, "reasons": broken, "kill_switch": switch.on, "unsent": unsent})
+        document = {"status": status, "reasons": broken, "kill_switch": switch.on, "pauses": pauses, "unsent": unsent}
+        return JSONResponse(document)
 
 
 def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -194,8 +194,10 @@ def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSetti
 def service(settings: Settings) -> Iterator[Finding]:
     url = settings.web.base_url.rstrip("/")
     try:
-        alive = httpx.get(f"{url}/healthz", timeout=5).status_code == 200
-        shown = "lastgood_build_info" in httpx.get(f"{url}/metrics", timeout=30).text
+        health = httpx.get(f"{url}/healthz", timeout=5)
+        token = secret(settings.web.metrics_token_env)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        shown = "lastgood_build_info" in httpx.get(f"{url}/metrics", headers=headers, timeout=30).text
     except httpx.HTTPError as error:
         yield Finding(
             "service",
@@ -204,11 +206,24 @@ def service(settings: Settings) -> Iterator[Finding]:
             "`lastgood serve`, and web.base_url must be how browsers reach it",
         )
         return
+    alive = health.status_code == 200
     yield Finding(
         "service",
         Health.OK if alive and shown else Health.FAIL,
         f"{url}: {'answers' if alive else 'is not well'}, /metrics {'works' if shown else 'does not'}",
     )
+    for reason, sentence in (health.json().get("reasons", {}) if alive else {}).items():
+        yield Finding(f"cannot protect: {reason}", Health.FAIL, sentence, "see the runbook of LastgoodCannotProtect")
+
+
+def calendar(settings: Settings) -> Iterator[Finding]:
+    """Errors: ConfigError when the file cannot be read."""
+    from lastgood.alerts.calendar import Calendar
+
+    if settings.calendar:
+        pauses = Calendar(settings.calendar)(datetime.now(UTC))
+        sentence = "; ".join(f"{pause.endpoint}: {pause}" for pause in pauses) or "nothing within a day"
+        yield Finding("calendar", Health.OK, f"{settings.calendar}: {sentence}")
 
 
 def prometheus(url: str) -> Check:
@@ -227,7 +242,7 @@ def prometheus(url: str) -> Check:
     return look
 
 
-CHECKS: tuple[Check, ...] = (java, storage, state, secrets, workspace, service)
+CHECKS: tuple[Check, ...] = (java, storage, state, secrets, workspace, calendar, service)
 
 
 def examine(settings: Settings, checks: tuple[Check, ...] = CHECKS) -> Iterator[Finding]:

@@ -176,16 +176,19 @@ def _add(kind: str, endpoint: str, hours: float, why: str, as_json: bool, config
 
 
 def _list(kind: str, as_json: bool, config: Path | None) -> None:
-    _, store = _opened(config)
+    from lastgood.alerts.calendar import Calendar
+
+    settings, store = _opened(config)
+    now = datetime.now(UTC)
     with store.read() as tx:
-        rows = [pause for pause in tx.pauses(datetime.now(UTC)) if pause.kind == kind]
+        rows = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.kind == kind]
     if as_json:
         print(json.dumps([vars(pause) for pause in rows], default=str))
         return
     for pause in rows:
         console.print(f"{pause.id}  {pause.endpoint}  {pause}", markup=False)
     if not rows:
-        console.print(f"no {kind} is in force")
+        console.print(f"no {kind} is in force or begins within a day")
 
 
 Pattern = Annotated[str, typer.Argument(help="an endpoint's name or pattern (chat-*)")]
@@ -200,7 +203,7 @@ def _group(app: typer.Typer, kind: str) -> None:
 
     @app.command("list")
     def rows(as_json: AsJson = False, config: ConfigFile = None) -> None:
-        """Those that have not ended."""
+        """Those that have not ended, and the calendar's of the next day."""
         _list(kind, as_json, config)
 
     @app.command("end")

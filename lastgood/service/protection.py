@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-REASONS = ("workspace", "endpoints", "verdicts", "jobs", "messages", "verdict_refused", "decisions")
+REASONS = ("workspace", "endpoints", "verdicts", "jobs", "messages", "verdict_refused", "decisions", "calendar")
 WORKSPACE_SILENT, MESSAGES_STUCK, JOBS_LATE = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=2)
 
 
@@ -12,7 +12,8 @@ WORKSPACE_SILENT, MESSAGES_STUCK, JOBS_LATE = timedelta(minutes=5), timedelta(mi
 class Facts:
     """`observed_at`: when the workspace's endpoints were last read; `started_at`: of this process. `judged_at`: the newest verdict of any
     endpoint; `ran_at`: the newest run of the judge's job; None where there was none yet. `refused`: channel -> the newest refusal of
-    messages that are kept; `oldest_waiting`: the oldest message that is not delivered. `faults`: kind -> how often, since the start."""
+    messages that are kept; `oldest_waiting`: the oldest message that is not delivered. `faults`: kind -> how often, since the start.
+    `calendar`: why the calendar file cannot be read."""
 
     now: datetime
     started_at: datetime
@@ -24,6 +25,7 @@ class Facts:
     oldest_waiting: datetime | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, int] = field(default_factory=dict)
+    calendar: str = ""
 
 
 def problems(facts: Facts) -> dict[str, str]:
@@ -50,6 +52,8 @@ def problems(facts: Facts) -> dict[str, str]:
         broken["verdict_refused"] = f"{refused} verdicts could not be stored since the start"
     if faults := facts.faults.get("unforeseen", 0):
         broken["decisions"] = f"{faults} decisions failed in a way that nobody foresaw, since the start"
+    if facts.calendar:
+        broken["calendar"] = f"{facts.calendar}; what it said before stays in force"
     return broken
 
 

@@ -10,9 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lastgood import tables
+from lastgood.alerts.controller import Controller
 from lastgood.alerts.records import PauseKind
 from lastgood.alerts.rollback.machine import Status
-from lastgood.alerts.store import Store
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.collectors.otlp.writer import figures
 from lastgood.dashboards.exemplars import Exemplars
@@ -22,10 +22,10 @@ from lastgood.service.protection import REASONS
 from lastgood.settings import Settings
 
 
-def operations(store: Store, broken: Mapping[str, str], faults: Mapping[str, int]) -> Operations:
+def operations(acts: Controller, broken: Mapping[str, str]) -> Operations:
     """Incidents, rollbacks and messages as they stand now. `broken`: see protection.problems."""
     since = datetime.now(UTC) - RECENT
-    with store.read() as tx:
+    with acts.store.read() as tx:
         incidents = tx.incidents(limit=10_000)
         endpoints = sorted({incident.endpoint for incident in incidents})
         moved = {
@@ -35,7 +35,7 @@ def operations(store: Store, broken: Mapping[str, str], faults: Mapping[str, int
         kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
         refused = {channel: number for channel, (number, _) in tx.refused().items()}
         now = datetime.now(UTC)
-        pauses = Counter(str(pause.kind) for pause in tx.pauses(now) if pause.in_force(now))
+        pauses = Counter(str(pause.kind) for pause in acts.pauses(tx, now) if pause.in_force(now))
     detect, restore = {}, {}
     by_id = {incident.id: incident for incident in incidents}
     for name, rollbacks in moved.items():
@@ -49,22 +49,21 @@ def operations(store: Store, broken: Mapping[str, str], faults: Mapping[str, int
     states = Counter((name, str(rollback.state)) for name, own_rollbacks in moved.items() for rollback in own_rollbacks)
     return Operations(
         dict(Counter(incident.endpoint for incident in incidents if incident.resolved_at is None)), dict(states), detect, restore, kill, waiting,
-        refused, {reason: reason in broken for reason in REASONS}, faults, {kind: pauses[kind] for kind in PauseKind},
+        refused, {reason: reason in broken for reason in REASONS}, dict(acts.faults), {kind: pauses[kind] for kind in PauseKind},
     )  # fmt: skip
 
 
 def exporter(
     settings: Settings,
     store: tables.Store,
-    state: Store,
+    acts: Controller,
     receiver: OtlpReceiver,
     own: Callable[[], Mapping[str, float]],
     exemplars: Exemplars,
     broken: Callable[[], Mapping[str, str]] = dict,
-    faults: Callable[[], Mapping[str, int]] = dict,
 ) -> Exporter:
     """The service's exporter; its ledger stands beside the spool. `own`: what the service says of itself; `broken`: why it cannot
-    protect; `faults`: what failed in decisions."""
+    protect."""
 
     def tally() -> Mapping[str, float]:
         return {**figures(receiver.tally, receiver.writer.spool), **own()}
@@ -73,7 +72,7 @@ def exporter(
     return Exporter(
         store,
         ledger,
-        lambda: operations(state, broken(), faults()),
+        lambda: operations(acts, broken()),
         tally,
         settings.web.max_exported_versions,
         exemplars,

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from lastgood import tables
+from lastgood.alerts.calendar import Calendar
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
 from lastgood.alerts.records import Incident
@@ -48,7 +49,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def controller(settings: Settings, delta_store: tables.Store) -> Controller:
+def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar | None = None) -> Controller:
     """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
     key = secret(settings.web.link_key_env)
     if key is None:
@@ -65,6 +66,7 @@ def controller(settings: Settings, delta_store: tables.Store) -> Controller:
         WindowTelemetry(delta_store, settings),
         Signer(keys),
         now,
+        calendar=calendar or Calendar(settings.calendar),
     )
 
 
@@ -178,12 +180,14 @@ def _observe(acts: Controller, store: tables.Store) -> None:
     deployments.record(store, acts.observe_endpoints(), now())
 
 
-def _facts(acts: Controller, started: datetime, ran_at: datetime | None) -> Facts:
+def _facts(acts: Controller, calendar: Calendar, started: datetime, ran_at: datetime | None) -> Facts:
     with acts.store.read() as tx:
         refused, verdicts, oldest = tx.refused(), tx.newest_verdict(), tx.oldest_unsent()
     age = timedelta(seconds=acts.settings.default.policy.max_evidence_age_s)
     errors = {channel: error for channel, (_, error) in refused.items()}
-    return Facts(now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults)
+    return Facts(
+        now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem
+    )  # fmt: skip
 
 
 async def serve(
@@ -207,7 +211,8 @@ async def serve(
             live.take(committed)
 
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
-    acts, platform = controller(settings, store), connect(settings.workspace)
+    calendar = Calendar(settings.calendar)
+    acts, platform = controller(settings, store, calendar), connect(settings.workspace)
     overview = measures.Overview(store, now)
 
     def drawn(incident: Incident) -> list[dict[str, Any]]:
@@ -219,7 +224,7 @@ async def serve(
     started = now()
 
     def broken() -> dict[str, str]:
-        return problems(_facts(acts, started, shown.ran_at("judge")))
+        return problems(_facts(acts, calendar, started, shown.ran_at("judge")))
 
     app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
     reloading = Reloading(settings, reload or (lambda: settings))
@@ -228,7 +233,7 @@ async def serve(
     def own() -> Mapping[str, float]:
         return {"bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total())}
 
-    shown = scrape.exporter(settings, store, acts.store, receiver, own, exemplars, broken, lambda: dict(acts.faults))
+    shown = scrape.exporter(settings, store, acts, receiver, own, exemplars, broken)
     app.router.routes.insert(0, scrape.route(shown, app.state.auth.scraper))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = asyncio.Event()

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     pagerduty: PagerDuty = PagerDuty()
     alertmanager: Alertmanager = Alertmanager()
     hooks: Hooks = Hooks()
+    calendar: Path | None = Field(
+        None, description="iCalendar file (.ics) of freezes and silences: change freezes, the platform's maintenance"
+    )
     traces_url: str | None = Field(None, description="OTLP/HTTP address that gets Lastgood's own spans; none: no spans")
     toxic_words: tuple[str, ...] = Field((), description="answers with one of these words are bad; none: nobody looks")
     retention_days: dict[str, int] = Field({}, description="table -> days kept, where not lastgood.tables' own")

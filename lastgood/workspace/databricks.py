@@ -102,7 +102,7 @@ def _route_name(route: Mapping[str, Any]) -> str:
 def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     """Served entity -> per cent. A single entity without routes takes all."""
     routes = (config.get("traffic_config") or {}).get("routes") or []
-    entities = config.get("served_entities") or ()
+    entities = config.get("served_entities") or []
     if not routes and len(entities) == 1:
         return {str(entities[0].get("name")): 100}
     return {_route_name(route): int(route["traffic_percentage"]) for route in routes}
