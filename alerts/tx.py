@@ -387,10 +387,14 @@ class Tx:
             query = query.where(t.audit.c.what.startswith(what, autoescape=True))
         return [dict(row._mapping) for row in self._db.execute(query)]
 
+    def audit_head(self) -> dict[str, Any]:
+        """`seq` and `hash` of the entry that was written last."""
+        query = select(t.flags.c.value).where(t.flags.c.name == "audit_head")
+        return dict(self._db.execute(query).scalar_one())
+
     def verify(self) -> list[str]:
         """What is wrong with the audit log, in sentences; empty when every entry is as it was written."""
-        head = self._db.execute(select(t.flags.c.value).where(t.flags.c.name == "audit_head")).scalar_one()
-        return problems(self.audit(), head)
+        return problems(self.audit(), self.audit_head())
 
 
 def _rolled_back(endpoint: str) -> Any:

@@ -243,7 +243,7 @@ class House:
         )
 
     def close(self) -> None:
-        self.store.close()
+        self.controller.close()
 
     def verdict(self, state: State = State.ROLL_BACK, **more: Any) -> None:
         self.controller.handle(verdict(state, self.clock.now, **more))

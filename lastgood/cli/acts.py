@@ -239,15 +239,43 @@ def kill_status(as_json: AsJson = False, config: ConfigFile = None) -> None:
 audit = typer.Typer(no_args_is_help=True, help="The append-only log of who did what, when, why, on which evidence.")
 
 
+@audit.command("anchor")
+def audit_anchor(
+    out: Annotated[Path | None, typer.Option("--out", help="append it to this file too")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Print the newest entry's number and hash as one JSON line, to keep outside the database."""
+    from lastgood.alerts.anchor import append
+
+    with state(config).read() as tx:
+        head = tx.audit_head()
+    line = json.dumps({"at": datetime.now(UTC).isoformat(), **head})
+    if out:
+        append(out, line + "\n")
+    print(line)
+
+
 @audit.command("verify")
-def audit_verify(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Find changed, removed or reordered entries; exit code 5 when there are any."""
+def audit_verify(
+    anchors: Annotated[
+        Path | None, typer.Option("--anchors", help="file of anchors (default: audit_anchor.file)")
+    ] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Find changed, removed or reordered entries, and entries that are not those that were anchored; exit code 5 when there are any."""
+    from lastgood.alerts.anchor import broken as not_as_anchored
+    from lastgood.alerts.anchor import read
+
+    path = anchors or load(config).audit_anchor.file
+    kept = read(path) if path and (anchors or path.exists()) else []
     store = state(config)
     with store.read() as tx:
         broken, entries = tx.verify(), tx.audit()
+    broken += not_as_anchored(entries, kept)
     head = entries[-1]["hash"] if entries else ""
     if as_json:
-        print(json.dumps({"entries": len(entries), "problems": broken, "head": head}))
+        print(json.dumps({"entries": len(entries), "problems": broken, "head": head, "anchors": len(kept)}))
     else:
         for line in broken or [f"{len(entries)} entries, unbroken; the newest hash is {head or '-'}"]:
             console.print(line, markup=False)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from lastgood import tables
+from lastgood.alerts.anchor import Anchors
 from lastgood.alerts.calendar import Calendar
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import configured
@@ -180,13 +181,14 @@ def _observe(acts: Controller, store: tables.Store) -> None:
     deployments.record(store, acts.observe_endpoints(), now())
 
 
-def _facts(acts: Controller, calendar: Calendar, started: datetime, ran_at: datetime | None) -> Facts:
+def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: datetime, ran_at: datetime | None) -> Facts:
     with acts.store.read() as tx:
         refused, verdicts, oldest = tx.refused(), tx.newest_verdict(), tx.oldest_unsent()
     age = timedelta(seconds=acts.settings.default.policy.max_evidence_age_s)
     errors = {channel: error for channel, (_, error) in refused.items()}
     return Facts(
-        now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem
+        now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem,
+        anchors.problem,
     )  # fmt: skip
 
 
@@ -213,6 +215,7 @@ async def serve(
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
     calendar = Calendar(settings.calendar)
     acts, platform = controller(settings, store, calendar), connect(settings.workspace)
+    anchors = Anchors(acts.store, settings, now)
     overview = measures.Overview(store, now)
 
     def drawn(incident: Incident) -> list[dict[str, Any]]:
@@ -224,7 +227,7 @@ async def serve(
     started = now()
 
     def broken() -> dict[str, str]:
-        return problems(_facts(acts, calendar, started, shown.ran_at("judge")))
+        return problems(_facts(acts, calendar, anchors, started, shown.ran_at("judge")))
 
     app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
     reloading = Reloading(settings, reload or (lambda: settings))
@@ -250,6 +253,7 @@ async def serve(
             ("settings", poll_s, reloading),
             ("overview", poll_s, overview.refresh),
             ("housekeeping", HOUSEKEEP_S, acts.housekeep),
+            ("audit anchor", HOUSEKEEP_S, anchors),
             ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
         ]
         if settings.live_every_s:
@@ -259,6 +263,7 @@ async def serve(
         await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
         web.should_exit = True
         await pages
+    anchors.close()
     acts.close()
 
 

@@ -1,7 +1,7 @@
 """conf/lastgood.yaml + environment (LASTGOOD_*) -> typed settings: a model per room, one reader, mistakes in words, prices."""
 
 from lastgood.record.redact import Capture
-from lastgood.settings.alerts import Alertmanager, Hooks, Oidc, PagerDuty, Web
+from lastgood.settings.alerts import Alertmanager, AuditAnchor, Hooks, Oidc, PagerDuty, Web
 from lastgood.settings.base import Mode, Model, secret
 from lastgood.settings.collectors import Labels, Receiver, Sources
 from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSource, Release
@@ -12,6 +12,7 @@ from lastgood.settings.reading import Settings, load
 __all__ = [
     "WEIGHTS",
     "Alertmanager",
+    "AuditAnchor",
     "Capture",
     "CostSettings",
     "EndpointSettings",

@@ -1,5 +1,7 @@
 """Settings of the alerting layer: the web pages and who may decide, and where messages go."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from lastgood.settings.base import Model
@@ -63,6 +65,15 @@ class Alertmanager(Model):
 
     url: str | None = None
     hook_token_env: str = Field("LASTGOOD_HOOK_TOKEN", description="variable with the bearer token of its webhook")
+
+
+class AuditAnchor(Model):
+    """Where the head of the audit log is kept outside the database, each hour in which it has grown."""
+
+    file: Path | None = Field(
+        None, description="gets a JSON line per anchor; on a disk that Lastgood's database user cannot write"
+    )
+    url_env: str = Field("LASTGOOD_AUDIT_ANCHOR_URL", description="variable with a URL that gets the same line by POST")
 
 
 class Hooks(Model):

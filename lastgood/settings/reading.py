@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from lastgood.errors import ConfigError
 from lastgood.settings import mistakes
-from lastgood.settings.alerts import Alertmanager, Hooks, PagerDuty, Web
+from lastgood.settings.alerts import Alertmanager, AuditAnchor, Hooks, PagerDuty, Web
 from lastgood.settings.collectors import Receiver, Sources
 from lastgood.settings.endpoint import EndpointSettings
 from lastgood.settings.platform import SparkSettings, WorkspaceSettings
@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     pagerduty: PagerDuty = PagerDuty()
     alertmanager: Alertmanager = Alertmanager()
     hooks: Hooks = Hooks()
+    audit_anchor: AuditAnchor = AuditAnchor()
     calendar: Path | None = Field(
         None, description="iCalendar file (.ics) of freezes and silences: change freezes, the platform's maintenance"
     )
