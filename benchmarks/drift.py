@@ -22,7 +22,7 @@ from benchmarks.canonical import CHUNK
 from benchmarks.measured import Cost, machine, run
 from lastgood import tables
 from lastgood.jobs.evidently_report import opinion, opinions
-from lastgood.jobs.samples import KEEP
+from lastgood.jobs.sampling import KEEP
 from lastgood.judge.drift import discoveries, distance
 from lastgood.record.telemetry import arrow_schema
 from lastgood.tables import delta
