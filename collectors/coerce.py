@@ -57,6 +57,13 @@ def filled(column: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(words), ""), None, words)
 
 
+def fractional(column: pa.Array) -> pa.Array | None:
+    """Which values are numbers with a fraction, which as names are ambiguous (1.1 and 1.10); None for a column that is not of such numbers."""
+    if not pa.types.is_floating(column.type):
+        return None
+    return pc.fill_null(pc.not_equal(column, pc.floor(column)), False)
+
+
 def _float(value: str | None) -> float | None:
     try:
         return None if value is None else float(value)

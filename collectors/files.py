@@ -4,7 +4,6 @@ No Spark. What a file's beginning says (`sniffing`) holds for all of it: a row t
 """
 
 import gzip
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -283,23 +282,12 @@ def _csv(source: Source, text: bytes, names: Sequence[str], reasons: dict[str, i
     yield from table.to_batches(BATCH)
 
 
-def _loads(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(line) if b"NaN" in line or b"Infinity" in line else None
-    except ValueError:
-        return None
-
-
 def _lines(text: bytes, names: Sequence[str], reasons: dict[str, int]) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
     for line in text.splitlines():
         if not line.strip():
             continue
-        row = _loads(line)
+        row = sniffing.loads(line)
         if isinstance(row, dict):
             rows.append(row)
         else:

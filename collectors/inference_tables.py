@@ -137,6 +137,7 @@ GENERATIONS = (
         unit="ms",
     ),
 )
+FRACTION = "model_version is a number with a fraction: 1.1 and 1.10 would be one; give it as text"
 BY_NAME = {generation.name: generation for generation in GENERATIONS}
 
 
@@ -198,7 +199,8 @@ class _Source:
         if not key:
             return held
         values = [pairs.get(key[:-1]) if pairs else None for pairs in coerce.mapping(held)]
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+        # A number with a fraction is no name: 1.1 and 1.10 are one number.
+        return pa.array([None if v is None or isinstance(v, float) else str(v) for v in values], pa.string())
 
 
 def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime) -> pa.RecordBatch:
@@ -312,6 +314,10 @@ def _canonical(names: Sequence[str], source: _Source, now: datetime) -> dict[str
         for field in telemetry.INBOX
         if field.name in names
     }
+    odd = coerce.fractional(source["model_version"])
+    if odd is not None:
+        given = made.get("reject_reason", pa.nulls(source.rows, pa.string()))
+        made["reject_reason"] = pc.coalesce(given, pc.if_else(odd, FRACTION, None))
     made["source"] = pa.repeat("canonical", source.rows)
     if "received_at" not in names:
         made["received_at"] = pa.repeat(pa.scalar(now, coerce.TIME), source.rows)

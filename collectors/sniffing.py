@@ -6,6 +6,7 @@ one object a line, or an array of objects.
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def _sniff_csv(text: str, start: int, whole: bool, name: str) -> Sniffed:
 def _quotes(text: str, delimiter: str, whole: bool, name: str) -> tuple[Dialect, list[list[str]]]:
     """How quotes within quotes are written: the way in which rows have as many fields as the header and bodies are JSON."""
     ways = []
-    for escape in ('"', "\\"):
+    for escape in ('"', "\\") if '\\"' in text else ('"',):
         dialect = Dialect(delimiter, escape)
         records = _records(text, dialect, whole)
         if records:
@@ -197,13 +198,23 @@ def _clock(columns: Sequence[str], rows: Sequence[dict[str, Any]], name: str) ->
     return unit, f"times in {unit} UTC" if unit else "times as text, UTC where they name no zone"
 
 
+def loads(line: str | bytes) -> Any:
+    """The JSON value of a line, NaN and Infinity included; None for what is no JSON."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        return json.loads(text) if "NaN" in text or "Infinity" in text else None
+    except ValueError:
+        return None
+
+
 def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
+        value = loads(line)
         if isinstance(value, dict):
             rows.append(value)
     return rows
@@ -211,7 +222,10 @@ def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 def _sniff_json(text: str, first: str, start: int, whole: bool, name: str) -> Sniffed:
     if first == "[":
-        rows = list(islice(array(iter([text]), whole), 1000))
+        try:
+            rows = list(islice(array(iter([text]), whole), 1000))
+        except ValueError as error:
+            raise ConfigError(f"{name}: the JSON array breaks off: {error}") from error
         form, words = "array", "an array of JSON objects"
     else:
         lines = text.splitlines()
@@ -244,8 +258,6 @@ def array(texts: Any, whole: bool = True) -> Any:
 
     Errors: ValueError with the position of what is no JSON.
     """
-    import json
-
     decoder, held, at, begun, ended = json.JSONDecoder(), "", 0, False, False
     for text in [*texts, None] if isinstance(texts, list) else _then_none(texts):
         held = held[at:] + (text or "")

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from lastgood import tables
+from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import Pair
 from lastgood.jobs.sampling import names, smallest
+from lastgood.tables.measures import report_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,3 +165,34 @@ def _columns(wide: "pd.DataFrame", kinds: Mapping[str, str], limit: float) -> It
         a, b = (np.asarray(side[name], dtype=object) for side in (new, old))
         ours = distance(a, b, *times, number and distinct > FEW_VALUES, limit=limit)
         yield name, ours, opinion(new[name], old[name], number), "jensen-shannon"
+
+
+def report(
+    store: tables.Store, group: "pd.DataFrame", endpoint: str, pair: Pair, prefer: str, path: Path | None = None
+) -> dict[str, Any]:
+    """Write Evidently's own report on the candidate against the reference (without `path` where the evidence page looks for it); what was
+    compared. Errors: ConfigError when there is nothing to compare.
+    """
+    import pandas as pd
+
+    from lastgood.jobs import evidently_report
+
+    side = reference_side(group, prefer) if len(group) else None
+    if side is None or not (group["side"] == "current").any():
+        raise ConfigError(f"{endpoint}: no samples to compare; run `lastgood job samples`, or set a baseline")
+    wide, kinds = wide_columns(group[group["side"].isin(["current", side])])
+    current, reference = wide[wide["side"] == "current"], wide[wide["side"] == side]
+    usable = [
+        n for n in kinds if n not in TEXTS and min(current[n].notna().sum(), reference[n].notna().sum()) >= MIN_ROWS
+    ]
+    numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
+    path = path or report_path(store, endpoint, pair.candidate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    evidently_report.report(current, reference, numeric, [name for name in usable if name not in numeric], path)
+    return {
+        "endpoint": endpoint,
+        "version": pair.candidate,
+        "reference": side,
+        "rows": [len(current), len(reference)],
+        "html": str(path),
+    }

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
 from lastgood.errors import ConfigError
-from lastgood.jobs.comparison import COMPARED, CURRENT, MIN_ROWS, TEXTS, WEEK, compare, reference_side, wide_columns
+from lastgood.jobs.comparison import COMPARED, CURRENT, WEEK, compare, report
 from lastgood.jobs.deployed import Pair, pairs
 from lastgood.jobs.samples import sample, samples, smallest
 from lastgood.jobs.touched import HOUR_S, Touched, ranges
 from lastgood.record.telemetry import spark_ddl
-from lastgood.tables.measures import report_path
 from lastgood.tables.runs import Context, Run, append
 
 if TYPE_CHECKING:
@@ -147,34 +146,10 @@ def evidently_html(ctx: Context, endpoint: str, path: Path | None = None) -> dic
 
     Errors: ConfigError when there is nothing to compare.
     """
-    import pandas as pd
-
-    from lastgood.jobs.evidently_report import report
-
     now, pair = ctx.clock(), pairs(ctx).get(endpoint)
     if pair is None:
         raise ConfigError(f"no version of {endpoint} is known; run `lastgood job windows`")
     chosen = {endpoint: pair}
     frame = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
-    group: pd.DataFrame = frame.where(
-        f"version = {tables.literal(pair.candidate)} AND against = 'reference'"
-    ).toPandas()
-    side = reference_side(group, ctx.settings.endpoint(endpoint).drift_reference) if len(group) else None
-    if side is None or not (group["side"] == "current").any():
-        raise ConfigError(f"{endpoint}: no samples to compare; run `lastgood job samples`, or set a baseline")
-    wide, kinds = wide_columns(group[group["side"].isin(["current", side])])
-    current, reference = wide[wide["side"] == "current"], wide[wide["side"] == side]
-    usable = [
-        n for n in kinds if n not in TEXTS and min(current[n].notna().sum(), reference[n].notna().sum()) >= MIN_ROWS
-    ]
-    numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
-    path = path or report_path(ctx.store, endpoint, pair.candidate)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report(current, reference, numeric, [name for name in usable if name not in numeric], path)
-    return {
-        "endpoint": endpoint,
-        "version": pair.candidate,
-        "reference": side,
-        "rows": [len(current), len(reference)],
-        "html": str(path),
-    }
+    group = frame.where(f"version = {tables.literal(pair.candidate)} AND against = 'reference'").toPandas()
+    return report(ctx.store, group, endpoint, pair, ctx.settings.endpoint(endpoint).drift_reference, path)

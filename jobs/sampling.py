@@ -4,7 +4,7 @@
 text (XXH64, seed 42), so that both keep the same requests; tests/spark/test_onemachine.py holds them together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ def shaped(answered: pa.Table, hashed: Ints) -> pa.Table:
     """Requests in the record's columns, with the hashes of their ids -> rows of `samples`."""
     at = answered["requested_at"].cast(pa.int64()).to_numpy()
     made = {
+        "requested_at": answered["requested_at"].cast(SCHEMA.field("requested_at").type),
         "window_start": pa.array(at // HOUR_US * HOUR_US).cast(pa.timestamp("us", "UTC")),
         "hash": pa.array(hashed),
         "input_chars": pc.utf8_length(answered["input"]).cast(pa.int64()),
@@ -63,19 +64,31 @@ class Sampler:
         self._held: dict[tuple[str, str, int], Ints] = {}
 
     def take(self, requests: pa.Table, hashed: Ints) -> pa.Table:
-        """Rows of `samples` from the next requests. Failed requests and those of no known version have nothing to compare."""
+        """Rows of `samples` from the next requests."""
+        rows = self.rows(requests, hashed)
+        return shaped(requests.take(pa.array(rows)), hashed[rows])
+
+    def rows(self, requests: pa.Table, hashed: Ints) -> Ints:
+        """Which of the next requests. Failed ones and those of no known version have nothing to compare."""
         usable = pc.and_(pc.is_null(requests["error_code"]), pc.is_valid(requests["model_version"]))
         at = np.flatnonzero(usable.to_numpy())
         hour = requests["requested_at"].cast(pa.int64()).to_numpy()[at] // HOUR_US
         endpoint, endpoints = codes(requests["endpoint"])
         version, versions = codes(requests["model_version"])
-        keys, group = np.unique(np.stack([endpoint[at], version[at], hour]), axis=1, return_inverse=True)
-        kept = [self._take(key, at[group == i], hashed, endpoints, versions) for i, key in enumerate(keys.T)]
-        rows = np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
-        return shaped(requests.take(pa.array(rows)), hashed[rows])
+        first = int(hour.min(initial=0))
+        width = int(hour.max(initial=0)) - first + 1
+        cell = (endpoint[at] * max(1, len(versions)) + version[at]) * width + hour - first
+        order = np.argsort(cell, kind="stable")
+        starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
+        kept = []
+        for rows in np.split(at[order], starts[1:]):
+            if len(rows):
+                name = (endpoints[int(endpoint[rows[0]])].as_py(), versions[int(version[rows[0]])].as_py())
+                stamp = requests["requested_at"][int(rows[0])].cast(pa.int64()).as_py() // HOUR_US
+                kept.append(self._take((*name, stamp), rows, hashed))
+        return np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
 
-    def _take(self, key: Sequence[int], rows: Ints, hashed: Ints, endpoints: pa.Array, versions: pa.Array) -> Ints:
-        name = (endpoints[int(key[0])].as_py(), versions[int(key[1])].as_py(), int(key[2]))
+    def _take(self, name: tuple[str, str, int], rows: Ints, hashed: Ints) -> Ints:
         before = self._held.get(name, np.zeros(0, np.int64))
         if len(before) == self.keep:
             rows = rows[hashed[rows] < before[-1]]

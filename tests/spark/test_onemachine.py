@@ -191,3 +191,39 @@ def test_the_hash_of_an_id_is_sparks(spark: Any) -> None:
     frame = spark.createDataFrame([(i, text) for i, text in enumerate(ids)], "i int, id string")
     theirs = [row["h"] for row in frame.withColumn("h", f.xxhash64("id")).orderBy("i").collect()]
     assert hashes(pa.array(ids))[1:].tolist() == theirs[1:]
+
+
+def test_drift_without_spark_is_the_jobs(spark: Any, tmp_path: Path) -> None:
+    """The same columns, samples and distances from a folder of requests, read straight or by way of the hourly samples."""
+    from benchmarks.drift import START as FIRST
+    from benchmarks.drift import make
+    from lastgood import tables
+    from lastgood.jobs import local_drift
+    from lastgood.jobs.drift import drift
+    from lastgood.tables import delta
+    from lastgood.tables.runs import Context
+
+    make(str(tmp_path / "bench"), 30_000)
+    now = FIRST + timedelta(days=2)
+    store = tables.Store(str(tmp_path / "bench" / "data"))
+    store.ensure(spark)
+    settings = load(storage=store.location)
+    drift(Context(spark, store, settings, lambda: now))
+    theirs = delta.read(store.path(tables.DRIFT)).to_pylist()
+    ours = local_drift.measure(store, settings, "chat", now)
+    assert len(ours) == len(theirs) >= 20
+    by_key = [
+        {(r["model_version"], r["against"], r["column"]): r | {"computed_at": None} for r in rows}
+        for rows in (ours, theirs)
+    ]
+    for key, row in by_key[0].items():
+        other = by_key[1][key]
+        assert {n: v for n, v in row.items() if not isinstance(v, float)} == {
+            n: v for n, v in other.items() if not isinstance(v, float)
+        }
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(other[name], nan_ok=True), (key, name)
+    page = tmp_path / "report.html"
+    assert local_drift.evidently_html(store, settings, "chat", now, page)["reference"] == "before"
+    assert page.stat().st_size > 0
