@@ -27,9 +27,10 @@ FORMATS = ("parquet", "csv", "jsonl", "delta")
 
 
 def _texts(rng: np.random.Generator, n: int, vocabulary: npt.NDArray[np.str_]) -> list[str]:
-    """Texts of WORDS words, each of its own; frequent words are frequent (Zipf)."""
-    at = np.minimum(rng.zipf(1.3, (n, WORDS)) - 1, VOCABULARY - 1)
-    return [" ".join(words) for words in vocabulary[at]]
+    """Texts of WORDS words, each of its own; as often as in English (Zipf and Mandelbrot: 1 / (rank + 2.7))."""
+    share = np.cumsum(1 / (np.arange(len(vocabulary)) + 2.7))
+    at = np.searchsorted(share / share[-1], rng.random((n, WORDS)))
+    return [" ".join(words) for words in vocabulary[at].tolist()]
 
 
 def batches(rows: int, seed: int = 1, first: int = 0) -> Iterator[pa.Table]:

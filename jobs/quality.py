@@ -49,11 +49,16 @@ def _bools(column: pa.Array) -> Bools:
 
 
 def _repetitive(text: str) -> bool:
-    words = text[:REPETITION_CHARS].lower().split()
-    enough = DISTINCT_SHARE * len(words)
-    if len(words) < LEAST_WORDS or len(set(words[: len(words) // 2])) >= enough:  # half of them tell most often
+    """Few distinct words. Most often the first part of a text has enough of them for the whole: the rest is then not looked at."""
+    text = text[:REPETITION_CHARS].lower()
+    most = text.count(" ") + text.count("\n") + text.count("\t") + 1
+    if most < LEAST_WORDS:
         return False
-    return len(set(words)) < enough
+    first = set(text[: len(text) * 5 // 8].split())
+    if len(first) - 1 >= DISTINCT_SHARE * most:  # the last word of the part may be cut
+        return False
+    words = text.split()
+    return len(words) >= LEAST_WORDS and len(set(words)) < DISTINCT_SHARE * len(words)
 
 
 @lru_cache(maxsize=20_000)
