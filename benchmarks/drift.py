@@ -1,4 +1,5 @@
-"""The drift job against plain Evidently on pandas, 5 million rows of 20 columns; and who cries wolf: `python -m benchmarks.drift`."""
+"""Drift on one machine and by the Spark job, beside plain Evidently on pandas, at three sizes of 20 columns; and who cries wolf:
+`python -m benchmarks.drift`."""
 
 import argparse
 import json
@@ -22,14 +23,15 @@ from benchmarks.canonical import CHUNK
 from benchmarks.measured import Cost, machine, run
 from lastgood import tables
 from lastgood.jobs.evidently_report import opinion, opinions
-from lastgood.jobs.samples import KEEP
+from lastgood.jobs.sampling import KEEP
 from lastgood.judge.drift import discoveries, distance
 from lastgood.record.telemetry import arrow_schema
 from lastgood.tables import delta
 
 COLUMNS, START, LEVEL = 20, datetime(2026, 1, 5, tzinfo=UTC), 0.05
 WARM = 20_000
-ROUNDS = {"ours": 5, "plain": 3}
+ROUNDS = {"machine": 5, "job": 3, "plain": 3}
+ROWS = (40_000, 400_000, 5_000_000)
 HEAP = "600m"
 """Of the JVM: the samples are small. A session's own default is 1 GiB, which the collectors of bodies need."""
 DRIFTED = {0: 1.0, 1: 0.7, 2: 0.5, 3: -0.8}
@@ -51,8 +53,9 @@ def make(folder: str, rows: int) -> None:
     Path(folder).mkdir(exist_ok=True)
     store, rng = tables.Store(f"{folder}/data"), np.random.default_rng(5)
     schema, writer = arrow_schema(tables.REQUESTS.fields), None
-    for first in range(0, rows, CHUNK // 2):
-        n, current = min(CHUNK // 2, rows - first), first >= rows // 2
+    chunk = min(CHUNK // 2, rows // 2)
+    for first in range(0, rows, chunk):
+        n, current = min(chunk, rows - first), first >= rows // 2
         x = values(rng, n, current)
         flat = pa.table({f"x{i}": x[:, i] for i in range(COLUMNS)} | {"current": pa.repeat(current, n)})
         writer = writer or pq.ParquetWriter(f"{folder}/flat.parquet", flat.schema)
@@ -79,7 +82,27 @@ def make(folder: str, rows: int) -> None:
     delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist(served, arrow_schema(tables.WINDOWS.fields)))
 
 
-def ours(folder: str, rounds: int) -> dict[str, Any]:
+def machine_path(folder: str, rounds: int) -> dict[str, Any]:
+    """Without Spark: straight from all requests, and the comparison."""
+    from lastgood.jobs import evidently_report, local_drift  # noqa: F401  (imports are no part of the comparison)
+    from lastgood.settings import load
+
+    store, took, found = tables.Store(f"{folder}/data"), [], list[dict[str, Any]]()
+    settings = load(storage=store.location)
+    for _ in range(rounds):
+        started = time.monotonic()
+        found = local_drift.measure(store, settings, "chat", START + timedelta(days=2))
+        took.append(time.monotonic() - started)
+    return {"jobs": took, "drifted": _called(found)}
+
+
+def _called(rows: list[dict[str, Any]]) -> list[str]:
+    """Features called drifted between the new version and the reference."""
+    own = [row for row in rows if row["model_version"] == "7" and row["against"] == "reference" and row["drifted"]]
+    return sorted(row["column"].removeprefix("feature.") for row in own if ":" not in row["column"])
+
+
+def spark_job(folder: str, rounds: int) -> dict[str, Any]:
     """The job as scheduled: new requests into hourly samples, then the comparison; `rounds` times from nothing in one session. Once before
     on a small table, as in benchmarks.windows."""
     from lastgood.jobs.drift import drift
@@ -103,12 +126,8 @@ def ours(folder: str, rounds: int) -> dict[str, Any]:
         drift(ctx)
         whole.append(time.monotonic() - started)
     found = delta.read(store.path(tables.DRIFT)).to_pylist()
-    mine = {
-        one["column"]: one["drifted"] for one in found if one["model_version"] == "7" and one["against"] == "reference"
-    }
     return {
-        "start": start_s, "first": whole[0], "samples": statistics.median(taken[1:]), "jobs": whole[1:],
-        "drifted": sorted(name.removeprefix("feature.") for name, yes in mine.items() if yes and ":" not in name),
+        "start": start_s, "first": whole[0], "samples": statistics.median(taken[1:]), "jobs": whole[1:], "drifted": _called(found),
     }  # fmt: skip
 
 
@@ -126,7 +145,11 @@ def plain(folder: str, rounds: int) -> dict[str, Any]:
     return {"jobs": took, "drifted": sorted(name for name, one in found.items() if one.drifted)}
 
 
-ENGINES: dict[str, Callable[[str, int], dict[str, Any]]] = {"ours": ours, "plain": plain}
+ENGINES: dict[str, Callable[[str, int], dict[str, Any]]] = {
+    "machine": machine_path,
+    "job": spark_job,
+    "plain": plain,
+}
 
 
 def measure(engine: str, folder: str, rounds: int) -> tuple[Cost, dict[str, Any]]:
@@ -158,10 +181,40 @@ def alarms(reference: int, current: int, runs: int) -> tuple[float, float, float
     return float(hits[0] / runs), float(hits[1] / runs), columns / runs / COLUMNS
 
 
+def compare(rows: int, quick: bool) -> dict[str, Any]:
+    """All engines on a table of so many rows; prints what they take."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(folder, rows)
+        make(f"{folder}/small", min(rows, WARM))
+        results = {name: measure(name, folder, 1 if quick else ROUNDS[name]) for name in ENGINES}
+        mib = sum(file.stat().st_size for file in Path(folder, "data", "requests").glob("*.parquet")) / 2**20
+    print(f"\n{rows:,} rows x {COLUMNS} columns ({mib:.0f} MiB as requests)")
+    print(f"{'':<20} {'s':>7} {'CPU s':>7} {'peak MiB':>9}  columns called drifted, and all runs (s)")
+    for name, (cost, figures) in results.items():
+        runs = ", ".join(f"{seconds:.2f}" for seconds in figures["jobs"])
+        print(
+            f"{name:<20} {figures['job']:>7.2f} {cost.cpu_s:>7.1f} {cost.peak_rss_mb:>9.0f}  {', '.join(figures['drifted'])} ({runs})"
+        )
+    job, plain_s = results["job"][1], results["plain"][1]["job"]
+    print(
+        f"job: Spark start {job['start']:.1f} s and a first run {job['first']:.1f} s, both outside its seconds, inside CPU and peak; "
+        f"{job['samples']:.1f} s of it sample all rows, once for each row",
+        flush=True,
+    )
+    return {
+        "rows": rows,
+        "speedup": round(plain_s / results["machine"][1]["job"], 2),
+        "memory_ratio": round(results["plain"][0].peak_rss_mb / results["machine"][0].peak_rss_mb, 2),
+        "job_speedup": round(plain_s / job["job"], 2),
+        "job_memory_ratio": round(results["plain"][0].peak_rss_mb / results["job"][0].peak_rss_mb, 2),
+        "verdicts_agree": all(figures["drifted"] == job["drifted"] for _, figures in results.values()),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--quick", action="store_true", help="400,000 rows, one run each, small null sets")
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
+    parser.add_argument("--quick", action="store_true", help="40,000 rows, one run each, small null sets")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
@@ -169,29 +222,9 @@ def main() -> None:
     if given.engine:
         print(json.dumps(ENGINES[given.engine](given.folder, given.rounds)))
         return
-    rows = 400_000 if given.quick else given.rows
-    with tempfile.TemporaryDirectory() as folder:
-        make(folder, rows)
-        make(f"{folder}/small", WARM)
-        found = {name: measure(name, folder, 1 if given.quick else ROUNDS[name]) for name in ENGINES}
-        mib = sum(one.stat().st_size for one in Path(folder, "data", "requests").glob("*.parquet")) / 2**20
-    truth = sorted(f"x{i}" for i in DRIFTED)
-    print(f"{rows:,} rows x {COLUMNS} columns ({mib:.0f} MiB as requests); {machine()}")
-    print(f"{'':<20} {'s':>7} {'CPU s':>7} {'peak MiB':>9}  columns called drifted, and all runs (s)")
-    for name, (cost, said) in found.items():
-        each = ", ".join(f"{one:.1f}" for one in said["jobs"])
-        print(
-            f"{name:<20} {said['job']:>7.1f} {cost.cpu_s:>7.1f} {cost.peak_rss_mb:>9.0f}  {', '.join(said['drifted'])} ({each})"
-        )
-    took = found["ours"][1]
-    print("Seconds are medians of the runs, one after another in one process; CPU and peak are of all of them.")
-    print(
-        f"ours: Spark start {took['start']:.1f} s and a first run ({WARM:,} rows) {took['first']:.1f} s, both outside the ratio, inside CPU and "
-        f"peak; {took['samples']:.1f} s of the job sample all rows, once for each row;"
-    )
-    print(
-        f"the comparison itself, which is all a later look costs, {took['job'] - took['samples']:.1f} s. Drifted in truth: {', '.join(truth)}"
-    )
+    sizes = [compare(rows, given.quick) for rows in (ROWS[:1] if given.quick else given.rows)]
+    print("\nSeconds are medians of the runs, one after another in one process; CPU and peak are of all of them.")
+    print(f"Drifted in truth: {', '.join(sorted(f'x{i}' for i in DRIFTED))}. {machine()}")
     print(
         f"\n{'reference':>10} {'current':>9} {'reports':>8} {'ours':>6} {'Evidently':>10} {'of its columns':>15}   (false alarms, undrifted)"
     )
@@ -202,17 +235,18 @@ def main() -> None:
             if given.quick
             else (200 if reference < 10_000 else 40 if reference < 100_000 else 3)
         )
-        if given.quick and reference > 100_000:
+        if given.quick and reference > 10_000:
             continue
         shares.append(alarms(reference, current, runs))
         print(
             f"{reference:>10,} {current:>9,} {runs:>8} {shares[-1][0]:>6.1%} {shares[-1][1]:>10.1%} {shares[-1][2]:>15.1%}"
         )
+    largest = sizes[-1]
     print(json.dumps({
-        "speedup": round(found["plain"][1]["job"] / took["job"], 2),
-        "memory_ratio": round(found["plain"][0].peak_rss_mb / found["ours"][0].peak_rss_mb, 2),
-        "verdicts_agree": found["plain"][1]["drifted"] == took["drifted"],
-        "false_alarm_share": max(one[0] for one in shares), "evidently_false_alarm_share": max(one[1] for one in shares),
+        **{name: largest[name] for name in ("speedup", "memory_ratio", "job_speedup", "job_memory_ratio")},
+        "least_speedup": min(size["speedup"] for size in sizes), "verdicts_agree": all(size["verdicts_agree"] for size in sizes),
+        "false_alarm_share": max(share[0] for share in shares), "evidently_false_alarm_share": max(share[1] for share in shares),
+        "sizes": sizes,
     }))  # fmt: skip
 
 

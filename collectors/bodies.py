@@ -1,57 +1,76 @@
 """Request and response bodies -> prompt, output, tokens, features (pure).
 
-Shapes: Databricks Model Serving request formats (chat, completions, embeddings, dataframe_split, dataframe_records,
-instances, inputs), the prompt contract, agents' `output[]`, and streamed responses logged as a list of chunks.
+Shapes of requests: Databricks Model Serving's formats (chat, completions, embeddings, dataframe_split, dataframe_records,
+instances, inputs) and the prompt contract. Shapes of responses: see `responses`. A streamed response may be logged as a list of chunks or
+as server-sent events.
 """
 
+import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+import pyarrow as pa
+
+from lastgood.collectors.responses import NOTHING, answer, as_text, content, mapping, streamed
+from lastgood.record.vocabulary import STREAM_BROKEN
 
 MAX_FEATURES = 200
 MAX_BODY = 4 * 1024 * 1024
+NOT_FINITE = "numbers in the body are not finite: null, or inf"
 
 
-@dataclass(frozen=True)
-class Body:
-    """What a pair of bodies says; None where it says nothing. `features`: tabular inputs of one record, as text.
+class Body(NamedTuple):
+    """What a pair of bodies says; None where it says nothing. `features`: tabular inputs of one record, as text; NaN is "" (unknown).
 
     Of a batch of `records` one stands for all (features and prediction), picked by the body's checksum: the first would not do,
-    for clients send batches in an order.
+    for clients send batches in an order. `tool_calls`: JSON list of {name, arguments}. `refusal`: refused in the field made for it.
     """
 
-    input: str | None = None
-    output: str | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    finish_reason: str | None = None
-    error_code: str | None = None
-    streaming: bool | None = None
-    client_request_id: str | None = None
-    team: str | None = None
-    env: str | None = None
-    features: Mapping[str, str] = field(default_factory=dict)
-    records: int | None = None
-    problem: str | None = None
-    response_format: str | None = None
+    input: str | None
+    output: str | None
+    tokens_in: int | None
+    tokens_out: int | None
+    finish_reason: str | None
+    error_code: str | None
+    streaming: bool | None
+    client_request_id: str | None
+    team: str | None
+    env: str | None
+    features: Mapping[str, str]
+    records: int | None
+    problem: str | None
+    response_format: str | None
+    tool_calls: str | None
+    refusal: str | None
 
 
-def text(value: Any) -> str | None:
-    """A text for any JSON value; None for null."""
-    if value is None or isinstance(value, str):
-        return value
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+ARROW: Mapping[str, pa.DataType] = {
+    "tokens_in": pa.int64(), "tokens_out": pa.int64(), "streaming": pa.bool_(), "records": pa.int64(),
+    "features": pa.map_(pa.string(), pa.string()),
+}  # fmt: skip
+"""Types of Body's fields that are no text."""
 
 
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+    if type(value) is int:
+        return value if 0 <= value < 2**53 else None
+    return int(value) if isinstance(value, float) and 0 <= value < 2**53 else None
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _not_finite(body: str | bytes, error: Exception) -> tuple[Any, str]:
+    """(JSON value, problem) where NaN and Infinity, which JSON does not have, are all that is wrong. Errors: ValueError."""
+    text = body.decode() if isinstance(body, bytes) else body
+    if "NaN" not in text and "Infinity" not in text:
+        raise error
+    value = json.loads(text)
+    try:
+        orjson.dumps(value)  # nothing that could not have come from orjson: lone surrogates, endless numbers
+    except TypeError as unfit:
+        raise ValueError(str(unfit)) from unfit
+    return value, NOT_FINITE
 
 
 def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
@@ -60,23 +79,26 @@ def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
     if len(body) > MAX_BODY:
         return None, "body above 4 MiB"
     try:
-        if body[:5] in ("data:", b"data:"):
-            return _events(body), None
         return orjson.loads(body), None
-    except (orjson.JSONDecodeError, RecursionError) as error:
-        return None, f"body is not JSON: {error}"[:200]
+    except (ValueError, RecursionError) as error:
+        try:
+            if body[:5] in ("data:", b"data:") or body[:6] in ("event:", b"event:"):
+                return _events(body), None
+            return _not_finite(body, error)
+        except (ValueError, RecursionError) as last:
+            return None, f"body is not JSON: {last}"[:200]
 
 
-def _content(content: Any) -> str | None:
-    if isinstance(content, list):
-        parts = [str(_dict(part).get("text", "")) for part in content]
-        return "".join(parts) or text(content)
-    return text(content)
+def _events(body: str | bytes) -> list[Any]:
+    """The data of server-sent events, as a streamed response may be logged."""
+    lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
+    payloads = (line[5:].strip() for line in lines if line.startswith("data:"))
+    return [orjson.loads(payload) for payload in payloads if payload and payload != "[DONE]"]
 
 
 def _records(request: dict[str, Any]) -> tuple[int, Callable[[int], dict[str, Any]]]:
     """(how many records a tabular request holds, the record of an index)."""
-    split = _dict(request.get("dataframe_split"))
+    split = mapping(request.get("dataframe_split"))
     columns, data = split.get("columns"), split.get("data")
     if isinstance(columns, list) and isinstance(data, list):
         rows = [row for row in data if isinstance(row, list)]
@@ -102,104 +124,112 @@ def _record(row: Any) -> dict[str, Any]:
 
 
 def _prompt(request: dict[str, Any]) -> str | None:
-    messages = request.get("messages", request.get("input"))
+    messages = request.get("messages")
+    if messages is None:
+        messages = request.get("input")
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        users = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
-        return _content((users or messages)[-1].get("content"))
-    prompt = request.get("prompt", request.get("input"))
-    return _content(prompt)
-
-
-def _answer(response: dict[str, Any]) -> tuple[str | None, str | None]:
-    """(output text, finish reason)."""
-    choices = response.get("choices")
-    if isinstance(choices, list) and choices:
-        choice = _dict(choices[0])
-        message = _dict(choice.get("message") or choice.get("delta"))
-        return _content(message.get("content", choice.get("text"))), text(choice.get("finish_reason"))
-    for key in ("generated_text", "predictions", "outputs"):
-        if key in response:
-            return text(response[key]), text(response.get("finish_reason"))
-    data = response.get("data")
-    if isinstance(data, list) and data and "embedding" in _dict(data[0]):
-        return text(data[0]["embedding"]), None
-    output = response.get("output")
-    if isinstance(output, list) and output:  # agents: tool calls and reasoning stand beside the messages
-        items = [_dict(item) for item in output]
-        last = ([item for item in items if item.get("type", "message") == "message"] or items)[-1]
-        return _content(last.get("content")), text(response.get("status"))
-    return None, None
+        for message in reversed(messages):
+            if isinstance(message, dict) and message.get("role") == "user":
+                return content(message.get("content"))
+        return content(messages[-1].get("content"))
+    return content(request.get("prompt", request.get("input")))
 
 
 def _prediction(response: dict[str, Any], records: int, index: int) -> str | None:
     """What was predicted for one record; None where the response does not answer record by record."""
     predictions = response.get("predictions", response.get("outputs"))
-    return text(predictions[index]) if isinstance(predictions, list) and len(predictions) == records else None
-
-
-def _events(body: str | bytes) -> list[Any]:
-    """The data of server-sent events, as a streamed response may be logged."""
-    lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
-    payloads = (line[5:].strip() for line in lines if line.startswith("data:"))
-    return [orjson.loads(payload) for payload in payloads if payload and payload != "[DONE]"]
+    return as_text(predictions[index]) if isinstance(predictions, list) and len(predictions) == records else None
 
 
 def _format(request: dict[str, Any]) -> str | None:
     """`json` where the request asked for JSON, with the keys its schema requires: `json:a,b`."""
-    asked = _dict(request.get("response_format"))
+    asked = mapping(request.get("response_format"))
     kind = asked.get("type")
     if kind not in ("json_object", "json_schema"):
         return None
-    outer = _dict(asked.get("json_schema"))
-    required = _dict(outer.get("schema")).get("required")
+    outer = mapping(asked.get("json_schema"))
+    required = mapping(outer.get("schema")).get("required")
     keys = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
     return f"json:{','.join(keys)}" if keys else "json"
 
 
-def _joined(chunks: list[Any]) -> dict[str, Any]:
-    """One response of a streamed one's chunks: contents joined, the last usage and finish reason kept."""
-    pieces: list[str] = []
-    whole: dict[str, Any] = {}
-    reason = None
-    for chunk in map(_dict, chunks):
-        if isinstance(chunk.get("response"), dict):  # an agent's stream ends with the whole response
-            whole |= chunk["response"]
-        piece, why = _answer(chunk)
-        pieces.append(piece or (chunk["delta"] if isinstance(chunk.get("delta"), str) else ""))
-        reason = why or reason
-        whole |= {key: value for key, value in chunk.items() if value is not None}
-    return whole | {"choices": [{"text": "".join(pieces), "finish_reason": reason}]}
+def _feature(value: Any) -> str:
+    """A feature as text: "" for null and NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "" if math.isnan(value) else str(value)
+    return as_text(value) or ""
+
+
+def _features(record: dict[str, Any]) -> dict[str, str]:
+    return {str(name): _feature(value) for name, value in list(record.items())[:MAX_FEATURES]}
+
+
+_NONE: Mapping[str, str] = {}
 
 
 def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
-    """What the bodies say. Never raises: a body that is not JSON gives `problem` and its text as input / output."""
-    asked, bad_request = _parse(request)
+    """What the bodies say. Never raises: a body that is not JSON gives `problem`."""
+    asked, problem = _parse(request)
     parsed, bad_response = _parse(response)
-    streamed = isinstance(parsed, list)
-    if isinstance(parsed, list):
-        parsed = _joined(parsed)
-    problem = bad_request or bad_response
-    if request is not None and asked is not None and not isinstance(asked, dict):
-        problem = problem or "request body is not a JSON object"
-    req, res = _dict(asked), _dict(parsed)
-    records, record = _records(req)
-    picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records if records else 0
-    usage, metadata = _dict(res.get("usage")), _dict(req.get("metadata"))
-    output, reason = _answer(res)
+    problem = problem or bad_response
+    req, res, chunks = asked, parsed, False
+    if type(req) is not dict:
+        if asked is not None:
+            problem = problem or "request body is not a JSON object"
+        req = {}
+    if type(parsed) is dict:
+        said = answer(parsed)
+    elif chunks := isinstance(parsed, list):
+        said, res = streamed(parsed)
+    else:
+        said, res = NOTHING, {}
+    output, features, records, code = said.text, _NONE, 0, res.get("error_code")
+    if req and "messages" not in req:
+        records, record = _records(req)
+        if records:
+            picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records
+            features, output = _features(record(picked)), _prediction(res, records, picked) or output
+    if said.broken:
+        code = code or STREAM_BROKEN
+        problem = problem or f"stream broken: {said.broken}"
+    usage, metadata = res.get("usage") or res.get("usageMetadata"), req.get("metadata")
+    spent_in = spent_out = team = env = None
+    if type(usage) is dict:
+        spent_in = _count(usage.get("prompt_tokens", usage.get("input_tokens", usage.get("promptTokenCount"))))
+        spent_out = _count(
+            usage.get("completion_tokens", usage.get("output_tokens", usage.get("candidatesTokenCount")))
+        )
+    if type(metadata) is dict:
+        team, env = as_text(metadata.get("team")), as_text(metadata.get("env"))
     streaming = req.get("stream")
     return Body(
-        input=_prompt(req) if req else None,
-        output=(_prediction(res, records, picked) if records else None) or output,
-        tokens_in=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        tokens_out=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
-        finish_reason=reason,
-        error_code=text(res.get("error_code")),
-        streaming=True if streamed else streaming if isinstance(streaming, bool) else None,
-        client_request_id=text(req.get("client_request_id")) or None,
-        team=text(metadata.get("team")),
-        env=text(metadata.get("env")),
-        features={str(k): text(v) or "" for k, v in list(record(picked).items() if records else ())[:MAX_FEATURES]},
-        records=records or None,
-        problem=problem,
-        response_format=_format(req),
+        _prompt(req) if req else None,
+        output,
+        spent_in,
+        spent_out,
+        said.reason,
+        code if code is None else as_text(code),
+        True if chunks else streaming if isinstance(streaming, bool) else None,
+        as_text(req.get("client_request_id")) or None,
+        team,
+        env,
+        features,
+        records or None,
+        problem,
+        _format(req) if "response_format" in req else None,
+        said.tool_calls,
+        "1" if said.refusal else None,
     )
+
+
+def columns(requests: list[str | None], responses: list[str | None]) -> dict[str, pa.Array]:
+    """Body's fields of every pair as Arrow columns."""
+    many = len(requests)
+    fields = zip(*map(extract, requests, responses), strict=True) if many else ([] for _ in Body._fields)
+    made = {}
+    for name, values in zip(Body._fields, fields, strict=True):
+        kind = ARROW.get(name, pa.string())
+        if name == "features":
+            values = [list(pairs.items()) if pairs else None for pairs in values] if any(values) else (None,) * many
+        made[name] = pa.nulls(many, kind) if values.count(None) == many else pa.array(values, kind)
+    return made

@@ -108,7 +108,11 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
 
 
 def candidates(
-    frame: "DataFrame", origin: Origin, settings: Settings, entities: "DataFrame | None" = None
+    frame: "DataFrame",
+    origin: Origin,
+    settings: Settings,
+    entities: "DataFrame | None" = None,
+    entity_is_version: bool = False,
 ) -> "DataFrame":
     """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of spans."""
     from pyspark.sql import functions as f
@@ -118,7 +122,9 @@ def candidates(
     if kind_of(frame.columns, origin.table) == "span_table":
         rows = span_tables.decoded(frame, settings.receiver.version_attributes)
     else:
-        rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions)
+        rows = inference_tables.candidates(
+            frame, origin.endpoint, entities, settings.sources.schema_versions, entity_is_version
+        )
     rule = rules(settings)
     return _hidden(rows, rule) if rule else rows
 
@@ -135,7 +141,7 @@ def _clock(columns: list[str], table: str) -> "Column":
     if kind == "span_table":
         return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
     generation = next((candidate for candidate in inference_tables.GENERATIONS if candidate.name == kind), None)
-    return f.expr(generation.requested_at if generation else "requested_at").cast("timestamp")
+    return f.expr(generation.clock if generation else "requested_at").cast("timestamp")
 
 
 def _by_version(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
@@ -213,6 +219,8 @@ def _named(table: str) -> Iterator[None]:
 
     try:
         yield
+    except ConfigError as error:
+        raise error if table in str(error) else ConfigError(f"{table}: {error}") from error
     except AnalysisException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -87,7 +87,7 @@ def pick(ctx: Context, endpoint: str, number: int) -> "DataFrame":
 
 def diff(ctx: Context, endpoint: str, old: int, new: int) -> list[dict[str, Any]]:
     """How the newer baseline differs from the older, column by column, as drift is measured."""
-    from lastgood.jobs.drift import compare
+    from lastgood.jobs.comparison import compare
 
     limit = ctx.settings.endpoint(endpoint).policy.drift_limit
     group = _sides(ctx, endpoint, pick(ctx, endpoint, new), pick(ctx, endpoint, old))

@@ -4,7 +4,7 @@ Both results have the columns of tables.WINDOWS, and sums of windows are windows
 and hours of a day are added up by the same function.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
 
@@ -227,7 +227,7 @@ def count(requests: pa.Table) -> pa.Table:
 
 
 def _count_scores(column: pa.ChunkedArray, k: Ints, many: int) -> pa.Array:
-    parent, names, items = _entries(column)
+    parent, names, items = entries(column)
     value = np.asarray(items.to_numpy(zero_copy_only=False), np.float64)
     good = np.isfinite(value)
     value = np.round(np.clip(value[good], 0.0, 1.0) * SCORE_GRAIN) / SCORE_GRAIN
@@ -236,7 +236,7 @@ def _count_scores(column: pa.ChunkedArray, k: Ints, many: int) -> pa.Array:
     return _scores(k[parent[good]], code[good], sums, many, distinct)
 
 
-def _entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
+def entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
     """(row number, key, item) of every entry of a map column."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     array = array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
@@ -255,14 +255,14 @@ def add(windows: pa.Table) -> pa.Table:
         made[name] = pa.array(np.bincount(k, _numbers(windows, name), many))
     made["rows"] = made["rows"].cast(pa.int64())
     for name in HISTOGRAMS:
-        parent, key, item = _entries(windows[name])
+        parent, key, item = entries(windows[name])
         made[name] = _histogram(name, many, k[parent], key.to_numpy().astype(np.int64), item.to_numpy())
-    parent, key, item = _entries(windows["errors"])
+    parent, key, item = entries(windows["errors"])
     code, names = codes(key)
     at, items, sums = sparse(k[parent], code, item.to_numpy())
     made["errors"] = _map("errors", many, at, names.take(pa.array(items)), pa.array(sums))
     for name, width, total in (("requesters", 8, _facts), ("scores", 3, _scores)):
-        parent, key, item = _entries(windows[name])
+        parent, key, item = entries(windows[name])
         code, names = codes(key)
         made[name] = total(k[parent], code, item.flatten().to_numpy().reshape(-1, width), many, names)
     people = windows["error_requesters"].combine_chunks()
@@ -289,17 +289,19 @@ def pack(windows: pa.Table) -> pa.RecordBatch:
 
 def count_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches of requests -> packed windows; a window may come in several parts."""
-    for table in _gathered(batches, ROWS):
+    for table in gathered(batches, ROWS):
         yield pack(count(table))
 
 
 def pack_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches of windows -> the same, packed."""
-    for table in _gathered(batches, 5_000):
+    for table in gathered(batches, 5_000):
         yield pack(table)
 
 
-def add_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def add_batches(
+    batches: Iterable[pa.RecordBatch], add: Callable[[pa.Table], pa.Table] = add
+) -> Iterator[pa.RecordBatch]:
     """Packed windows sorted by bucket -> windows, one per key. Holds one bucket at a time."""
     held: list[pa.Table] = []
     last = None
@@ -314,7 +316,7 @@ def add_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from add(pa.concat_tables(held)).to_batches(BATCH)
 
 
-def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+def gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     many = 0
     for batch in batches:

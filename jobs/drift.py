@@ -3,34 +3,23 @@
 Each comparison is of at most KEEP rows a side, so a group of 50 million rows costs what one of 5,000 does, and 100 days what one does.
 """
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
 from lastgood.errors import ConfigError
+from lastgood.jobs.comparison import COMPARED, CURRENT, WEEK, compare, report
 from lastgood.jobs.deployed import Pair, pairs
 from lastgood.jobs.samples import sample, samples, smallest
 from lastgood.jobs.touched import HOUR_S, Touched, ranges
 from lastgood.record.telemetry import spark_ddl
-from lastgood.tables.measures import report_path
 from lastgood.tables.runs import Context, Run, append
 
 if TYPE_CHECKING:
-    import pandas as pd
     from pyspark.sql import Column, DataFrame
 
-MIN_ROWS = 50
-NUMERIC = {"tokens_in": "input", "input_chars": "input", "tokens_out": "output", "output_chars": "output"}
-CATEGORICAL = {"finish_reason": "output"}
-TEXTS = {"input": "input", "output": "output"}
-MAX_FEATURES = 50
-FEW_VALUES = 10
-"""A column of no more distinct numbers than this is compared value by value."""
-CURRENT, WEEK = timedelta(days=1), timedelta(days=7)
-REFERENCES = ("baseline", "week", "before")
-"""Sides that can be the reference, the preferred first; the prior version's rows are `prior`."""
 GROUPS_A_TASK = 8
 """Comparisons one Python worker makes: each worker holds Evidently, about 110 MiB."""
 
@@ -103,92 +92,10 @@ def comparable(sampled: "DataFrame") -> "DataFrame":
     """Sampled rows, each on a side of a comparison, as `compare` takes them."""
     from pyspark.sql import functions as f
 
-    names = ("hash", "tokens_in", "tokens_out", "input_chars", "output_chars", "finish_reason", "input", "output")
     return sampled.select(
-        "endpoint", "version", "against", "side", "prefer", "baseline", f.unix_micros("requested_at").alias("at"), *names,
+        "endpoint", "version", "against", "side", "prefer", "baseline", f.unix_micros("requested_at").alias("at"), *COMPARED,
         f.to_json("features").alias("features"),
     )  # fmt: skip
-
-
-def _wide(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]:
-    """The group's columns side by side, tabular features included, and the kind (input or output) of each."""
-    import json
-
-    import pandas as pd
-
-    kinds = NUMERIC | CATEGORICAL | TEXTS
-    parsed = [json.loads(text) if isinstance(text, str) else {} for text in group["features"]]
-    features = pd.DataFrame(parsed, index=group.index).iloc[:, :MAX_FEATURES].add_prefix("feature.")
-    types = {}
-    for name in features.columns:
-        numbers = pd.to_numeric(features[name], errors="coerce")
-        types[f"{name}:type"] = (
-            pd.Series("null", group.index).mask(features[name].notna(), "text").mask(numbers.notna(), "number")
-        )
-        if numbers.notna().sum() >= 0.9 * features[name].notna().sum():
-            features[name] = numbers
-        kinds |= {str(name): "input", f"{name}:type": "input"}
-    return pd.concat([group.drop(columns="features"), features, pd.DataFrame(types, index=group.index)], axis=1), kinds
-
-
-def _reference(wide: "pd.DataFrame", prefer: str) -> str | None:
-    """The side to compare with: the wanted one, else the first there is with enough rows."""
-    counts = wide["side"].value_counts()
-    order = [prefer, *REFERENCES] if prefer in REFERENCES else [*REFERENCES]
-    return next((side for side in ["prior", *order] if counts.get(side, 0) >= MIN_ROWS), None)
-
-
-def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.DataFrame":
-    """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out, but a column that
-    is new, went missing or changed its type shows in `NAME:type`.
-    """
-    import pandas as pd
-
-    from lastgood.judge.drift import discoveries
-
-    side = _reference(group, str(group["prefer"].iloc[0]))
-    wide, kinds = _wide(group[group["side"].isin(["current", side])])
-    columns = list(_columns(wide, kinds, limit)) if side and (wide["side"] == "current").any() else []
-    fell = discoveries([ours.p for _, ours, _, _ in columns])
-    label = {"week": "last week", "prior": "prior"}.get(str(side), str(side))
-    if side == "baseline":
-        label = f"baseline {int(wide['baseline'].max())}"
-    key = [group[name].iloc[0] for name in ("endpoint", "version", "against")]
-    rows = [
-        (
-            *key, kinds[name], name, computed_at, ours.n_current, ours.n_reference, ours.distance, ours.low, bool(moved),
-            theirs.method if theirs else None, theirs.score if theirs else None, theirs.drifted if theirs else None, label, method, ours.p,
-        )
-        for (name, ours, theirs, method), moved in zip(columns, fell, strict=True)
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(tables.DRIFT.columns))
-
-
-def _columns(wide: "pd.DataFrame", kinds: Mapping[str, str], limit: float) -> Iterator[tuple[str, Any, Any, str]]:
-    """(column, our Distance, Evidently's Opinion or None, method) of every column that can be compared."""
-    import numpy as np
-    import pandas as pd
-
-    from lastgood.jobs.classifier import separation
-    from lastgood.jobs.evidently_report import opinion
-    from lastgood.judge.drift import distance
-
-    current, reference = wide[wide["side"] == "current"], wide[wide["side"] != "current"]
-    for name in kinds:
-        new, old = (side[side[name].notna()] for side in (current, reference))
-        if min(len(new), len(old)) < MIN_ROWS:
-            continue
-        times = (new["at"].tolist(), old["at"].tolist())
-        if name in TEXTS:
-            yield name, separation(new[name].tolist(), old[name].tolist(), times, limit), None, "classifier"
-            continue
-        distinct = pd.concat([new[name], old[name]]).nunique()
-        if name.endswith(":type") and distinct == 1:
-            continue
-        number = pd.api.types.is_numeric_dtype(wide[name])
-        a, b = (np.asarray(side[name], dtype=object) for side in (new, old))
-        ours = distance(a, b, *times, number and distinct > FEW_VALUES, limit=limit)
-        yield name, ours, opinion(new[name], old[name], number), "jensen-shannon"
 
 
 def measure(ctx: Context, rows: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
@@ -239,34 +146,10 @@ def evidently_html(ctx: Context, endpoint: str, path: Path | None = None) -> dic
 
     Errors: ConfigError when there is nothing to compare.
     """
-    import pandas as pd
-
-    from lastgood.jobs.evidently_report import report
-
     now, pair = ctx.clock(), pairs(ctx).get(endpoint)
     if pair is None:
         raise ConfigError(f"no version of {endpoint} is known; run `lastgood job windows`")
     chosen = {endpoint: pair}
     frame = sides(_rows(ctx, chosen, now), _chosen(ctx, chosen, now), now)
-    group: pd.DataFrame = frame.where(
-        f"version = {tables.literal(pair.candidate)} AND against = 'reference'"
-    ).toPandas()
-    side = _reference(group, ctx.settings.endpoint(endpoint).drift_reference) if len(group) else None
-    if side is None or not (group["side"] == "current").any():
-        raise ConfigError(f"{endpoint}: no samples to compare; run `lastgood job samples`, or set a baseline")
-    wide, kinds = _wide(group[group["side"].isin(["current", side])])
-    current, reference = wide[wide["side"] == "current"], wide[wide["side"] == side]
-    usable = [
-        n for n in kinds if n not in TEXTS and min(current[n].notna().sum(), reference[n].notna().sum()) >= MIN_ROWS
-    ]
-    numeric = [name for name in usable if pd.api.types.is_numeric_dtype(wide[name])]
-    path = path or report_path(ctx.store, endpoint, pair.candidate)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report(current, reference, numeric, [name for name in usable if name not in numeric], path)
-    return {
-        "endpoint": endpoint,
-        "version": pair.candidate,
-        "reference": side,
-        "rows": [len(current), len(reference)],
-        "html": str(path),
-    }
+    group = frame.where(f"version = {tables.literal(pair.candidate)} AND against = 'reference'").toPandas()
+    return report(ctx.store, group, endpoint, pair, ctx.settings.endpoint(endpoint).drift_reference, path)

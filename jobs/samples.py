@@ -7,16 +7,15 @@ a uniform sample. So drift reads a bounded number of rows however many requests 
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.jobs.sampling import KEEP, TEXT_CHARS
 from lastgood.jobs.touched import HOUR_S, Measure, Touched, recompute, window_start
 from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-KEEP = 2_000
 ROOM = 450
 """Ten standard deviations of how many of KEEP expected hashes fall below a bound: the bound never cuts into the KEEP."""
-TEXT_CHARS = 1_000
 
 
 def smallest(rows: "DataFrame", *group: str) -> "DataFrame":

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs import counting
+from lastgood.jobs.keyed import SCORE_PREFIX
 from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.spark import narrow_rows
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 KEY = list(counting.KEY)
 MAX_TASKS = 200
-SCORE_PREFIX = "eval."
-"""Attributes with this prefix are evaluation scores or labels, 0-1."""
 _COUNTED = (
     "endpoint", "model_version", "window_start", "latency_scope", "weight", "latency_ms", "ttft_ms", "feature_age_ms", "tokens_in",
     "tokens_out", "error_code", "requester",

@@ -13,7 +13,7 @@ from rich.table import Table
 from scipy.signal import lfilter
 
 from lastgood.jobs.evidently_report import opinions
-from lastgood.jobs.samples import KEEP
+from lastgood.jobs.sampling import KEEP
 from lastgood.judge.calibrate import Rate
 from lastgood.judge.drift import distance
 from lastgood.settings import Policy

@@ -1,8 +1,6 @@
-"""`lastgood check`: the main job on a user's own table, no server, nothing changed: record -> windows -> drift -> verdict.
+"""`lastgood check`: the main job on a user's own table, no server, nothing changed: record -> windows -> drift -> verdict."""
 
-The same functions as the scheduled jobs, chained on one DataFrame instead of through tables.
-"""
-
+import gc
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,35 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lastgood import tables
-from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
-from lastgood.dashboards.report import Report, render
+from lastgood.cli.check_paths import Facts, Job, on_one_machine, with_spark
 from lastgood.errors import ConfigError
-from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
-from lastgood.jobs.deployed import Pair, pairs_of
-from lastgood.jobs.drift import of_requests
-from lastgood.jobs.evidence import counts
-from lastgood.jobs.quality import quality_flags
-from lastgood.jobs.spark import session
-from lastgood.jobs.windows import count, keyed
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
 from lastgood.judge.intervals import rate_interval
 from lastgood.record.metrics import BY_NAME, summary
 from lastgood.record.windows import Counts, merge
 from lastgood.settings import Settings
-from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from lastgood.dashboards.report import Report
 
 
 def check(table: str, settings: Settings, endpoint: str | None = None, html: Path | None = None) -> dict[str, Any]:
     """Figures, drift and verdict per endpoint of a table (see README for the fields); writes `html` when given.
 
-    Errors: ConfigError when the table cannot be read or holds no usable request.
+    Files and folders of at most MOST_ROWS rows are read by this process and its children; a catalog name, a table of spans, and what does
+    not fit go to Spark. Errors: ConfigError when the table cannot be read or holds no usable request.
     """
     with (
         Progress(
@@ -52,78 +41,39 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         ) as bar,
         tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
     ):
-        step = bar.add_task("starting Spark")
-        spark = session(settings.spark.model_copy(update={"driver_memory": "2g"}))
-        ctx = Context(spark, tables.Store(scratch), settings)
-        bar.update(step, description=f"reading {table}")
-        frame = read_any(spark, table)
-        kind = kind_of(frame.columns, table)
-        bar.update(step, description="conforming")
-        requests, reasons = _conform(
-            ctx, candidates(frame, Origin(table, endpoint or Path(table.rstrip("/")).stem), settings)
-        )
-        bar.update(step, description="counting")
-        made = keyed(requests, settings.window_s)
-        windows = counts(count(made), quality_flags(made))
-        if not windows:
-            sentence = "; ".join(f"{number} x {why}" for why, number in reasons.items()) or "the table is empty"
+        gc.disable()  # a process of one table: what it makes is no garbage, and looking for it doubles the time
+        step = bar.add_task("")
+        job = Job(table, settings, endpoint or Path(table.rstrip("/")).stem, Path(scratch), _Steps(bar, step))
+        facts = on_one_machine(job) or with_spark(job)
+        if not facts.windows:
+            sentence = "; ".join(f"{number} x {why}" for why, number in facts.reasons.items()) or "the table is empty"
             raise ConfigError(f"{table}: no usable request among its rows ({sentence})")
-        chosen = pairs_of(windows)
-        bar.update(step, description="measuring drift")
-        drifted = (
-            [
-                row.asDict()
-                for row in of_requests(
-                    ctx, requests, chosen, max(window.start for window in windows) + timedelta(hours=1)
-                ).collect()
-            ]
-            if chosen
-            else []
-        )
-        bar.update(step, description="judging")
-        result = _result(table, kind, settings, windows, chosen, drifted, reasons)
+        job.say("judging")
+        result = _result(table, facts, settings)
     if html:
-        html.write_text(render(_page(result, windows)))
+        from lastgood.dashboards.report import render
+
+        html.write_text(render(_page(result, facts.windows)))
     return _plain(result)
 
 
-def _conform(ctx: Context, inbox: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
-    """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
+class _Steps:
+    """Tells the progress bar what is being done, and how many rows are."""
 
-    Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
-    """
-    from pyspark.sql import Observation
-    from pyspark.sql import functions as f
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task, self._rows = bar, task, 0
 
-    seen, why, known = Observation("rejected"), f.col("why"), list(rejections())
-    others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
-    judged = inbox.withColumn("why", why_rejected())
-    good, _ = split(judged.observe(seen, *(f.count_if(why == reason).alias(reason) for reason in known), others))
-    rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
-    doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
-    reasons = {name: number for name, number in seen.get.items() if number}
-    if doubled.isEmpty():
-        return once(rows), reasons
-    twice = rows.join(f.broadcast(doubled), "key", "left_semi")
-    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(fold(twice)), reasons
+    def __call__(self, what: str) -> None:
+        self._bar.update(self._task, description=what)
+
+    def rows(self, more: int, of: int | None) -> None:
+        self._rows += more
+        whole = f" of {of:,}" if of and self._rows <= of else ""
+        self(f"counting: {self._rows:,}{whole} rows")
 
 
-def _kept(ctx: Context, frame: "DataFrame", name: str) -> "DataFrame":
-    """The frame, worked out once."""
-    where = f"{ctx.store.location}/{name}"
-    frame.write.option("compression", "snappy").parquet(where)
-    return ctx.spark.read.parquet(where)
-
-
-def _result(
-    table: str,
-    kind: str,
-    settings: Settings,
-    windows: Sequence[Counts],
-    chosen: Mapping[str, Pair],
-    drifted: Sequence[dict[str, Any]],
-    reasons: Mapping[str, int],
-) -> dict[str, Any]:
+def _result(table: str, facts: Facts, settings: Settings) -> dict[str, Any]:
+    windows, chosen, drifted = facts.windows, facts.chosen, facts.drifted
     endpoints = []
     width = timedelta(seconds=settings.window_s)
     for name in sorted({window.endpoint for window in windows}):
@@ -159,7 +109,10 @@ def _result(
                 "verdict": verdict,
             }
         )
-    return {"table": table, "kind": kind, "rejected": dict(reasons), "endpoints": endpoints}
+    return {
+        "table": table, "kind": facts.kind, "read": facts.read, "rows": facts.rows, "rejected": dict(facts.reasons), "notes": facts.notes,
+        "endpoints": endpoints,
+    }  # fmt: skip
 
 
 def _version(windows: Sequence[Counts]) -> dict[str, Any]:
@@ -241,7 +194,9 @@ DRIFT_HEADER = ("version", "against", "kind", "column", "distance", "", "Evident
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print a result for people."""
-    console.print(f"{result['table']} ({result['kind']})", highlight=False)
+    console.print(f"{result['table']} ({result['kind']}; {result['read']})", highlight=False)
+    for note in result["notes"]:
+        console.print(f"  {note}", style="yellow", highlight=False)
     for why, number in result["rejected"].items():
         console.print(f"  set aside: {number} x {why}", style="yellow", highlight=False)
     for endpoint in result["endpoints"]:
@@ -263,7 +218,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             )
 
 
-def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> Report:
+def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> "Report":
+    from lastgood.dashboards.report import Report
+
     shown: dict[str, Any] = {}
     verdicts = [endpoint["verdict"] for endpoint in result["endpoints"] if endpoint["verdict"]]
     for endpoint in result["endpoints"]:

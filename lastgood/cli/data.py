@@ -135,13 +135,25 @@ def drift(
     html: Annotated[
         Path | None, typer.Option(help="write it here (else into the storage folder, and the evidence page links it)")
     ] = None,
+    report: Annotated[bool, typer.Option(help="also write Evidently's HTML report")] = True,
     config: ConfigFile = None,
 ) -> None:
-    """Evidently's HTML report on the newest version against the reference, from the same samples as the job's."""
+    """How far each column of the newest version moved, and Evidently's HTML report, from the same samples as the job's. Starts no Spark
+    where `storage` is a folder."""
+    from lastgood import tables
+    from lastgood.jobs import local_drift
     from lastgood.jobs.drift import evidently_html
     from lastgood.service import loop
 
-    print(json.dumps(evidently_html(loop.context(load(config)), endpoint, html)))
+    settings = load(config)
+    store, now = tables.Store(settings.storage), datetime.now(UTC)
+    if store.in_catalog:
+        print(json.dumps(evidently_html(loop.context(settings), endpoint, html)))
+        return
+    done = {"columns": local_drift.measure(store, settings, endpoint, now)}
+    if report:
+        done |= local_drift.evidently_html(store, settings, endpoint, now, html)
+    print(json.dumps(done, default=str))
 
 
 def _newest(storage: str, endpoint: str, days: float) -> list["Counts"]:

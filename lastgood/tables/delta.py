@@ -11,7 +11,7 @@ import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from lastgood.errors import CorruptError, TransientError
+from lastgood.errors import ConfigError, CorruptError, TransientError
 
 CHANGE_FEED: dict[str, str | None] = {"delta.enableChangeDataFeed": "true"}
 """Set when a table is made: readers take what is new by its change data feed."""
@@ -122,6 +122,22 @@ def read(
     # ("terminate called without an active exception", 2 of 40 processes that end right after reading on a busy machine).
     local = None if "://" in str(path) else pyarrow.fs.SubTreeFileSystem(str(path), pyarrow.fs.LocalFileSystem())
     return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters, filesystem=local)
+
+
+def files(path: str | Path) -> list[Path]:
+    """The Parquet files of a table on this machine's disk; none when there is no table.
+
+    Errors: ConfigError where a file alone does not say which rows there are (deletion vectors, column mapping, partitions).
+    """
+    try:
+        table = DeltaTable(str(path))
+    except TableNotFoundError:
+        return []
+    features = set(table.protocol().reader_features or ()) - {"timestampNtz"}
+    if features or table.metadata().partition_columns:
+        reason = ", ".join(sorted(features)) or "partitions"
+        raise ConfigError(f"{path}: has {reason}, which only Spark reads here; run `lastgood job drift`")
+    return [Path(path) / uri for uri in pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()]
 
 
 def changes(path: str | Path, first: int, last: int) -> list[dict[str, Any]]:

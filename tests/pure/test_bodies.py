@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "status": "completed",
             "usage": {"input_tokens": 5, "output_tokens": 6},
         },
-        {"input": "book it", "output": "done", "finish_reason": "completed", "tokens_in": 5, "tokens_out": 6},
+        {"input": "book it", "output": "done", "finish_reason": "stop", "tokens_in": 5, "tokens_out": 6},
     ),
     "an agent's output list that ends with a call": (
         {"input": "book it"},
@@ -120,7 +120,7 @@ def test_family_is_read(family: str) -> None:
 def test_a_stream_logged_as_server_sent_events_is_put_together() -> None:
     chunks = [
         {"choices": [{"delta": {"content": "one "}}]},
-        {"choices": [{"delta": {"content": "two"}}], "usage": USAGE},
+        {"choices": [{"delta": {"content": "two"}, "finish_reason": "stop"}], "usage": USAGE},
     ]
     said = "".join(f"data: {dumps(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
     found = extract(dumps({"prompt": "go", "stream": True}), said)
@@ -145,7 +145,8 @@ HOSTILE: dict[str, tuple[str | bytes | None, str | None]] = {
     "empty": ("", "body is not JSON"),
     "a list": ("[1,2]", "request body is not a JSON object"),
     "a number": ("7", "request body is not a JSON object"),
-    "NaN": ('{"prompt": NaN}', "body is not JSON"),
+    "NaN": ('{"prompt": NaN}', "numbers in the body are not finite"),
+    "NaN beside a lone surrogate": ('{"prompt": NaN, "a": "\\ud800"}', "body is not JSON"),
     "nested 100,000 deep": ("[" * 100_000 + "]" * 100_000, "body is not JSON"),
     "10 MiB nested deep": ("[" * 5 * 2**20 + "]" * 5 * 2**20, "body above 4 MiB"),
     "5 MiB": ('{"prompt":"' + "x" * 5 * 1024 * 1024 + '"}', "body above 4 MiB"),
@@ -200,7 +201,7 @@ json = st.recursive(
 def test_any_json_gives_a_body_of_the_promised_types(request: Any, response: Any) -> None:
     found = extract(orjson.dumps(request), orjson.dumps(response))
     kinds = {"records": int, "tokens_in": int, "tokens_out": int, "streaming": bool}
-    for name in Body.__dataclass_fields__:
+    for name in Body._fields:
         value = getattr(found, name)
         if name == "features":
             assert all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())

@@ -19,7 +19,8 @@ from lastgood.jobs.conform import conform
 from lastgood.jobs.deployed import Pair
 from lastgood.jobs.drift import drift
 from lastgood.jobs.evidence import completeness as arrived
-from lastgood.jobs.samples import KEEP, samples
+from lastgood.jobs.samples import samples
+from lastgood.jobs.sampling import KEEP
 from lastgood.jobs.windows import rollup
 from lastgood.jobs.windows import windows as count_windows
 from lastgood.record import telemetry, windows

@@ -1,0 +1,176 @@
+"""A table of requests -> its windows and its drift, on one machine or by Spark: the two ways of `lastgood check`.
+
+Both call the same functions on Arrow batches; tests/spark/test_onemachine.py holds their figures together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from lastgood import tables
+from lastgood.cli import scan
+from lastgood.collectors import files, inference_tables
+from lastgood.collectors.inference_tables import Shape
+from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
+from lastgood.jobs.deployed import Pair, pairs_of
+from lastgood.record.windows import Counts, from_row
+from lastgood.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from lastgood.tables.runs import Context
+
+MOST_ROWS = 100_000_000
+"""Rows of a table that one machine reads: of each it holds eight bytes."""
+ENTITY = "the table does not name model versions: its served entities stand for them"
+
+
+class Say(Protocol):
+    """Hears what is being done."""
+
+    def __call__(self, what: str) -> None: ...
+
+    def rows(self, more: int, of: int | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked: a table, whose requests they are where it does not say, and a folder for what is in the way."""
+
+    table: str
+    settings: Settings
+    endpoint: str
+    scratch: Path
+    say: Say
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was read. `read`: what the reader took the table for; `reasons`: why rows were set aside -> how many."""
+
+    kind: str
+    read: str
+    rows: int
+    windows: Sequence[Counts]
+    chosen: Mapping[str, Pair]
+    drifted: Sequence[dict[str, Any]]
+    reasons: Mapping[str, int]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def on_one_machine(job: Job) -> Facts | None:
+    """Without Spark; None for what only Spark reads: a catalog name, a table of spans, more than MOST_ROWS rows."""
+    if "/" not in job.table and "." in job.table and not Path(job.table).exists():
+        return None
+    source = files.opened(job.table, job.scratch)
+    kind = kind_of(list(source.columns), job.table)
+    if kind == "span_table" or (source.rows or 0) > MOST_ROWS:
+        return None
+    job.say("counting")
+    shape = Shape(kind, job.endpoint, tuple(job.settings.sources.schema_versions), entity_is_version=True)
+    plan = scan.Plan(
+        source, shape, inference_tables.needed(kind), job.settings.window_s, (), job.scratch, datetime.now(UTC)
+    )
+    counted = scan.scan(plan, lambda rows: job.say.rows(rows, source.rows))
+    windows = _counts(counted)
+    chosen = pairs_of(windows)
+    job.say("measuring drift")
+    drifted = list(_drift(job, scan.samples(counted), chosen, _end(windows))) if chosen else []
+    notes = [ENTITY] if inference_tables.unnamed(kind) else []
+    return Facts(kind, source.said, counted.rows, windows, chosen, drifted, counted.reasons, notes)
+
+
+def _end(windows: Sequence[Counts]) -> datetime:
+    return max(window.start for window in windows) + timedelta(hours=1)
+
+
+def _counts(counted: scan.Counted) -> list[Counts]:
+    """Rows of windows and quality, brought together, as Counts."""
+    from lastgood.jobs import counting, quality
+
+    if not counted.windows:
+        return []
+    windows = counting.add(pa.concat_tables(counted.windows)).to_pylist()
+    answers = {_key(row): row["quality"] for row in quality.add(pa.concat_tables(counted.quality)).to_pylist()}
+    made = [from_row(row | {"quality": answers.get(_key(row))}) for row in windows]
+    return sorted(made, key=lambda window: (window.start, window.stratum, window.model_version))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("endpoint", "model_version", "stratum", "window_start"))
+
+
+def _drift(job: Job, samples: pa.Table, chosen: Mapping[str, Pair], now: datetime) -> Iterator[dict[str, Any]]:
+    from lastgood.jobs.comparison import compare, sides
+
+    at = now.astimezone(UTC).replace(tzinfo=None)
+    for endpoint, pair in chosen.items():
+        own = job.settings.endpoint(endpoint)
+        for group in sides(samples, endpoint, pair, now, own.drift_reference):
+            if len(group):
+                rows = compare(group, own.policy.drift_limit, at).to_dict("records")
+                yield from ({str(name): value for name, value in row.items()} for row in rows)
+
+
+def with_spark(job: Job) -> Facts:
+    """The same by Spark."""
+    from lastgood.jobs.drift import of_requests
+    from lastgood.jobs.evidence import counts
+    from lastgood.jobs.quality import quality_flags
+    from lastgood.jobs.spark import session
+    from lastgood.jobs.windows import count, keyed
+    from lastgood.tables.runs import Context
+
+    job.say("starting Spark")
+    spark = session(job.settings.spark.model_copy(update={"driver_memory": "2g"}))
+    ctx = Context(spark, tables.Store(str(job.scratch)), job.settings)
+    job.say(f"reading {job.table}")
+    frame = read_any(spark, job.table)
+    kind = kind_of(frame.columns, job.table)
+    job.say("conforming")
+    rows = candidates(frame, Origin(job.table, job.endpoint), job.settings, entity_is_version=True)
+    requests, reasons = _conform(ctx, rows)
+    job.say("counting")
+    made = keyed(requests, job.settings.window_s)
+    windows = counts(count(made), quality_flags(made))
+    chosen = pairs_of(windows)
+    job.say("measuring drift")
+    drifted = [row.asDict() for row in of_requests(ctx, requests, chosen, _end(windows)).collect()] if chosen else []
+    notes = [ENTITY] if inference_tables.unnamed(kind) else []
+    whole = sum(window.rows for window in windows) + sum(reasons.values())
+    return Facts(kind, "by Spark", whole, windows, chosen, drifted, reasons, notes)
+
+
+def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
+    """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
+
+    Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
+    """
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as f
+
+    from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
+
+    seen, why, known = Observation("rejected"), f.col("why"), list(rejections())
+    others = f.count_if(why.isNotNull() & ~why.isin(known)).alias("set aside by its collector")
+    judged = inbox.withColumn("why", why_rejected())
+    good, _ = split(judged.observe(seen, *(f.count_if(why == reason).alias(reason) for reason in known), others))
+    rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
+    doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
+    reasons = {name: number for name, number in seen.get.items() if number}
+    if doubled.isEmpty():
+        return once(rows), reasons
+    twice = rows.join(f.broadcast(doubled), "key", "left_semi")
+    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(fold(twice)), reasons
+
+
+def _kept(ctx: "Context", frame: "DataFrame", name: str) -> "DataFrame":
+    """The frame, worked out once."""
+    where = f"{ctx.store.location}/{name}"
+    frame.write.option("compression", "snappy").parquet(where)
+    return ctx.spark.read.parquet(where)
