@@ -14,6 +14,7 @@ from lastgood.alerts.notify import Notifier
 from lastgood.alerts.outbox import remind, send_due
 from lastgood.alerts.people import People
 from lastgood.alerts.records import Pause
+from lastgood.alerts.rollback import git
 from lastgood.alerts.rollback.executor import Executor, lease_name
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.machine import Tick
@@ -23,7 +24,7 @@ from lastgood.alerts.rollback.watch import Judged, Probed
 from lastgood.alerts.store import Store
 from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
-from lastgood.errors import LastgoodError
+from lastgood.errors import LastgoodError, RefusedError
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
@@ -71,6 +72,8 @@ class Controller:
         self.faults: Counter[str] = Counter()
         self.unreadable: dict[str, str] = {}
         """Endpoint -> why the workspace did not show it when it was asked last."""
+        self.undone: dict[str, str] = {}
+        """Endpoint -> why the next deploy would undo a rollback of it."""
         with store.begin() as tx:
             tx.retry_refused(clock())
         self.people = People(store, self._executor, self.teller, signer, clock, new_nonce)
@@ -249,12 +252,30 @@ class Controller:
             log.exception("%s", what)
             self.faults["unforeseen"] += 1
 
+    def patch(self, plan: Plan, reason: str, link: str = "") -> git.Patch:
+        """The change of the endpoint's source file that makes a rollback last. Errors: RefusedError (there is none, and why)."""
+        path = self.settings.endpoint(plan.endpoint).source_file
+        return git.make_patch(*git.source(path, plan.endpoint), plan, reason, link)
+
+    def _compare_source(self, endpoint: Endpoint) -> str:
+        """Whether the next deploy would undo a rollback, or whether that cannot be known, in one sentence."""
+        path = self.settings.endpoint(endpoint.name).source_file
+        if path is None:
+            return ""
+        with self.store.read() as tx:
+            bad = tx.rolled_back(endpoint.name)
+        try:
+            refused = {e.name: e.entity_version for e in endpoint.entities if e.entity_version in bad}
+            return git.undone_by(*git.source(path, endpoint.name), endpoint.name, refused)
+        except RefusedError as error:
+            return str(error)
+
     def observe_endpoints(self) -> list[Endpoint]:
         """Keep a snapshot of every ready version that takes traffic: what the slow path puts back. The endpoints at rest.
 
         An endpoint that cannot be read is left out and stands in `unreadable`. Errors: ConfigError, TransientError of the workspace.
         """
-        stable, unreadable = [], {}
+        stable, unreadable, undone = [], {}, {}
         self._names = frozenset(self.workspace.names())
         for name in sorted(self._names):
             endpoint, problem = self._read(name)
@@ -263,7 +284,9 @@ class Controller:
             elif endpoint.ready and endpoint.update is not Update.IN_PROGRESS:
                 stable.append(endpoint)
                 self._guarded(f"endpoint {name}", partial(self._keep, endpoint))
-        self.unreadable = unreadable
+                if why := self._compare_source(endpoint):
+                    undone[name] = why
+        self.unreadable, self.undone = unreadable, undone
         if len(unreadable) < len(self._names) or not self._names:
             self.observed_at = self.clock()
         return stable

@@ -90,6 +90,11 @@ class Teller:
         links = {name: f"{self.settings.web.base_url.rstrip('/')}/r/{self.link(incident, rollback)}"}
         runbook = self.settings.endpoint(incident.endpoint).runbook_url
         links |= {k: v for k, v in {"Dashboard": self.settings.dashboard_url, "Runbook": runbook}.items() if v}
+        if plan and (source := self.settings.endpoint(incident.endpoint).source_file):
+            command = f"lastgood incident patch {incident.id[:8]}"
+            more["declared in"] = (
+                f"{source}: its next deploy undoes a rollback until the patch of `{command}` is merged"
+            )
         more |= {"plan": plan.diff(), "why this version": plan.reasons, "plan id": plan.id} if plan else {}
         if (switch := tx.kill_switch()).on:
             more["kill switch"] = f"on ({switch.who}: {switch.why}): no rollback starts or goes on"

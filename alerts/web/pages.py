@@ -22,6 +22,7 @@ from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.tx import Tx
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
+from lastgood.errors import RefusedError
 from lastgood.record.verdict import State, Verdict
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
@@ -60,6 +61,7 @@ class Pages:
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
         self._clock = controller.clock
         self._pauses = controller.pauses
+        self._source_patch = controller.patch
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -104,12 +106,24 @@ class Pages:
         if incident is None:
             raise HTTPException(404, "There is no such incident.")
         refresh = rollback is not None and rollback.state.under_way
+        patch = self._patch(incident, rollback) if rollback else ""
         values: dict[str, Any] = {"journal": journal, "story": story(entries), "figures": beside(incident.verdict)}
         actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
         return self._with_forms(
             request, f"incident {incident.id}", actions, "incident.html",
-            incident=incident, rollback=rollback, refresh=refresh, **values,
+            incident=incident, rollback=rollback, refresh=refresh, patch=patch, **values,
         )  # fmt: skip
+
+    def _patch(self, incident: Incident, rollback: Rollback) -> str:
+        """The patch of the file that declares the endpoint, or why there is none; empty where no file is known."""
+        if self._settings.endpoint(incident.endpoint).source_file is None:
+            return ""
+        link = f"{self._web.base_url.rstrip('/')}/incidents/{incident.id}"
+        try:
+            patch = self._source_patch(rollback.plan, incident.verdict["reason"], link)
+        except RefusedError as error:
+            return str(error)
+        return f"{patch.title}\n\n{patch.body}\n{patch.diff}"
 
     def link(self, request: Request) -> Response:
         token = request.path_params["token"]

@@ -109,6 +109,33 @@ def show(number: IncidentId, as_json: AsJson = False, config: ConfigFile = None)
         console.print(f"{step['at'][:19]} {step['who']}: {step['what']} {step['why']}".rstrip(), markup=False)
 
 
+@incident.command("patch")
+def patch(
+    number: IncidentId,
+    out: Annotated[Path | None, typer.Option("--out", help="write the diff here, for git apply")] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """The change of the file that declares the endpoint: without it the next deploy undoes the rollback."""
+    from lastgood.alerts.rollback.git import make_patch, source
+
+    settings, store = _opened(config)
+    i = _find(store, number)
+    with store.read() as tx:
+        last = tx.last_rollback(i.id)
+    if last is None:
+        raise RefusedError(f"incident {i.id[:8]} has no rollback")
+    link = f"{settings.web.base_url.rstrip('/')}/incidents/{i.id}"
+    made = make_patch(
+        *source(settings.endpoint(i.endpoint).source_file, i.endpoint), last.plan, i.verdict["reason"], link
+    )
+    if out:
+        out.write_text(made.diff)
+    print(
+        json.dumps(vars(made)) if as_json else f"{made.title}\n\n{made.body}\n{made.diff}", end="\n" if as_json else ""
+    )
+
+
 def _answer(store: "Store", number: str, as_json: bool) -> None:
     row = _row(_find(store, number))
     print(json.dumps(row) if as_json else f"{row['id']}: {row['state']}")

@@ -5,16 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 REASONS = (
-    "workspace",
-    "endpoints",
-    "verdicts",
-    "jobs",
-    "messages",
-    "verdict_refused",
-    "decisions",
-    "calendar",
-    "anchor",
-)
+    "workspace", "endpoints", "verdicts", "jobs", "messages", "verdict_refused", "decisions", "calendar", "anchor", "source",
+)  # fmt: skip
 WORKSPACE_SILENT, MESSAGES_STUCK, JOBS_LATE = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=2)
 
 
@@ -23,7 +15,8 @@ class Facts:
     """`observed_at`: when the workspace's endpoints were last read; `started_at`: of this process. `judged_at`: the newest verdict of any
     endpoint; `ran_at`: the newest run of the judge's job; None where there was none yet. `refused`: channel -> the newest refusal of
     messages that are kept; `oldest_waiting`: the oldest message that is not delivered. `faults`: kind -> how often, since the start.
-    `calendar`: why the calendar file cannot be read; `anchor`: why the audit log's head cannot be kept elsewhere."""
+    `calendar`: why the calendar file cannot be read; `anchor`: why the audit log's head cannot be kept elsewhere.
+    `undone`: endpoint -> why the next deploy undoes a rollback of it."""
 
     now: datetime
     started_at: datetime
@@ -37,6 +30,7 @@ class Facts:
     faults: Mapping[str, int] = field(default_factory=dict)
     calendar: str = ""
     anchor: str = ""
+    undone: Mapping[str, str] = field(default_factory=dict)
 
 
 def problems(facts: Facts) -> dict[str, str]:
@@ -65,6 +59,8 @@ def problems(facts: Facts) -> dict[str, str]:
         broken["decisions"] = f"{faults} decisions failed in a way that nobody foresaw, since the start"
     if facts.calendar:
         broken["calendar"] = f"{facts.calendar}; what it said before stays in force"
+    if facts.undone:
+        broken["source"] = _some(f"{name}: {why}" for name, why in sorted(facts.undone.items()))
     if facts.anchor:
         broken["anchor"] = facts.anchor
     return broken

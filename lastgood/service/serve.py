@@ -188,7 +188,7 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
     errors = {channel: error for channel, (_, error) in refused.items()}
     return Facts(
         now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem,
-        anchors.problem,
+        anchors.problem, acts.undone,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Settings of one endpoint: what is kept, how it is judged, where its features come from, what it costs."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -71,6 +72,10 @@ class EndpointSettings(Model):
     )
     aliases: tuple[str, ...] = Field(
         ("lastgood", "champion"), description="registry aliases of good versions, best first"
+    )
+    source_file: Path | None = Field(
+        None,
+        description="the bundle's YAML or Terraform file that declares the endpoint, where the service can read it: rollbacks get a patch of it",
     )
     staging: str | None = Field(None, description="endpoint whose release check lets a version be promoted here")
     runbook_url: str | None = None

@@ -1,0 +1,164 @@
+"""The file that declares an endpoint (a Databricks bundle's YAML, Terraform's HCL) -> the patch that makes it agree with a rollback.
+
+Only the numbers of `traffic_percentage` change, where they stand: comments and layout stay. Sources: Databricks Asset Bundles,
+`resources.model_serving_endpoints.*.config.traffic_config.routes`; Terraform provider databricks, `databricks_model_serving`.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lastgood.alerts.rollback.plan import Plan
+from lastgood.errors import RefusedError
+
+ROUTE_NAMES = ("served_entity_name", "served_model_name")
+_RESOURCE = re.compile(r'resource\s+"databricks_model_serving\w*"\s+"[^"]+"\s*\{')
+_ROUTES = re.compile(r"\broutes\s*\{([^{}]*)\}")
+_HCL_NAME = re.compile(r'\b(?:served_entity_name|served_model_name)\s*=\s*"([^"]*)"')
+_HCL_SHARE = re.compile(r"\btraffic_percentage\s*=\s*(\d+)")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Where a file says how much a served entity takes: per cent, and the number's place in the text."""
+
+    entity: str
+    percent: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Patch:
+    """`diff`: unified, for `git apply`. `title`, `body`: of a pull request."""
+
+    diff: str
+    title: str
+    body: str
+
+
+def source(path: Path | None, endpoint: str) -> tuple[str, str]:
+    """Text and name of the file that declares an endpoint. Errors: RefusedError with the reason there is none."""
+    if path is None:
+        raise RefusedError(f"endpoints.{endpoint}.source_file names no file that declares the endpoint")
+    try:
+        return path.read_text(), str(path)
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"{path} cannot be read: {error}") from error
+
+
+def declared(text: str, file: str, endpoint: str) -> list[Share]:
+    """The endpoint's routes as a file declares them. Errors: RefusedError (it is not declared there, or not in a way that is understood)."""
+    shares = list(_terraform(text, endpoint) if file.endswith(".tf") else _bundle(text, file, endpoint))
+    if not shares:
+        raise RefusedError(f"{file} declares no routes of the endpoint {endpoint}")
+    return shares
+
+
+def make_patch(text: str, file: str, plan: Plan, reason: str, link: str = "") -> Patch:
+    """The change of `file` that a rollback needs to last. Errors: RefusedError when a person must write it."""
+    shares = {share.entity: share for share in declared(text, file, plan.endpoint)}
+    moved = {name: share for name, share in plan.traffic_after.items() if share != plan.traffic_before.get(name, 0)}
+    if missing := sorted(name for name, share in moved.items() if name not in shares and share):
+        raise RefusedError(f"{file} has no route to {', '.join(missing)}: add the served entity and its route by hand")
+    changed = text
+    for share in sorted(shares.values(), key=lambda share: -share.start):
+        wanted = plan.traffic_after.get(share.entity, share.percent)
+        changed = changed[: share.start] + str(wanted) + changed[share.end :]
+    if changed == text:
+        raise RefusedError(f"{file} declares what the rollback made already")
+    lines = difflib.unified_diff(text.splitlines(True), changed.splitlines(True), f"a/{file}", f"b/{file}")
+    diff = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    return Patch(
+        diff, f"Roll {plan.endpoint} back to version {plan.prior_version}", _body(file, shares, plan, reason, link)
+    )
+
+
+def _body(file: str, shares: Mapping[str, Share], plan: Plan, reason: str, link: str) -> str:
+    drifted = [
+        f"{name}: the file said {share.percent} %, the endpoint had {plan.traffic_before.get(name, 0)} %"
+        for name, share in shares.items()
+        if share.percent != plan.traffic_before.get(name, 0)
+    ]
+    lines = [
+        f"Version {plan.bad_version} of {plan.endpoint} was rolled back to version {plan.prior_version}: {reason}.",
+        "",
+        *(f"- {line}" for line in plan.diff()),
+        "",
+        f"Until this is merged, the next deploy of {file} brings version {plan.bad_version} back.",
+    ]
+    lines += (
+        ["", "The file did not agree with the endpoint before the rollback:", *(f"- {line}" for line in drifted)]
+        if drifted
+        else []
+    )
+    return "\n".join([*lines, *(["", f"Evidence: {link}"] if link else []), ""])
+
+
+def undone_by(text: str, file: str, endpoint: str, refused: Mapping[str, str]) -> str:
+    """One sentence when the next deploy of a file gives traffic to a version that was rolled back; empty otherwise.
+
+    `refused`: served entity -> version, of versions that were rolled back. Errors: RefusedError.
+    """
+    for share in declared(text, file, endpoint):
+        if share.percent and share.entity in refused:
+            version = refused[share.entity]
+            return f"{file} gives {share.percent} % to version {version}, which was rolled back: the next deploy brings it back"
+    return ""
+
+
+def _bundle(text: str, file: str, endpoint: str) -> Iterator[Share]:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{file} is no YAML: {error}") from error
+    endpoints = [value for _, value in _items(_at(root, "resources", "model_serving_endpoints"))]
+    named = [node for node in endpoints if _scalar(_at(node, "name")) == endpoint]
+    for node in named or (endpoints if len(endpoints) == 1 else ()):  # a name with variables: the only one is meant
+        routes = _at(node, "config", "traffic_config", "routes")
+        for route in routes.value if isinstance(routes, yaml.SequenceNode) else ():
+            share = _at(route, "traffic_percentage")
+            name = next((value for key in ROUTE_NAMES if (value := _scalar(_at(route, key)))), None)
+            if name and isinstance(share, yaml.ScalarNode) and share.value.isdigit():
+                yield Share(name, int(share.value), share.start_mark.index, share.end_mark.index)
+
+
+def _items(node: Any) -> list[tuple[str, Any]]:
+    return [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
+
+
+def _at(node: Any, *path: str) -> Any:
+    for name in path:
+        node = dict(_items(node)).get(name)
+    return node
+
+
+def _scalar(node: Any) -> str | None:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _terraform(text: str, endpoint: str) -> Iterator[Share]:
+    for opening in _RESOURCE.finditer(text):
+        start, end = opening.end(), _closing(text, opening.end())
+        if not re.search(rf'^\s*name\s*=\s*"{re.escape(endpoint)}"', text[start:end], re.MULTILINE):
+            continue
+        for route in _ROUTES.finditer(text, start, end):
+            name, share = _HCL_NAME.search(route[1]), _HCL_SHARE.search(route[1])
+            if name and share:
+                at = route.start(1)
+                yield Share(name[1], int(share[1]), at + share.start(1), at + share.end(1))
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the block that was opened before `start` ends. Braces in strings come in pairs (`${...}`)."""
+    depth = 1
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return brace.start()
+    return len(text)
