@@ -8,11 +8,12 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.measured import machine
-from lastgood.judge.columns import FAMILIES, Columns, Entries
+from lastgood.judge.columns import Columns, Entries
 from lastgood.judge.judge import Evidence, History, changes
 from lastgood.judge.records import Records, columns_of
 from lastgood.judge.streams import nothing
 from lastgood.judge.trail import follow
+from lastgood.record.fault import FAULTS
 from lastgood.settings import Policy
 
 ENDPOINTS, VERSIONS, STRATA, PER_STRATUM = 1000, 3, 20, 12.0
@@ -25,8 +26,8 @@ def minute(t: int, endpoints: int, rng: np.random.Generator) -> Columns:
     shape = (1, comparisons * STRATA, 2)
     n = rng.poisson(PER_STRATUM, shape).astype(float)
     failed = rng.binomial(n.astype(int), 0.01).astype(float)
-    families = np.zeros((*shape, len(FAMILIES)))
-    families[..., 2] = failed
+    faults = np.zeros((*shape, len(FAULTS)))
+    faults[..., 0] = failed
     where = np.repeat(np.arange(n.size), n.ravel().astype(int))
     _, g, arm = np.unravel_index(where, shape)
     # endpoints differ in speed, and so in the buckets they use
@@ -36,7 +37,7 @@ def minute(t: int, endpoints: int, rng: np.random.Generator) -> Columns:
     entries = Entries(np.zeros(len(g), np.int64), g, arm, bucket, np.ones(len(g)))
     groups = np.arange(shape[1])
     return Columns(
-        np.array([60.0 * t]), 60.0, ("model/64",) * shape[1], groups // STRATA, groups, np.ones(shape[1], bool), n, failed, families,
+        np.array([60.0 * t]), 60.0, ("model/64",) * shape[1], groups // STRATA, groups, np.ones(shape[1], bool), n, faults,
         zero, zero, np.zeros((1, comparisons, 2, 2)), {"latency": entries},
     )  # fmt: skip
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 BASELINE = timedelta(days=28)
+SETTLED = timedelta(days=1)
+"""A version that serves alone is compared with its own past only so long after it."""
 LATELY = timedelta(hours=1)
 SEEN_LATE = timedelta(minutes=2)
 """A change of the configuration is observed at most so long after it was made."""
@@ -163,37 +165,43 @@ def evidence(
         for name, pair in chosen.items()
         if all(window.model_version == pair.candidate for window in by_endpoint.get(name, ()))
     }
-    base = _baselines(ctx, alone) if alone else {}
+    base = _usual(ctx, alone, now) if alone else {}
     moved, plans, arrived = drifted(ctx), configurations(ctx), completeness(ctx, chosen, now)
     for endpoint, pair in chosen.items():
         yield Evidence(
             endpoint, pair.candidate, pair.prior, by_endpoint.get(endpoint, []), ctx.settings.window_s,
             [drifted for drifted in moved.get(endpoint, ()) if drifted.model_version in (pair.candidate, pair.prior)],
-            arrived.get(endpoint), planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
+            arrived.get(endpoint), planned=planned(plans.get(endpoint, ()), pair), usual=base.get(endpoint, ()), deployed=utc(pair.since),
         )  # fmt: skip
 
 
-def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, tuple[float, float]]]:
-    """endpoint -> hour of the week -> (requests, failed ones), over BASELINE before the candidate came; for want of a prior version."""
+def _usual(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dict[str, list[Counts]]:
+    """endpoint -> hourly counts of its versions over BASELINE before the candidate came, and of the candidate until SETTLED ago."""
     from pyspark.sql import functions as f
 
-    first = min(utc(pair.since) for pair in alone.values()) - BASELINE
-    failed = f.aggregate(f.map_values("errors"), f.lit(0.0), lambda total, count: total + count)
-    hour = (f.floor(f.unix_timestamp("window_start") / 3600) - f.lit(96)) % 168
-    rows = (
-        ctx.store.read(ctx.spark, tables.WINDOWS)
-        .where(f.col("endpoint").isin(list(alone)) & (f.col("window_start") >= f.lit(first)))
-        .groupBy("endpoint", "model_version", hour.cast("int").alias("hour"))
-        .agg(f.sum("requests").alias("n"), f.sum(f.coalesce(failed, f.lit(0.0))).alias("x"))
-        .collect()
+    first = min((utc(pair.since) for pair in chosen.values()), default=now) - BASELINE
+    rows = ctx.store.read(ctx.spark, tables.WINDOWS_HOUR).where(
+        f.col("endpoint").isin(list(chosen))
+        & (f.col("window_start") >= f.lit(first))
+        & (f.col("window_start") < f.lit(now - SETTLED))
     )
-    by_hour: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in rows:
-        if row["model_version"] != alone[row["endpoint"]].candidate:
-            hours = by_hour.setdefault(row["endpoint"], {})
-            n, x = hours.get(row["hour"], (0.0, 0.0))
-            hours[row["hour"]] = (n + row["n"], x + row["x"])
-    return by_hour
+    kept = rows.select(
+        "endpoint",
+        "model_version",
+        "stratum",
+        "window_start",
+        "rows",
+        "requests",
+        "errors",
+        "latency",
+        "ttft",
+        "failed_latency",
+    )
+    hours: dict[str, list[Counts]] = {}
+    for row in kept.toLocalIterator():
+        counts = from_row(row.asDict())
+        hours.setdefault(counts.endpoint, []).append(counts)
+    return hours
 
 
 __all__ = ["counts", "evidence", "planned", "scores"]

@@ -1,36 +1,19 @@
 """Judge: the evidence on each endpoint -> rows of `verdicts`. The judge itself is lastgood.judge (pure)."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from lastgood import tables
 from lastgood.jobs.deployed import pairs
 from lastgood.jobs.evidence import evidence
-from lastgood.judge import History, State, Verdict, judge
-from lastgood.judge.evidence import LIVE_SHARE
+from lastgood.judge import History, State, Verdict, budget, judge
 from lastgood.record.telemetry import spark_ddl
+from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import utc
 from lastgood.tables.runs import Context, append
-
-SEGMENT = timedelta(days=1)
-"""Evidence begins with the candidate and anew every day after its second, two days at most: see `segment`."""
-FIRST_DAYS = 0.8
-"""Part of the budget for the candidate's first two days."""
-
-
-def segment(since: datetime, now: datetime, live: bool) -> tuple[datetime, float]:
-    """(where evidence begins, share of the false-rollback budget it may spend).
-
-    A candidate that stays is judged anew each day on its last one to two days, and all these judgements together, and the service's
-    own, spend the budget once.
-    """
-    day = max(0, int((now - since) / SEGMENT))
-    share = FIRST_DAYS if day < 2 else (1 - FIRST_DAYS) * 6 / (math.pi * (day - 1)) ** 2
-    return since + max(0, day - 1) * SEGMENT, share * ((1 - LIVE_SHARE) if live else 1.0)
 
 
 def row(verdict: Verdict) -> tuple[Any, ...]:
@@ -52,7 +35,8 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
     chosen = pairs(ctx, {name: story.rolled_back for name, story in history.items()})
     if not chosen:
         return []
-    parts = {name: segment(utc(pair.since), now, ctx.settings.live_every_s > 0) for name, pair in chosen.items()}
+    alone = not ctx.settings.live_every_s
+    parts = {name: budget.segment(SCHEDULED, utc(pair.since), now, alone) for name, pair in chosen.items()}
     verdicts = []
     for item in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):
         known = replace(history.get(item.endpoint, History()), share=parts[item.endpoint][1])

@@ -1,116 +1,298 @@
-"""A comparison after one window: what was served, since when, how fast, and whether it is shown to be safe (pure)."""
+"""A comparison after every window: how strong its evidence is, what may be believed of it, what was served, since when and how fast (pure)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from lastgood.judge import eprocess
-from lastgood.judge.columns import Columns, Ints
+from lastgood.judge import budget, eprocess, loo
+from lastgood.judge.columns import Bools, Columns, Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
 from lastgood.judge.intervals import quantile_band
-from lastgood.judge.streams import Blocks, Stream
-from lastgood.judge.trail import REQUEST, Trail
+from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream
+from lastgood.judge.trail import Trail, follow
+from lastgood.judge.usual import Usual, alarms, missing, usual
+from lastgood.record.fault import FAULTS, Fault
 from lastgood.record.windows import middle
 from lastgood.settings import Policy
 
-SAFE_RATIO, SAFE_E, GONE_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 3.0, 1000.0, 0.05
+SAFE_RATIO, SAFE_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 1000.0, 0.05
 SPLIT_ODDS = 1.1
 """A split is off plan only where its odds are off by more than this: a few requests without a version are no mismatch."""
-FIRST_ATTEMPT = 0.9
-"""Part of the budget that a version's first attempt may use; the others share the rest (see `budget`)."""
-PSEUDO, TOLERATED_RISE = 2_000.0, 1.25
-
-
-def budget(attempt: int) -> float:
-    """Share of the false-rollback budget for the attempt-th try of one version (1, 2, ...): sums to 1 over all tries."""
-    return FIRST_ATTEMPT if attempt <= 1 else (1 - FIRST_ATTEMPT) * 6 / (math.pi * (attempt - 1)) ** 2
+STILL_NATS = 12.0
+"""Harm is still there when the newest windows, as many as should have shown this much evidence, show more for it than against it."""
+LATELY_S, LEAST_MISSING = 600.0, 100.0
+"""Requests are missed when of at least so many that there should be, in so many seconds, fewer than half came."""
+INPUT_SD, INPUT_RATIO, INPUT_CV = 5.0, 1.1, 0.8
+"""Prompts of one stratum differ where their mean lengths are apart by so many standard errors (at this coefficient of variation), and by
+this ratio."""
+COMPARABLE, COMPARABLE_OF = 0.2, 200.0
+"""Of at least so many requests, less than this share in windows and strata that both versions served is no comparison."""
+REVERSE_E = 5.0
+"""Evidence that the prior version is worse in a harm metric, from which nobody goes back to it."""
+NOT_NOW, ONE_REQUESTER, OTHER_INPUT, PINNED, FEW_CLIENTS = (
+    "it is no longer so in the newest windows", "it rests on one requester", "the two versions are not sent the same kind of requests",
+    "requesters always meet the same version", "too few requesters see them",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Case:
-    """All that is known of one comparison; what every look needs is computed once, for all windows."""
+    """All that is known of one comparison; what every look needs is computed once, for all windows. Arrays are [T] of one comparison."""
 
     trail: Trail
     evidence: Evidence
     policy: Policy
     history: History
+    left_out: Mapping[str, Bools] = field(default_factory=dict)
+
+    @property
+    def cols(self) -> Columns:
+        return self.trail.cols
+
+    @property
+    def length(self) -> int:
+        return len(self.trail.cols.times)
 
     @cached_property
+    def part(self) -> float:
+        """Share of the budget that this look may spend."""
+        return budget.of_try(self.history.attempt(self.evidence.candidate)) * self.history.share
+
+    @property
     def threshold(self) -> float:
-        return self.policy.rollback_e / (budget(self.history.attempt(self.evidence.candidate)) * self.history.share)
+        return self.policy.rollback_e / self.part
+
+    @property
+    def page_threshold(self) -> float:
+        return self.policy.page_e / self.part
 
     @cached_property
     def served(self) -> Floats:
         """(prior, new) requests so far [T, 2]."""
-        return np.asarray(np.cumsum(self.trail.cols.n.sum(1), 0))
+        return np.asarray(np.cumsum(self.cols.n.sum(1), 0))
+
+    # evidence, metric by metric, and what may be believed of it
+
+    @cached_property
+    def metrics(self) -> dict[str, list[Stream]]:
+        """metric of harm -> its streams."""
+        by_metric: dict[str, list[Stream]] = {}
+        for stream in self.trail.streams:
+            if stream.harm and stream.share > 0:
+                by_metric.setdefault(stream.metric, []).append(stream)
+        return by_metric
+
+    @cached_property
+    def strong(self) -> bool:
+        """Whether anything was ever worth a closer look."""
+        return bool((self.trail.e[:, 0] >= self.policy.watch_e).any())
+
+    @cached_property
+    def doubts(self) -> dict[str, dict[str, Bools]]:
+        """metric -> why its evidence is not believed -> in which windows."""
+        if not self.strong:
+            return {}
+        found: dict[str, dict[str, Bools]] = {}
+        for metric, streams in self.metrics.items():
+            why = {NOT_NOW: ~self.still(streams), PINNED: self.trail.pinned[:, 0]}
+            if metric in INPUT_DEPENDENT:
+                why[OTHER_INPUT] = self.other_input
+            if metric == "client":
+                why[FEW_CLIENTS] = self.who_failed((Fault.CLIENT,)) < self.policy.client_requesters
+            if metric in self.by_one:
+                own = _sum(streams)
+                why[ONE_REQUESTER] = (self.by_one[metric] < self.threshold) & (own > self.by_one[metric] * 1.001)
+            found[metric] = why
+        return found
+
+    @cached_property
+    def sound(self) -> dict[str, Floats]:
+        """metric -> its part of the evidence [T], as far as it may be believed."""
+        parts = {}
+        for metric, streams in self.metrics.items():
+            e = _sum(streams)
+            if metric in self.by_one:
+                e = np.minimum(e, self.by_one[metric])
+            for why, where in self.doubts.get(metric, {}).items():
+                if why != ONE_REQUESTER:
+                    e = np.where(where, np.minimum(e, sum(stream.share for stream in streams)), e)
+            parts[metric] = e
+        return parts
+
+    @cached_property
+    def e(self) -> Floats:
+        """The evidence of harm that may be believed [T]."""
+        rest = 1 - sum(stream.share for streams in self.metrics.values() for stream in streams)
+        whole = np.full(self.length, max(0.0, rest))
+        for part in self.sound.values():
+            whole = whole + part
+        return whole
+
+    def still(self, streams: list[Stream]) -> Bools:
+        """Whether the strongest of the streams speaks against the new version in the newest windows too [T]."""
+        weighed = np.stack([stream.share * stream.e[:, 0] for stream in streams])
+        verdicts = np.stack([still(stream.logs[:, 0], self.index_of(stream.onset[:, 0])) for stream in streams])
+        return np.asarray(verdicts[weighed.argmax(0), np.arange(self.length)])
+
+    def index_of(self, minutes: Floats) -> Ints:
+        """Windows by minutes since the first."""
+        at: Ints = np.searchsorted(self.cols.times, self.cols.times[0] + 60 * minutes - 1e-6).astype(np.int64)
+        return np.asarray(np.minimum(at, np.arange(self.length)))
+
+    @cached_property
+    def by_one(self) -> dict[str, Floats]:
+        """metric -> its part of the evidence without the requester who carries most of it [T]. Who that is is looked at when evidence first
+        reaches a page, and then after 1, 2, 4, ... more windows."""
+        over = np.flatnonzero(self.trail.e[:, 0] >= self.policy.page_e)
+        if not len(over) or not len(self.cols.callers.t):
+            return {}
+        first, length = int(over[0]), self.length
+        looks = [first + step for step in (0, *(2**k for k in range(32))) if first + step < length]
+        trails: dict[int, dict[str, Floats]] = {}
+        out: dict[str, Floats] = {}
+        for t, until in zip(looks, [*looks[1:], length], strict=True):
+            for metric, people in loo.heaviest(self.cols, t, self.policy).items():
+                for who in people:
+                    if who not in trails:
+                        alone = follow(loo.without(self.cols, who), self.policy)[0]
+                        trails[who] = {m: _sum([s for s in alone.streams if s.metric == m]) for m in self.metrics}
+                    if metric in trails[who]:
+                        part = out.setdefault(metric, np.full(length, np.inf))
+                        part[t:until] = np.minimum(part[t:until], trails[who][metric][t:until])
+        return out
+
+    def who_failed(self, kinds: tuple[Fault, ...]) -> Floats:
+        """Distinct requesters that have seen the new version fail so, so far; 0 where nobody is known."""
+        callers = self.cols.callers
+        hit = (callers.faults[:, [FAULTS.index(kind) for kind in kinds]].sum(1) > 0) & (callers.arm == 1)
+        _, first = np.unique(callers.who[hit], return_index=True)
+        return np.cumsum(np.bincount(callers.t[hit][first], minlength=self.length)).astype(float)
+
+    # whether the versions are compared on the same
+
+    @cached_property
+    def other_input(self) -> Bools:
+        """Whether the two versions are sent another kind of prompts: drift of the input against each other, or mean lengths apart within
+        strata, in what was served so far."""
+        drifted = any(
+            d.kind == "input" and d.against == "prior" and d.model_version == self.evidence.candidate
+            for d in self.evidence.drift
+        )
+        apart, cols = np.full(self.length, drifted), self.cols
+        if cols.prompts is None:
+            return apart
+        sized = np.flatnonzero(cols.sized)
+        n, total = np.cumsum(cols.n[:, sized], 0), np.cumsum(cols.prompts[:, sized], 0)
+        known = np.asarray((total > 0).all(-1) & (n >= 20).all(-1))
+        mean: Floats = np.where(known[..., None], total / np.maximum(n, 1), 1.0)
+        gap = np.abs(np.log(mean[..., 1] / mean[..., 0]))
+        spread = INPUT_CV * np.sqrt((1 / np.maximum(n, 1)).sum(-1))
+        differs = known & (gap > INPUT_SD * spread) & (gap > math.log(INPUT_RATIO))
+        heavy = n[..., 1] >= 0.1 * np.maximum(self.served[:, 1:], 1)
+        for stratum in range(len(sized)):
+            apart |= (differs & heavy)[:, stratum]
+        return apart
+
+    @cached_property
+    def unmatched(self) -> Bools:
+        """Whether hardly any request of the new version has one of its kind beside it [T]."""
+        n = self.cols.n
+        mine = np.cumsum(n[..., 1].sum(1))
+        beside = n[..., 0].sum(1) > 0
+        shared = np.cumsum(np.where(n[..., 0] > 0, n[..., 1], 0.0).sum(1))
+        at_once = np.cumsum(np.where(beside, n[..., 1].sum(1), 0.0))
+        return np.asarray((at_once >= COMPARABLE_OF) & (shared < COMPARABLE * at_once) & (mine > 0))
 
     @cached_property
     def planned(self) -> tuple[Floats, Floats, Floats]:
-        """(seen (prior, new), hoped of new, log e against the plan) so far [2 units, T, ...], of windows whose planned split is known.
-
-        Units: requests, and distinct requesters (each at its first window under a plan).
-        """
-        cols = self.trail.cols
-        length = len(cols.times)
-        seen, expected, log_e = np.zeros((2, length, 2)), np.zeros((2, length)), np.zeros((2, length))
+        """(seen (prior, new) [T, 2], hoped of new, log e against the plan) so far, of windows whose planned split is known."""
+        cols = self.cols
+        seen, expected, log_e = np.zeros((self.length, 2)), np.zeros(self.length), np.zeros(self.length)
         arrived = self.trail.windows[:, 0] > (cols.n[..., 1].sum(1) > 0)  # it came somewhere within its first window
         for planned in self.evidence.planned:
             if not 0 < planned.share < 1:
                 continue
             within = cols.within(planned.since, planned.until) & arrived
-            for unit, counts in enumerate((cols.n.sum(1) * within[:, None], _first_seen(cols, within))):
-                so_far = np.cumsum(counts, 0)
-                seen[unit] += so_far
-                expected[unit] += planned.share * so_far.sum(1)
-                log_e[unit] += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], planned.share)
+            so_far = np.cumsum(cols.n.sum(1) * within[:, None], 0)
+            seen += so_far
+            expected += planned.share * so_far.sum(1)
+            log_e += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], planned.share)
         return seen, expected, log_e
 
     @cached_property
-    def off_plan(self) -> npt.NDArray[np.bool_]:
-        """Sample-ratio mismatch [T]: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
-        unit = np.where(self.trail.routing[:, 0] == REQUEST, 0, 1), np.arange(len(self.trail.cols.times))
-        seen, expected, log_e = (part[unit] for part in self.planned)
+    def off_plan(self) -> Bools:
+        """Sample-ratio mismatch: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
+        seen, expected, log_e = self.planned
         odds = (seen[:, 1] + 0.5) / (seen[:, 0] + 0.5) * (seen.sum(1) - expected + 0.5) / (expected + 0.5)
         return np.asarray((log_e >= math.log(SPLIT_E)) & (np.abs(np.log(odds)) > math.log(SPLIT_ODDS)))
+
+    # the prior version, history, safety
+
+    @cached_property
+    def reverse(self) -> dict[str, Floats]:
+        """metric -> evidence that the *prior* version is worse in it [T]."""
+        trail = follow(self.cols.flipped(), self.policy)[0]
+        found = {}
+        for metric in self.metrics:
+            streams = [stream for stream in trail.streams if stream.metric == metric and stream.share > 0]
+            found[metric] = (
+                _sum(streams) / sum(stream.share for stream in streams) if streams else np.zeros(self.length)
+            )
+        return found
+
+    @cached_property
+    def usual(self) -> Usual | None:
+        return usual(self.evidence.usual, self.policy) if self.evidence.usual else None
+
+    @cached_property
+    def alarms(self) -> dict[str, Floats]:
+        """metric -> the detector of a version that serves alone (see usual.alarms)."""
+        return alarms(self.usual, self.cols, self.policy) if self.usual else {}
+
+    @cached_property
+    def missed(self) -> tuple[Floats, Floats]:
+        """(requests lately, how many there usually are at least) [T]."""
+        if self.usual is None:
+            return np.zeros(self.length), np.zeros(self.length)
+        return missing(self.usual, self.cols, LATELY_S, LEAST_MISSING)
 
     @cached_property
     def stale(self) -> Floats:
         """(known, older than the limit) of the newest half of the windows [T, 2 versions, 2]."""
-        so_far = np.concatenate([np.zeros((1, 2, 2)), np.cumsum(self.trail.cols.stale[:, 0], 0)])
-        t = np.arange(len(self.trail.cols.times))
+        so_far = np.concatenate([np.zeros((1, 2, 2)), np.cumsum(self.cols.stale[:, 0], 0)])
+        t = np.arange(self.length)
         return np.asarray(so_far[t + 1] - so_far[(t + 1) // 2])
 
     @cached_property
-    def page_only(self) -> npt.NDArray[np.bool_]:
-        """Counting by requester, what only requests can say (tokens, first token, answers, scores) may page, never roll back [T]."""
-        trail, aside = self.trail, {stream.metric for stream in self.trail.sticky}
-        most = [stream.share * stream.e[:, 0] for stream in trail.streams if stream.metric not in aside]
-        strong = np.max(most, 0) >= self.policy.rollback_e if most else np.zeros(len(trail.cols.times), bool)
-        return np.asarray((trail.routing[:, 0] != REQUEST) & strong)
+    def objective(self) -> Bools:
+        """Whether the evidence that an arm breaks its error objective still grows [T, 2 versions]."""
+        onset = self.trail.slo_onset[:, 0]
+        return np.stack([still(self.trail.slo_logs[:, 0, arm], self.index_of(onset[:, arm])) for arm in (0, 1)], -1)
 
     @cached_property
-    def safe(self) -> npt.NDArray[np.bool_]:
-        """Whether the reverse tests say that the new version is not SAFE_RATIO times worse, or is well within its objective [T]."""
-        blocks, bad = self.trail.blocks, self.trail.bad[:, 0]
-        fine = _below(self.served[:, 1], bad, self.policy.error_slo) | _not_worse(blocks["errors"], 0)
-        seen, poor = (np.cumsum(v.sum(1)) for v in (blocks["quality"].n[..., 1], blocks["quality"].x[..., 1, 0]))
-        good = (seen == 0) | _below(seen, poor, ANSWERS_SLO) | _not_worse(blocks["quality"], 0)
-        return np.asarray(fine & good & _not_worse(blocks["latency"], 1))
+    def safe(self) -> Bools:
+        """Whether what both versions did in the policy's `proof_s` says that the new one is not SAFE_RATIO times worse, or is well within its
+        objective; and both served in the newest `proof_age_s`."""
+        blocks, ended = self.trail.blocks, self.cols.times + self.cols.width
+        first = np.searchsorted(self.cols.times, ended - self.policy.proof_s)
 
-    @cached_property
-    def run_length(self) -> Floats:
-        """The detector without a prior version [T]: more failures than this hour of the week ever had (see eprocess.alarm)."""
-        base, cols = self.evidence.baseline, self.trail.cols
-        if not base or self.served[-1, 0] > 0:
-            return np.zeros(len(cols.times))
-        x, n = (v[..., 1].sum(1) for v in (cols.failed, cols.n))
-        return eprocess.alarm(x, TOLERATED_RISE * n * expected_rate(base, cols.times), dispersion(base))
+        def lately(values: Floats) -> Floats:
+            so_far = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
+            return np.asarray(so_far[1:] - so_far[first])
+
+        beside = (self.cols.n.sum(1) > 0).all(1)
+        last = np.maximum.accumulate(np.where(beside, ended, -np.inf))
+        fresh = ended - last <= self.policy.proof_age_s
+        n, x = (lately(blocks["errors"].n.sum(1)), lately(blocks["errors"].x[..., 0].sum(1)))
+        fine = _below(n[:, 1], x[:, 1], self.policy.error_slo) | _not_worse(blocks["errors"], lately)
+        seen, poor = (lately(v.sum(1)) for v in (blocks["quality"].n[..., 1], blocks["quality"].x[..., 1, 0]))
+        good = (seen == 0) | _below(seen, poor, ANSWERS_SLO) | _not_worse(blocks["quality"], lately)
+        return np.asarray(fresh & fine & good & _not_worse(blocks["latency"], lately))
 
 
 @dataclass(frozen=True)
@@ -138,13 +320,9 @@ class Look:
     def history(self) -> History:
         return self.case.history
 
-    @cached_property
-    def e(self) -> float:
-        return float(self.trail.e[self.t, 0])
-
     @property
-    def by_request(self) -> bool:
-        return bool(self.trail.routing[self.t, 0] == REQUEST)
+    def e(self) -> float:
+        return float(self.case.e[self.t])
 
     @property
     def windows(self) -> int:
@@ -158,9 +336,23 @@ class Look:
 
     @cached_property
     def lead(self) -> Stream | None:
-        """The stream with the strongest evidence."""
-        streams = [stream for stream in self.trail.counted(self.t) if stream.share > 0]
-        return max(streams, key=lambda stream: stream.share * float(stream.e[self.t, 0]), default=None)
+        """The strongest stream of the metric with the most evidence that may be believed; of all, where none may."""
+        sound = {metric: float(part[self.t]) for metric, part in self.case.sound.items()}
+        if not sound:
+            return None
+        metric = max(sound, key=lambda name: sound[name])
+        raw = max(self.case.metrics, key=lambda name: float(_sum(self.case.metrics[name])[self.t]))
+        streams = self.case.metrics[metric if self.e >= self.policy.watch_e else raw]
+        return max(streams, key=lambda stream: stream.share * float(stream.e[self.t, 0]))
+
+    @cached_property
+    def doubts(self) -> dict[str, list[str]]:
+        """metric -> why its evidence is not believed now, where it has any."""
+        found = {}
+        for metric, why in self.case.doubts.items():
+            if float(_sum(self.case.metrics[metric])[self.t]) >= self.policy.watch_e:
+                found[metric] = [reason for reason, where in why.items() if where[self.t]]
+        return {metric: reasons for metric, reasons in found.items() if reasons}
 
     @cached_property
     def onset(self) -> datetime | None:
@@ -169,6 +361,12 @@ class Look:
             return None
         began = float(self.trail.cols.times[0]) + 60 * float(self.lead.onset[self.t, 0])
         return datetime.fromtimestamp(round(began), UTC)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Why windows so far count for nobody, and how many."""
+        counts = {why: int(where[: self.t + 1].sum()) for why, where in self.case.left_out.items()}
+        return {why: count for why, count in counts.items() if count}
 
     def stale_share(self, arm: int) -> float | None:
         """Share of the newest half's requests whose features were older than the limit; None when no age is known."""
@@ -185,6 +383,11 @@ class Look:
             "ttft_p95_ms": (self.quantile("ttft", arm, 0.95) or [None])[0],
             "bad_answers": bad / answers if answers else None,
         }
+
+    def faults(self, arm: int) -> dict[str, float]:
+        """Failed requests by class, so far."""
+        counts = self.trail.cols.faults[: self.t + 1, :, arm].sum((0, 1))
+        return {str(kind): float(count) for kind, count in zip(FAULTS, counts, strict=True) if count}
 
     def quantile(self, name: str, arm: int, q: float, since: float = -math.inf) -> tuple[float, float, float] | None:
         """(quantile, low, high) of a histogram over the windows from `since` (epoch seconds) to t; the limits hold at every look
@@ -213,50 +416,33 @@ class Look:
         return self.ranks[key]
 
 
-def _first_seen(cols: Columns, within: npt.NDArray[np.bool_]) -> Floats:
-    """(prior, new) requesters by the window in which each was first seen, of the windows `within` [T, 2]."""
-    requesters, counted = cols.requesters, np.zeros((len(cols.times), 2))
-    for arm in (0, 1):
-        use = (requesters.arm == arm) & (requesters.n > 0) & within[requesters.t]
-        _, first = np.unique(requesters.who[use], return_index=True)
-        np.add.at(counted, (requesters.t[use][first], arm), 1)
-    return counted
+def _sum(streams: list[Stream]) -> Floats:
+    """Evidence of a metric [T]: the sum of share x M."""
+    return np.asarray(sum(stream.share * stream.e[:, 0] for stream in streams))
 
 
-def expected_rate(base: Mapping[int, tuple[float, float]], times: Floats) -> Floats:
-    """Failure rate per window from the hour of the week, shrunk towards the overall rate with PSEUDO requests."""
-    table = dict(base)
-    whole = [sum(counts[i] for counts in table.values()) for i in (0, 1)]
-    overall = (whole[1] + 1) / (whole[0] + 100)
-    hours = ((times // 3600 - 4 * 24) % 168).astype(int)
-    rates = {h: (x + PSEUDO * overall) / (n + PSEUDO) for h, (n, x) in table.items()}
-    return np.array([rates.get(int(h), overall) for h in hours])
+def still(logs: Floats, onset: Ints) -> Bools:
+    """logs [T, K] that each window added, window of the onset [T] -> whether the newest windows add to it too [T]: as many of them as should
+    have added STILL_NATS at the average since the onset, by the alternative that fits best since then."""
+    total = np.concatenate([np.zeros((1, logs.shape[1])), np.cumsum(logs, 0)])
+    t = np.arange(1, len(total))
+    gain = total[t] - total[onset]
+    best = gain.argmax(1)
+    most, span = gain[t - 1, best], np.maximum(t - onset, 1)
+    with np.errstate(divide="ignore"):
+        back = np.where(most > 0, np.ceil(STILL_NATS * span / np.maximum(most, 1e-12)), span)
+    back = np.minimum(np.maximum(back, 1), span).astype(np.int64)
+    return np.asarray((most > 0) & (total[t, best] - total[t - back, best] > 0))
 
 
-def dispersion(base: Mapping[int, tuple[float, float]]) -> float:
-    """phi >= 1 of the hourly failure counts around the overall rate."""
-    rows = np.array([counts for counts in base.values() if counts[0] > 0], float)
-    if len(rows) < 12:
-        return 1.0
-    rate = rows[:, 1].sum() / rows[:, 0].sum()
-    spread = (rows[:, 1] - rate * rows[:, 0]) ** 2 / np.maximum(rows[:, 0] * rate * (1 - rate), 1e-9)
-    return float(max(1.0, spread.mean()))
-
-
-def _not_worse(blocks: Blocks, k: int) -> npt.NDArray[np.bool_]:
-    n, x = blocks.n.reshape(-1, 2), blocks.x[..., k].reshape(-1, 2)
+def _not_worse(blocks: Blocks, lately: Callable[[Floats], Floats]) -> Bools:
+    n, x = blocks.n.reshape(-1, 2), blocks.x[..., 0].reshape(-1, 2)
     logs = eprocess.log_e_better(n[:, 1], n[:, 0], x[:, 1], x.sum(-1), SAFE_RATIO)
-    total = np.cumsum(logs.reshape(*blocks.n.shape[:2], -1).sum(1), 0)
-    return _shown(np.logaddexp.reduce(total, -1) - math.log(total.shape[-1]))
+    total = lately(logs.reshape(*blocks.n.shape[:2], -1).sum(1))
+    return np.asarray(np.logaddexp.reduce(total, -1) - math.log(total.shape[-1]) >= math.log(SAFE_E))
 
 
-def _shown(log_e: Floats) -> npt.NDArray[np.bool_]:
-    """[T]: evidence that has reached SAFE_E, which may happen at any look, and has not gone since."""
-    reached = np.maximum.accumulate(log_e) >= math.log(SAFE_E)
-    return np.asarray(reached & (log_e >= math.log(GONE_E)))
-
-
-def _below(n: Floats, x: Floats, rate: float) -> npt.NDArray[np.bool_]:
+def _below(n: Floats, x: Floats, rate: float) -> Bools:
     """Evidence that a bad rate is below `rate`: the likelihood ratios of rate/2, rate/4 and rate/10, averaged."""
     logs = eprocess.log_e_above(n, np.minimum(x, n), rate, np.array([1 / 2, 1 / 4, 1 / 10]))
-    return _shown(np.logaddexp.reduce(logs, -1) - math.log(3))
+    return np.asarray(np.logaddexp.reduce(logs, -1) - math.log(3) >= math.log(SAFE_E))

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lastgood.judge import Evidence, History, Verdict, judge
-from lastgood.judge.evidence import LIVE_SHARE
+from lastgood.judge import Evidence, History, Verdict, budget, judge
 from lastgood.judge.records import columns_of
 from lastgood.record.verdict import LIVE
 from lastgood.service.replay import records, since_new
@@ -150,8 +149,7 @@ class Live:
         given = records(table, name, *pair)
         given = given.take(given.at < closed)
         cols = since_new(columns_of(given, width, policy.feature_age_limit_ms))
-        # Every epoch has its own evidence, so all epochs together must not spend more than this path's share.
-        share = LIVE_SHARE / ((epoch + 1) * (epoch + 2)) if epoch else LIVE_SHARE / 2
+        share = budget.segment(LIVE, state.since, now)[1]
         return judge(Evidence(name, pair[0], pair[1], cols, round(width)), policy, replace(history, share=share), now)
 
     def _pair(self, state: _Endpoint) -> tuple[str, str] | None:

@@ -156,17 +156,16 @@ def since_new(cols: Columns) -> Columns:
     first = int(served[0]) if len(served) else 0
     if first == 0:
         return cols
-    rows = {
-        name: getattr(cols, name)[first:] for name in ("times", "n", "failed", "families", "answers", "bad", "stale")
-    }
+    rows = {name: getattr(cols, name)[first:] for name in ("times", "n", "faults", "answers", "bad", "stale")}
     scores = {name: series[first:] for name, series in cols.scores.items()}
 
     def later(entries: Any) -> Any:
         kept = {name: value[entries.t >= first] for name, value in vars(entries).items()}
         return replace(entries, **{**kept, "t": kept["t"] - first})
 
+    extra: dict[str, Any] = {"prompts": cols.prompts[first:]} if cols.prompts is not None else {}
     histograms = {name: later(histogram) for name, histogram in cols.histograms.items()}
-    return replace(cols, **rows, scores=scores, histograms=histograms, requesters=later(cols.requesters))
+    return replace(cols, **rows, scores=scores, histograms=histograms, callers=later(cols.callers), **extra)
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

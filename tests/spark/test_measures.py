@@ -164,9 +164,9 @@ def test_hours_and_days_are_the_sums_of_their_minutes_and_a_range_can_be_rebuilt
         for key, group in groups.items():
             want, got = windows.merge(group), found[key]
             assert (got["rows"], got["requests"], got["tokens_in"]) == (want.rows, want.requests, want.tokens_in)
-            for name in ("errors", "latency", "ttft", "feature_age", "length", "pace"):
+            for name in ("errors", "latency", "failed_latency", "ttft", "feature_age", "length", "pace"):
                 assert dict(got[name]) == getattr(want, name), name
-            assert {who: tuple(facts) for who, facts in got["requesters"]} == want.requesters
+            assert {who: tuple(facts) for who, facts in got["callers"]} == want.callers
             assert tuple(got["error_requesters"]) == want.error_requesters
     everything = (tables.WINDOWS, tables.WINDOWS_HOUR, tables.WINDOWS_DAY)
     before = [stored(ctx.store, one) for one in everything]
