@@ -226,7 +226,8 @@ def count(requests: pa.Table) -> pa.Table:
     facts[np.flatnonzero(failed), 1 + classes[error[failed]]] = 1
     known, bucket = placed["latency"]
     timed = known & ~failed & (bucket != ZERO)
-    facts[:, -2], facts[:, -1] = timed, np.where(timed, bucket, 0)
+    mark = np.where(timed, bucket, 0)
+    facts[:, -3], facts[:, -2], facts[:, -1] = timed, mark, mark * mark
     named = np.asarray(requests["requester"].is_valid().to_numpy())
     made["callers"] = _facts(k[named], who[named], facts[named], many, people)
     made["scores"] = _count_scores(requests["scores"], k, many)

@@ -50,7 +50,7 @@ def windows(given: Records) -> list[Counts]:
             "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
             {} if failed else {bucket(given.ttft_ms[i]): 1.0}, {}, float(given.tokens_in[i]), 0.0, (who,) if failed else (), {},
             {} if failed else {bucket(given.tokens_out[i]): 1.0}, {} if failed else {pace: 1.0}, {ms: 1.0} if failed else {},
-            {who: (1, *kinds, 1 - failed, 0 if failed else ms)},
+            {who: (1, *kinds, 1 - failed, 0 if failed else ms, 0 if failed else ms * ms)},
         )  # fmt: skip
         found.setdefault((version, one.stratum, start), []).append(one)
     assert ZERO not in {b for group in found.values() for one in group for b in one.latency}

@@ -20,7 +20,7 @@ from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
 from lastgood.dashboards.report import Report, render
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
-from lastgood.jobs.deployed import Pair, pairs_of
+from lastgood.jobs.deployed import pairs_of
 from lastgood.jobs.drift import of_requests
 from lastgood.jobs.evidence import counts
 from lastgood.jobs.quality import quality_flags
@@ -28,6 +28,7 @@ from lastgood.jobs.spark import session
 from lastgood.jobs.windows import count, keyed
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
 from lastgood.judge.intervals import rate_interval
+from lastgood.judge.ledger import Pair
 from lastgood.record.metrics import BY_NAME, summary
 from lastgood.record.windows import Counts, merge
 from lastgood.settings import Settings

@@ -34,8 +34,8 @@ class Entries:
 
 @dataclass(frozen=True)
 class Callers:
-    """Who was served, one entry per (window, group, arm, requester), by window: requests, failed ones by class [entries, FAULTS], number
-    and sum of the buckets of the latencies of successes."""
+    """Who was served, one entry per (window, group, arm, requester), by window: requests, failed ones by class [entries, FAULTS], number, sum
+    and sum of squares of the buckets of the latencies of successes."""
 
     t: Ints
     g: Ints
@@ -45,6 +45,7 @@ class Callers:
     faults: Ints
     timed: Ints
     latency_sum: Ints
+    latency_squares: Ints
 
     def take(self, at: Bools | Ints, first: int = 0) -> "Callers":
         """Only those entries, window numbers counted from `first`."""
@@ -66,8 +67,8 @@ def callers_of(facts: npt.ArrayLike) -> Callers:
     """Rows (t, g, arm, who, facts of windows.Counts.callers) as Callers."""
     rows = np.array(facts, np.int64).reshape(-1, 4 + CALLER_FACTS)
     t, g, arm, who, n = rows[:, :5].T
-    timed, latency_sum = rows[:, -2:].T
-    return Callers(t, g, arm, who, n, rows[:, 5 : 5 + len(FAULTS)], timed, latency_sum)
+    timed, latency_sum, latency_squares = rows[:, -3:].T
+    return Callers(t, g, arm, who, n, rows[:, 5 : 5 + len(FAULTS)], timed, latency_sum, latency_squares)
 
 
 @dataclass(frozen=True)

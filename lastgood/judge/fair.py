@@ -105,13 +105,13 @@ def _without(cols: Columns, moving: Bools, cold: Bools) -> Columns:
 
     speed = {name: later(entry, cold if name != "length" else moving) for name, entry in cols.histograms.items()}
     callers = cols.callers.take(~moving[cols.callers.t])
-    faults, timed, sums = callers.faults.copy(), callers.timed.copy(), callers.latency_sum.copy()
+    faults = callers.faults.copy()
     late = cold[callers.t]
     for kind in COLD:
         faults[late, FAULTS.index(kind)] = 0
-    timed[late], sums[late] = 0, 0
+    speeds = {name: np.where(late, 0, getattr(callers, name)) for name in ("timed", "latency_sum", "latency_squares")}
     edges = moving | np.concatenate([[False], moving[:-1]])
     breaks = edges if cols.breaks is None else edges | cols.breaks
     return replace(
-        cols, **kept, histograms=speed, callers=replace(callers, faults=faults, timed=timed, latency_sum=sums), breaks=breaks
+        cols, **kept, histograms=speed, callers=replace(callers, faults=faults, **speeds), breaks=breaks
     )  # fmt: skip

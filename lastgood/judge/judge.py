@@ -72,6 +72,8 @@ def _verdict(look: Look) -> Verdict:
     vetoes = guards.vetoes(look) if state.severity >= State.PAGE.severity else []
     findings = [] if missing else [*say.tests(look), *guards.others(look)]
     figures = {"new": _figures(look, 1), "prior": _figures(look, 0), "windows": look.windows, "trail": _numbers(look)}
+    if evidence.deployed is not None:
+        figures["deployed"] = evidence.deployed.isoformat()
     return Verdict(
         evidence.endpoint, evidence.candidate, evidence.prior, state, missing or say.reason(look, state, findings, vetoes), look.now,
         None if missing else look.onset, 1.0 if missing else look.e, tuple(findings), tuple(vetoes), figures,

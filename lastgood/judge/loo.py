@@ -52,43 +52,66 @@ def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
 
 
 def without(cols: Columns, who: int) -> Columns:
-    """The columns as if the requester had sent nothing. Of a histogram as many requests are taken as it had in the cell: nearest to its mean
-    latency; of a time to the first token, of which it has no mean, the slowest."""
+    """The columns as if the requester had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
+    that is the requester's where its latencies and the others' are log-normal, with the means and spreads that are known of both."""
     mine = cols.callers.take(cols.callers.who == who)
     n, faults = cols.n.copy(), cols.faults.copy()
     np.subtract.at(n, (mine.t, mine.g, mine.arm), mine.n)
     np.subtract.at(faults, (mine.t, mine.g, mine.arm), mine.faults)
     histograms = dict(cols.histograms)
-    for name in ("latency", "ttft"):
-        if name in histograms:
-            histograms[name] = _taken(histograms[name], mine, name == "latency")
+    if "latency" in histograms:
+        histograms["latency"] = _taken(histograms["latency"], mine, histograms["latency"])
+        if "ttft" in histograms:
+            histograms["ttft"] = _taken(histograms["ttft"], mine, cols.histograms["latency"])
     return replace(
         cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), histograms=histograms, callers=cols.callers.take(cols.callers.who != who)
     )  # fmt: skip
 
 
-def _taken(entries: Entries, mine: Callers, near: bool) -> Entries:
-    """Entries without as many as the requester had in each cell: those nearest to its mean, or the slowest."""
-    keys, theirs = (_key(o.t, o.g, o.arm) for o in (entries, mine))
-    order = np.argsort(theirs, kind="stable")
-    theirs, timed, total = theirs[order], mine.timed[order], mine.latency_sum[order]
-    at = np.minimum(np.searchsorted(theirs, keys), max(len(theirs) - 1, 0))
-    here = np.flatnonzero(theirs[at] == keys) if len(theirs) else np.zeros(0, np.int64)
-    if not len(here):
-        return entries
-    wanted, mean = timed[at[here]].astype(float), total[at[here]] / np.maximum(timed[at[here]], 1)
-    rank = np.abs(entries.bucket[here] - mean) if near else -entries.bucket[here]
-    by = np.lexsort((rank, keys[here]))
-    here, wanted, key = here[by], wanted[by], keys[here][by]
-    run = np.cumsum(entries.weight[here])
-    begins = np.concatenate([[True], key[1:] != key[:-1]])
-    before = run - entries.weight[here]
-    before = before - np.maximum.accumulate(np.where(begins, before, 0.0))
-    weight = entries.weight.copy()
-    weight[here] -= np.clip(wanted - before, 0.0, entries.weight[here])
+def _moments(
+    side: Ints, n: Floats | Ints, total: Floats | Ints, squares: Floats | Ints, size: int
+) -> tuple[Floats, Floats, Floats]:
+    """(number, mean, spread) by group and version."""
+    count, mean = tally(side, n, size), tally(side, total, size)
+    mean = mean / np.maximum(count, 1)
+    variance = tally(side, squares, size) / np.maximum(count, 1) - mean**2
+    return count, mean, np.sqrt(np.maximum(variance, 1.0))
+
+
+def _taken(entries: Entries, mine: Callers, latency: Entries) -> Entries:
+    """Entries without the requester's part. Times to the first token are taken to lie as far from their mean as latencies do from theirs."""
+    size = 2 * (int(max(entries.g.max(initial=0), mine.g.max(initial=0), latency.g.max(initial=0))) + 1)
+    side, own, its = entries.g * 2 + entries.arm, mine.g * 2 + mine.arm, latency.g * 2 + latency.arm
+    lat = latency.bucket.astype(float)
+    n, mean, spread = _moments(own, mine.timed, mine.latency_sum, mine.latency_squares, size)
+    whole, middle, width = _moments(its, latency.weight, latency.weight * lat, latency.weight * lat**2, size)
+    left = np.maximum(whole - n, 0.0)
+    others = (whole * middle - n * mean) / np.maximum(left, 1.0)
+    apart = (
+        np.maximum(
+            (whole * (width**2 + middle**2) - n * (spread**2 + mean**2)) / np.maximum(left, 1.0) - others**2, 1.0
+        )
+        ** 0.5
+    )
+    bucket = entries.bucket.astype(float)
+    if entries is not latency:
+        _, here, _ = _moments(side, entries.weight, entries.weight * bucket, entries.weight * bucket**2, size)
+        bucket = bucket - here[side] + middle[side]
+
+    def density(count: Floats, at: Floats, sd: Floats) -> Floats:
+        return np.asarray(
+            count[side] / sd[side] * np.exp(-0.5 * ((bucket - at[side]) / sd[side]) ** 2) + 1e-12 * count[side]
+        )
+
+    part = density(n, mean, spread)
+    part = np.where(n[side] > 0, part / (part + density(left, others, apart) + 1e-300), 0.0)
+    cells, place = np.unique(np.concatenate([_key(entries.t, side), _key(mine.t, own)]), return_inverse=True)
+    place, whose = place[: len(side)], place[len(side) :]
+    wanted, hoped = tally(whose, mine.timed, len(cells)), tally(place, part * entries.weight, len(cells))
+    weight = entries.weight * (1 - np.clip(part * (wanted / np.maximum(hoped, 1e-12))[place], 0.0, 1.0))
     kept = weight > 1e-9
     return Entries(entries.t[kept], entries.g[kept], entries.arm[kept], entries.bucket[kept], weight[kept])
 
 
-def _key(t: Ints, g: Ints, arm: Ints) -> Ints:
-    return np.asarray((t * 100_000 + g) * 2 + arm)
+def _key(t: Ints, side: Ints) -> Ints:
+    return np.asarray(t * 1_000_000 + side)

@@ -23,13 +23,13 @@ from lastgood.settings import Policy
 SAFE_RATIO, SAFE_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 1000.0, 0.05
 SPLIT_ODDS = 1.1
 """A split is off plan only where its odds are off by more than this: a few requests without a version are no mismatch."""
-STILL_NATS = 12.0
-"""Harm is still there when the newest windows, as many as should have shown this much evidence, show more for it than against it."""
+STILL_NATS, STILL_PART = 20.0, 0.4
+"""Harm is still there when the newest windows, as many as showed so much log evidence at its height, show this part of it."""
 LATELY_S, LEAST_MISSING = 600.0, 100.0
 """Requests are missed when of at least so many that there should be, in so many seconds, fewer than half came."""
-INPUT_SD, INPUT_RATIO, INPUT_CV = 5.0, 1.1, 0.8
-"""Prompts of one stratum differ where their mean lengths are apart by so many standard errors (at this coefficient of variation), and by
-this ratio."""
+INPUT_SD, INPUT_RATIO, WITHIN = 3.0, 1.1, 0.4
+"""The two versions' prompts differ where their mean log lengths are apart by so many standard errors and by this ratio; WITHIN is the
+spread of log lengths in a stratum (uniform between powers of four)."""
 COMPARABLE, COMPARABLE_OF = 0.2, 200.0
 """Of at least so many requests, less than this share in windows and strata that both versions served is no comparison."""
 REVERSE_E = 5.0
@@ -177,26 +177,23 @@ class Case:
 
     @cached_property
     def other_input(self) -> Bools:
-        """Whether the two versions are sent another kind of prompts: drift of the input against each other, or mean lengths apart within
-        strata, in what was served so far."""
+        """Whether the two versions are sent another kind of prompts: drift of the input against each other, or mean lengths apart, in what
+        was served so far."""
         drifted = any(
             d.kind == "input" and d.against == "prior" and d.model_version == self.evidence.candidate
             for d in self.evidence.drift
         )
-        apart, cols = np.full(self.length, drifted), self.cols
-        if cols.prompts is None:
-            return apart
-        sized = np.flatnonzero(cols.sized)
+        cols, sized = self.cols, np.flatnonzero(self.cols.sized)
+        if cols.prompts is None or not len(sized):
+            return np.full(self.length, drifted)
         n, total = np.cumsum(cols.n[:, sized], 0), np.cumsum(cols.prompts[:, sized], 0)
-        known = np.asarray((total > 0).all(-1) & (n >= 20).all(-1))
-        mean: Floats = np.where(known[..., None], total / np.maximum(n, 1), 1.0)
-        gap = np.abs(np.log(mean[..., 1] / mean[..., 0]))
-        spread = INPUT_CV * np.sqrt((1 / np.maximum(n, 1)).sum(-1))
-        differs = known & (gap > INPUT_SD * spread) & (gap > math.log(INPUT_RATIO))
-        heavy = n[..., 1] >= 0.1 * np.maximum(self.served[:, 1:], 1)
-        for stratum in range(len(sized)):
-            apart |= (differs & heavy)[:, stratum]
-        return apart
+        of, length = n.sum(1), np.log(np.maximum(total / np.maximum(n, 1), 1.0))
+        mean = (n * length).sum(1) / np.maximum(of, 1)
+        variance = (n * length**2).sum(1) / np.maximum(of, 1) - mean**2 + WITHIN**2
+        known = (of >= 20).all(1) & (total.sum(1) > 0).all(1)
+        gap = np.abs(mean[:, 1] - mean[:, 0])
+        apart = (gap > INPUT_SD * np.sqrt((variance / np.maximum(of, 1)).sum(1))) & (gap > math.log(INPUT_RATIO))
+        return np.asarray(drifted | (known & apart))
 
     @cached_property
     def unmatched(self) -> Bools:
@@ -422,17 +419,23 @@ def _sum(streams: list[Stream]) -> Floats:
 
 
 def still(logs: Floats, onset: Ints) -> Bools:
-    """logs [T, K] that each window added, window of the onset [T] -> whether the newest windows add to it too [T]: as many of them as should
-    have added STILL_NATS at the average since the onset, by the alternative that fits best since then."""
+    """logs [T, K] that each window added, window of the onset [T] -> whether the newest windows add to it too [T]: as many of them as added
+    STILL_NATS on the way to the peak, by the alternative that fits best there, must add STILL_PART of that."""
     total = np.concatenate([np.zeros((1, logs.shape[1])), np.cumsum(logs, 0)])
-    t = np.arange(1, len(total))
-    gain = total[t] - total[onset]
-    best = gain.argmax(1)
-    most, span = gain[t - 1, best], np.maximum(t - onset, 1)
-    with np.errstate(divide="ignore"):
-        back = np.where(most > 0, np.ceil(STILL_NATS * span / np.maximum(most, 1e-12)), span)
-    back = np.minimum(np.maximum(back, 1), span).astype(np.int64)
-    return np.asarray((most > 0) & (total[t, best] - total[t - back, best] > 0))
+    out = np.zeros(len(logs), bool)
+    for begin in np.unique(onset):
+        here = np.flatnonzero(onset == begin)
+        gain = total[begin + 1 : here[-1] + 2] - total[begin]
+        best = gain.max(1)
+        peak = np.maximum.accumulate(np.where(best >= np.maximum.accumulate(best), np.arange(len(best)), 0))[
+            here - begin
+        ]
+        which, most = gain[peak].argmax(1), best[peak]
+        back = np.ceil(STILL_NATS * (peak + 1) / np.maximum(most, 1e-9))
+        back = np.minimum(np.maximum(back, 1), here - begin + 1).astype(np.int64)
+        newest = total[here + 1, which] - total[here + 1 - back, which]
+        out[here] = (most > 0) & (newest > STILL_PART * np.minimum(STILL_NATS, most))
+    return out
 
 
 def _not_worse(blocks: Blocks, lately: Callable[[Floats], Floats]) -> Bools:

@@ -118,7 +118,10 @@ def _callers(records: Records, t: Ints, g: Ints, kinds: Ints, latency: Ints | No
     starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
     first, timed = order[starts], (mark != ZERO).astype(np.int64)
     failed = (kinds[:, None] == np.arange(len(FAULTS))).astype(np.int64)
-    sums = [np.add.reduceat(part, starts) for part in (np.ones(len(known), np.int64), failed, timed, mark * timed)]
+    sums = [
+        np.add.reduceat(part, starts)
+        for part in (np.ones(len(known), np.int64), failed, timed, mark * timed, mark**2 * timed)
+    ]
     return Callers(t[first], g[first], arm[first], who[first], *sums)
 
 

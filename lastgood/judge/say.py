@@ -15,7 +15,11 @@ _VERBS = {
     "errors": "fails", "quality": "gives bad answers", "client": "refuses requests (4xx)", "limit": "refuses requests above a limit",
     "content": "has requests filtered",
 }  # fmt: skip
-_TIMES = {"latency": ("p95 latency", "latency"), "pace": ("p95 per token", "pace"), "ttft": ("p95 to the first token", "ttft")}
+_TIMES = {
+    "latency": ("p95 latency", "latency"),
+    "pace": ("p95 per token", "pace"),
+    "ttft": ("p95 to the first token", "ttft"),
+}
 
 
 def tests(look: Look) -> list[Finding]:

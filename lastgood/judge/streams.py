@@ -116,7 +116,7 @@ def failures(cols: Columns, kinds: tuple[Fault, ...]) -> Blocks:
         unknown = cells[~cols.sized[cells]]
         if not len(unknown) or len(cells) == 1:
             continue
-        lost = x[:, unknown, :, 0].sum((1, 2)) > 0
+        lost = x[..., 0][:, unknown].sum((1, 2)) > 0
         for counts in (n, x):
             whole = counts[:, cells].sum(1)
             counts[np.ix_(lost, cells)] = 0.0

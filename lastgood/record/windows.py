@@ -22,7 +22,7 @@ KEPT_REQUESTERS = 8
 """How many distinct requesters with a failure are remembered per window (the smallest hashes: mergeable)."""
 CAP_REQUESTERS = 512
 """How many requesters a window describes (the smallest hashes: mergeable, and the same requesters in every window)."""
-CALLER_FACTS = 3 + len(FAULTS)
+CALLER_FACTS = 4 + len(FAULTS)
 START_TOKENS = 16
 """Pace is latency_ms / (tokens_out + START_TOKENS): what a request costs before its first token is worth about so many tokens."""
 
@@ -73,8 +73,8 @@ class Counts:
     errors: error code -> requests. latency, ttft, feature_age: milliseconds; failed_latency: the part of `latency` that failed; ttft,
     length (tokens_out) and pace (see START_TOKENS) are of successes only. quality: flag -> answers
     (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
-    callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number and sum of the buckets of the
-    latencies of its successes).
+    callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number, sum and sum of
+    squares of the buckets of the latencies of its successes).
     scores: name of an evaluation or label -> (number, sum, sum of squares) of values in 0-1, 1 = best.
     """
 

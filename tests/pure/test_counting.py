@@ -84,7 +84,7 @@ def one(row: dict[str, Any]) -> Counts:
     if row["requester"]:
         mark = ZERO if failed else next(iter(made.get("latency", {ZERO: 1})))
         faults = [int(failed and fault(row["error_code"]) is kind) for kind in FAULTS]
-        made["callers"] = {who: (1, *faults, *((0, 0) if mark == ZERO else (1, mark)))}
+        made["callers"] = {who: (1, *faults, *((0, 0, 0) if mark == ZERO else (1, mark, mark * mark)))}
     if failed:
         made |= {"errors": {row["error_code"]: weight}, "error_requesters": (who,)}
     good = {n: min(1.0, max(0.0, v)) for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}

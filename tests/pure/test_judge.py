@@ -39,7 +39,7 @@ def seen_by(one: Counts) -> dict[str, tuple[int, ...]]:
     """Four requesters are served alike, two of them see all failures."""
     failed = int(one.failed)
     faults = {"a1": failed // 2, "b2": failed - failed // 2, "c3": 0, "d4": 0}
-    return {who: (one.rows // 4, bad, 0, 0, 0, 0, 0, 0, 0) for who, bad in faults.items()}
+    return {who: (one.rows // 4, bad, 0, 0, 0, 0, 0, 0, 0, 0) for who, bad in faults.items()}
 
 
 def evidence(

@@ -132,7 +132,7 @@ def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tup
         failed = one["error_code"] is not None
         length = add(length, {bucket(tokens): one["weight"]} if tokens is not None and not failed else {})
         pace = add(pace, {bucket(per): one["weight"]} if per is not None and not failed else {})
-        mark = (1, bucket(ms)) if ms is not None and ms > 0 and not failed else (0, 0)
+        mark = (1, bucket(ms), bucket(ms) ** 2) if ms is not None and ms > 0 and not failed else (0, 0, 0)
         if name is not None:
             facts = (1, *(int(failed and fault(one["error_code"]) is kind) for kind in FAULTS), *mark)
             people.append(Counts("", "", "", START, callers={sha256(name.encode()).hexdigest()[:12]: facts}))
