@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.judge.ours import decided
 from benchmarks.judge.traffic import ERRORS, SIGMA, noise
+from lastgood.judge import budget
 from lastgood.judge.columns import Columns, Entries
 from lastgood.judge.trail import follow
 from lastgood.record.fault import FAULTS, Fault
@@ -16,11 +17,13 @@ MINUTES, PER_MINUTE = 7 * 1440, 60.0
 
 
 def measure(runs: int, policy: Policy, chunk: int = 10) -> dict[str, float]:
-    """Share of runs with a rollback. Day and night, shared noise, splits of 50 % and 10 % in turns."""
-    hits = 0
+    """Shares of runs with a rollback, and with a page. Day and night, shared noise, splits of 50 % and 10 % in turns."""
+    hits, pages, limit = 0, 0, policy.page_e / budget.of_try(1)
     for i in range(0, runs, chunk):
-        hits += int(np.isfinite(decided(follow(_columns(chunk, np.random.default_rng(i)), policy)[0], policy)).sum())
-    return {"runs": runs, "hits": hits, "frr": hits / runs}
+        trail = follow(_columns(chunk, np.random.default_rng(i)), policy)[0]
+        hits += int(np.isfinite(decided(trail, policy)).sum())
+        pages += int((trail.e >= limit).any(0).sum())
+    return {"runs": runs, "hits": hits, "frr": hits / runs, "paged": pages / runs}
 
 
 def _columns(runs: int, rng: np.random.Generator) -> Columns:

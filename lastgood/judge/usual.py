@@ -20,7 +20,7 @@ TOLERATED_RISE = 1.25
 SLOW_SHARE = 0.1
 LEAST = 200.0
 """An hour of the week with fewer successes has no threshold of its own."""
-WEEK = 168
+WEEK, BATCHES = 168, (1, 6, 24)
 
 
 def hours(times: Floats) -> Ints:
@@ -54,12 +54,15 @@ def _successes(hour: Counts, name: str) -> dict[int, float]:
 
 
 def _spread(x: Floats, n: Floats, rate: Floats) -> float:
-    """phi >= 1 of hourly counts around what is usual at their hour."""
-    use = n > 0
-    if use.sum() < 12:
-        return 1.0
-    expected = n[use] * rate[use]
-    return float(max(1.0, ((x[use] - expected) ** 2 / np.maximum(expected * (1 - rate[use]), 1e-9)).mean()))
+    """phi >= 1 of counts by hour around what is usual at their hour: the largest of sums over BATCHES hours, for what is bad lasts."""
+    expected, most = n * rate, 1.0
+    for batch in BATCHES:
+        whole = len(x) // batch
+        if whole < 12:
+            continue
+        bad, hoped, var = (v[: whole * batch].reshape(whole, batch).sum(1) for v in (x, expected, expected * (1 - rate)))
+        most = max(most, float(((bad - hoped) ** 2 / np.maximum(var, 1e-9)).mean()))
+    return most
 
 
 def usual(given: Sequence[Counts], policy: Policy) -> Usual:
