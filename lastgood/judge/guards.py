@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from lastgood.judge.case import LATELY_S, LEAST_MISSING, REVERSE_E, Case
 from lastgood.judge.columns import Ints
-from lastgood.judge.look import LATELY_S, LEAST_MISSING, NOT_NOW, REVERSE_E, Case, Look
+from lastgood.judge.look import Look
 from lastgood.record.fault import Fault
 from lastgood.record.verdict import Finding, State
 
@@ -230,6 +231,3 @@ def _own_count(look: Look) -> list[Finding]:
         return []
     sentence = f"the endpoint counted {counted:.0f} requests lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
     return [Finding("missing requests", sentence, new_rate=seen / counted)]
-
-
-__all__ = ["NOT_NOW", "missing", "others", "state", "turns", "vetoes"]

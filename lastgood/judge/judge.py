@@ -6,10 +6,11 @@ from datetime import datetime
 import numpy as np
 
 from lastgood.judge import guards, say
+from lastgood.judge.case import Case
 from lastgood.judge.columns import Columns, columns
 from lastgood.judge.evidence import Drifted, Evidence, History, Planned
 from lastgood.judge.fair import comparable
-from lastgood.judge.look import Case, Look
+from lastgood.judge.look import Look
 from lastgood.judge.trail import follow
 from lastgood.record.metrics import summary
 from lastgood.record.verdict import State, Verdict

@@ -60,7 +60,9 @@ def _spread(x: Floats, n: Floats, rate: Floats) -> float:
         whole = len(x) // batch
         if whole < 12:
             continue
-        bad, hoped, var = (v[: whole * batch].reshape(whole, batch).sum(1) for v in (x, expected, expected * (1 - rate)))
+        bad, hoped, var = (
+            v[: whole * batch].reshape(whole, batch).sum(1) for v in (x, expected, expected * (1 - rate))
+        )
         most = max(most, float(((bad - hoped) ** 2 / np.maximum(var, 1e-9)).mean()))
     return most
 

@@ -227,8 +227,8 @@ async def serve(
     """
     steady_memory()
     store = tables.Store(settings.storage)
-    histories = Store(settings.state)
-    live = Live(settings, now, Histories(histories, uuid4().hex))
+    acts, platform = controller(settings, store), connect(settings.workspace)
+    live = Live(settings, now, Histories(acts.store, uuid4().hex))
     exemplars = Exemplars()
 
     def sink(committed: pa.Table) -> None:
@@ -237,7 +237,6 @@ async def serve(
             live.take(committed)
 
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
-    acts, platform = controller(settings, store), connect(settings.workspace)
     overview = measures.Overview(store, now)
 
     def drawn(incident: Incident) -> list[dict[str, Any]]:
@@ -285,7 +284,6 @@ async def serve(
         web.should_exit = True
         await pages
     acts.close()
-    histories.close()
 
 
 __all__ = ["controller", "now", "serve"]
