@@ -12,7 +12,7 @@ from lastgood import tables
 from lastgood.jobs.deployed import Key, all_pairs
 from lastgood.jobs.evidence import USUAL, facts, parts
 from lastgood.judge import Evidence, History, State, Verdict, budget, judge
-from lastgood.judge.ledger import Configuration, Pair
+from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair
 from lastgood.record.telemetry import arrow_schema, spark_ddl
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import from_row, utc
@@ -87,7 +87,10 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
         )
         for key in chosen
     }
-    rows = parts(ctx, chosen, {key: start for key, (start, _) in segments.items()}, alone(chosen, ledger), now)
+    # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
+    away = {(name, version) for name, story in history.items() for version in story.rolled_back}
+    starts = {key: start if key in away else start - SEEN_LATE for key, (start, _) in segments.items()}
+    rows = parts(ctx, chosen, starts, alone(chosen, ledger), now)
     made = rows.groupBy("endpoint", "candidate").applyInArrow(in_workers(known, now), spark_ddl(tables.VERDICTS.fields))
     documents = [json.loads(verdict["document"]) for verdict in made.select("document").collect()]
     verdicts = [Verdict.from_json(document) for document in documents]

@@ -133,6 +133,27 @@ class Columns:
         """Number of the first window that starts at or after a moment (epoch seconds)."""
         return int(np.searchsorted(self.times, moment))
 
+    def since_new(self) -> "Columns":
+        """Without the windows before the new version's first: a block that reaches back there would compare two times."""
+        served = np.flatnonzero(self.n[..., 1].sum(1) > 0)
+        first = int(served[0]) if len(served) else 0
+        if first == 0:
+            return self
+        kept: dict[str, Any] = {
+            name: value[first:]
+            for name in ("times", "n", "faults", "answers", "bad", "stale", "prompts", "breaks")
+            if (value := getattr(self, name)) is not None
+        }
+        histograms = {}
+        for name, entry in self.histograms.items():
+            late = entry.t >= first
+            histograms[name] = Entries(
+                entry.t[late] - first, entry.g[late], entry.arm[late], entry.bucket[late], entry.weight[late]
+            )
+        scores = {name: sums[first:] for name, sums in self.scores.items()}
+        callers = self.callers.take(self.callers.t >= first, first)
+        return replace(self, **kept, histograms=histograms, scores=scores, callers=callers)
+
     def flipped(self) -> "Columns":
         """The prior version as the new one."""
         turned = {name: getattr(self, name)[:, :, ::-1] for name in ("n", "faults", "answers", "bad", "stale")}

@@ -58,7 +58,7 @@ def case_of(evidence: Evidence, policy: Policy, history: History) -> Case | None
         given = columns(given, evidence.candidate, evidence.prior, evidence.window_s, limit)
     if not len(given.times):
         return None
-    cols, left_out = comparable(given, evidence, policy)
+    cols, left_out = comparable(given.since_new(), evidence, policy)
     return Case(follow(cols, policy)[0], evidence, policy, history, left_out)
 
 

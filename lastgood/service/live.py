@@ -20,7 +20,7 @@ from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, judged, planne
 from lastgood.judge.records import columns_of
 from lastgood.record.verdict import LIVE
 from lastgood.service.histories import Asked
-from lastgood.service.replay import records, since_new
+from lastgood.service.replay import records
 from lastgood.settings import Settings
 
 COLUMNS = (
@@ -199,7 +199,7 @@ class Live:
             return None
         given = records(mine, name, pair.candidate, pair.prior)
         given = given.take(given.at < closed)
-        cols = since_new(columns_of(given, width, policy.feature_age_limit_ms))
+        cols = columns_of(given, width, policy.feature_age_limit_ms)
         evidence = Evidence(
             name,
             pair.candidate,
