@@ -13,7 +13,8 @@ from judge_support import requests, windows
 from soak import scaled
 
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
-from lastgood.judge import Evidence, History, State, judge
+from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge.explain import COLUMNS, explain
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.fault import FAULTS, Fault, fault
@@ -130,3 +131,14 @@ def test_a_proof_of_health_lapses_when_nothing_serves_beside_the_version_any_mor
 def test_no_version_is_accused_while_the_ledger_is_empty() -> None:
     assert judged([]) == []
     assert outcome(replace(SCENARIOS["7 cold start"](np.random.default_rng(1), True), ledger=())) == {}
+
+
+def test_a_verdict_explains_itself_in_a_short_table() -> None:
+    given_requests = requests(1, errors=8, minutes=30)
+    verdict = judge(Evidence("chat", "2", "1", columns_of(given_requests, 60), 60), POLICY, History(), END)
+    said = explain(Verdict.from_json(verdict.as_json()))
+    assert said.rows[0][0] == "errors"
+    assert all(len(row) == len(COLUMNS) for row in said.rows)
+    assert {"length", "pace"} <= {row[0] for row in said.rows if "change" in row[5]}
+    assert "a rollback 111.1" in said.lines[1]
+    assert explain(replace(verdict, figures={})).rows == ()
