@@ -19,6 +19,7 @@ BASELINE = timedelta(days=28)
 SETTLED = timedelta(days=1)
 """A version that serves alone is compared with its own past only so long after it."""
 LATELY = timedelta(hours=1)
+HANG_AFTER, HANG_OVER = timedelta(minutes=5), timedelta(minutes=10)
 KEY = ["endpoint", "model_version", "stratum", "window_start"]
 WINDOW, USUAL = "window", "usual"
 
@@ -114,6 +115,24 @@ def completeness(ctx: Context, chosen: Mapping[Key, Pair], now: datetime) -> dic
     return totals
 
 
+def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
+    """endpoint -> (requests by its own count, those of them that were seen) over HANG_OVER before the newest moment whose telemetry must have
+    come: HANG_AFTER and twice the usual delivery lag ago."""
+    from pyspark.sql import functions as f
+
+    width = f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS")
+    rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(f.col("window_start") >= f.lit(now - timedelta(days=1)))
+    lags = rows.groupBy("endpoint").agg(f.coalesce(f.max("delivery_lag_p95_ms"), f.lit(0.0)).alias("lag"))
+    known = rows.where("endpoint_requests IS NOT NULL").groupBy("endpoint", "window_start")
+    each = known.agg(f.max("endpoint_requests").alias("counted"), f.sum("seen").alias("seen")).join(lags, "endpoint")
+    until = f.lit(now - HANG_AFTER) - f.make_dt_interval(secs=f.col("lag") * 2 / 1000)
+    newest = (f.col("window_start") + width <= until) & (
+        f.col("window_start") >= until - f.expr(f"INTERVAL {int(HANG_OVER.total_seconds())} SECONDS")
+    )
+    sums = each.where(newest).groupBy("endpoint").agg(f.sum("counted").alias("counted"), f.sum("seen").alias("seen"))
+    return {row["endpoint"]: (row["counted"], float(row["seen"] or 0)) for row in sums.collect()}
+
+
 def parts(
     ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], alone: Iterable[Key], now: datetime
 ) -> "DataFrame":
@@ -171,12 +190,13 @@ def facts(
     ctx: Context, chosen: Mapping[Key, Pair], ledger: Mapping[str, Sequence[Configuration]], now: datetime
 ) -> dict[Key, Evidence]:
     """What else the tables say of each pair: evidence without its windows."""
-    moved, arrived = drifted(ctx), completeness(ctx, chosen, now)
+    moved, arrived, counted = drifted(ctx), completeness(ctx, chosen, now), own_counts(ctx, now)
     return {
         key: Evidence(
             key[0], pair.candidate, pair.prior, (), ctx.settings.window_s,
             [drifted for drifted in moved.get(key[0], ()) if drifted.model_version in (pair.candidate, pair.prior)],
             arrived.get(key), planned=planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
+            own_requests=counted.get(key[0]),
         )
         for key, pair in chosen.items()
     }  # fmt: skip
