@@ -211,6 +211,13 @@ class Tx:
     def set_flag_once(self, name: str, value: Any) -> None:
         self._insert(t.flags, {"name": name, "value": value})
 
+    def flag(self, name: str) -> Any:
+        """The value of a flag, locked until the transaction ends; None when it was never set."""
+        return self._db.scalar(select(t.flags.c.value).where(t.flags.c.name == name).with_for_update())
+
+    def set_flag(self, name: str, value: Any) -> None:
+        self._db.execute(update(t.flags).where(t.flags.c.name == name).values(value=value))
+
     def set_kill_switch(self, switch: KillSwitch) -> None:
         if not self._insert(t.flags, {"name": "kill_switch", "value": vars(switch)}):
             self._db.execute(update(t.flags).where(t.flags.c.name == "kill_switch").values(value=vars(switch)))

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from benchmarks.canonical import fill
 from benchmarks.measured import Cost, machine, run
 from lastgood import tables
+from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import (
     CAP_REQUESTERS,
     CHARS_PER_TOKEN,
@@ -70,8 +71,9 @@ def duckdb(storage: str, out: str) -> dict[str, float]:
     log = f"floor(ln(v) / {math.log(GROWTH)!r})::INT"
     con.execute(f"""CREATE VIEW r AS SELECT endpoint, model_version, time_bucket(INTERVAL 1 MINUTE, requested_at) window_start,
         latency_scope || '/' || CASE {edges} WHEN size IS NULL THEN '?' ELSE 'more' END stratum, weight, tokens_in, tokens_out,
-        error_code, requester, latency_ms latency, ttft_ms ttft, feature_age_ms feature_age, tokens_out length,
-        latency_ms / (tokens_out + {START_TOKENS}) pace
+        error_code, requester, latency_ms latency, feature_age_ms feature_age, CASE WHEN error_code IS NULL THEN ttft_ms END ttft,
+        CASE WHEN error_code IS NULL THEN tokens_out END length, CASE WHEN error_code IS NOT NULL THEN latency_ms END failed_latency,
+        CASE WHEN error_code IS NULL THEN latency_ms / (tokens_out + {START_TOKENS}) END pace
         FROM (SELECT *, coalesce(length(input) / {CHARS_PER_TOKEN}, tokens_in) size FROM read_parquet({_files(storage)!r}))""")
     con.execute(
         "CREATE TABLE who AS SELECT requester, substr(sha256(requester), 1, 12) who FROM (SELECT DISTINCT requester FROM r)"
@@ -88,10 +90,15 @@ def duckdb(storage: str, out: str) -> dict[str, float]:
         SELECT {KEY}, error_code c, sum(weight) w FROM r WHERE c IS NOT NULL GROUP BY ALL) GROUP BY ALL""")
     con.execute(f"""CREATE TABLE ew AS SELECT {KEY}, list(DISTINCT who ORDER BY who)[:{KEPT_REQUESTERS}] error_requesters
         FROM r JOIN who USING (requester) WHERE error_code IS NOT NULL GROUP BY ALL""")
-    slow, paced = (f"CASE WHEN {c} > 0 THEN {log.replace('(v)', f'({c})')} END" for c in ("latency", "pace"))
-    con.execute(f"""CREATE TABLE p AS SELECT {KEY}, map_from_entries(list((who, f) ORDER BY who)[:{CAP_REQUESTERS}]) requesters FROM (
-        SELECT {KEY}, who, [count(*), count(error_code), coalesce(max(s), {ZERO}), coalesce(max(p), {ZERO}), count(s), sum(s), count(p),
-        sum(p)] f FROM (SELECT *, {slow} s, {paced} p FROM r) JOIN who USING (requester) GROUP BY ALL) GROUP BY ALL""")
+    codes = [row[0] for row in con.execute("SELECT DISTINCT error_code FROM r WHERE error_code IS NOT NULL").fetchall()]
+    by_class = [
+        f"count(*) FILTER (error_code IN ({', '.join(map(repr, [c for c in codes if fault(c) is kind] or ['']))}))"
+        for kind in FAULTS
+    ]
+    mark = f"CASE WHEN latency > 0 AND error_code IS NULL THEN {log.replace('(v)', '(latency)')} END"
+    con.execute(f"""CREATE TABLE p AS SELECT {KEY}, map_from_entries(list((who, f) ORDER BY who)[:{CAP_REQUESTERS}]) callers FROM (
+        SELECT {KEY}, who, [count(*), {", ".join(by_class)}, count(s), coalesce(sum(s), 0), coalesce(sum(s * s), 0)] f
+        FROM (SELECT *, {mark} s FROM r) JOIN who USING (requester) GROUP BY ALL) GROUP BY ALL""")
     joins = " ".join(
         [*parts, f"LEFT JOIN e USING ({KEY})", f"LEFT JOIN ew USING ({KEY})", f"LEFT JOIN p USING ({KEY})"]
     )
@@ -109,10 +116,12 @@ def polars(storage: str, out: str) -> dict[str, float]:
     name = pl.when(size.is_null()).then(pl.lit("?"))
     for edge in SIZE_EDGES:
         name = name.when(size < edge).then(pl.lit(str(edge)))
+    good = pl.col("error_code").is_null()
     r = pl.scan_parquet(_files(storage)).with_columns(
         window_start=pl.col("requested_at").dt.truncate("1m"), stratum=pl.col("latency_scope") + "/" + name.otherwise(pl.lit("more")),
-        latency=pl.col("latency_ms"), ttft=pl.col("ttft_ms"), feature_age=pl.col("feature_age_ms"), length=pl.col("tokens_out"),
-        pace=pl.col("latency_ms") / (pl.col("tokens_out") + START_TOKENS),
+        latency=pl.col("latency_ms"), feature_age=pl.col("feature_age_ms"), ttft=pl.when(good).then(pl.col("ttft_ms")),
+        length=pl.when(good).then(pl.col("tokens_out")), failed_latency=pl.when(~good).then(pl.col("latency_ms")),
+        pace=pl.when(good).then(pl.col("latency_ms") / (pl.col("tokens_out") + START_TOKENS)),
     )  # fmt: skip
 
     def bucket(v: str) -> Any:
@@ -144,14 +153,15 @@ def polars(storage: str, out: str) -> dict[str, float]:
         .agg(t("who").unique().sort().head(KEPT_REQUESTERS).alias("error_requesters"))
     )
     found = found.join(collect(first), on=key, how="left")
-    facts = r.select(*key, "requester", "error_code", s=bucket("latency"), p=bucket("pace")).group_by([*key, "requester"]).agg(
-        pl.len().alias("n"), t("error_code").count().alias("x"), t("s").max().alias("s_max"), t("p").max().alias("p_max"),
-        t("s").count().alias("s_n"), t("s").cast(pl.Int64).sum().alias("s_sum"), t("p").count().alias("p_n"),
-        t("p").cast(pl.Int64).sum().alias("p_sum"),
+    known = collect(r.select(t("error_code").unique()))["error_code"].drop_nulls().to_list()
+    kinds = {kind: [code for code in known if fault(code) is kind] for kind in FAULTS}
+    mark = pl.when(good).then(bucket("latency")).cast(pl.Int64)
+    facts = r.select(*key, "requester", "error_code", s=mark).group_by([*key, "requester"]).agg(
+        pl.len().alias("n"), *(t("error_code").is_in(codes).sum().alias(str(kind)) for kind, codes in kinds.items()),
+        t("s").count().alias("timed"), t("s").sum().alias("sum"), (t("s") * t("s")).sum().alias("squares"),
     ).join(who, on="requester")  # fmt: skip
-    cells = facts.group_by(key).agg(
-        pl.struct("who", "n", "x", "s_max", "p_max", "s_n", "s_sum", "p_n", "p_sum").sort_by("who").head(CAP_REQUESTERS).alias("requesters")
-    )  # fmt: skip
+    columns = ["who", "n", *map(str, FAULTS), "timed", "sum", "squares"]
+    cells = facts.group_by(key).agg(pl.struct(*columns).sort_by("who").head(CAP_REQUESTERS).alias("callers"))
     found.join(collect(cells), on=key, how="left").write_parquet(out, compression="zstd")
     return {"job": time.monotonic() - started}
 
@@ -195,7 +205,7 @@ def quantile_error(ours: pa.Table, storage: str) -> float:
     """The largest relative error of p50, p90, p95 and p99 of latency and first token in the busiest windows, against exact ones."""
     requests = delta.read(
         tables.Store(storage).path(tables.REQUESTS),
-        ["endpoint", "model_version", "requested_at", "tokens_in", "latency_ms", "ttft_ms"],
+        ["endpoint", "model_version", "requested_at", "tokens_in", "latency_ms", "ttft_ms", "error_code"],
     )
     busiest = ours.sort_by([("rows", "descending")]).slice(0, 200).to_pylist()
     worst = 0.0
@@ -210,7 +220,9 @@ def quantile_error(ours: pa.Table, storage: str) -> float:
         tokens = mine["tokens_in"].to_numpy()
         mine = mine.filter(pa.array((tokens >= lows[size]) & (tokens < (int(size) if size != "more" else 2**31))))
         for name in ("latency", "ttft"):
-            exact = mine[f"{name}_ms"].to_numpy()
+            exact = (mine if name == "latency" else mine.filter(pc.is_null(mine["error_code"])))[
+                f"{name}_ms"
+            ].to_numpy()
             for q in (0.5, 0.9, 0.95, 0.99):
                 want = float(np.quantile(exact, q, method="inverted_cdf"))
                 got = quantile(dict(row[name]), q)

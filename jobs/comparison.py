@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from lastgood import tables
 from lastgood.errors import ConfigError
-from lastgood.jobs.deployed import Pair
 from lastgood.jobs.sampling import names, smallest
+from lastgood.judge.ledger import Pair
 from lastgood.tables.measures import report_path
 
 if TYPE_CHECKING:

@@ -14,8 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood import tables
+from lastgood.record.fault import FAULTS, fault
 from lastgood.record.telemetry import arrow_schema
-from lastgood.record.windows import CAP_REQUESTERS, GROWTH, KEPT_REQUESTERS, SIZE_EDGES, START_TOKENS, ZERO
+from lastgood.record.windows import (
+    CALLER_FACTS,
+    CAP_REQUESTERS,
+    GROWTH,
+    KEPT_REQUESTERS,
+    SIZE_EDGES,
+    START_TOKENS,
+    ZERO,
+)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -23,7 +32,9 @@ Bools = npt.NDArray[np.bool_]
 KEY = ("endpoint", "model_version", "stratum", "window_start")
 HISTOGRAMS = {
     "latency": "latency_ms", "ttft": "ttft_ms", "feature_age": "feature_age_ms", "length": "tokens_out", "pace": "pace",
+    "failed_latency": "latency_ms",
 }  # fmt: skip
+OF_SUCCESSES = ("ttft", "length", "pace")
 SCHEMA = arrow_schema(tables.WINDOWS.fields)
 ROWS = 250_000
 """Requests counted at once: enough to outweigh the cost of a call, little enough to stay in memory."""
@@ -130,18 +141,13 @@ def _capped(k: Ints, many: int, cap: int) -> Bools:
 
 
 def _facts(k: Ints, who: Ints, facts: Ints, many: int, names: pa.Array) -> pa.Array:
-    """Facts of requesters [n, 8], added up by (window, requester); see windows.Counts."""
+    """Facts of requesters [n, CALLER_FACTS], added up by (window, requester); see windows.Counts."""
     size = max(1, len(names))
     cells, place = np.unique(k * size + who, return_inverse=True)
-    total = np.full((len(cells), 8), ZERO, np.int64)
-    for i in range(8):
-        if i in (2, 3):
-            np.maximum.at(total[:, i], place, facts[:, i])
-        else:
-            total[:, i] = np.bincount(place, facts[:, i], len(cells))
+    total = np.stack([np.bincount(place, column, len(cells)) for column in facts.T], axis=1).astype(np.int64)
     kept = _capped(cells // size, many, CAP_REQUESTERS)
     cells, total = cells[kept], total[kept]
-    return _map("requesters", many, cells // size, names.take(pa.array(cells % size)), _lists(total))
+    return _map("callers", many, cells // size, names.take(pa.array(cells % size)), _lists(total))
 
 
 def _scores(k: Ints, name: Ints, sums: Floats, many: int, names: pa.Array) -> pa.Array:
@@ -203,25 +209,27 @@ def count(requests: pa.Table) -> pa.Table:
     made["requests"] = pa.array(np.bincount(k, weight, many))
     for name, tokens in {"tokens_in": _numbers(requests, "tokens_in"), "tokens_out": out}.items():
         made[name] = pa.array(np.bincount(k, np.nan_to_num(tokens) * weight, many))
+    error, names = codes(requests["error_code"])
+    failed = error >= 0
     placed = {}
     for name, column in HISTOGRAMS.items():
         known, bucket = placed[name] = buckets(values[column])
+        known = known & failed if name == "failed_latency" else known & ~failed if name in OF_SUCCESSES else known
         made[name] = _histogram(name, many, k[known], bucket[known], None if even is None else even[known])
-    error, names = codes(requests["error_code"])
-    failed = error >= 0
     at, code, sums = sparse(k[failed], error[failed], weight[failed])
     made["errors"] = _map("errors", many, at, names.take(pa.array(code)), pa.array(sums))
     who, people = hashed(requests["requester"])
     made["error_requesters"] = _first(k[failed], who[failed], many, people)
-    facts = np.zeros((len(k), 8), np.int64)
-    facts[:, 0], facts[:, 1] = 1, failed
-    for i, name in enumerate(("latency", "pace")):
-        known, bucket = placed[name]
-        timed = known & (bucket != ZERO)
-        facts[:, 2 + i] = np.where(timed, bucket, ZERO)
-        facts[:, 4 + 2 * i], facts[:, 5 + 2 * i] = timed, np.where(timed, bucket, 0)
+    facts = np.zeros((len(k), CALLER_FACTS), np.int64)
+    facts[:, 0] = 1
+    classes = np.array([FAULTS.index(fault(name)) for name in names.to_pylist()] or [0])
+    facts[np.flatnonzero(failed), 1 + classes[error[failed]]] = 1
+    known, bucket = placed["latency"]
+    timed = known & ~failed & (bucket != ZERO)
+    mark = np.where(timed, bucket, 0)
+    facts[:, -3], facts[:, -2], facts[:, -1] = timed, mark, mark * mark
     named = np.asarray(requests["requester"].is_valid().to_numpy())
-    made["requesters"] = _facts(k[named], who[named], facts[named], many, people)
+    made["callers"] = _facts(k[named], who[named], facts[named], many, people)
     made["scores"] = _count_scores(requests["scores"], k, many)
     return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
 
@@ -261,7 +269,7 @@ def add(windows: pa.Table) -> pa.Table:
     code, names = codes(key)
     at, items, sums = sparse(k[parent], code, item.to_numpy())
     made["errors"] = _map("errors", many, at, names.take(pa.array(items)), pa.array(sums))
-    for name, width, total in (("requesters", 8, _facts), ("scores", 3, _scores)):
+    for name, width, total in (("callers", CALLER_FACTS, _facts), ("scores", 3, _scores)):
         parent, key, item = entries(windows[name])
         code, names = codes(key)
         made[name] = total(k[parent], code, item.flatten().to_numpy().reshape(-1, width), many, names)

@@ -1,107 +1,127 @@
-"""Which version is new and which is prior, per endpoint, from what was served (and what was deployed)."""
+"""The ledger of configurations (`deployments`; where it knows nothing, what was served) -> which versions are judged, by endpoint."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.record.windows import Counts
+from lastgood.judge.ledger import AGAIN_AFTER, Configuration, Pair, Served, from_traffic, judged
+from lastgood.judge.ledger import ledger as as_ledger
+from lastgood.record.windows import Counts, utc
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
 
     from lastgood.tables.runs import Context
 
-AGAIN_AFTER, AGAIN_ROWS = timedelta(minutes=10), 60
-"""A version that was rolled back is tried again when it serves so many requests later than so long after traffic was moved away."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A version as the windows show it: first and last window, rows."""
-
-    version: str
-    first: datetime
-    last: datetime
-    rows: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The candidate (newest version taking traffic), the version before it, and since when the candidate serves."""
-
-    candidate: str
-    prior: str | None
-    since: datetime
-
-
-def choose(served: Iterable[Served]) -> Pair | None:
-    """Candidate: the version that appeared last. Prior: the one that appeared before it and served most recently. None when no
-    version is known.
-    """
-    known = sorted(
-        (version for version in served if version.version != "?"), key=lambda version: (version.first, version.version)
-    )
-    if not known:
-        return None
-    candidate = known[-1]
-    earlier = known[:-1]
-    prior = max(earlier, key=lambda version: (version.last, version.first), default=None)
-    return Pair(candidate.version, prior.version if prior else None, candidate.first)
+Key = tuple[str, str]
 
 
 def pairs_of(windows: Iterable[Counts]) -> dict[str, Pair]:
-    """endpoint -> Pair, from window counts at hand."""
-    served: dict[tuple[str, str], list[Counts]] = {}
+    """endpoint -> the pair of its newest version, from window counts at hand."""
+    served: dict[str, dict[str, Served]] = {}
     for window in windows:
-        served.setdefault((window.endpoint, window.model_version), []).append(window)
-    by_endpoint: dict[str, list[Served]] = {}
-    for (endpoint, version), group in served.items():
-        starts = [window.start for window in group]
-        by_endpoint.setdefault(endpoint, []).append(
-            Served(version, min(starts), max(starts), sum(window.rows for window in group))
-        )
-    return {endpoint: pair for endpoint, group in by_endpoint.items() if (pair := choose(group))}
+        versions = served.setdefault(window.endpoint, {})
+        had = versions.get(window.model_version, Served(window.model_version, window.start, window.start, 0))
+        first, last = min(had.first, window.start), max(had.last, window.start)
+        versions[window.model_version] = Served(window.model_version, first, last, had.rows + window.rows)
+    chosen = {endpoint: judged(from_traffic(versions.values())) for endpoint, versions in served.items()}
+    return {endpoint: found[0] for endpoint, found in chosen.items() if found}
 
 
-def pairs(
-    ctx: "Context", rolled_back: Mapping[str, Mapping[str, Sequence[datetime]]] | None = None
-) -> Mapping[str, Pair]:
-    """endpoint -> Pair, from the windows. `rolled_back`: endpoint -> version -> when traffic was moved away from it; of such a
-    version only what it served when it was tried again counts.
+def all_pairs(
+    ctx: "Context", away: Mapping[str, Mapping[str, Sequence[datetime]]] | None = None
+) -> tuple[dict[Key, Pair], dict[str, list[Configuration]]]:
+    """((endpoint, version) -> the pair it is judged in, endpoint -> its configurations as the ledger knows them). away: endpoint -> version
+    -> when traffic was moved away from it.
+
+    What was before the ledger began is taken from the history of served entities where the settings name one, else from the windows.
     """
-    away = {(e, v): max(times) for e, versions in (rolled_back or {}).items() for v, times in versions.items()}
-    by_endpoint: dict[str, list[Served]] = {}
-    for (endpoint, version), (first, last, rows) in _served(ctx, away).items():
-        if rows >= AGAIN_ROWS or (endpoint, version) not in away:
-            by_endpoint.setdefault(endpoint, []).append(Served(version, first, last, rows))
-    choices = {endpoint: choose(served) for endpoint, served in by_endpoint.items()}
-    return {endpoint: pair for endpoint, pair in choices.items() if pair}
+    gone, ledger = away or {}, configurations(ctx)
+    clear = frozenset(name for name, given in ledger.items() if _clear(judged(given, gone.get(name)), given))
+    known, entities = dict(ledger), _entities(ctx)
+    for name, served in _served(ctx, gone, clear).items():
+        began = min((configuration.since for configuration in ledger.get(name, ())), default=None)
+        before = entities.get(name) if began else None
+        before = before or from_traffic(served)
+        known[name] = [c for c in before if began is None or c.since < began] + list(ledger.get(name, ()))
+    chosen = {name: judged(given, gone.get(name)) for name, given in known.items()}
+    return {(name, pair.candidate): pair for name, found in chosen.items() for pair in found}, ledger
+
+
+def _clear(found: Sequence[Pair], given: Sequence[Configuration]) -> bool:
+    """Whether the ledger reaches back far enough: it saw every version that it gives traffic come, or all but one."""
+    began = min(configuration.since for configuration in given)
+    return sum(pair.since == began for pair in found) <= 1 and (len(found) == 1 or all(pair.prior for pair in found))
+
+
+def _entities(ctx: "Context") -> dict[str, list[Configuration]]:
+    """endpoint -> its configurations by the platform's history of served entities, which does not tell the split: even."""
+    from pyspark.sql import functions as f
+
+    settings = ctx.settings
+    names = {settings.sources.entities_table, *(own.entities_table for own in settings.endpoints.values())} - {None}
+    cells: dict[tuple[str, int], tuple[datetime, set[str]]] = {}
+    for name in sorted(str(name) for name in names):
+        history = ctx.spark.read.format("delta").load(name) if "/" in name else ctx.spark.read.table(name)
+        if "endpoint_config_version" not in history.columns:
+            continue
+        which = f.col("endpoint_config_version").cast("bigint").alias("config")
+        for row in history.select("endpoint_name", "entity_version", "change_time", which).collect():
+            if row["entity_version"] is not None and row["config"] is not None:
+                at, versions = cells.get((row["endpoint_name"], row["config"]), (utc(row["change_time"]), set()))
+                cells[row["endpoint_name"], row["config"]] = (
+                    min(at, utc(row["change_time"])),
+                    versions | {str(row["entity_version"])},
+                )
+    found: dict[str, list[Configuration]] = {}
+    for (endpoint, _), (at, versions) in sorted(cells.items()):
+        found.setdefault(endpoint, []).append(Configuration(at, dict.fromkeys(versions, 100.0 / len(versions))))
+    return found
+
+
+def pairs(ctx: "Context") -> dict[str, Pair]:
+    """endpoint -> the pair of its newest version."""
+    chosen: dict[str, Pair] = {}
+    for (endpoint, _), pair in all_pairs(ctx)[0].items():
+        chosen.setdefault(endpoint, pair)
+    return chosen
+
+
+def configurations(ctx: "Context") -> dict[str, list[Configuration]]:
+    """endpoint -> its configurations as they were observed."""
+    return as_ledger(row.asDict() for row in ctx.store.read(ctx.spark, tables.DEPLOYMENTS).collect())
 
 
 def _served(
-    ctx: "Context", away: Mapping[tuple[str, str], datetime]
-) -> dict[tuple[str, str], tuple[datetime, datetime, int]]:
-    """(endpoint, version) -> first window, last window, rows; of the versions in `away` only what came AGAIN_AFTER its time.
+    ctx: "Context", away: Mapping[str, Mapping[str, Sequence[datetime]]], known: frozenset[str]
+) -> dict[str, list[Served]]:
+    """endpoint -> its versions by first window, last window and rows, of endpoints that no ledger knows; of versions in `away` only what
+    came AGAIN_AFTER their time.
 
     Where days are rolled up, minutes are read only of the newest day and of days on which a version came or left, so that the cost does not
     grow with history.
     """
     from pyspark.sql import functions as f
 
-    days = _bounds(ctx.store.read(ctx.spark, tables.WINDOWS_DAY), "window_start")
-    days = [day for day in days if (day["endpoint"], day["model_version"]) not in away]
-    minutes = ctx.store.read(ctx.spark, tables.WINDOWS)
-    again = f.lit(False)
-    for (endpoint, version), left in away.items():
+    left = {(e, v): max(times) for e, versions in away.items() for v, times in versions.items() if times}
+    days = [
+        day
+        for day in _bounds(ctx.store.read(ctx.spark, tables.WINDOWS_DAY), "window_start")
+        if day["endpoint"] not in known
+    ]
+    days = [day for day in days if (day["endpoint"], day["model_version"]) not in left]
+    minutes, again = ctx.store.read(ctx.spark, tables.WINDOWS), f.lit(False)
+    for (endpoint, version), moved in left.items():
         matches = (f.col("endpoint") == endpoint) & (f.col("model_version") == version)
-        later = f.col("window_start") >= f.lit(left + AGAIN_AFTER)
+        later = f.col("window_start") >= f.lit(moved + AGAIN_AFTER)
         minutes, again = minutes.where(~matches | later), again | (matches & later)
-    edges: set[datetime] = set()
-    for key in {(day["endpoint"], day["model_version"]) for day in days}:
-        first_days = [day["first"] for day in days if (day["endpoint"], day["model_version"]) == key]
-        edges |= {min(first_days), max(first_days)}
+    outer: dict[Key, tuple[datetime, datetime]] = {}
+    for day in days:
+        key = (day["endpoint"], day["model_version"])
+        first, last = outer.get(key, (day["first"], day["first"]))
+        outer[key] = (min(first, day["first"]), max(last, day["first"]))
+    edges = {edge for both in outer.values() for edge in both}
     if days:
         newest = max(day["first"] for day in days)
         near = [f"window_start >= timestamp'{newest}'"]
@@ -111,12 +131,16 @@ def _served(
         ]
         minutes = minutes.where(f.expr(" OR ".join(near)) | again)
     whole = [day for day in days if day["first"] not in edges]
-    spans: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    spans: dict[Key, Served] = {}
     for span in [*whole, *_bounds(minutes)]:
-        key = (span["endpoint"], span["model_version"])
-        first, last, rows = spans.get(key, (span["first"], span["last"], 0))
-        spans[key] = (min(first, span["first"]), max(last, span["last"]), rows + span["rows"])
-    return spans
+        key, first, last = (span["endpoint"], span["model_version"]), utc(span["first"]), utc(span["last"])
+        if key[0] not in known:
+            had = spans.get(key, Served(key[1], first, last, 0))
+            spans[key] = Served(key[1], min(had.first, first), max(had.last, last), had.rows + span["rows"])
+    served: dict[str, list[Served]] = {}
+    for (endpoint, _), span in spans.items():
+        served.setdefault(endpoint, []).append(span)
+    return served
 
 
 def _bounds(windows: "DataFrame", *also: str) -> "list[Row]":

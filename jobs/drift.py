@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.comparison import COMPARED, CURRENT, WEEK, compare, report
-from lastgood.jobs.deployed import Pair, pairs
+from lastgood.jobs.deployed import pairs
 from lastgood.jobs.samples import sample, samples, smallest
 from lastgood.jobs.touched import HOUR_S, Touched, ranges
+from lastgood.judge.ledger import Pair
 from lastgood.record.telemetry import spark_ddl
 from lastgood.tables.runs import Context, Run, append
 

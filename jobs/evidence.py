@@ -1,13 +1,14 @@
-"""Windows, quality, scores, drift, deployments -> what the judge may look at, per endpoint."""
+"""Windows, quality, scores, drift, deployments -> what the judge may look at, by endpoint and version."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.deployed import Pair
+from lastgood.jobs.deployed import Key
 from lastgood.jobs.scored import about
-from lastgood.judge import Drifted, Evidence, Planned
+from lastgood.judge import Drifted, Evidence
+from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.windows import Counts, from_row, utc
 from lastgood.tables.runs import Context
 
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 BASELINE = timedelta(days=28)
+SETTLED = timedelta(days=1)
+"""A version that serves alone is compared with its own past only so long after it."""
 LATELY = timedelta(hours=1)
-SEEN_LATE = timedelta(minutes=2)
-"""A change of the configuration is observed at most so long after it was made."""
+HANG_AFTER, HANG_OVER = timedelta(minutes=5), timedelta(minutes=10)
+KEY = ["endpoint", "model_version", "stratum", "window_start"]
+WINDOW, USUAL = "window", "usual"
 
 
 def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
     """Rows of the windows and quality tables, joined, as Counts."""
-    key = ["endpoint", "model_version", "stratum", "window_start"]
-    rows = windows.join(quality, key, "left").orderBy("window_start", "stratum", "model_version").toLocalIterator()
+    rows = windows.join(quality, KEY, "left").orderBy("window_start", "stratum", "model_version").toLocalIterator()
     return [from_row(row.asDict()) for row in rows]
 
 
@@ -39,72 +42,36 @@ def _valued(ctx: Context, endpoints: Iterable[str]) -> "Column":
     return f.least(f.greatest(value, f.lit(0.0)), f.lit(1.0))
 
 
-def scores(ctx: Context, starts: Mapping[str, datetime], now: datetime) -> list[Counts]:
-    """Evaluation results, labels and feedback on requests since `starts` (by endpoint), as Counts without rows.
+def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], now: datetime) -> "DataFrame":
+    """Evaluation results, labels and feedback on requests of chosen versions, as rows of `windows` without requests.
 
     A score belongs to the window in which it arrived, so that what was judged stays as it was; the first of a request and name counts.
+    chosen: endpoint, model_version, start. starts: endpoint -> when the earliest evidence begins.
     """
     from pyspark.sql import functions as f
 
     width = ctx.settings.window_s * 1_000_000
     closed = datetime.fromtimestamp(now.timestamp() // ctx.settings.window_s * ctx.settings.window_s, UTC)
     first = min(starts.values(), default=now)
-    since = f.create_map(*(part for name, at in starts.items() for part in (f.lit(name), f.lit(at))))
     recent = ctx.store.read(ctx.spark, tables.SCORES).where(
         f.col("value").isNotNull() & (f.col("received_at") >= f.lit(first)) & (f.col("received_at") < f.lit(closed))
     )
     requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
-    requests = requests.where(
-        f.col("endpoint").isin(list(starts)) & (f.col("requested_at") >= since[f.col("endpoint")])
-    )
-    requests = requests.select("endpoint", "model_version", "request_id", "trace_id")
-    per_request = about(recent, requests).groupBy("endpoint", "model_version", "request_id", "name")
+    requests = requests.where(f.col("endpoint").isin(list(starts)))
+    requests = requests.join(f.broadcast(chosen), ["endpoint", "model_version"]).where("requested_at >= start")
+    requests = requests.select("endpoint", "candidate", "model_version", "request_id", "trace_id")
+    key = ["endpoint", "candidate", "model_version"]
+    per_request = about(recent, requests).groupBy(*key, "request_id", "name")
     per_request = per_request.agg(f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"))
-    value = _valued(ctx, starts)
-    rows = (
-        per_request.withColumn("value", value)
-        .groupBy("endpoint", "model_version", "name", (f.floor(f.unix_micros("at") / width) * width).alias("start"))
-        .agg(f.count("*").alias("n"), f.sum("value").alias("s"), f.sum(f.col("value") * f.col("value")).alias("ss"))
-        .collect()
+    at = f.timestamp_micros(f.floor(f.unix_micros("at") / width) * width).alias("window_start")
+    sums = per_request.withColumn("value", _valued(ctx, starts)).groupBy(*key, at, "name")
+    sums = sums.agg(
+        f.count("*").cast("double").alias("n"),
+        f.sum("value").alias("s"),
+        f.sum(f.col("value") * f.col("value")).alias("ss"),
     )
-    return [
-        Counts(
-            row["endpoint"], row["model_version"] or "?", "?/?", datetime.fromtimestamp(row["start"] / 1e6, UTC),
-            scores={row["name"]: (float(row["n"]), row["s"], row["ss"])},
-        )
-        for row in rows
-    ]  # fmt: skip
-
-
-def planned(configurations: Sequence[tuple[datetime, Mapping[str, float]]], pair: Pair) -> list[Planned]:
-    """(first seen, version -> per cent) by configuration -> the splits planned for the pair, and when each was surely in force."""
-    ordered = sorted(configurations, key=lambda configuration: configuration[0])
-    stretches = []
-    for i, (since, traffic) in enumerate(ordered):
-        until = ordered[i + 1][0] - SEEN_LATE if i + 1 < len(ordered) else None
-        new, prior = traffic.get(pair.candidate, 0.0), traffic.get(pair.prior or "", 0.0)
-        if new + prior > 0:
-            stretches.append(Planned(new / (new + prior), since, until))
-    return stretches
-
-
-def configurations(ctx: Context) -> dict[str, list[tuple[datetime, dict[str, float]]]]:
-    """endpoint -> its configurations as they were observed: (first seen, version -> per cent of traffic)."""
-    from pyspark.sql import functions as f
-
-    each = ctx.store.read(ctx.spark, tables.DEPLOYMENTS).groupBy("endpoint", "config_version", "served_entity")
-    rows = each.agg(
-        f.min("observed_at").alias("at"), f.first("model_version").alias("version"), f.first("traffic").alias("traffic")
-    ).collect()
-    cells: dict[tuple[str, int], tuple[datetime, dict[str, float]]] = {}
-    for row in rows:
-        at, traffic = cells.get((row["endpoint"], row["config_version"]), (utc(row["at"]), {}))
-        traffic[row["version"]] = traffic.get(row["version"], 0.0) + (row["traffic"] or 0)
-        cells[row["endpoint"], row["config_version"]] = (min(at, utc(row["at"])), traffic)
-    by_endpoint: dict[str, list[tuple[datetime, dict[str, float]]]] = {}
-    for (endpoint, _), cell in cells.items():
-        by_endpoint.setdefault(endpoint, []).append(cell)
-    return by_endpoint
+    entry = f.struct("name", f.array("n", "s", "ss"))
+    return sums.groupBy(*key, "window_start").agg(f.map_from_entries(f.collect_list(entry)).alias("scores"))
 
 
 def drifted(ctx: Context) -> dict[str, list[Drifted]]:
@@ -120,8 +87,9 @@ def drifted(ctx: Context) -> dict[str, list[Drifted]]:
     return moved
 
 
-def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dict[str, float]:
-    """endpoint -> requests seen / expected over the newest LATELY: of the version that misses more, and of the whole endpoint by its own count.
+def completeness(ctx: Context, chosen: Mapping[Key, Pair], now: datetime) -> dict[Key, float]:
+    """(endpoint, version) -> requests seen / expected over the newest LATELY: of the version of the pair that misses more, and of the whole
+    endpoint by its own count.
 
     Only where something independent says what to expect (not the sampling fraction): a uniform sample is fair. Single windows may be off
     where the endpoint's minutes are not the clock's; over LATELY that is little.
@@ -135,65 +103,103 @@ def completeness(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> dic
     )
     version = f.when(f.col("expected_from") != "endpoint", f.col("model_version")).alias("version")
     sums = rows.groupBy("endpoint", version).agg(f.sum("seen").alias("seen"), f.sum("expected").alias("expected"))
-    totals: dict[str, float] = {}
+    by_endpoint: dict[str, dict[str | None, float]] = {}
     for row in sums.collect():
-        pair = chosen.get(row["endpoint"])
-        if pair and row["version"] in (pair.candidate, pair.prior, None):
-            totals[row["endpoint"]] = min(totals.get(row["endpoint"], 1.0), row["seen"] / row["expected"])
+        by_endpoint.setdefault(row["endpoint"], {})[row["version"]] = row["seen"] / row["expected"]
+    totals: dict[Key, float] = {}
+    for key, pair in chosen.items():
+        known = by_endpoint.get(key[0], {})
+        own = [min(1.0, share) for version, share in known.items() if version in (pair.candidate, pair.prior, None)]
+        if own:
+            totals[key] = min(own)
     return totals
 
 
-def evidence(
-    ctx: Context, chosen: Mapping[str, Pair], starts: Mapping[str, datetime], now: datetime
-) -> Iterable[Evidence]:
-    """Evidence per endpoint: closed windows of both versions since `starts`, and what else the tables say."""
+def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
+    """endpoint -> (requests by its own count, those of them that were seen) over HANG_OVER before the newest moment whose telemetry must have
+    come: HANG_AFTER and twice the usual delivery lag ago."""
     from pyspark.sql import functions as f
 
-    begun = f.col("window_start") >= f.lit(min(starts.values(), default=now))
+    width = f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS")
+    rows = ctx.store.read(ctx.spark, tables.COMPLETENESS).where(f.col("window_start") >= f.lit(now - timedelta(days=1)))
+    lags = rows.groupBy("endpoint").agg(f.coalesce(f.max("delivery_lag_p95_ms"), f.lit(0.0)).alias("lag"))
+    known = rows.where("endpoint_requests IS NOT NULL").groupBy("endpoint", "window_start")
+    each = known.agg(f.max("endpoint_requests").alias("counted"), f.sum("seen").alias("seen")).join(lags, "endpoint")
+    until = f.lit(now - HANG_AFTER) - f.make_dt_interval(secs=f.col("lag") * 2 / 1000)
+    newest = (f.col("window_start") + width <= until) & (
+        f.col("window_start") >= until - f.expr(f"INTERVAL {int(HANG_OVER.total_seconds())} SECONDS")
+    )
+    sums = each.where(newest).groupBy("endpoint").agg(f.sum("counted").alias("counted"), f.sum("seen").alias("seen"))
+    return {row["endpoint"]: (row["counted"], float(row["seen"] or 0)) for row in sums.collect()}
+
+
+def parts(
+    ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], alone: Iterable[Key], now: datetime
+) -> "DataFrame":
+    """What is judged, as rows of `windows` with `candidate` (whose judgement a row belongs to), `kind` (WINDOW or USUAL) and `quality`:
+    closed windows of both versions since `starts`, scores, and of versions that serve `alone` the hours of earlier weeks."""
+    from pyspark.sql import functions as f
+
+    rows = [
+        (endpoint, pair.candidate, version, starts[endpoint, candidate])
+        for (endpoint, candidate), pair in chosen.items()
+        for version in (pair.candidate, pair.prior)
+        if version is not None
+    ]
+    which = ctx.spark.createDataFrame(rows, "endpoint string, candidate string, model_version string, start timestamp")
+    first = min(starts.values(), default=now)
+    begun = f.col("window_start") >= f.lit(first)
     closed = f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now)
     windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(closed & begun)
-    quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun)
-    by_endpoint: dict[str, list[Counts]] = {}
-    for window in [*counts(windows, quality), *scores(ctx, starts, now)]:
-        pair = chosen.get(window.endpoint)
-        if pair and window.model_version in (pair.candidate, pair.prior) and window.start >= starts[window.endpoint]:
-            by_endpoint.setdefault(window.endpoint, []).append(window)
-    alone = {
-        name: pair
-        for name, pair in chosen.items()
-        if all(window.model_version == pair.candidate for window in by_endpoint.get(name, ()))
-    }
-    base = _baselines(ctx, alone) if alone else {}
-    moved, plans, arrived = drifted(ctx), configurations(ctx), completeness(ctx, chosen, now)
-    for endpoint, pair in chosen.items():
-        yield Evidence(
-            endpoint, pair.candidate, pair.prior, by_endpoint.get(endpoint, []), ctx.settings.window_s,
-            [drifted for drifted in moved.get(endpoint, ()) if drifted.model_version in (pair.candidate, pair.prior)],
-            arrived.get(endpoint), planned=planned(plans.get(endpoint, ()), pair), baseline=base.get(endpoint, {}),
-        )  # fmt: skip
+    quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun).select(*KEY, "quality")
+    mine = windows.join(f.broadcast(which), ["endpoint", "model_version"]).where("window_start >= start")
+    mine = mine.join(quality, KEY, "left").withColumn("kind", f.lit(WINDOW))
+    earliest: dict[str, datetime] = {}
+    for (endpoint, _), start in starts.items():
+        earliest[endpoint] = min(start, earliest.get(endpoint, start))
+    scored = scores(ctx, which, earliest, now).withColumns({"kind": f.lit(WINDOW), "stratum": f.lit("?/?")})
+    columns = ["candidate", "kind", *tables.WINDOWS.columns, "quality"]
+    whole = mine.select(*columns).unionByName(scored, allowMissingColumns=True)
+    names = sorted({endpoint for endpoint, _ in alone})
+    if names:
+        since = f.lit(now - BASELINE)
+        hours = ctx.store.read(ctx.spark, tables.WINDOWS_HOUR).where(
+            f.col("endpoint").isin(names)
+            & (f.col("window_start") >= since)
+            & (f.col("window_start") < f.lit(now - SETTLED))
+        )
+        of = ctx.spark.createDataFrame(sorted(alone), "endpoint string, candidate string")
+        kept = [
+            "endpoint",
+            "model_version",
+            "stratum",
+            "window_start",
+            "rows",
+            "requests",
+            "errors",
+            "latency",
+            "ttft",
+            "failed_latency",
+        ]
+        usual = hours.select(*kept).join(f.broadcast(of), "endpoint").withColumn("kind", f.lit(USUAL))
+        whole = whole.unionByName(usual, allowMissingColumns=True)
+    return whole.select(*columns)
 
 
-def _baselines(ctx: Context, alone: Mapping[str, Pair]) -> dict[str, dict[int, tuple[float, float]]]:
-    """endpoint -> hour of the week -> (requests, failed ones), over BASELINE before the candidate came; for want of a prior version."""
-    from pyspark.sql import functions as f
-
-    first = min(utc(pair.since) for pair in alone.values()) - BASELINE
-    failed = f.aggregate(f.map_values("errors"), f.lit(0.0), lambda total, count: total + count)
-    hour = (f.floor(f.unix_timestamp("window_start") / 3600) - f.lit(96)) % 168
-    rows = (
-        ctx.store.read(ctx.spark, tables.WINDOWS)
-        .where(f.col("endpoint").isin(list(alone)) & (f.col("window_start") >= f.lit(first)))
-        .groupBy("endpoint", "model_version", hour.cast("int").alias("hour"))
-        .agg(f.sum("requests").alias("n"), f.sum(f.coalesce(failed, f.lit(0.0))).alias("x"))
-        .collect()
-    )
-    by_hour: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in rows:
-        if row["model_version"] != alone[row["endpoint"]].candidate:
-            hours = by_hour.setdefault(row["endpoint"], {})
-            n, x = hours.get(row["hour"], (0.0, 0.0))
-            hours[row["hour"]] = (n + row["n"], x + row["x"])
-    return by_hour
+def facts(
+    ctx: Context, chosen: Mapping[Key, Pair], ledger: Mapping[str, Sequence[Configuration]], now: datetime
+) -> dict[Key, Evidence]:
+    """What else the tables say of each pair: evidence without its windows."""
+    moved, arrived, counted = drifted(ctx), completeness(ctx, chosen, now), own_counts(ctx, now)
+    return {
+        key: Evidence(
+            key[0], pair.candidate, pair.prior, (), ctx.settings.window_s,
+            [drifted for drifted in moved.get(key[0], ()) if drifted.model_version in (pair.candidate, pair.prior)],
+            arrived.get(key), planned=planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
+            own_requests=counted.get(key[0]),
+        )
+        for key, pair in chosen.items()
+    }  # fmt: skip
 
 
-__all__ = ["counts", "evidence", "planned", "scores"]
+__all__ = ["counts", "facts", "parts", "scores"]

@@ -1,36 +1,26 @@
-"""Judge: the evidence on each endpoint -> rows of `verdicts`. The judge itself is lastgood.judge (pure)."""
+"""Judge: the evidence on each version with traffic -> rows of `verdicts`, in Spark's workers. The judge itself is lastgood.judge (pure)."""
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+
 from lastgood import tables
-from lastgood.jobs.deployed import pairs
-from lastgood.jobs.evidence import evidence
-from lastgood.judge import History, State, Verdict, judge
-from lastgood.judge.evidence import LIVE_SHARE
-from lastgood.record.telemetry import spark_ddl
-from lastgood.record.windows import utc
+from lastgood.jobs.deployed import Key, all_pairs
+from lastgood.jobs.evidence import USUAL, facts, parts
+from lastgood.judge import Evidence, History, State, Verdict, budget, judge
+from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair
+from lastgood.record.telemetry import arrow_schema, spark_ddl
+from lastgood.record.verdict import SCHEDULED
+from lastgood.record.windows import from_row, utc
+from lastgood.settings import Policy
 from lastgood.tables.runs import Context, append
 
-SEGMENT = timedelta(days=1)
-"""Evidence begins with the candidate and anew every day after its second, two days at most: see `segment`."""
-FIRST_DAYS = 0.8
-"""Part of the budget for the candidate's first two days."""
-
-
-def segment(since: datetime, now: datetime, live: bool) -> tuple[datetime, float]:
-    """(where evidence begins, share of the false-rollback budget it may spend).
-
-    A candidate that stays is judged anew each day on its last one to two days, and all these judgements together, and the service's
-    own, spend the budget once.
-    """
-    day = max(0, int((now - since) / SEGMENT))
-    share = FIRST_DAYS if day < 2 else (1 - FIRST_DAYS) * 6 / (math.pi * (day - 1)) ** 2
-    return since + max(0, day - 1) * SEGMENT, share * ((1 - LIVE_SHARE) if live else 1.0)
+Known = tuple[Evidence, Policy, History]
+"""What is known of a version beside its windows."""
 
 
 def row(verdict: Verdict) -> tuple[Any, ...]:
@@ -45,24 +35,70 @@ def row(verdict: Verdict) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def verdict_of(group: pa.Table, known: Known, now: datetime) -> Verdict:
+    """Rows of `parts` of one version -> its verdict."""
+    evidence, policy, history = known
+    rows = group.to_pylist()
+    windows, usual = ([from_row(_numbers(r)) for r in rows if (r["kind"] == USUAL) is past] for past in (False, True))
+    return judge(replace(evidence, windows=windows, usual=usual), policy, history, now)
+
+
+def _numbers(given: dict[str, Any]) -> dict[str, Any]:
+    return given | {"rows": given["rows"] or 0, "requests": given["requests"] or 0.0}
+
+
+def in_workers(known: Mapping[Key, Known], now: datetime) -> Callable[[pa.Table], pa.Table]:
+    """The function that Spark applies to the rows of one version."""
+
+    def judged(group: pa.Table) -> pa.Table:
+        key = (group["endpoint"][0].as_py(), group["candidate"][0].as_py())
+        verdict = verdict_of(group, known[key], now)
+        columns = zip(*[row(verdict)], strict=True)
+        schema = arrow_schema(tables.VERDICTS.fields)
+        return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+    return judged
+
+
+def alone(chosen: Mapping[Key, Pair], ledger: Mapping[str, list[Configuration]]) -> list[Key]:
+    """Versions that no prior version serves beside."""
+    newest = {name: max(given, key=lambda c: c.since).traffic for name, given in ledger.items()}
+    return [
+        key
+        for key, pair in chosen.items()
+        if pair.prior is None or not newest.get(key[0], {pair.prior: 1.0}).get(pair.prior, 0)
+    ]
+
+
 def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> list[Verdict]:
-    """Judge every endpoint now and append to `verdicts`."""
-    now = ctx.clock()
-    history = history or {}
-    chosen = pairs(ctx, {name: story.rolled_back for name, story in history.items()})
+    """Judge every version with traffic now and append to `verdicts`."""
+    now, history = ctx.clock(), history or {}
+    chosen, ledger = all_pairs(ctx, {name: story.rolled_back for name, story in history.items()})
     if not chosen:
         return []
-    parts = {name: segment(utc(pair.since), now, ctx.settings.live_every_s > 0) for name, pair in chosen.items()}
-    verdicts = []
-    for item in evidence(ctx, chosen, {name: start for name, (start, _) in parts.items()}, now):
-        known = replace(history.get(item.endpoint, History()), share=parts[item.endpoint][1])
-        verdicts.append(judge(item, ctx.settings.endpoint(item.endpoint).policy, known, now))
-    if verdicts:
-        append(
-            ctx,
-            ctx.spark.createDataFrame([row(verdict) for verdict in verdicts], spark_ddl(tables.VERDICTS.fields)),
-            tables.VERDICTS,
+    only = not ctx.settings.live_every_s
+    segments = {key: budget.segment(SCHEDULED, utc(pair.since), now, only) for key, pair in chosen.items()}
+    evidence = facts(ctx, chosen, ledger, now)
+    known = {
+        key: (
+            evidence[key],
+            ctx.settings.endpoint(key[0]).policy,
+            replace(history.get(key[0], History()), share=segments[key][1]),
         )
+        for key in chosen
+    }
+    # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
+    away = {(name, version) for name, story in history.items() for version in story.rolled_back}
+    starts = {key: start if key in away else start - SEEN_LATE for key, (start, _) in segments.items()}
+    rows = parts(ctx, chosen, starts, alone(chosen, ledger), now)
+    made = rows.groupBy("endpoint", "candidate").applyInArrow(in_workers(known, now), spark_ddl(tables.VERDICTS.fields))
+    documents = [json.loads(verdict["document"]) for verdict in made.select("document").collect()]
+    verdicts = [Verdict.from_json(document) for document in documents]
+    seen = {(verdict.endpoint, verdict.candidate) for verdict in verdicts}
+    verdicts += [judge(*known[key], now) for key in chosen if key not in seen]
+    verdicts.sort(key=lambda verdict: (verdict.endpoint, verdict.candidate))
+    frame = ctx.spark.createDataFrame([row(verdict) for verdict in verdicts], spark_ddl(tables.VERDICTS.fields))
+    append(ctx, frame, tables.VERDICTS)
     return verdicts
 
 

@@ -7,6 +7,7 @@ from hashlib import sha256
 import numpy as np
 
 from lastgood.judge.records import Records
+from lastgood.record.fault import FAULTS
 from lastgood.record.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
 START = 1_772_366_400.0
@@ -43,10 +44,13 @@ def windows(given: Records) -> list[Counts]:
         ms, pace = bucket(given.latency_ms[i]), bucket(given.latency_ms[i] / (given.tokens_out[i] + START_TOKENS))
         failed = int(given.code[i] >= 0)
         who = sha256(f"u{given.who[i]}".encode()).hexdigest()[:12]
+        kinds = [0] * len(FAULTS)
+        kinds[0] = failed
         one = Counts(
             "chat", version, stratum("model", given.tokens_in[i]), start, 1, 1.0, {"HTTP_500": 1.0} if failed else {}, {ms: 1.0},
-            {bucket(given.ttft_ms[i]): 1.0}, {}, 0.0, 0.0, (who,) if failed else (), {}, {bucket(given.tokens_out[i]): 1.0}, {pace: 1.0},
-            {who: (1, failed, ms, pace, 1, ms, 1, pace)},
+            {} if failed else {bucket(given.ttft_ms[i]): 1.0}, {}, float(given.tokens_in[i]), 0.0, (who,) if failed else (), {},
+            {} if failed else {bucket(given.tokens_out[i]): 1.0}, {} if failed else {pace: 1.0}, {ms: 1.0} if failed else {},
+            {who: (1, *kinds, 1 - failed, 0 if failed else ms, 0 if failed else ms * ms)},
         )  # fmt: skip
         found.setdefault((version, one.stratum, start), []).append(one)
     assert ZERO not in {b for group in found.values() for one in group for b in one.latency}

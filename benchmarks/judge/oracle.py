@@ -1,20 +1,48 @@
-"""What nobody can beat: the likelihood-ratio test that is told which metric, by how much and since when -> minutes, beside ours.
+"""What nobody can beat: the information limit, and the likelihood-ratio test that is told which metric, by how much and since when.
 
-It bets everything on the true ratio of failures from the true onset on, has no other metric to watch, and stops at 1/budget. By Wald's
-identity no test of "at most the tolerance" with this budget needs fewer events on average against this alternative.
+By Wald's identity a test of "at most the tolerance" that errs at most once in 1/budget needs log(1/budget) / I minutes on average, I the
+Kullback-Leibler information of a minute about who is worse, given the split. For errors two limits: the base rate is not known (labels of
+failures are all there is to see), or it is (weeks of history): the count of failures tells too. For latency: log-normal with spread SIGMA.
 """
 
 import math
 
 import numpy as np
 
-from benchmarks.judge import ours, sticky
-from benchmarks.judge.traffic import FAILING, Floats, Scenario, simulate
+from benchmarks.judge import ours
+from benchmarks.judge.traffic import ERRORS, FAILING, SIGMA, SLOW, Floats, Scenario, simulate
 from lastgood.judge import eprocess
-from lastgood.judge.cohorts import changed, cohorts, draws, first_bad
-from lastgood.judge.records import columns_of
 from lastgood.judge.streams import failures
 from lastgood.settings import Policy
+
+
+def information(per_minute: float, share: float, errors: float, latency: float, policy: Policy) -> dict[str, float]:
+    """Nats a minute about errors x `errors` (base rate unknown, known) and latency x `latency`, against the policy's tolerances."""
+    rate = per_minute * ERRORS
+    p0 = share * policy.error_tolerance / (1 - share + share * policy.error_tolerance)
+    p1 = share * errors / (1 - share + share * errors)
+    labels = (
+        p1 * math.log(p1 / p0) + (1 - p1) * math.log((1 - p1) / (1 - p0)) if errors > policy.error_tolerance else 0.0
+    )
+    more = errors / policy.error_tolerance
+    counts = share * rate * policy.error_tolerance * (more * math.log(more) - more + 1)
+    shift = (math.log(latency) - math.log1p(policy.latency_tolerance)) / SIGMA
+    return {
+        "errors": rate * (1 - share + share * errors) * labels,
+        "errors, rate known": counts,
+        "latency": per_minute * share * (1 - share) * max(0.0, shift) ** 2 / 2,
+    }
+
+
+def limits(one: Scenario, share: float, policy: Policy) -> dict[str, float]:
+    """Minutes that nobody can beat on average, by case of benchmarks.judge and "errors x4, rate known"."""
+    nats = information(one.per_minute, share, FAILING.errors, SLOW.latency, policy)
+    wanted = math.log(policy.rollback_e)
+    return {
+        "errors x4": wanted / nats["errors"],
+        "errors x4, rate known": wanted / nats["errors, rate known"],
+        "latency x1.3": wanted / nats["latency"],
+    }
 
 
 def _minutes(logs: Floats, width: float, onset: int, limit: float) -> Floats:
@@ -25,24 +53,12 @@ def _minutes(logs: Floats, width: float, onset: int, limit: float) -> Floats:
 
 
 def oracle(one: Scenario, share: float, policy: Policy, runs: int, seed: int) -> float:
-    """Median minutes to errors x4."""
+    """Median minutes to errors x4 in a scenario of requests drawn one by one."""
     rng, limit = np.random.default_rng(seed), math.log(policy.rollback_e)
     omega = np.array([FAILING.errors / policy.error_tolerance])
-    if not one.sticky:
-        cols = ours.columns(simulate(one, share, FAILING, runs, rng, 3))
-        blocks = failures(cols)
-        pi = blocks.n[..., 1] / np.maximum(blocks.n.sum(-1), 1)
-        x = blocks.x[..., 0] * ((pi > 0) & (pi < 1))[..., None]
-        logs = cols.per_series(eprocess.log_e(pi, x[..., 1], x.sum(-1), policy.error_tolerance, omega))[..., 0]
-        return float(np.median(_minutes(logs, cols.width, one.onset, limit)))
-    took = []
-    for _ in range(runs):
-        cols = columns_of(sticky.records(one, share, FAILING, rng), 20.0)
-        found = cols.requesters
-        t, entry, pi = draws(found, first_bad(found, found.failed > 0), changed(found), cohorts(found, cols.width))
-        use = (pi > 0) & (pi < 1) & (t < len(cols.times))
-        new = found.arm[entry[use]].astype(float)
-        each = eprocess.log_e(pi[use], new, np.ones(int(use.sum())), policy.error_tolerance, omega)
-        logs = np.bincount(t[use], each[:, 0], len(cols.times))
-        took.append(float(_minutes(logs[:, None], cols.width, one.onset, limit)[0]))
-    return float(np.median(took))
+    cols = ours.columns(simulate(one, share, FAILING, runs, rng, 3))
+    blocks = failures(cols, policy.rollback_faults)
+    pi = blocks.n[..., 1] / np.maximum(blocks.n.sum(-1), 1)
+    x = blocks.x[..., 0] * ((pi > 0) & (pi < 1))[..., None]
+    logs = cols.per_series(eprocess.log_e(pi, x[..., 1], x.sum(-1), policy.error_tolerance, omega))[..., 0]
+    return float(np.median(_minutes(logs, cols.width, one.onset, limit)))

@@ -12,8 +12,8 @@ from lastgood.record.windows import GROWTH
 Floats = npt.NDArray[np.float64]
 ERRORS, SIGMA = 0.0065, 0.35
 """Share of requests that fail, and spread of log latency, of a healthy version."""
-LOW, HIGH = -12, 120
-"""Latency buckets simulated one by one, 0 is the typical median; what is below LOW is far from every threshold."""
+LOW, HIGH = -80, 120
+"""Latency buckets simulated one by one, 0 is the typical median; hardly anything is outside."""
 STEP = math.log(GROWTH)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 
 from benchmarks.judge.ours import decided
 from benchmarks.judge.traffic import ERRORS, SIGMA, noise
-from lastgood.judge.columns import FAMILIES, Columns, Entries
+from lastgood.judge import budget
+from lastgood.judge.columns import Columns, Entries
 from lastgood.judge.trail import follow
+from lastgood.record.fault import FAULTS, Fault
 from lastgood.record.windows import GROWTH
 from lastgood.settings import Policy
 
@@ -15,11 +17,13 @@ MINUTES, PER_MINUTE = 7 * 1440, 60.0
 
 
 def measure(runs: int, policy: Policy, chunk: int = 10) -> dict[str, float]:
-    """Share of runs with a rollback. Day and night, shared noise, splits of 50 % and 10 % in turns."""
-    hits = 0
+    """Shares of runs with a rollback, and with a page. Day and night, shared noise, splits of 50 % and 10 % in turns."""
+    hits, pages, limit = 0, 0, policy.page_e / budget.of_try(1)
     for i in range(0, runs, chunk):
-        hits += int(np.isfinite(decided(follow(_columns(chunk, np.random.default_rng(i)), policy)[0], policy)).sum())
-    return {"runs": runs, "hits": hits, "frr": hits / runs}
+        trail = follow(_columns(chunk, np.random.default_rng(i)), policy)[0]
+        hits += int(np.isfinite(decided(trail, policy)).sum())
+        pages += int((trail.e >= limit).any(0).sum())
+    return {"runs": runs, "hits": hits, "frr": hits / runs, "paged": pages / runs}
 
 
 def _columns(runs: int, rng: np.random.Generator) -> Columns:
@@ -33,11 +37,11 @@ def _columns(runs: int, rng: np.random.Generator) -> Columns:
     t, g, arm = np.unravel_index(cell, shape)
     slow = noise(rng, shape[:2], 0.1, 0.95)[t, g] + rng.normal(0, SIGMA, len(cell))
     bucket = np.floor(slow / math.log(GROWTH)).astype(np.int64)
-    families = np.zeros((*shape, len(FAMILIES)))
-    families[..., FAMILIES.index("5xx")] = failed
+    faults = np.zeros((*shape, len(FAULTS)))
+    faults[..., FAULTS.index(Fault.MODEL)] = failed
     zero = np.zeros(shape)
     return Columns(
         np.arange(MINUTES) * 60.0, 60.0, ("model/64",) * runs, np.arange(runs), np.arange(runs), np.ones(runs, bool), n.astype(float),
-        failed, families, zero, zero, np.zeros((MINUTES, runs, 2, 2)),
+        faults, zero, zero, np.zeros((MINUTES, runs, 2, 2)),
         {"latency": Entries(t, g, arm, bucket, np.ones(len(cell)))},
     )  # fmt: skip

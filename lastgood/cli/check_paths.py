@@ -16,7 +16,8 @@ from lastgood.cli import scan
 from lastgood.collectors import files, inference_tables
 from lastgood.collectors.inference_tables import Shape
 from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
-from lastgood.jobs.deployed import Pair, pairs_of
+from lastgood.jobs.deployed import pairs_of
+from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, from_row
 from lastgood.settings import Settings
 

@@ -1,6 +1,8 @@
-"""`lastgood judge replay|calibrate|power`: the judge on history, on itself and on what-if."""
+"""`lastgood judge replay|explain|calibrate|power`: the judge on history, in figures, on itself and on what-if."""
 
+import json
 import math
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lastgood.cli.acts import JsonFile, people, write_json
+from lastgood.errors import ConfigError
+from lastgood.record.verdict import Verdict
 from lastgood.settings import load
 
 app = typer.Typer(
@@ -46,6 +50,41 @@ def replay(
             f"{verdict.judged_at:%Y-%m-%d %H:%M:%S}  [bold]{verdict.state}[/]: {verdict.reason}", highlight=False
         )
     write_json(json_file, shown)
+
+
+@app.command()
+def explain(
+    verdict: Annotated[str, typer.Argument(help="endpoint, endpoint/version, or a file with a verdict as JSON")],
+    json_file: JsonFile = None,
+    config: ConfigFile = None,
+) -> None:
+    """What a verdict rests on: each metric of both versions, how much evidence, what of it counts, and what would change it."""
+    from rich.table import Table as Grid
+
+    from lastgood import tables
+    from lastgood.judge import explain as explained
+    from lastgood.tables import measures
+
+    if Path(verdict).is_file():
+        chosen = Verdict.from_json(json.loads(Path(verdict).read_text()))
+    else:
+        endpoint, _, version = verdict.partition("/")
+        known = measures.verdicts(tables.Store(load(config).storage), datetime.now(UTC) - timedelta(days=30))
+        own = [v for v in known if v.endpoint == endpoint and version in ("", v.candidate)]
+        if not own:
+            raise ConfigError(f"no verdict on {verdict} in the last 30 days")
+        chosen = max(own, key=lambda v: v.judged_at)
+    said, console = explained.explain(chosen), people(json_file)
+    grid = Grid(*explained.COLUMNS)
+    for row in said.rows:
+        grid.add_row(*row)
+    console.print(grid)
+    for line in said.lines:
+        console.print(line, highlight=False)
+    write_json(
+        json_file,
+        {"rows": [dict(zip(explained.COLUMNS, row, strict=True)) for row in said.rows], "lines": list(said.lines)},
+    )
 
 
 @app.command()

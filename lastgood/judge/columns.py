@@ -1,31 +1,24 @@
 """Window counts of a new and a prior version -> arrays by (window, stratum, version), for one comparison or many side by side (pure)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lastgood.judge.eprocess import Floats
-from lastgood.record.windows import ZERO, Counts, merge
+from lastgood.record.fault import FAULTS, fault
+from lastgood.record.windows import CALLER_FACTS, Counts, merge
 
 Ints = npt.NDArray[np.int64]
-FAMILIES = ("4xx", "429", "5xx", "timeout", "other")
+Bools = npt.NDArray[np.bool_]
 HISTOGRAMS = ("latency", "pace", "ttft", "length")
 LOWEST, HIGHEST = -160, 760
 """Buckets outside are counted at the end: 0.04 ms and an hour."""
-
-
-def family(code: str) -> int:
-    """Index into FAMILIES of an error code such as HTTP_503, RATE_LIMIT or DeadlineExceeded."""
-    text = code.lower()
-    if "429" in text or ("rate" in text and "limit" in text):
-        return 1
-    if "timeout" in text or "deadline" in text or "408" in text or "504" in text:
-        return 3
-    digits = next((part for part in "".join(c if c.isdigit() else " " for c in text).split() if len(part) == 3), "")
-    return {"4": 0, "5": 2}.get(digits[:1], 4)
+UNLIKE = 0.2
+"""Prompt lengths of a window are compared only where both versions report them about as often: their shares differ by at most this."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +33,24 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class Requesters:
-    """Who was served, one entry per (window, group, arm, requester): requests, failed ones, buckets of its longest latency and
-    pace (ZERO: unknown), and number and sum of the buckets of latency and of pace."""
+class Callers:
+    """Who was served, one entry per (window, group, arm, requester), by window: requests, failed ones by class [entries, FAULTS], number, sum
+    and sum of squares of the buckets of the latencies of successes."""
 
     t: Ints
     g: Ints
     arm: Ints
     who: Ints
     n: Ints
-    failed: Ints
-    slow: Ints
-    pace: Ints
+    faults: Ints
     timed: Ints
     latency_sum: Ints
-    paced: Ints
-    pace_sum: Ints
+    latency_squares: Ints
 
-    def take(self, at: npt.NDArray[np.bool_] | Ints, first: int = 0) -> "Requesters":
+    def take(self, at: Bools | Ints, first: int = 0) -> "Callers":
         """Only those entries, window numbers counted from `first`."""
         kept = {name: value[at] for name, value in vars(self).items()}
-        return Requesters(**{**kept, "t": kept["t"] - first})
-
-    def between(self, i: int, j: int, first: int) -> "Requesters":
-        """Entries i to j as a view, window numbers counted from `first`."""
-        kept = {name: value[i:j] for name, value in vars(self).items()}
-        return Requesters(**{**kept, "t": kept["t"] - first})
+        return Callers(**{**kept, "t": kept["t"] - first})
 
 
 def tally(cells: Ints, weights: npt.ArrayLike | None, size: int) -> Floats:
@@ -78,8 +63,12 @@ def no_entries() -> Entries:
     return Entries(none, none, none, none, np.zeros(0))
 
 
-def no_requesters() -> Requesters:
-    return Requesters(*[np.zeros(0, np.int64)] * 12)
+def callers_of(facts: npt.ArrayLike) -> Callers:
+    """Rows (t, g, arm, who, facts of windows.Counts.callers) as Callers."""
+    rows = np.array(facts, np.int64).reshape(-1, 4 + CALLER_FACTS)
+    t, g, arm, who, n = rows[:, :5].T
+    timed, latency_sum, latency_squares = rows[:, -3:].T
+    return Callers(t, g, arm, who, n, rows[:, 5 : 5 + len(FAULTS)], timed, latency_sum, latency_squares)
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,9 @@ class Columns:
     says of which. Counts are rows seen, not what they stand for: evidence must not grow because rows were sampled.
 
     sized [G]: False where the prompt length is not known; scope [G]: groups that differ only in prompt length share a number.
-    stale [T, S, 2, (known, older than the limit)]; scores: name -> [T, S, 2, (n, sum, sum of squares)].
+    faults [T, G, 2, FAULTS]: failed requests by class. stale [T, S, 2, (known, older than the limit)]; histograms: of successes.
+    scores: name -> [T, S, 2, (n, sum, sum of squares)]. prompts [T, G, 2]: sum of the prompts' tokens; None where not known.
+    breaks [T]: no block goes on from the window before into this one (None: they all may).
     """
 
     times: Floats
@@ -96,17 +87,23 @@ class Columns:
     strata: tuple[str, ...]
     series: Ints
     scope: Ints
-    sized: npt.NDArray[np.bool_]
+    sized: Bools
     n: Floats
-    failed: Floats
-    families: Floats
+    faults: Floats
     answers: Floats
     bad: Floats
     stale: Floats
     histograms: Mapping[str, Entries] = field(default_factory=dict)
-    requesters: Requesters = field(default_factory=no_requesters)
+    callers: Callers = field(default_factory=lambda: callers_of(()))
     scores: Mapping[str, Floats] = field(default_factory=dict)
     named: tuple[str, ...] = ()
+    prompts: Floats | None = None
+    breaks: Bools | None = None
+
+    @property
+    def failed(self) -> Floats:
+        """Failed requests of whatever class [T, G, 2]."""
+        return np.asarray(self.faults.sum(-1))
 
     @property
     def many(self) -> int:
@@ -122,7 +119,7 @@ class Columns:
             total[:, self.series[at]] += values[:, at]
         return total
 
-    def within(self, since: datetime | None, until: datetime | None) -> npt.NDArray[np.bool_]:
+    def within(self, since: datetime | None, until: datetime | None) -> Bools:
         """Which windows lie wholly between two moments (None: unbounded) [T]."""
         a, z = (moment.timestamp() if moment else None for moment in (since, until))
         ended = self.times + self.width
@@ -131,6 +128,39 @@ class Columns:
     def until(self, t: int) -> datetime:
         """When window t ends."""
         return datetime.fromtimestamp(float(self.times[t]) + self.width, UTC)
+
+    def index(self, moment: float) -> int:
+        """Number of the first window that starts at or after a moment (epoch seconds)."""
+        return int(np.searchsorted(self.times, moment))
+
+    def since_new(self) -> "Columns":
+        """Without the windows before the new version's first: a block that reaches back there would compare two times."""
+        served = np.flatnonzero(self.n[..., 1].sum(1) > 0)
+        first = int(served[0]) if len(served) else 0
+        if first == 0:
+            return self
+        kept: dict[str, Any] = {
+            name: value[first:]
+            for name in ("times", "n", "faults", "answers", "bad", "stale", "prompts", "breaks")
+            if (value := getattr(self, name)) is not None
+        }
+        histograms = {}
+        for name, entry in self.histograms.items():
+            late = entry.t >= first
+            histograms[name] = Entries(
+                entry.t[late] - first, entry.g[late], entry.arm[late], entry.bucket[late], entry.weight[late]
+            )
+        scores = {name: sums[first:] for name, sums in self.scores.items()}
+        callers = self.callers.take(self.callers.t >= first, first)
+        return replace(self, **kept, histograms=histograms, scores=scores, callers=callers)
+
+    def flipped(self) -> "Columns":
+        """The prior version as the new one."""
+        turned = {name: getattr(self, name)[:, :, ::-1] for name in ("n", "faults", "answers", "bad", "stale")}
+        histograms = {name: replace(entries, arm=1 - entries.arm) for name, entries in self.histograms.items()}
+        scores = {name: sums[:, :, ::-1] for name, sums in self.scores.items()}
+        callers = replace(self.callers, arm=1 - self.callers.arm)
+        return replace(self, **turned, histograms=histograms, scores=scores, callers=callers)
 
 
 def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[int, Counts]]:
@@ -141,7 +171,7 @@ def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[in
     return [(key[2], group[0] if len(group) == 1 else merge(group)) for key, group in sorted(groups.items())]
 
 
-def groups(strata: Sequence[str]) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def groups(strata: Sequence[str]) -> tuple[Ints, Bools]:
     """(scope number, whether sized) per stratum name `scope/size`."""
     names = [stratum.rsplit("/", 1)[0] for stratum in strata]
     order = {name: i for i, name in enumerate(sorted(set(names)))}
@@ -151,17 +181,18 @@ def groups(strata: Sequence[str]) -> tuple[Ints, npt.NDArray[np.bool_]]:
 
 
 def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float, stale_bucket: int = 2**31) -> Columns:
-    """The windows of two versions of one endpoint. Rows of one window, stratum and version are merged; order does not matter."""
+    """The windows of two versions of one endpoint. Rows of one window, stratum and version are merged; order does not matter, and
+    windows of other versions change nothing."""
     rows = _merged(windows, {new: 1} | ({prior: 0} if prior is not None else {}))
     starts = sorted({window.start.timestamp() for _, window in rows})
     strata = tuple(sorted({window.stratum for _, window in rows if window.rows > 0})) or ("?/?",)
     when, which = {v: i for i, v in enumerate(starts)}, {v: i for i, v in enumerate(strata)}
     shape = (len(starts), len(strata), 2)
-    n, failed, answers, bad = (np.zeros(shape) for _ in range(4))
-    families, stale = np.zeros((*shape, len(FAMILIES))), np.zeros((len(starts), 1, 2, 2))
+    n, answers, bad, prompts = (np.zeros(shape) for _ in range(4))
+    faults, stale = np.zeros((*shape, len(FAULTS))), np.zeros((len(starts), 1, 2, 2))
     cells: dict[str, list[tuple[int, int, int, int, float]]] = {name: [] for name in HISTOGRAMS}
     people: list[tuple[int, ...]] = []
-    names = sorted({who for _, window in rows for who in (*window.requesters, *window.error_requesters)})
+    names = sorted({who for _, window in rows for who in window.callers})
     number = {who: i for i, who in enumerate(names)}
     scores = {name: np.zeros((len(starts), 1, 2, 3)) for _, window in rows for name in window.scores}
     for arm, window in rows:
@@ -172,31 +203,31 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
             continue
         g = which[window.stratum]
         thin = window.rows / window.requests if window.requests > 0 else 0.0
-        n[t, g, arm] = window.rows
+        n[t, g, arm], prompts[t, g, arm] = window.rows, window.tokens_in * thin
         for code, weight in window.errors.items():
-            families[t, g, arm, family(code)] += weight * thin
-        failed[t, g, arm] = window.failed * thin
+            faults[t, g, arm, FAULTS.index(fault(code))] += weight * thin
         answers[t, g, arm] = window.quality.get("answers", 0.0) * thin
         bad[t, g, arm] = window.quality.get("bad", 0.0) * thin
         for age, weight in window.feature_age.items():
             stale[t, 0, arm] += weight * thin * np.array([1.0, age > stale_bucket])
         for name in HISTOGRAMS:
-            cells[name] += [
-                (t, g, arm, min(max(b, LOWEST), HIGHEST), w * thin) for b, w in sorted(getattr(window, name).items())
-            ]
-        people += [(t, g, arm, number[who], *facts) for who, facts in window.requesters.items()]
-        people += [
-            (t, g, arm, number[who], 0, 1, ZERO, ZERO, 0, 0, 0, 0)
-            for who in window.error_requesters
-            if who not in window.requesters
-        ]
+            cells[name] += [(t, g, arm, bucket, w * thin) for bucket, w in _successes(window, name)]
+        people += [(t, g, arm, number[who], *facts) for who, facts in window.callers.items()]
     scope, sized = groups(strata)
     made = {name: entries(cell) for name, cell in cells.items() if cell}
-    everyone = Requesters(*np.array(people, np.int64).reshape(-1, 12).T)
-    return Columns(
-        np.array(starts), width, strata, np.zeros(len(strata), np.int64), scope, sized, n, failed, families, answers, bad, stale,
-        made, everyone, dict(sorted(scores.items())), tuple(names),
+    return alike(
+        Columns(
+            np.array(starts), width, strata, np.zeros(len(strata), np.int64), scope, sized, n, faults, answers, bad, stale,
+            made, callers_of(people), dict(sorted(scores.items())), tuple(names), prompts,
+        )
     )  # fmt: skip
+
+
+def _successes(window: Counts, name: str) -> list[tuple[int, float]]:
+    """(bucket, weight) of a histogram's successes."""
+    failed = window.failed_latency if name == "latency" else {}
+    left = {bucket: weight - failed.get(bucket, 0.0) for bucket, weight in getattr(window, name).items()}
+    return [(min(max(bucket, LOWEST), HIGHEST), weight) for bucket, weight in sorted(left.items()) if weight > 1e-9]
 
 
 def entries(cells: Sequence[tuple[int, int, int, int, float]]) -> Entries:
@@ -205,3 +236,32 @@ def entries(cells: Sequence[tuple[int, int, int, int, float]]) -> Entries:
     flat = flat[np.argsort(flat[:, 0], kind="stable")]
     whole = [flat[:, i].astype(np.int64) for i in range(4)]
     return Entries(whole[0], whole[1], whole[2], whole[3], flat[:, 4])
+
+
+def alike(cols: Columns) -> Columns:
+    """Strata known in the same way for both versions: in a window where one version reports prompt lengths and the other does not (see
+    UNLIKE), the lengths of that scope are pooled, for whoever reports them would only meet its like."""
+    home = np.tile(np.arange(len(cols.scope)), (len(cols.times), 1))
+    for scope in np.unique(cols.scope):
+        cells = np.flatnonzero(cols.scope == scope)
+        unknown = cells[~cols.sized[cells]]
+        if not len(unknown) or len(cells) == 1:
+            continue
+        served = cols.n[:, cells].sum(1)
+        share = cols.n[:, unknown].sum(1) / np.maximum(served, 1e-9)
+        unlike = (served > 0).all(1) & (np.abs(share[:, 1] - share[:, 0]) > UNLIKE)
+        home[np.ix_(unlike, cells)] = unknown[0]
+    if (home == np.arange(len(cols.scope))).all():
+        return cols
+    t = np.arange(len(cols.times))[:, None]
+
+    def moved(values: Floats) -> Floats:
+        out = np.zeros_like(values)
+        np.add.at(out, (t, home), values)
+        return out
+
+    counted = [name for name in ("n", "faults", "answers", "bad", "prompts") if getattr(cols, name) is not None]
+    kept: dict[str, Any] = {name: moved(getattr(cols, name)) for name in counted}
+    histograms = {name: replace(entry, g=home[entry.t, entry.g]) for name, entry in cols.histograms.items()}
+    callers = replace(cols.callers, g=home[cols.callers.t, cols.callers.g])
+    return replace(cols, **kept, histograms=histograms, callers=callers)

@@ -1,4 +1,4 @@
-"""What is known of one endpoint, and what was done to it before: all that the judge may look at (pure)."""
+"""What is known of one version of an endpoint, and what was done to it before: all that the judge may look at (pure)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,6 @@ from datetime import datetime
 
 from lastgood.judge.columns import Columns
 from lastgood.record.windows import Counts
-
-LIVE_SHARE = 0.25
-"""Part of the false-rollback budget that the service's judging of the newest requests spends; the scheduled job has the rest."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +31,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of one endpoint. `windows`: closed windows of both versions, or the same as Columns. `completeness`: rows
+    """All that is known of one version. `windows`: closed windows of both versions, or the same as Columns. `completeness`: rows
     seen over rows expected, None when nothing says what to expect. `prior_ready`: whether the prior version could serve, None:
     unknown. `planned`: the splits the endpoint's configuration asked for, by time; windows under none of them are not asked.
-    `baseline`: hour of the week (0 = Monday 00 UTC) -> (requests, failed ones) of earlier weeks, for want of a prior version.
+    `usual`: hourly counts of earlier weeks, of whatever versions served well, for want of a prior version beside it. `deployed`: when the
+    version's newest deployment began (None: with the first window). `scaled`: when replicas were added. `own_requests`: requests lately by
+    the endpoint's own count, and those of them that were seen.
     """
 
     endpoint: str
@@ -49,13 +48,16 @@ class Evidence:
     completeness: float | None = None
     prior_ready: bool | None = None
     planned: Sequence[Planned] = ()
-    baseline: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    usual: Sequence[Counts] = ()
+    deployed: datetime | None = None
+    scaled: Sequence[datetime] = ()
+    own_requests: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class History:
     """What was done before. rolled_back: version -> when traffic of this endpoint was moved away from it, oldest first. share: part of
-    the budget this look may spend, where several looks that do not know of each other judge the same candidate."""
+    the budget this look may spend, where several looks that do not know of each other judge the same version (see `budget`)."""
 
     rolled_back: Mapping[str, Sequence[datetime]] = field(default_factory=dict)
     share: float = 1.0

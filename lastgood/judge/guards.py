@@ -1,17 +1,23 @@
 """One look at the evidence -> what is missing, what holds a rollback back, and the state that follows (pure)."""
 
+import math
+
 import numpy as np
 
+from lastgood.judge.case import LATELY_S, LEAST_MISSING, REVERSE_E, Case
 from lastgood.judge.columns import Ints
-from lastgood.judge.look import Case, Look
+from lastgood.judge.look import Look
+from lastgood.record.fault import Fault
 from lastgood.record.verdict import Finding, State
 
 SLO_E, STALE_SHARE = 100.0, 0.5
-RUN_LENGTH, RUN_ALARM = 43_200.0, 1.5 * 43_200.0
-"""Minutes between false alarms that are promised where no prior version serves, and the bound that keeps it although the usual rate is an
-estimate of four weeks (`python -m benchmarks.judge --promises`)."""
-LATELY_S, LEAST_MISSING = 600.0, 100.0
-"""Requests of the candidate are missed when of at least so many that the plan hoped for, in so many seconds, fewer than half came."""
+CHANGE_E = 20.0
+"""Evidence of a change from which it is watched."""
+ALARM_DAYS = 540.0
+"""Days between false alarms of one metric of a version that serves alone: three metrics, half of a budget of one false page in 90 days."""
+RUN_ALARM = 1.5 * ALARM_DAYS * 1440
+"""The bound that keeps it although the usual rate is an estimate of four weeks (`python -m benchmarks.judge --promises`)."""
+PAGING = {"error SLO", "run length", "missing requests"}
 
 
 def missing(look: Look) -> str | None:
@@ -29,19 +35,20 @@ def missing(look: Look) -> str | None:
 
 def state(look: Look) -> State:
     """From the evidence to what follows from it."""
+    if _own_count(look):
+        return State.PAGE
     if missing(look):
         return State.INCONCLUSIVE
-    policy = look.policy
     if look.e >= look.case.threshold:
         return State.PAGE if vetoes(look) else State.ROLL_BACK
     kinds = {finding.metric for finding in others(look)}
-    if (
-        look.e >= policy.page_e
-        or kinds & {"error SLO", "run length", "missing requests"}
-        or look.case.page_only[look.t]
-    ):
+    if look.e >= look.case.page_threshold or kinds & PAGING:
         return State.PAGE
-    if look.e >= policy.watch_e or kinds:
+    if (
+        kinds
+        or float(look.trail.e[look.t, 0]) >= look.policy.watch_e
+        or float(look.trail.change[look.t, 0]) >= CHANGE_E
+    ):
         return State.WATCH
     return State.HEALTHY if look.served[1] and look.case.safe[look.t] else State.INCONCLUSIVE
 
@@ -50,19 +57,20 @@ def turns(case: Case) -> Ints:
     """The windows after which `state` may differ from the window before: where something it looks at crossed its limit. Where a
     rollback is near, or the split is off, all of them, for vetoes and missing requests depend on more."""
     trail, policy = case.trail, case.policy
-    e, stale, length = trail.e[:, 0], case.stale, RUN_ALARM * 60 / trail.cols.width
-    limits = [e >= limit for limit in (case.threshold, policy.page_e, policy.watch_e)]
+    limits = [case.e >= limit for limit in (case.threshold, case.page_threshold)]
+    alarms = [alarm >= RUN_ALARM * 60 / trail.cols.width for alarm in case.alarms.values()]
+    arrived, hoped = case.missed
     marks = np.stack([
-        *limits, case.page_only, case.safe, case.off_plan, trail.windows[:, 0] > 0, case.served[:, 0] > 0,
-        trail.slo[:, 0, 1] >= SLO_E, case.run_length >= length,
-        *(stale[..., 1] > STALE_SHARE * stale[..., 0]).T,
+        *limits, trail.e[:, 0] >= policy.watch_e, trail.change[:, 0] >= CHANGE_E, case.safe, case.off_plan, trail.windows[:, 0] > 0,
+        case.served[:, 0] > 0, case.unmatched, (trail.slo[:, 0, 1] >= SLO_E) & case.objective[:, 1], *alarms,
+        (hoped > 0) & (arrived < hoped / 2), *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
     ])  # fmt: skip
     turned = np.concatenate([[True], (marks[:, 1:] != marks[:, :-1]).any(0)])
     return np.flatnonzero(turned | limits[0] | case.off_plan)
 
 
 def vetoes(look: Look) -> list[str]:
-    """Reasons not to roll back, however strong the evidence."""
+    """Reasons not to roll back, however strong the evidence: a person is paged."""
     evidence, policy, history, trail = look.evidence, look.policy, look.history, look.trail
     if evidence.prior is None:
         return ["no prior version is known"]
@@ -74,18 +82,19 @@ def vetoes(look: Look) -> list[str]:
     if history.last_rollback and (look.now - history.last_rollback).total_seconds() < policy.cooldown_s:
         reasons.append(f"rolled back at {history.last_rollback:%H:%M}, cooling down")
     metric = look.lead.metric if look.lead else ""
-    if metric == "errors" and trail.slo[look.t, 0, 0] >= SLO_E:
+    if trail.slo[look.t, 0, 0] >= SLO_E and look.case.objective[look.t, 0]:
         reasons.append(f"prior version {evidence.prior} breaks its error objective too: look upstream")
+    worse = [name for name, e in look.case.reverse.items() if e[look.t] >= REVERSE_E and name != metric]
+    if worse:
+        reasons.append(f"prior version {evidence.prior} is worse in {', '.join(sorted(worse))}")
     if metric in ("quality", "scores") and drifted_for_both(look):
         reasons.append("the input drifted for both versions")
     if metric in ("quality", "scores") and all((look.stale_share(arm) or 0) > STALE_SHARE for arm in (0, 1)):
         reasons.append("features are stale for both versions")
-    if metric == "errors":
+    if metric in ("errors", "client"):
         reasons += _too_few(look)
     if look.case.off_plan[look.t]:
         reasons.append("traffic is not split as planned, so the versions do not get comparable requests")
-    if trail.clumped[look.t, 0]:
-        reasons.append("requests are not routed one by one, and nothing says who sent them")
     if not policy.rollback_without_requesters and not trail.known[look.t, 0]:
         reasons.append("nothing says who sent the requests, and the policy asks for it")
     if look.windows < policy.min_windows:
@@ -95,13 +104,16 @@ def vetoes(look: Look) -> list[str]:
 
 def _too_few(look: Look) -> list[str]:
     """Failures so few, or of so few requesters, that they are one client's affair. A caller whom both versions serve request by
-    request is a fair comparison by itself, so then no more requesters are asked for than there are."""
-    bad, who = float(look.trail.bad[look.t, 0]), float(look.trail.bad_requesters[look.t, 0])
-    reasons = [f"only {bad:.0f} failed requests so far"] if bad < look.policy.min_bad else []
-    wanted, served = look.policy.min_requesters, look.trail.cols.requesters
-    if look.by_request and look.trail.known[look.t, 0]:
-        wanted = min(wanted, len(np.unique(served.who[(served.t <= look.t) & (served.n > 0)])))
-    return reasons + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted and len(served.t) else [])
+    request is a fair comparison by itself, so no more requesters are asked for than there are."""
+    bad, callers = float(look.trail.bad[look.t, 0]), look.trail.cols.callers
+    metric = look.lead.metric if look.lead else ""
+    reasons = [f"only {bad:.0f} failed requests so far"] if bad < look.policy.min_bad and metric == "errors" else []
+    if not look.trail.known[look.t, 0]:
+        return reasons
+    kinds = look.policy.rollback_faults if metric == "errors" else (Fault.CLIENT,)
+    who = look.case.who_failed(kinds)[look.t]
+    wanted = min(look.policy.min_requesters, len(np.unique(callers.who[callers.t <= look.t])))
+    return reasons + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted else [])
 
 
 def drifted_for_both(look: Look) -> set[str]:
@@ -118,7 +130,7 @@ def drifted_for_both(look: Look) -> set[str]:
 
 
 def others(look: Look) -> list[Finding]:
-    """Findings beside the comparisons: freshness, drift, objective, run length, split."""
+    """Findings beside the comparisons: freshness, drift, objective, history, split, comparability."""
     evidence, policy, reasons = look.evidence, look.policy, []
     for arm, label in ((1, evidence.candidate), (0, evidence.prior)):
         share = look.stale_share(arm)
@@ -131,6 +143,9 @@ def others(look: Look) -> list[Finding]:
     inputs = sorted(drifted_for_both(look))
     if inputs:
         reasons.append(Finding("input drift", f"the input drifted for both versions: {', '.join(inputs[:5])}"))
+    if look.case.unmatched[look.t]:
+        sentence = f"hardly any request of version {evidence.candidate} has one of its kind of {evidence.prior} beside it: nothing to compare"
+        reasons.append(Finding("comparability", sentence))
     outputs = [drifted for drifted in evidence.drift if drifted.kind == "output" and drifted.against == "prior"]
     if outputs:
         worst = max(outputs, key=lambda drifted: drifted.low)
@@ -138,46 +153,81 @@ def others(look: Look) -> list[Finding]:
             f"{worst.column} of {evidence.candidate} differs from {evidence.prior} (distance {worst.distance:.2f})"
         )
         reasons.append(Finding("output drift", sentence))
-    e = float(look.trail.slo[look.t, 0, 1])
-    if e >= SLO_E:
-        cols = look.trail.cols
-        began = cols.times[0] + 60 * look.trail.slo_onset[look.t, 0, 1]
-        rows = slice(int(np.searchsorted(cols.times, began)), look.t + 1)
-        rate = float(cols.failed[rows, :, 1].sum() / max(1.0, cols.n[rows, :, 1].sum()))
-        sentence = (
-            f"{rate:.1%} of version {evidence.candidate}'s requests fail, the objective is {policy.error_slo:.1%}"
-        )
-        reasons.append(Finding("error SLO", sentence, e, new_rate=rate))
-    reasons += _split(look)
-    return reasons + _run_length(look)
+    return [*reasons, *_objective(look), *_split(look), *_history(look), *_own_count(look)]
+
+
+def _objective(look: Look) -> list[Finding]:
+    """The new version breaks its error objective, and still does."""
+    e, cols = float(look.trail.slo[look.t, 0, 1]), look.trail.cols
+    if e < SLO_E or not look.case.objective[look.t, 1]:
+        return []
+    began = cols.times[0] + 60 * look.trail.slo_onset[look.t, 0, 1]
+    rows = slice(int(cols.index(began)), look.t + 1)
+    failed = look.trail.blocks["errors"].x[rows, :, 1, 0].sum()
+    rate = float(failed / max(1.0, cols.n[rows, :, 1].sum()))
+    sentence = (
+        f"{rate:.1%} of version {look.evidence.candidate}'s requests fail, the objective is {look.policy.error_slo:.1%}"
+    )
+    return [Finding("error SLO", sentence, e, new_rate=rate)]
 
 
 def _split(look: Look) -> list[Finding]:
     """A split that is not as planned; where most requests of the candidate lately miss, they hang, or nobody reports them."""
-    if not look.case.off_plan[look.t]:
-        return []
-    candidate, unit = look.evidence.candidate, 0 if look.by_request else 1
-    (seen, expected, _), t = look.case.planned, look.t
-    got, plan = seen[unit, t, 1] / seen[unit, t].sum(), expected[unit, t] / seen[unit, t].sum()
-    sentence = f"version {candidate} was planned {plan:.0%} of the traffic and got {got:.0%}"
-    findings = [Finding("split", sentence, new_rate=float(got))]
-    a = int(np.searchsorted(look.trail.cols.times, look.trail.cols.times[t] - LATELY_S))
-    (prior, arrived), new = seen[0, t] - seen[0, a], expected[0, t] - expected[0, a]
-    wanted = prior * new / max(prior + arrived - new, 1e-9)
-    if wanted >= LEAST_MISSING and arrived < wanted / 2:
-        sentence = f"version {candidate} shows {arrived:.0f} of {wanted:.0f} requests planned lately: they hang, fail unseen or are lost"
+    candidate, t, cols = look.evidence.candidate, look.t, look.trail.cols
+    served = look.case.served
+    a = int(cols.index(cols.times[t] - LATELY_S))
+    (prior, arrived), findings = served[t] - served[a], []
+    if look.case.off_plan[t]:
+        seen, expected, _ = look.case.planned
+        got, plan = seen[t, 1] / seen[t].sum(), expected[t] / seen[t].sum()
+        sentence = f"version {candidate} was planned {plan:.0%} of the traffic and got {got:.0%}"
+        findings.append(Finding("split", sentence, new_rate=float(got)))
+        new = expected[t] - expected[a]
+        wanted, least = prior * new / max(seen[t].sum() - seen[a].sum() - new, 1e-9), 0.5
+    elif not look.evidence.planned and served[a, 0] and served[a, 1]:
+        wanted, least = prior * served[a, 1] / served[a, 0], 0.1  # the split may have been changed
+    else:
+        return findings
+    if wanted >= LEAST_MISSING and arrived < wanted * least:
+        sentence = f"version {candidate} shows {arrived:.0f} of {wanted:.0f} requests that it should have served lately: they hang, fail unseen or are lost"
         findings.insert(0, Finding("missing requests", sentence, new_rate=float(arrived / wanted)))
     return findings
 
 
-def _run_length(look: Look) -> list[Finding]:
-    """Where no prior version served beside it: more failures than the hour of the week ever had (see eprocess.alarm)."""
-    cols = look.trail.cols
-    if look.case.run_length[look.t] < RUN_ALARM * 60 / cols.width:
+def _history(look: Look) -> list[Finding]:
+    """A version that serves alone, against the same hour of earlier weeks: failing or slower than ever, or fewer requests than ever."""
+    cols, findings = look.trail.cols, []
+    limit = RUN_ALARM * 60 / cols.width
+    high = {metric: float(alarm[look.t]) for metric, alarm in look.case.alarms.items() if alarm[look.t] >= limit}
+    if high:
+        metric = max(high, key=lambda name: high[name])
+        candidate = f"version {look.evidence.candidate}"
+        since = float(cols.times[look.t] - 3600)
+        if metric == "errors":
+            rows = slice(int(cols.index(since)), look.t + 1)
+            rate = float(look.trail.blocks["errors"].x[rows, :, 1, 0].sum() / max(1.0, cols.n[rows, :, 1].sum()))
+            sentence = f"{rate:.1%} of {candidate}'s requests fail"
+        else:
+            rate = (look.quantile(metric, 1, 0.9, since) or (math.nan,))[0]
+            sentence = f"{candidate} has p90 {'to the first token ' if metric == 'ttft' else ''}{rate:.0f} ms"
+        sentence += (
+            f", more than at this hour of earlier weeks; without cause this is said once in {ALARM_DAYS:.0f} days"
+        )
+        findings.append(Finding("run length", sentence, new_rate=rate))
+    arrived, hoped = (float(part[look.t]) for part in look.case.missed)
+    if hoped and arrived < hoped / 2:
+        sentence = (
+            f"{arrived:.0f} requests in {LATELY_S / 60:.0f} minutes, and there never were fewer than {hoped:.0f} at this hour of earlier "
+            "weeks: they hang or do not come"
+        )
+        findings.append(Finding("missing requests", sentence, new_rate=arrived / hoped))
+    return findings
+
+
+def _own_count(look: Look) -> list[Finding]:
+    """Requests that the endpoint's own metrics counted and nobody saw end."""
+    counted, seen = look.evidence.own_requests or (0.0, 0.0)
+    if counted < LEAST_MISSING or seen >= counted / 2:
         return []
-    x, n = (v[: look.t + 1, :, 1] for v in (cols.failed, cols.n))
-    sentence = (
-        f"{x.sum() / max(1.0, n.sum()):.1%} of version {look.evidence.candidate}'s requests fail, more than at this hour of "
-        f"earlier weeks; without cause this is said once in {RUN_LENGTH / 1440:.0f} days"
-    )
-    return [Finding("run length", sentence, new_rate=float(x.sum() / max(1.0, n.sum())))]
+    sentence = f"the endpoint counted {counted:.0f} requests lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
+    return [Finding("missing requests", sentence, new_rate=seen / counted)]

@@ -1,116 +1,22 @@
-"""A comparison after one window: what was served, since when, how fast, and whether it is shown to be safe (pure)."""
+"""One look at a comparison: what was served after a window, since when, how fast, and what its evidence rests on (pure)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from lastgood.judge import eprocess
-from lastgood.judge.columns import Columns, Ints
+from lastgood.judge.case import Case, summed
+from lastgood.judge.columns import Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
 from lastgood.judge.intervals import quantile_band
-from lastgood.judge.streams import Blocks, Stream
-from lastgood.judge.trail import REQUEST, Trail
+from lastgood.judge.streams import Stream
+from lastgood.judge.trail import Trail
+from lastgood.record.fault import FAULTS
 from lastgood.record.windows import middle
 from lastgood.settings import Policy
-
-SAFE_RATIO, SAFE_E, GONE_E, SPLIT_E, ANSWERS_SLO = 1.5, 20.0, 3.0, 1000.0, 0.05
-SPLIT_ODDS = 1.1
-"""A split is off plan only where its odds are off by more than this: a few requests without a version are no mismatch."""
-FIRST_ATTEMPT = 0.9
-"""Part of the budget that a version's first attempt may use; the others share the rest (see `budget`)."""
-PSEUDO, TOLERATED_RISE = 2_000.0, 1.25
-
-
-def budget(attempt: int) -> float:
-    """Share of the false-rollback budget for the attempt-th try of one version (1, 2, ...): sums to 1 over all tries."""
-    return FIRST_ATTEMPT if attempt <= 1 else (1 - FIRST_ATTEMPT) * 6 / (math.pi * (attempt - 1)) ** 2
-
-
-@dataclass(frozen=True)
-class Case:
-    """All that is known of one comparison; what every look needs is computed once, for all windows."""
-
-    trail: Trail
-    evidence: Evidence
-    policy: Policy
-    history: History
-
-    @cached_property
-    def threshold(self) -> float:
-        return self.policy.rollback_e / (budget(self.history.attempt(self.evidence.candidate)) * self.history.share)
-
-    @cached_property
-    def served(self) -> Floats:
-        """(prior, new) requests so far [T, 2]."""
-        return np.asarray(np.cumsum(self.trail.cols.n.sum(1), 0))
-
-    @cached_property
-    def planned(self) -> tuple[Floats, Floats, Floats]:
-        """(seen (prior, new), hoped of new, log e against the plan) so far [2 units, T, ...], of windows whose planned split is known.
-
-        Units: requests, and distinct requesters (each at its first window under a plan).
-        """
-        cols = self.trail.cols
-        length = len(cols.times)
-        seen, expected, log_e = np.zeros((2, length, 2)), np.zeros((2, length)), np.zeros((2, length))
-        arrived = self.trail.windows[:, 0] > (cols.n[..., 1].sum(1) > 0)  # it came somewhere within its first window
-        for planned in self.evidence.planned:
-            if not 0 < planned.share < 1:
-                continue
-            within = cols.within(planned.since, planned.until) & arrived
-            for unit, counts in enumerate((cols.n.sum(1) * within[:, None], _first_seen(cols, within))):
-                so_far = np.cumsum(counts, 0)
-                seen[unit] += so_far
-                expected[unit] += planned.share * so_far.sum(1)
-                log_e[unit] += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], planned.share)
-        return seen, expected, log_e
-
-    @cached_property
-    def off_plan(self) -> npt.NDArray[np.bool_]:
-        """Sample-ratio mismatch [T]: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
-        unit = np.where(self.trail.routing[:, 0] == REQUEST, 0, 1), np.arange(len(self.trail.cols.times))
-        seen, expected, log_e = (part[unit] for part in self.planned)
-        odds = (seen[:, 1] + 0.5) / (seen[:, 0] + 0.5) * (seen.sum(1) - expected + 0.5) / (expected + 0.5)
-        return np.asarray((log_e >= math.log(SPLIT_E)) & (np.abs(np.log(odds)) > math.log(SPLIT_ODDS)))
-
-    @cached_property
-    def stale(self) -> Floats:
-        """(known, older than the limit) of the newest half of the windows [T, 2 versions, 2]."""
-        so_far = np.concatenate([np.zeros((1, 2, 2)), np.cumsum(self.trail.cols.stale[:, 0], 0)])
-        t = np.arange(len(self.trail.cols.times))
-        return np.asarray(so_far[t + 1] - so_far[(t + 1) // 2])
-
-    @cached_property
-    def page_only(self) -> npt.NDArray[np.bool_]:
-        """Counting by requester, what only requests can say (tokens, first token, answers, scores) may page, never roll back [T]."""
-        trail, aside = self.trail, {stream.metric for stream in self.trail.sticky}
-        most = [stream.share * stream.e[:, 0] for stream in trail.streams if stream.metric not in aside]
-        strong = np.max(most, 0) >= self.policy.rollback_e if most else np.zeros(len(trail.cols.times), bool)
-        return np.asarray((trail.routing[:, 0] != REQUEST) & strong)
-
-    @cached_property
-    def safe(self) -> npt.NDArray[np.bool_]:
-        """Whether the reverse tests say that the new version is not SAFE_RATIO times worse, or is well within its objective [T]."""
-        blocks, bad = self.trail.blocks, self.trail.bad[:, 0]
-        fine = _below(self.served[:, 1], bad, self.policy.error_slo) | _not_worse(blocks["errors"], 0)
-        seen, poor = (np.cumsum(v.sum(1)) for v in (blocks["quality"].n[..., 1], blocks["quality"].x[..., 1, 0]))
-        good = (seen == 0) | _below(seen, poor, ANSWERS_SLO) | _not_worse(blocks["quality"], 0)
-        return np.asarray(fine & good & _not_worse(blocks["latency"], 1))
-
-    @cached_property
-    def run_length(self) -> Floats:
-        """The detector without a prior version [T]: more failures than this hour of the week ever had (see eprocess.alarm)."""
-        base, cols = self.evidence.baseline, self.trail.cols
-        if not base or self.served[-1, 0] > 0:
-            return np.zeros(len(cols.times))
-        x, n = (v[..., 1].sum(1) for v in (cols.failed, cols.n))
-        return eprocess.alarm(x, TOLERATED_RISE * n * expected_rate(base, cols.times), dispersion(base))
 
 
 @dataclass(frozen=True)
@@ -138,13 +44,9 @@ class Look:
     def history(self) -> History:
         return self.case.history
 
-    @cached_property
-    def e(self) -> float:
-        return float(self.trail.e[self.t, 0])
-
     @property
-    def by_request(self) -> bool:
-        return bool(self.trail.routing[self.t, 0] == REQUEST)
+    def e(self) -> float:
+        return float(self.case.e[self.t])
 
     @property
     def windows(self) -> int:
@@ -158,9 +60,23 @@ class Look:
 
     @cached_property
     def lead(self) -> Stream | None:
-        """The stream with the strongest evidence."""
-        streams = [stream for stream in self.trail.counted(self.t) if stream.share > 0]
-        return max(streams, key=lambda stream: stream.share * float(stream.e[self.t, 0]), default=None)
+        """The strongest stream of the metric with the most evidence that may be believed; of all, where none may."""
+        sound = {metric: float(part[self.t]) for metric, part in self.case.sound.items()}
+        if not sound:
+            return None
+        metric = max(sound, key=lambda name: sound[name])
+        raw = max(self.case.metrics, key=lambda name: float(summed(self.case.metrics[name])[self.t]))
+        streams = self.case.metrics[metric if self.e >= self.policy.watch_e else raw]
+        return max(streams, key=lambda stream: stream.share * float(stream.e[self.t, 0]))
+
+    @cached_property
+    def doubts(self) -> dict[str, list[str]]:
+        """metric -> why its evidence is not believed now, where it has any."""
+        found = {}
+        for metric, why in self.case.doubts.items():
+            if float(summed(self.case.metrics[metric])[self.t]) >= self.policy.watch_e:
+                found[metric] = [reason for reason, where in why.items() if where[self.t]]
+        return {metric: reasons for metric, reasons in found.items() if reasons}
 
     @cached_property
     def onset(self) -> datetime | None:
@@ -169,6 +85,12 @@ class Look:
             return None
         began = float(self.trail.cols.times[0]) + 60 * float(self.lead.onset[self.t, 0])
         return datetime.fromtimestamp(round(began), UTC)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Why windows so far count for nobody, and how many."""
+        counts = {why: int(where[: self.t + 1].sum()) for why, where in self.case.left_out.items()}
+        return {why: count for why, count in counts.items() if count}
 
     def stale_share(self, arm: int) -> float | None:
         """Share of the newest half's requests whose features were older than the limit; None when no age is known."""
@@ -185,6 +107,11 @@ class Look:
             "ttft_p95_ms": (self.quantile("ttft", arm, 0.95) or [None])[0],
             "bad_answers": bad / answers if answers else None,
         }
+
+    def faults(self, arm: int) -> dict[str, float]:
+        """Failed requests by class, so far."""
+        counts = self.trail.cols.faults[: self.t + 1, :, arm].sum((0, 1))
+        return {str(kind): float(count) for kind, count in zip(FAULTS, counts, strict=True) if count}
 
     def quantile(self, name: str, arm: int, q: float, since: float = -math.inf) -> tuple[float, float, float] | None:
         """(quantile, low, high) of a histogram over the windows from `since` (epoch seconds) to t; the limits hold at every look
@@ -211,52 +138,3 @@ class Look:
             present = np.flatnonzero(weight)
             self.ranks[key] = (present + low, np.cumsum(weight[present]))
         return self.ranks[key]
-
-
-def _first_seen(cols: Columns, within: npt.NDArray[np.bool_]) -> Floats:
-    """(prior, new) requesters by the window in which each was first seen, of the windows `within` [T, 2]."""
-    requesters, counted = cols.requesters, np.zeros((len(cols.times), 2))
-    for arm in (0, 1):
-        use = (requesters.arm == arm) & (requesters.n > 0) & within[requesters.t]
-        _, first = np.unique(requesters.who[use], return_index=True)
-        np.add.at(counted, (requesters.t[use][first], arm), 1)
-    return counted
-
-
-def expected_rate(base: Mapping[int, tuple[float, float]], times: Floats) -> Floats:
-    """Failure rate per window from the hour of the week, shrunk towards the overall rate with PSEUDO requests."""
-    table = dict(base)
-    whole = [sum(counts[i] for counts in table.values()) for i in (0, 1)]
-    overall = (whole[1] + 1) / (whole[0] + 100)
-    hours = ((times // 3600 - 4 * 24) % 168).astype(int)
-    rates = {h: (x + PSEUDO * overall) / (n + PSEUDO) for h, (n, x) in table.items()}
-    return np.array([rates.get(int(h), overall) for h in hours])
-
-
-def dispersion(base: Mapping[int, tuple[float, float]]) -> float:
-    """phi >= 1 of the hourly failure counts around the overall rate."""
-    rows = np.array([counts for counts in base.values() if counts[0] > 0], float)
-    if len(rows) < 12:
-        return 1.0
-    rate = rows[:, 1].sum() / rows[:, 0].sum()
-    spread = (rows[:, 1] - rate * rows[:, 0]) ** 2 / np.maximum(rows[:, 0] * rate * (1 - rate), 1e-9)
-    return float(max(1.0, spread.mean()))
-
-
-def _not_worse(blocks: Blocks, k: int) -> npt.NDArray[np.bool_]:
-    n, x = blocks.n.reshape(-1, 2), blocks.x[..., k].reshape(-1, 2)
-    logs = eprocess.log_e_better(n[:, 1], n[:, 0], x[:, 1], x.sum(-1), SAFE_RATIO)
-    total = np.cumsum(logs.reshape(*blocks.n.shape[:2], -1).sum(1), 0)
-    return _shown(np.logaddexp.reduce(total, -1) - math.log(total.shape[-1]))
-
-
-def _shown(log_e: Floats) -> npt.NDArray[np.bool_]:
-    """[T]: evidence that has reached SAFE_E, which may happen at any look, and has not gone since."""
-    reached = np.maximum.accumulate(log_e) >= math.log(SAFE_E)
-    return np.asarray(reached & (log_e >= math.log(GONE_E)))
-
-
-def _below(n: Floats, x: Floats, rate: float) -> npt.NDArray[np.bool_]:
-    """Evidence that a bad rate is below `rate`: the likelihood ratios of rate/2, rate/4 and rate/10, averaged."""
-    logs = eprocess.log_e_above(n, np.minimum(x, n), rate, np.array([1 / 2, 1 / 4, 1 / 10]))
-    return _shown(np.logaddexp.reduce(logs, -1) - math.log(3))

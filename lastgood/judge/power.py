@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lastgood.judge.columns import FAMILIES, Columns, Entries
+from lastgood.judge import budget
+from lastgood.judge.columns import Columns, Entries
 from lastgood.judge.eprocess import Floats
-from lastgood.judge.look import budget
 from lastgood.judge.streams import shift_buckets
 from lastgood.judge.trail import follow
+from lastgood.record.fault import FAULTS, Fault
 from lastgood.settings import Policy
 
 SIGMA = 0.35
@@ -44,15 +45,15 @@ def minutes_to_see(
     hist = rng.multinomial(n, given.weights / given.weights.sum())
     t, g, arm, k = np.nonzero(hist)
     slower = arm * (shift_buckets(latency - 1) if latency > 1 else 0)
-    families = np.zeros((*shape, len(FAMILIES)))
-    families[..., FAMILIES.index("5xx")] = failed
+    faults = np.zeros((*shape, len(FAULTS)))
+    faults[..., FAULTS.index(Fault.MODEL)] = failed
     zero, groups = np.zeros(shape), np.arange(runs)
     cols = Columns(
-        60.0 * np.arange(minutes, dtype=np.float64), 60.0, ("all/64",) * runs, groups, groups, np.ones(runs, bool), n.astype(float), failed, families,
+        60.0 * np.arange(minutes, dtype=np.float64), 60.0, ("all/64",) * runs, groups, groups, np.ones(runs, bool), n.astype(float), faults,
         zero, zero, np.zeros((minutes, runs, 2, 2)),
         {"latency": Entries(t, g, arm, given.buckets[k].astype(np.int64) + slower, hist[t, g, arm, k].astype(float))},
     )  # fmt: skip
     trail, _ = follow(cols, policy)
-    over = (trail.e >= policy.rollback_e / budget(1)) & (trail.windows >= policy.min_windows)
+    over = (trail.e >= policy.rollback_e / budget.of_try(1)) & (trail.windows >= policy.min_windows)
     over &= (trail.bad >= policy.min_bad) | (latency > 1)
     return np.where(over.any(0), over.argmax(0) + 1.0, np.inf)

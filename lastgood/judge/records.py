@@ -6,20 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lastgood.judge.columns import (
-    FAMILIES,
-    HIGHEST,
-    LOWEST,
-    Columns,
-    Entries,
-    Ints,
-    Requesters,
-    family,
-    groups,
-    no_requesters,
-    tally,
-)
+from lastgood.judge.columns import HIGHEST, LOWEST, Callers, Columns, Entries, Ints, alike, callers_of, groups, tally
 from lastgood.judge.eprocess import Floats
+from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import GROWTH, SIZE_EDGES, START_TOKENS, ZERO
 
 SIZES = (*(str(edge) for edge in SIZE_EDGES), "more", "?")
@@ -88,23 +77,26 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
         return tally(cell, weights, int(np.prod(shape))).reshape(shape)
 
     bad = records.code >= 0
-    kinds = (
-        np.array([family(code) for code in records.codes] or [0])[records.code] if len(records.codes) else records.code
-    )
-    families = np.stack([count(bad & (kinds == k)) for k in range(len(FAMILIES))], -1)
+    classes = np.array([FAULTS.index(fault(code)) for code in records.codes] or [0])
+    kinds = np.where(bad, classes[records.code] if len(records.codes) else 0, -1)
+    faults = np.stack([count(kinds == k) for k in range(len(FAULTS))], -1)
     age = records.feature_age_ms
     stale = np.stack([count(~np.isnan(age)).sum(1), count(age > stale_ms).sum(1)], -1)[:, None]
     values = {
         "latency": records.latency_ms, "pace": pace(records), "ttft": records.ttft_ms, "length": records.tokens_out,
     }  # fmt: skip
+    values = {name: np.where(bad, np.nan, series) for name, series in values.items()}
     marks = {name: buckets(series) for name, series in values.items() if not np.isnan(series).all()}
     histograms = {name: _entries(t, g, records.arm, series_marks, values[name]) for name, series_marks in marks.items()}
     scope, sized = groups(strata)
     nothing = np.zeros(shape)
-    return Columns(
-        starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), count(bad), families,
-        nothing, nothing, stale, histograms, _requesters(records, t, g, bad, marks),
-        {name: _sums(t, records.arm, series, len(starts)) for name, series in sorted(records.values.items())},
+    return alike(
+        Columns(
+            starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), faults, nothing, nothing,
+            stale, histograms, _callers(records, t, g, kinds, marks.get("latency")),
+            {name: _sums(t, records.arm, series, len(starts)) for name, series in sorted(records.values.items())},
+            prompts=count(np.nan_to_num(records.tokens_in)),
+        )
     )  # fmt: skip
 
 
@@ -114,26 +106,23 @@ def _entries(t: Ints, g: Ints, arm: Ints, marks: Ints, values: Floats) -> Entrie
     return Entries(t[known], g[known], arm[known], at, np.ones(len(at)))
 
 
-def _requesters(
-    records: Records, t: Ints, g: Ints, bad: npt.NDArray[np.bool_], buckets: Mapping[str, Ints]
-) -> Requesters:
+def _callers(records: Records, t: Ints, g: Ints, kinds: Ints, latency: Ints | None) -> Callers:
     known = np.flatnonzero(records.who >= 0)
     if not len(known):
-        return no_requesters()
-    t, g, arm, who = t[known], g[known], records.arm[known], records.who[known]
+        return callers_of(())
+    t, g, arm, who, kinds = t[known], g[known], records.arm[known], records.who[known], kinds[known]
+    mark = latency[known] if latency is not None else np.full(len(known), ZERO)
     key = ((t * (g.max() + 1) + g) * 2 + arm) * (who.max() + 1) + who
     order = np.argsort(key, kind="stable")
-    key, known = key[order], known[order]
+    key, mark, kinds = key[order], mark[order], kinds[order]
     starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    first = order[starts]
-    unknown = np.full(len(known), ZERO)
-    marks = [buckets[name][known] if name in buckets else unknown for name in ("latency", "pace")]
-    has_value = [(mark != ZERO).astype(np.int64) for mark in marks]
-    adds = [np.ones(len(known), np.int64), bad[known].astype(np.int64)]
-    adds += [part for mark, has in zip(marks, has_value, strict=True) for part in (has, mark * has)]
-    sums = [np.add.reduceat(addend, starts) for addend in adds]
-    worst = [np.maximum.reduceat(mark, starts) for mark in marks]
-    return Requesters(t[first], g[first], arm[first], who[first], *sums[:2], *worst, *sums[2:])
+    first, timed = order[starts], (mark != ZERO).astype(np.int64)
+    failed = (kinds[:, None] == np.arange(len(FAULTS))).astype(np.int64)
+    sums = [
+        np.add.reduceat(part, starts)
+        for part in (np.ones(len(known), np.int64), failed, timed, mark * timed, mark**2 * timed)
+    ]
+    return Callers(t[first], g[first], arm[first], who[first], *sums)
 
 
 def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:

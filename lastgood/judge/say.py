@@ -7,25 +7,31 @@ import numpy as np
 
 from lastgood.judge import eprocess, intervals
 from lastgood.judge.look import Look
-from lastgood.judge.streams import Stream
+from lastgood.judge.streams import CHANGE, Stream
 from lastgood.record.verdict import Finding, State
 
-COMPARED = ("errors", "latency", "pace", "ttft", "length", "quality", "scores")
-_VERBS = {"errors": "fails", "quality": "gives bad answers"}
-_TIMES = {"latency": ("p95", "latency"), "pace": ("p95 per token", "pace"), "ttft": ("p95 to the first token", "ttft")}
+COMPARED = ("errors", "client", "latency", "ttft", "quality", "scores", "length", "pace", "limit", "content")
+_VERBS = {
+    "errors": "fails", "quality": "gives bad answers", "client": "refuses requests (4xx)", "limit": "refuses requests above a limit",
+    "content": "has requests filtered",
+}  # fmt: skip
+_TIMES = {
+    "latency": ("p95 latency", "latency"),
+    "pace": ("p95 per token", "pace"),
+    "ttft": ("p95 to the first token", "ttft"),
+}
 
 
 def tests(look: Look) -> list[Finding]:
     """One finding per compared metric that has data, with the evidence of its streams together."""
     findings = []
     for metric in COMPARED:
-        streams = [o for o in look.trail.counted(look.t) if o.metric == metric and o.share > 0]
+        streams = [o for o in look.trail.streams if o.metric == metric and o.share > 0]
         streams = [o for o in streams if o.new[look.t, 0, 0] and o.prior[look.t, 0, 0]]
         if streams:
             whole = sum(o.share for o in streams)
             top = max(streams, key=lambda o: o.share * float(o.e[look.t, 0]))
-            weigh = sum if look.by_request else max
-            e = weigh([o.share * float(o.e[look.t, 0]) for o in streams]) / whole
+            e = sum(o.share * float(o.e[look.t, 0]) for o in streams) / whole
             findings.append(_finding(look, metric, top, min(e, 1e300)))
     return findings
 
@@ -41,7 +47,7 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
         )
         return Finding(metric, sentence, e, None, None, None, float(means[0]), float(means[1]))
     ratio, low, high = intervals.ratio_interval(n1, n0, x1, x0)
-    if lead and e >= look.policy.watch_e and look.by_request:
+    if lead and e >= look.policy.watch_e and metric not in _TIMES:
         ratio, low, high, rates = _since_onset(look, stream)
     else:
         rates = x1 / n1, x0 / n0
@@ -84,25 +90,43 @@ def _since_onset(look: Look, stream: Stream) -> tuple[float | None, float | None
 
 def reason(look: Look, state: State, findings: Sequence[Finding], vetoes: Sequence[str]) -> str:
     """One sentence with figures."""
-    evidence = look.evidence
-    requests = look.served[0]
+    evidence, requests = look.evidence, look.served[0]
     if state is State.HEALTHY:
         return f"version {evidence.candidate} is no worse than {evidence.prior} after {requests:.0f} requests"
-    compared = [finding for finding in findings if finding.metric in COMPARED]
-    first = None
-    if look.e >= look.policy.watch_e and look.lead is not None:
-        first = next((finding for finding in compared if finding.metric == look.lead.metric), None)
-    first = first or next((finding for finding in findings if finding.metric not in COMPARED), None)
-    if first is None and state in (State.WATCH, State.PAGE):
-        first = max(compared, key=lambda finding: finding.e_value or 0.0, default=None)
+    first = _leading(look, state, findings)
     if state is State.INCONCLUSIVE or first is None:
         against = f" against {evidence.prior}" if evidence.prior else ", and no prior version to compare with"
-        return f"not enough evidence yet: {requests:.0f} requests of version {evidence.candidate}{against}"
+        left = "; ".join(f"{count} windows left out: {why}" for why, count in look.left_out.items())
+        return f"not enough evidence yet: {requests:.0f} requests of version {evidence.candidate}{against}" + (
+            f" ({left})" if left else ""
+        )
     sentence = first.sentence
-    if first.metric in COMPARED:
+    if first.metric in COMPARED and first.metric not in CHANGE:
+        raw = float(look.trail.e[look.t, 0])
         sentence += f", since {look.onset:%H:%M:%S}" if look.onset else ""
-        sentence += f"; {chance(look.e)} is the chance of this much evidence from a healthy version"
-    return sentence + (f"; no rollback: {vetoes[0]}" if vetoes and look.e >= look.policy.page_e else "")
+        sentence += f"; {chance(max(look.e, raw))} is the chance of this much evidence from a healthy version"
+        if why := look.doubts.get(first.metric):
+            sentence += f"; it does not count: {'; '.join(why)}"
+    elif first.metric in CHANGE:
+        sentence += "; a change, and no harm by itself"
+    return sentence + (f"; no rollback: {vetoes[0]}" if vetoes and look.e >= look.case.page_threshold else "")
+
+
+def _leading(look: Look, state: State, findings: Sequence[Finding]) -> Finding | None:
+    """The finding that the verdict rests on."""
+    compared = [finding for finding in findings if finding.metric in COMPARED]
+    others = [finding for finding in findings if finding.metric not in COMPARED]
+    raw = max(look.e, float(look.trail.e[look.t, 0]))
+    own = None
+    if raw >= look.policy.watch_e and look.lead is not None:
+        own = next((finding for finding in compared if finding.metric == look.lead.metric), None)
+    if own and (look.e >= look.policy.watch_e or not others):
+        return own
+    if others:
+        return others[0]
+    changed = [finding for finding in compared if finding.metric in CHANGE]
+    known = changed if state is State.WATCH and changed else compared
+    return max(known, key=lambda finding: finding.e_value or 0.0, default=None)
 
 
 def chance(e: float) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from lastgood.record.fault import FAULTS
+
 GROWTH = 1.02
 RELATIVE_ERROR = math.sqrt(GROWTH) - 1
 ZERO = -(2**31)
@@ -20,6 +22,7 @@ KEPT_REQUESTERS = 8
 """How many distinct requesters with a failure are remembered per window (the smallest hashes: mergeable)."""
 CAP_REQUESTERS = 512
 """How many requesters a window describes (the smallest hashes: mergeable, and the same requesters in every window)."""
+CALLER_FACTS = 4 + len(FAULTS)
 START_TOKENS = 16
 """Pace is latency_ms / (tokens_out + START_TOKENS): what a request costs before its first token is worth about so many tokens."""
 
@@ -67,10 +70,11 @@ def above(histogram: Histogram, index: float) -> float:
 class Counts:
     """Counts of one (endpoint, model_version, stratum, window). Sums are weights (1 / sampling fraction); `rows` is not.
 
-    errors: error code -> requests. latency, ttft, feature_age: milliseconds. quality: flag -> answers
-    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad). length: tokens_out; pace: see START_TOKENS.
-    requesters: hash of a requester -> (requests, failed ones, bucket of its longest latency, of its longest pace (ZERO: unknown),
-    then number and sum of the buckets of its latencies, and of its paces).
+    errors: error code -> requests. latency, ttft, feature_age: milliseconds; failed_latency: the part of `latency` that failed; ttft,
+    length (tokens_out) and pace (see START_TOKENS) are of successes only. quality: flag -> answers
+    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
+    callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number, sum and sum of
+    squares of the buckets of the latencies of its successes).
     scores: name of an evaluation or label -> (number, sum, sum of squares) of values in 0-1, 1 = best.
     """
 
@@ -90,7 +94,8 @@ class Counts:
     quality: Mapping[str, float] = field(default_factory=dict)
     length: Histogram = field(default_factory=dict)
     pace: Histogram = field(default_factory=dict)
-    requesters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    failed_latency: Histogram = field(default_factory=dict)
+    callers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
@@ -99,7 +104,7 @@ class Counts:
         return math.fsum(self.errors.values())
 
 
-_MAPS = ("errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "requesters", "scores")
+_MAPS = ("errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "failed_latency", "callers", "scores")
 
 
 def utc(moment: datetime) -> datetime:
@@ -125,14 +130,11 @@ def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def _requesters(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
+def _callers(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
     total: dict[str, tuple[int, ...]] = {}
-    for histogram in maps:
-        for who, facts in histogram.items():
-            was = total.get(who, (0, 0, ZERO, ZERO, 0, 0, 0, 0))
-            total[who] = tuple(
-                (max if i in (2, 3) else int.__add__)(a, b) for i, (a, b) in enumerate(zip(was, facts, strict=True))
-            )
+    for callers in maps:
+        for who, facts in callers.items():
+            total[who] = tuple(a + b for a, b in zip(total.get(who, (0,) * CALLER_FACTS), facts, strict=True))
     return dict(sorted(total.items())[:CAP_REQUESTERS])
 
 
@@ -170,7 +172,8 @@ def merge(
         quality=_sum(window.quality for window in group),
         length=add(*(window.length for window in group)),
         pace=add(*(window.pace for window in group)),
-        requesters=_requesters(window.requesters for window in group),
+        failed_latency=add(*(window.failed_latency for window in group)),
+        callers=_callers(window.callers for window in group),
         scores=_scores(window.scores for window in group),
     )
 

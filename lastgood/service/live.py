@@ -1,69 +1,80 @@
 """Requests as the receiver commits them -> verdicts every few seconds, by the same judge as the scheduled job's.
 
 The fast path only raises: it hands over Page and RollBack, and leaves it to the scheduled job, which sees everything, to say that a
-version is healthy. Both name the same endpoint and candidate, so one incident comes of both.
+version is healthy. Which versions are judged, and against which, the ledger of configurations says; where there is none, the scheduled job.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lastgood.judge import Evidence, History, Verdict, judge
-from lastgood.judge.evidence import LIVE_SHARE
+from lastgood.judge import Evidence, History, Verdict, budget, judge
+from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, judged, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.verdict import LIVE
-from lastgood.service.replay import records, since_new
+from lastgood.service.histories import Asked
+from lastgood.service.replay import records
 from lastgood.settings import Settings
 
 COLUMNS = (
     "endpoint", "request_id", "model_version", "requested_at", "latency_ms", "latency_scope", "ttft_ms", "tokens_in", "tokens_out",
     "error_code", "requester", "feature_age_ms",
 )  # fmt: skip
-EPOCH = timedelta(hours=1)
+KEPT = 2 * budget.EPOCHS[LIVE]
 AHEAD = timedelta(minutes=1)
 """How far a request's time may be ahead of the clock here."""
 FRESH, FRESH_PER_S, PER_S = timedelta(minutes=10), 100.0, 10.0
 """Requests a second that each window keeps of an endpoint, in the first ten minutes of a version and later. Of more, those with the
 smaller hashes are kept: blind to version and outcome. A window is thinned as it fills, so that what was judged stays as it was; twice as
 many may come late."""
-VERSIONS = 100
-"""Of more names of versions than this, those without a request in what is kept are forgotten: a name is whatever a sender wrote."""
 LATE_S = 2.0
 """A window is judged this long after its end; the commit interval is shorter."""
+NAMES = 100
+"""How many versions that no configuration names are reported."""
 
 
 @dataclass
 class _Endpoint:
-    since: datetime
     rows: pa.Table
     shares: dict[int, float] = field(default_factory=dict)
-    candidate: str = ""
-    prior: str | None = None
-    seen: dict[str, datetime] = field(default_factory=dict)
-    spoke: bool = False
+    pairs: Sequence[Pair] = ()
+    planned: Sequence[Configuration] = ()
+    newest: datetime | None = None
+    spoke: set[str] = field(default_factory=set)
+
+
+def _first(asked: Iterable[Asked]) -> dict[Asked, int]:
+    return dict.fromkeys(asked, 1)
 
 
 class Live:
-    """`take` is the receiver's sink (any thread); `verdicts` judges what is new."""
+    """`take` is the receiver's sink (any thread); `learn` and `knows` say which versions are judged; `verdicts` judges what is new.
+    numbered: which look history of each epoch this is (see service.histories)."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        numbered: Callable[[Iterable[Asked]], dict[Asked, int]] = _first,
+    ) -> None:
+        self._settings, self._clock, self._numbered = settings, clock, numbered
         self._endpoints: dict[str, _Endpoint] = {}
+        self._ledger: dict[str, Sequence[Configuration]] = {}
+        self._told: dict[str, dict[str, Pair]] = {}
         self._lock = threading.Lock()
 
     def take(self, table: pa.Table) -> None:
         """Add a commit's requests (inbox columns); what cannot be a record is left out."""
         good = table.filter(pc.is_null(table["reject_reason"])) if "reject_reason" in table.column_names else table
         now, at = self._clock(), good["requested_at"]
-        first, last = (pa.scalar(bound, at.type) for bound in (now - 2 * EPOCH, now + AHEAD))
+        first, last = (pa.scalar(bound, at.type) for bound in (now - KEPT - SEEN_LATE, now + AHEAD))
         timely = pc.and_(pc.greater_equal(at, first), pc.less_equal(at, last))
         good = good.select(COLUMNS).filter(pc.and_(timely, pc.is_valid(good["model_version"])))
         with self._lock:
@@ -79,14 +90,12 @@ class Live:
             for identifier in rows["request_id"].to_pylist()
         ]
         rows = rows.append_column("window", pa.array(window)).append_column("draw", pa.array(np.array(draws) / 2**32))
-        state = self._endpoints.setdefault(name, _Endpoint(now, rows.slice(0, 0)))
-        for version in pc.unique(rows["model_version"]).to_pylist():
-            state.seen.setdefault(version, now)
+        state = self._endpoints.setdefault(name, _Endpoint(rows.slice(0, 0)))
         state.rows = self._thinned(state, pa.concat_tables([state.rows, rows]), np.unique(window), now)
 
     def _thinned(self, state: _Endpoint, rows: pa.Table, touched: "np.ndarray[Any, Any]", now: datetime) -> pa.Table:
         width = self._settings.live_every_s
-        settled = (max(state.seen.values()) + FRESH).timestamp()
+        settled = ((state.newest or now) + FRESH).timestamp()
         window, draw = rows["window"].to_numpy(), rows["draw"].to_numpy()
         gone = np.zeros(len(rows), bool)
         for start in touched.tolist():
@@ -99,72 +108,109 @@ class Live:
             gone |= here & (draw >= share)
         return rows.filter(pa.array(~gone)) if gone.any() else rows
 
-    def knows(self, verdict: Verdict) -> None:
-        """Learn from a scheduled verdict which version is new and which was before it."""
+    def learn(self, ledger: Mapping[str, Sequence[Configuration]]) -> None:
+        """Learn the configurations of all endpoints, as they were observed."""
         with self._lock:
-            if state := self._endpoints.get(verdict.endpoint):
-                state.candidate, state.prior = verdict.candidate, verdict.prior
+            self._ledger = dict(ledger)
+
+    def knows(self, verdict: Verdict) -> None:
+        """Learn from a scheduled verdict against which version another one is judged, and since when; for want of a ledger."""
+        since = verdict.figures.get("deployed")
+        since = datetime.fromisoformat(since) if isinstance(since, str) else since
+        with self._lock:
+            told = self._told.setdefault(verdict.endpoint, {})
+            if verdict.judge != LIVE and verdict.prior is not None:
+                told[verdict.candidate] = Pair(verdict.candidate, verdict.prior, since or verdict.judged_at - KEPT)
+
+    def unknown(self) -> set[tuple[str, str]]:
+        """(endpoint, version) of requests whose version the ledger's newest configuration does not name: it has changed, or the name is wrong."""
+        found: set[tuple[str, str]] = set()
+        with self._lock:
+            for name, state in self._endpoints.items():
+                given = self._ledger.get(name)
+                if given:
+                    versions = pc.unique(state.rows["model_version"]).to_pylist()[:NAMES]
+                    found |= {(name, version) for version in versions if not given[-1].traffic.get(version)}
+        return found
 
     def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
         """Page and RollBack verdicts on the newest requests, and the first milder one after them. `history`: what the judge must know, by endpoint."""
         verdicts = []
         for name in list(self._endpoints):
-            verdict = self.look(name, history(name))
-            if verdict and (verdict.bad or self._endpoints[name].spoke):
-                verdicts.append(replace(verdict, judge=LIVE))
-                self._endpoints[name].spoke = verdict.bad
+            for verdict in self.look(name, history(name)):
+                spoke = self._endpoints[name].spoke
+                if verdict.bad or verdict.candidate in spoke:
+                    verdicts.append(verdict)
+                    (spoke.add if verdict.bad else spoke.discard)(verdict.candidate)
             with self._lock:
                 if not self._endpoints[name].rows.num_rows:  # else every name that was ever sent stays
                     del self._endpoints[name]
         return verdicts
 
-    def look(self, name: str, history: History) -> Verdict | None:
-        """The verdict on one endpoint now, whatever it is; None without two versions."""
+    def look(self, name: str, history: History) -> list[Verdict]:
+        """The verdicts on one endpoint's versions now, whatever they are."""
         now, width = self._clock(), self._settings.live_every_s
         with self._lock:
             state = self._endpoints[name]
-            epoch = int((now - state.since) / EPOCH)
-            start = state.since + max(0, epoch - 1) * EPOCH
-            oldest = pa.scalar(start - EPOCH, state.rows.schema.field("requested_at").type)
+            oldest = now - KEPT - SEEN_LATE
+            bound = pa.scalar(oldest, state.rows.schema.field("requested_at").type)
             # Combined: else a chunk for every commit stays.
-            state.rows = state.rows.filter(pc.greater_equal(state.rows["requested_at"], oldest)).combine_chunks()
-            state.shares = {
-                minute: share for minute, share in state.shares.items() if minute * width >= (start - EPOCH).timestamp()
-            }
-            if len(state.seen) > VERSIONS:
-                kept = {state.candidate, state.prior, *pc.unique(state.rows["model_version"]).to_pylist()}
-                state.seen = {version: first for version, first in state.seen.items() if version in kept}
-            rows, pair = state.rows, self._pair(state)
-        if pair is None:
-            return None
-        # What a version did before it was rolled back is spent: tried again, it begins anew.
-        start = max(start, *history.rolled_back.get(pair[0], (start,)))
-        closed = np.floor((now.timestamp() - LATE_S) / width) * width
-        table = rows.filter(
-            pc.greater_equal(rows["requested_at"], pa.scalar(start, rows.schema.field("requested_at").type))
-        )
-        table = _unique(table)
-        policy = self._settings.endpoint(name).policy
-        if not {pair[0], pair[1]} <= set(pc.unique(table["model_version"]).to_pylist()):
-            return None
-        given = records(table, name, *pair)
-        given = given.take(given.at < closed)
-        cols = since_new(columns_of(given, width, policy.feature_age_limit_ms))
-        # Every epoch has its own evidence, so all epochs together must not spend more than this path's share.
-        share = LIVE_SHARE / ((epoch + 1) * (epoch + 2)) if epoch else LIVE_SHARE / 2
-        return judge(Evidence(name, pair[0], pair[1], cols, round(width)), policy, replace(history, share=share), now)
+            state.rows = state.rows.filter(pc.greater_equal(state.rows["requested_at"], bound)).combine_chunks()
+            kept = oldest.timestamp()
+            state.shares = {window: share for window, share in state.shares.items() if window * width >= kept}
+            state.planned = self._ledger.get(name, ())
+            own = [pair for pair in judged(state.planned, history.rolled_back) if pair.prior]
+            own = own or list(self._told.get(name, {}).values())
+            away = history.rolled_back
+            pairs = [replace(pair, since=max([pair.since, *away.get(pair.candidate, ())])) for pair in own]
+            state.newest = max((pair.since for pair in pairs), default=None)
+            rows = state.rows
+        if not pairs or not rows.num_rows:
+            return []
+        asked = {pair: (name, pair.candidate, pair.since, budget.epoch(LIVE, pair.since, now)) for pair in pairs}
+        numbers = self._numbered(asked.values())
+        rows = _unique(rows)
+        looks = [self._judged(name, pair, rows, state.planned, history, numbers[asked[pair]], now) for pair in pairs]
+        return [verdict for verdict in looks if verdict]
 
-    def _pair(self, state: _Endpoint) -> tuple[str, str] | None:
-        """Candidate and prior: as the scheduled job has them, or the version that came last and the one before it."""
-        order = sorted(state.seen, key=lambda version: (state.seen[version], version))
-        newest = order[-1] if order else ""
-        if state.candidate and (
-            newest in (state.candidate, state.prior) or state.seen.get(newest) == state.seen.get(state.candidate)
-        ):
-            return (state.candidate, state.prior) if state.prior else None
-        # Versions that were all there in the first commit have no order: nobody is accused until the job has said which is new.
-        before = [a for a, b in pairwise(order) if b == newest and state.seen[a] < state.seen[b]]
-        return (newest, state.candidate or before[-1]) if before or state.candidate else None
+    def _judged(
+        self,
+        name: str,
+        pair: Pair,
+        rows: pa.Table,
+        configurations: Sequence[Configuration],
+        history: History,
+        nth: int,
+        now: datetime,
+    ) -> Verdict | None:
+        """None where one of the two versions has no requests."""
+        width, policy = self._settings.live_every_s, self._settings.endpoint(name).policy
+        start, share = budget.segment(LIVE, pair.since, now)
+        # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
+        start = start if pair.candidate in history.rolled_back else start - SEEN_LATE
+        closed = np.floor((now.timestamp() - LATE_S) / width) * width
+        mine = rows.filter(
+            pc.and_(
+                pc.greater_equal(rows["requested_at"], pa.scalar(start, rows.schema.field("requested_at").type)),
+                pc.is_in(rows["model_version"], pa.array([pair.candidate, pair.prior])),
+            )
+        )
+        if pair.prior is None or len(pc.unique(mine["model_version"])) < 2:
+            return None
+        given = records(mine, name, pair.candidate, pair.prior)
+        given = given.take(given.at < closed)
+        cols = columns_of(given, width, policy.feature_age_limit_ms)
+        evidence = Evidence(
+            name,
+            pair.candidate,
+            pair.prior,
+            cols,
+            round(width),
+            planned=planned(configurations, pair),
+            deployed=pair.since,
+        )
+        verdict = judge(evidence, policy, replace(history, share=share * budget.of_history(nth)), now)
+        return replace(verdict, judge=LIVE)
 
 
 def _unique(table: pa.Table) -> pa.Table:

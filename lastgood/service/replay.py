@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import re
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from lastgood.errors import ConfigError
 from lastgood.judge import Evidence, Verdict
-from lastgood.judge.columns import Columns, Ints, columns
+from lastgood.judge.columns import Ints, columns
 from lastgood.judge.power import Traffic
 from lastgood.judge.records import Records, buckets, columns_of
 from lastgood.record.windows import Counts, bucket, from_row
@@ -147,26 +146,7 @@ def evidence(path: Path, endpoint: str, new: str | None, prior: str | None, widt
         cols = columns(windows, new, prior, width, bucket(policy.feature_age_limit_ms))
     else:
         cols = columns_of(records(table, endpoint, new, prior), width, policy.feature_age_limit_ms)
-    return Evidence(endpoint, new, prior, since_new(cols), width)
-
-
-def since_new(cols: Columns) -> Columns:
-    """Without the windows before the new version's first."""
-    served = np.flatnonzero(cols.n[..., 1].sum(1) > 0)
-    first = int(served[0]) if len(served) else 0
-    if first == 0:
-        return cols
-    rows = {
-        name: getattr(cols, name)[first:] for name in ("times", "n", "failed", "families", "answers", "bad", "stale")
-    }
-    scores = {name: series[first:] for name, series in cols.scores.items()}
-
-    def later(entries: Any) -> Any:
-        kept = {name: value[entries.t >= first] for name, value in vars(entries).items()}
-        return replace(entries, **{**kept, "t": kept["t"] - first})
-
-    histograms = {name: later(histogram) for name, histogram in cols.histograms.items()}
-    return replace(cols, **rows, scores=scores, histograms=histograms, requesters=later(cols.requesters))
+    return Evidence(endpoint, new, prior, cols.since_new(), width)
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -30,7 +31,9 @@ from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import LastgoodError, RefusedError, TransientError
 from lastgood.judge import History, Verdict
+from lastgood.judge.ledger import ledger
 from lastgood.service import scrape
+from lastgood.service.histories import Histories
 from lastgood.service.live import Live
 from lastgood.service.protection import Facts, problems
 from lastgood.service.tracing import spanned
@@ -42,6 +45,7 @@ from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.service.serve")
 HOUSEKEEP_S = 3600.0
+OBSERVE_EVERY = 12
 SCRAPE_S = 60.0
 """The endpoints' own metrics are gauges of a minute."""
 
@@ -177,8 +181,21 @@ def steady_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 17)
 
 
-def _observe(acts: Controller, store: tables.Store) -> None:
-    deployments.record(store, acts.observe_endpoints(), now())
+class Observer:
+    """Keeps the ledger of configurations, and tells the live judge of it: every OBSERVE_EVERY calls, and when requests of a version come
+    that the ledger does not name (once for each name)."""
+
+    def __init__(self, acts: Controller, store: tables.Store, live: Live) -> None:
+        self._acts, self._store, self._live = acts, store, live
+        self._calls, self._asked = 0, set[tuple[str, str]]()
+
+    def __call__(self) -> None:
+        new = self._live.unknown() - self._asked
+        if self._calls % OBSERVE_EVERY == 0 or new:
+            self._asked = (self._asked | new) & self._live.unknown()
+            deployments.record(self._store, self._acts.observe_endpoints(), now())
+            self._live.learn(ledger(deployments.read(self._store)))
+        self._calls += 1
 
 
 def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: datetime, ran_at: datetime | None) -> Facts:
@@ -204,7 +221,9 @@ async def serve(
     """
     steady_memory()
     store = tables.Store(settings.storage)
-    live = Live(settings, now)
+    calendar = Calendar(settings.calendar)
+    acts, platform = controller(settings, store, calendar), connect(settings.workspace)
+    live = Live(settings, now, Histories(acts.store, uuid4().hex))
     exemplars = Exemplars()
 
     def sink(committed: pa.Table) -> None:
@@ -213,8 +232,6 @@ async def serve(
             live.take(committed)
 
     receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
-    calendar = Calendar(settings.calendar)
-    acts, platform = controller(settings, store, calendar), connect(settings.workspace)
     anchors = Anchors(acts.store, settings, now)
     overview = measures.Overview(store, now)
 
@@ -248,7 +265,7 @@ async def serve(
             ("verdicts", poll_s, _Verdicts(store, acts, live)),
             ("rollbacks", min(2.0, poll_s), acts.tick),
             ("messages", min(2.0, poll_s), acts.send),
-            ("endpoints", 12 * poll_s, lambda: _observe(acts, store)),
+            ("endpoints", poll_s, Observer(acts, store, live)),
             ("metrics", poll_s, shown.refresh),
             ("settings", poll_s, reloading),
             ("overview", poll_s, overview.refresh),

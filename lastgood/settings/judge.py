@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from lastgood.record.fault import Fault
 from lastgood.settings.base import Model
 
-WEIGHTS = {"errors": 0.55, "latency": 0.15, "pace": 0.07, "ttft": 0.05, "length": 0.03, "quality": 0.10, "scores": 0.05}
+WEIGHTS = {"errors": 0.52, "client": 0.05, "latency": 0.20, "ttft": 0.06, "quality": 0.10, "scores": 0.07}
 
 
 class Policy(Model):
@@ -36,8 +37,26 @@ class Policy(Model):
     min_requesters: int = Field(
         3,
         ge=0,
-        description="distinct requesters that must have seen the failure; 0: any",
+        description="distinct requesters that must have seen a failure that counts; 0: any",
     )
+    rollback_faults: tuple[Fault, ...] = Field(
+        (Fault.MODEL, Fault.PLATFORM, Fault.TIMEOUT),
+        description="whose failures roll a version back; `client` counts besides where many requesters see more of it",
+    )
+    client_requesters: int = Field(
+        10,
+        ge=1,
+        description="distinct requesters that must have seen more client errors of a version that is rolled back for them",
+    )
+    warmup_s: float = Field(
+        120,
+        ge=0,
+        description="so long after a version's start, or after replicas were added, speed, timeouts and the platform's failures do not count",
+    )
+    warmup_requests: int = Field(20, ge=0, description="and until it has served so many requests")
+    settle_s: float = Field(60, ge=0, description="windows so long after a change of the split count for nobody")
+    proof_s: float = Field(21_600, gt=0, description="a version is called healthy on what it did in so long")
+    proof_age_s: float = Field(1800, gt=0, description="and as long as both versions served in the newest so long")
     rollback_without_requesters: bool = Field(
         True, description="false: page only, where nothing says who sent the requests; set it where routing is sticky"
     )

@@ -99,7 +99,7 @@ WINDOWS = Table(
             "map<int,double>",
             "latency_ms bucket -> requests, see windows.bucket",
         ),
-        Field("ttft", "map<int,double>", "ttft_ms bucket -> requests"),
+        Field("ttft", "map<int,double>", "ttft_ms bucket -> successes"),
         Field("feature_age", "map<int,double>", "feature_age_ms bucket -> requests"),
         Field("tokens_in", "double", "prompt tokens"),
         Field("tokens_out", "double", "generated tokens"),
@@ -108,11 +108,10 @@ WINDOWS = Table(
             "array<string>",
             "hashes of up to 8 requesters that saw a failure",
         ),
-        Field("length", "map<int,double>", "tokens_out bucket -> requests"),
-        Field("pace", "map<int,double>", "bucket of latency_ms / (tokens_out + 16) -> requests"),
-        Field(
-            "requesters", "map<string,array<bigint>>", "hash -> facts of a requester, see windows.Counts; at most 512"
-        ),
+        Field("length", "map<int,double>", "tokens_out bucket -> successes"),
+        Field("pace", "map<int,double>", "bucket of latency_ms / (tokens_out + 16) -> successes"),
+        Field("failed_latency", "map<int,double>", "the part of `latency` that failed"),
+        Field("callers", "map<string,array<bigint>>", "hash -> facts of a requester, see windows.Counts; at most 512"),
         Field(
             "scores",
             "map<string,array<double>>",

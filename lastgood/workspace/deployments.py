@@ -1,25 +1,29 @@
-"""Endpoints as the workspace shows them -> `deployments`: which version was planned what share of the traffic, and since when."""
+"""Endpoints as the workspace shows them -> `deployments`, the ledger of configurations: which version was planned what share of the traffic,
+and since when."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
 from lastgood import tables
+from lastgood.judge.ledger import Content, observations
 from lastgood.record.telemetry import arrow_schema
 from lastgood.tables import delta
 from lastgood.workspace import Endpoint
 
 
 def record(store: tables.Store, endpoints: Iterable[Endpoint], now: datetime) -> int:
-    """Append the configurations that are not in `deployments` yet; how many. Endpoints in the middle of a change should be left out.
+    """Append the configurations that are not the newest in `deployments`; how many. Endpoints in the middle of a change should be left out.
 
-    Two services that see the same change at once both append it: readers take the first. Errors: TransientError.
+    An endpoint that was deleted and made anew counts its configurations from 1 again, so what they hold is compared, not their number
+    alone. Two services that see the same change at once both append it: readers take the first. Errors: TransientError.
     """
-    path = store.path(tables.DEPLOYMENTS)
-    known = delta.read(path, ["endpoint", "config_version"]).to_pylist() if delta.version(path) is not None else []
-    seen = {(row["endpoint"], row["config_version"]) for row in known}
-    new = [endpoint for endpoint in endpoints if (endpoint.name, endpoint.config_version) not in seen]
+    newest = _newest(read(store))
+    new = [
+        endpoint for endpoint in endpoints if newest.get(endpoint.name) != (endpoint.config_version, _content(endpoint))
+    ]
     rows = [
         {
             "endpoint": endpoint.name, "config_version": endpoint.config_version, "served_entity": entity.name,
@@ -29,5 +33,21 @@ def record(store: tables.Store, endpoints: Iterable[Endpoint], now: datetime) ->
         for entity in endpoint.entities
     ]  # fmt: skip
     if rows:
-        delta.append(path, pa.Table.from_pylist(rows, arrow_schema(tables.DEPLOYMENTS.fields)))
+        delta.append(
+            store.path(tables.DEPLOYMENTS), pa.Table.from_pylist(rows, arrow_schema(tables.DEPLOYMENTS.fields))
+        )
     return len(new)
+
+
+def read(store: tables.Store) -> list[dict[str, Any]]:
+    """All rows of `deployments`."""
+    path = store.path(tables.DEPLOYMENTS)
+    return delta.read(path).to_pylist() if delta.version(path) is not None else []
+
+
+def _content(endpoint: Endpoint) -> Content:
+    return frozenset((e.name, e.entity_version, int(endpoint.traffic.get(e.name, 0))) for e in endpoint.entities)
+
+
+def _newest(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, Content]]:
+    return {endpoint: seen[-1][1:] for endpoint, seen in observations(rows).items()}

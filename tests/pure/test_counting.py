@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from soak import scaled
 
 from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
+from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -74,12 +75,17 @@ def one(row: dict[str, Any]) -> Counts:
         "pace": pace,
     }
     made: dict[str, Any] = {n: {bucket(v): weight} for n, v in values.items() if v is not None and math.isfinite(v)}
+    failed = row["error_code"] is not None
+    if failed and "latency" in made:
+        made["failed_latency"] = made["latency"]
+    if failed:
+        made = {name: counts for name, counts in made.items() if name not in ("ttft", "length", "pace")}
     who = sha256(row["requester"].encode()).hexdigest()[:12] if row["requester"] else "?"
     if row["requester"]:
-        marks = [next(iter(made.get(name, {ZERO: 1}))) for name in ("latency", "pace")]
-        sums = [n for mark in marks for n in ((0, 0) if mark == ZERO else (1, mark))]
-        made["requesters"] = {who: (1, int(row["error_code"] is not None), *marks, *sums)}
-    if row["error_code"]:
+        mark = ZERO if failed else next(iter(made.get("latency", {ZERO: 1})))
+        faults = [int(failed and fault(row["error_code"]) is kind) for kind in FAULTS]
+        made["callers"] = {who: (1, *faults, *((0, 0, 0) if mark == ZERO else (1, mark, mark * mark)))}
+    if failed:
         made |= {"errors": {row["error_code"]: weight}, "error_requesters": (who,)}
     good = {n: min(1.0, max(0.0, v)) for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}
     rounded = {n: round(v * 2**16) / 2**16 for n, v in good.items()}
@@ -98,7 +104,7 @@ def by_hand(given_rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
     for key, group in groups.items():
         total = merge(group)
         made[key] = {name: getattr(total, name) for name in SCHEMA.names[4:]}
-        made[key] |= {"requesters": {n: list(v) for n, v in total.requesters.items()}}
+        made[key] |= {"callers": {n: list(v) for n, v in total.callers.items()}}
         made[key] |= {
             "scores": {n: list(v) for n, v in total.scores.items()},
             "error_requesters": list(total.error_requesters),

@@ -1,10 +1,15 @@
-"""The benchmark's oracle is a bound only while it reads versions as the judge does."""
+"""The benchmark's oracle and its information limit are bounds only while they read versions as the judge does."""
 
-from benchmarks.judge.oracle import oracle
+import pytest
+
+from benchmarks.judge.oracle import limits, oracle
 from benchmarks.judge.traffic import SCENARIOS
 from lastgood.settings import Policy
 
 
-def test_the_oracle_of_sticky_requesters_needs_minutes_too() -> None:
-    sticky = next(one for one in SCENARIOS if one.sticky)
-    assert 2 < oracle(sticky, 0.5, Policy(), 10, 3) < 8
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_the_oracle_needs_about_what_information_allows(share: float) -> None:
+    even = SCENARIOS[0]
+    least = limits(even, share, Policy())
+    assert 0.7 < oracle(even, share, Policy(), 60, 3) / least["errors x4"] < 1.5
+    assert least["errors x4, rate known"] < least["errors x4"]

@@ -116,9 +116,9 @@ def test_least_columns_are_enough_and_healthy_history_is_left_alone(tmp_path: Pa
 def test_window_counts_are_replayed_like_the_records_they_were_made_of(kind: str, tmp_path: Path) -> None:
     given = requests(1, minutes=40, errors=6, onset=15)
     rows = [
-        {name: getattr(one, name) for name in ("endpoint", "model_version", "stratum", "rows", "requests")}
+        {name: getattr(one, name) for name in ("endpoint", "model_version", "stratum", "rows", "requests", "tokens_in")}
         | {"window_start": one.start, "error_requesters": list(one.error_requesters)}
-        | {name: list(getattr(one, name).items()) for name in ("errors", "latency", "length", "pace", "requesters")}
+        | {name: list(getattr(one, name).items()) for name in ("errors", "latency", "length", "pace", "failed_latency", "callers")}
         for one in windows(given)
     ]  # fmt: skip
     kept = [one for one in tables.WINDOWS.fields if one.name in rows[0]]
@@ -150,7 +150,7 @@ def test_the_band_around_a_quantile_is_in_the_trail_and_in_the_sentence(tmp_path
     said = judge(given, Policy(), History(), given.windows.until(39))
     value, low, high = said.figures["trail"]["quantiles"]["latency p95"]["new"]
     assert low < value < high < 2 * low
-    assert "version 2 has p95 latency" in said.reason or "version 2 has p95 per token" in said.reason
+    assert "version 2 has p95 latency" in said.reason
     assert " ms (between " in said.reason
 
 
@@ -195,7 +195,7 @@ def test_windows_before_the_new_version_came_are_left_out(tmp_path: Path) -> Non
     path = write("parquet", table(late), tmp_path)
     cols = evidence(path, "chat", "2", "1", 60, Policy()).windows
     assert len(cols.times) == 20
-    assert cols.requesters.t.min() == 0
+    assert cols.callers.t.min() == 0
 
 
 def test_calibrate_says_the_rate_with_its_interval(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ counts = st.builds(
         lambda who: tuple(sorted(who))
     ),
     quality=codes,
+    failed_latency=histograms,
 )
 
 

@@ -10,11 +10,14 @@ import pytest
 from alerts_support import House, MemoryWorkspace, endpoint, settings
 from judge_support import START, requests, windows
 
-from lastgood.judge import Evidence, History, State, Verdict, judge
-from lastgood.judge.columns import columns
+from lastgood.alerts.store import Store
+from lastgood.judge import Evidence, History, State, Verdict, budget, judge
+from lastgood.judge.ledger import Configuration, judged, planned
 from lastgood.judge.records import Records
 from lastgood.record import telemetry
+from lastgood.record.verdict import LIVE, SCHEDULED
 from lastgood.service import live as live_module
+from lastgood.service.histories import Histories
 from lastgood.service.live import Live
 from lastgood.settings import load
 
@@ -45,10 +48,14 @@ class Clock:
         return self.now
 
 
+LEDGER = {"chat": [Configuration(BEGIN - timedelta(days=9), {"1": 100}), Configuration(BEGIN, {"1": 50, "2": 50})]}
+
+
 def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:
-    """A service that got the prior version's requests first, and all by the end."""
+    """A service that knows the ledger, got the prior version's requests first, and all by the end."""
     clock = Clock()
     live = Live(SETTINGS, clock)
+    live.learn(LEDGER)
     early = given.take((given.at < START + 60) & (given.arm == 0))
     live.take(table(early))
     clock.now = BEGIN + timedelta(minutes=minutes, seconds=3)
@@ -56,23 +63,25 @@ def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:
     return live, clock
 
 
-@pytest.mark.parametrize("sticky", [False, True])
-def test_both_speeds_say_the_same_once_late_data_has_arrived(sticky: bool) -> None:
-    given = requests(1, errors=8, sticky=sticky)
+def one_look(live: Live, history: History | None = None) -> Verdict:
+    (verdict,) = live.look("chat", history or History())
+    return verdict
+
+
+def test_both_speeds_say_the_same_once_late_data_has_arrived() -> None:
+    given = requests(1, errors=8)
     live, clock = watched(given)
     late = table(requests(2, minutes=20))
     live.take(late)
     live.take(late)  # sent again: no request counts twice
-    fast = live.look("chat", History())
+    fast = one_look(live)
     both = [*windows(given), *windows(requests(2, minutes=20))]
-    merged = columns(both, "2", "1", 60)
-    share = History(share=live_module.LIVE_SHARE / 2)
-    slow = judge(Evidence("chat", "2", "1", both, 60), POLICY, share, clock.now)
-    assert fast is not None
+    share = History(share=budget.segment(LIVE, BEGIN, clock.now)[1] * budget.of_history(1))
+    plan = planned(LEDGER["chat"], judged(LEDGER["chat"])[0])
+    slow = judge(Evidence("chat", "2", "1", both, 60, planned=plan, deployed=BEGIN), POLICY, share, clock.now)
     assert fast.state is slow.state is State.ROLL_BACK
     assert fast.e_value == pytest.approx(slow.e_value, rel=1e-9)
     assert fast.reason == slow.reason
-    assert len(merged.times) == 30
 
 
 def test_one_incident_comes_of_both(tmp_path: Path) -> None:
@@ -95,29 +104,75 @@ def test_a_healthy_candidate_is_not_reported_by_the_fast_path() -> None:
     assert live.verdicts(lambda _: History()) == []
 
 
-def test_versions_that_were_always_there_are_not_accused_until_the_job_says_which_is_new() -> None:
+def test_without_a_ledger_nobody_is_accused_until_the_job_has_said_which_version_is_new() -> None:
     given = requests(4, errors=8)
-    clock = Clock()
-    live = Live(SETTINGS, clock)
-    live.take(table(given.take(given.at < START + 60)))
-    clock.now = BEGIN + timedelta(minutes=30, seconds=3)
-    live.take(table(given.take(given.at >= START + 60)))
-    assert live.look("chat", History()) is None
+    live, clock = watched(given)
+    live.learn({})
+    assert live.look("chat", History()) == []
     live.knows(Verdict("chat", "2", "1", State.INCONCLUSIVE, "", clock.now))
-    said = live.look("chat", History())
-    assert said is not None
+    said = one_look(live)
     assert (said.candidate, said.prior, said.state) == ("2", "1", State.ROLL_BACK)
 
 
-def test_all_epochs_together_spend_no_more_than_the_share() -> None:
-    spent = [live_module.LIVE_SHARE / 2, *(live_module.LIVE_SHARE / ((k + 1) * (k + 2)) for k in range(1, 10_000))]
-    assert sum(spent) == pytest.approx(live_module.LIVE_SHARE, rel=1e-3)
+def test_a_version_that_no_configuration_names_asks_for_the_ledger_and_accuses_nobody() -> None:
+    given = requests(1, errors=8)
+    live, _ = watched(given)
+    before = one_look(live)
+    stray = table(given).slice(0, 3)
+    names = pa.array(["9"] * 3)
+    live.take(stray.set_column(stray.schema.get_field_index("model_version"), "model_version", names))
+    assert live.unknown() == {("chat", "9")}
+    assert one_look(live) == before
+
+
+def test_a_version_that_came_back_is_judged_on_what_it_did_since() -> None:
+    live, clock = watched(requests(1, errors=8))
+    back = BEGIN + timedelta(minutes=29)
+    live.learn(
+        {
+            "chat": [
+                *LEDGER["chat"],
+                Configuration(back - timedelta(minutes=1), {"1": 100}),
+                Configuration(back, {"1": 50, "2": 50}),
+            ]
+        }
+    )
+    assert one_look(live).state is not State.ROLL_BACK
+    live.learn(LEDGER)
+    away = History({"2": [clock.now - timedelta(seconds=30)]})
+    assert all(verdict.state is not State.ROLL_BACK for verdict in live.look("chat", away))
+
+
+def test_a_restart_and_a_second_replica_spend_the_budget_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    stores = [Store(url) for _ in range(3)]
+    asked = ("chat", "2", BEGIN, 0)
+    numbers = [Histories(store, f"process {i}")([asked])[asked] for i, store in enumerate(stores)]
+    assert numbers == [1, 2, 3]
+    assert Histories(stores[0], "process 0")([asked])[asked] == 1
+    following = ("chat", "2", BEGIN, 2)
+    assert Histories(stores[2], "process 2")([following])[following] == 1, "each epoch has its own"
+    for store in stores:
+        store.close()
+    spent = sum(budget.of_history(n) for n in range(1, 50))
+    assert spent == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", [LIVE, SCHEDULED])
+@pytest.mark.parametrize("month", [0, 1, 5])
+def test_all_epochs_of_thirty_days_spend_no_more_than_the_judges_share(kind: str, month: int) -> None:
+    length = budget.EPOCHS[kind]
+    first = BEGIN + month * budget.RENEWED
+    looks = [first + i * length for i in range(int(budget.RENEWED / length))]
+    shares = dict(budget.segment(kind, BEGIN, at) for at in looks)
+    assert sum(shares.values()) <= budget.JUDGES[kind] * (1 + 1e-9)
 
 
 def test_a_busy_endpoint_is_judged_on_a_blind_sample_of_every_window() -> None:
     """400 requests a second, in commits of half a second: every window keeps between half of what it may and that, and the verdict comes."""
     clock = Clock()
     live = Live(load(live_every_s=10.0), clock)
+    live.learn(LEDGER)
     given = requests(5, 1, 400 * 60, errors=8)
     first = given.take((given.at < START + 20) & (given.arm == 0))
     live.take(table(first))
@@ -133,8 +188,7 @@ def test_a_busy_endpoint_is_judged_on_a_blind_sample_of_every_window() -> None:
     share = np.mean([version == "2" for version in kept["model_version"].to_pylist()[-2000:]])
     assert 0.45 <= share <= 0.55
     clock.now = BEGIN + timedelta(seconds=63)
-    said = live.look("chat", History())
-    assert said is not None and said.state is State.ROLL_BACK
+    assert one_look(live).state is State.ROLL_BACK
     clock.now = BEGIN + timedelta(minutes=20)
     live.take(
         table(given.take(given.at >= START + 59.5))
@@ -166,16 +220,11 @@ def test_an_endpoint_that_is_silent_for_hours_is_forgotten() -> None:
     assert not live._endpoints
 
 
-def test_names_of_versions_that_a_sender_makes_up_are_forgotten_and_the_verdict_stays() -> None:
+def test_names_of_versions_that_a_sender_makes_up_change_no_verdict() -> None:
     given = table(requests(1, errors=8, minutes=5))
-    live, clock = watched(requests(1, errors=8))
-    live.knows(Verdict("chat", "2", "1", State.INCONCLUSIVE, "", clock.now))
+    live, _ = watched(requests(1, errors=8))
+    before = one_look(live)
     names = pa.array([f"made up {i}" for i in range(given.num_rows)])
     live.take(given.set_column(given.schema.get_field_index("model_version"), "model_version", names))
-    assert len(live._endpoints["chat"].seen) > 5 * live_module.VERSIONS
-    clock.now += timedelta(hours=5)
-    again = requests(1, errors=8)
-    live.take(table(replace(again, at=again.at + 5 * 3600)))
-    said = live.look("chat", History())
-    assert said is not None and (said.candidate, said.state) == ("2", State.ROLL_BACK)
-    assert set(live._endpoints["chat"].seen) == {"1", "2"}
+    assert one_look(live) == before
+    assert len(live.unknown()) <= live_module.NAMES

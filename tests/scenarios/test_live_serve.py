@@ -72,27 +72,39 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
     space = stack.enter_context(local.serve(local.LocalConfig(update_s=0.5)))
     pager = stack.enter_context(serve_fake())
     entities = [local.entity(local.MODELS[local.CHAT], v) for v in "23"]
-    routes = [{"served_entity_name": one["name"], "traffic_percentage": 50} for one in entities]
-    space.service.state.create(
-        {"name": "chat", "config": {"served_entities": entities, "traffic_config": {"routes": routes}}}
-    )
+
+    def config(*shares: int) -> dict[str, Any]:
+        pairs = zip(entities, shares, strict=True)
+        routes = [{"served_entity_name": one["name"], "traffic_percentage": share} for one, share in pairs]
+        return {"served_entities": entities, "traffic_config": {"routes": routes}}
+
+    space.service.state.create({"name": "chat", "config": config(100, 0)})
     document = {
         "storage": str(tmp_path / "data"), "window_s": 1, "live_every_s": 1.0,
         "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
         "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 0.3, "spool": str(tmp_path / "spool")},
         "web": {"port": 0}, "pagerduty": {"url": pager.url}, "default": {"mode": "approve"},
     }  # fmt: skip
-    config = tmp_path / "lastgood.yaml"
-    config.write_text(yaml.safe_dump(document))
+    path = tmp_path / "lastgood.yaml"
+    path.write_text(yaml.safe_dump(document))
     environment = {
         **os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "LASTGOOD_PAGERDUTY_KEY": "r0", "LASTGOOD_LINK_KEY": "k" * 32,
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    service = Service(config, environment)
+    service = Service(path, environment)
     stack.callback(service.end)
+    settings = load(path)
+    store = tables.Store(settings.storage)
+
+    def shares() -> set[tuple[str, int]]:
+        home = store.path(tables.DEPLOYMENTS)
+        rows = delta.read(home).to_pylist() if delta.version(home) is not None else []
+        return {(row["model_version"], row["traffic"]) for row in rows if row["endpoint"] == "chat"}
+
+    until(lambda: shares() == {("2", 100), ("3", 0)}, "the first configuration in the ledger")
+    space.service.state.update("chat", config(50, 50))
     client = Client(service.grpc)
     client.start()
-    settings = load(config)
     state = Store(settings.state)
     stack.callback(state.close)
 
@@ -108,7 +120,6 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
         "a page that asks",
     )
     assert "version 3 fails" in pager.events()[-1]["payload"]["summary"]
-    store = tables.Store(settings.storage)
     until(lambda: len(delta.read(store.path(tables.INBOX), ["request_id"])) >= client.sent, "all requests in Delta")
     store.ensure(spark)
     ctx = Context(spark, store, settings, lambda: datetime.now(UTC))
@@ -126,5 +137,4 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
     time.sleep(1.5)
     assert [one.candidate for one in incidents()] == ["3"]
     assert len({one["dedup_key"] for one in pager.events()}) == 1, "one incident at the pager too"
-    rows = delta.read(store.path(tables.DEPLOYMENTS), filters=[("endpoint", "=", "chat")]).to_pylist()
-    assert {(one["model_version"], one["traffic"]) for one in rows} == {("2", 50), ("3", 50)}
+    assert shares() == {("2", 100), ("3", 0), ("2", 50), ("3", 50)}

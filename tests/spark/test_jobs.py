@@ -19,9 +19,10 @@ from lastgood.jobs.drift import drift, evidently_html
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.windows import quality, windows
 from lastgood.record import telemetry
+from lastgood.record.fault import FAULTS, fault
 from lastgood.record.telemetry import Field
 from lastgood.record.verdict import State
-from lastgood.record.windows import KEPT_REQUESTERS, START_TOKENS, ZERO, Counts, add, bucket, merge, stratum
+from lastgood.record.windows import KEPT_REQUESTERS, START_TOKENS, Counts, add, bucket, merge, stratum
 from lastgood.tables import Store, delta, measures
 from lastgood.tables.runs import Context
 
@@ -122,25 +123,25 @@ def bad_answer(one: dict[str, Any]) -> bool:
     return text in ("", "I'm sorry, no") or text.startswith("ja ja") or one["finish_reason"] == "length"
 
 
-def shapes(group: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """(length, pace, requesters, scores) of one window, one request at a time."""
+def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tuple[Any, ...]:
+    """(length, pace, failed latency, callers, scores) of one window, one request at a time."""
     length, pace, people, scores = {}, {}, [], []
     for one in group:
         ms, tokens, name = one["latency_ms"], one["tokens_out"], one["requester"]
         per = ms / (tokens + START_TOKENS) if ms is not None and tokens is not None else None
-        length = add(length, {bucket(tokens): one["weight"]} if tokens is not None else {})
-        pace = add(pace, {bucket(per): one["weight"]} if per is not None else {})
-        marks = [(1, bucket(v)) if v is not None and v > 0 else (0, 0) for v in (ms, per)]
-        worst = [mark if seen else ZERO for seen, mark in marks]
+        failed = one["error_code"] is not None
+        length = add(length, {bucket(tokens): one["weight"]} if tokens is not None and not failed else {})
+        pace = add(pace, {bucket(per): one["weight"]} if per is not None and not failed else {})
+        mark = (1, bucket(ms), bucket(ms) ** 2) if ms is not None and ms > 0 and not failed else (0, 0, 0)
         if name is not None:
-            facts = (1, int(one["error_code"] is not None), *worst, *marks[0], *marks[1])
-            people.append(Counts("", "", "", START, requesters={sha256(name.encode()).hexdigest()[:12]: facts}))
+            facts = (1, *(int(failed and fault(one["error_code"]) is kind) for kind in FAULTS), *mark)
+            people.append(Counts("", "", "", START, callers={sha256(name.encode()).hexdigest()[:12]: facts}))
         for key, value in one["attributes"] or ():
             if key.startswith("eval.") and value != "no number":
                 v = min(1.0, max(0.0, float(value)))
                 scores.append(Counts("", "", "", START, scores={key[5:]: (1.0, v, v * v)}))
     found = [merge(made) if made else Counts("", "", "", START) for made in (people, scores)]
-    return length, pace, found[0].requesters, found[1].scores
+    return length, pace, failed_latency, found[0].callers, found[1].scores
 
 
 def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
@@ -156,9 +157,15 @@ def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any
         for one in group:
             if one["error_code"]:
                 errors[one["error_code"]] += one["weight"]
+        good, failed = ([one for one in group if bool(one["error_code"]) is bad] for bad in (False, True))
         histograms = [
-            add(*({bucket(one[name]): one["weight"]} for one in group if one[name] is not None))
-            for name in ("latency_ms", "ttft_ms", "feature_age_ms")
+            add(*({bucket(one[name]): one["weight"]} for one in kept if one[name] is not None))
+            for name, kept in (
+                ("latency_ms", group),
+                ("ttft_ms", good),
+                ("feature_age_ms", group),
+                ("latency_ms", failed),
+            )
         ]
         sums = [sum((one[name] or 0) * one["weight"] for one in group) for name in ("tokens_in", "tokens_out")]
         who = {
@@ -167,8 +174,8 @@ def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any
             if one["error_code"]
         }
         counted[key] = Counts(
-            *key, len(group), sum(one["weight"] for one in group), dict(errors), *histograms, *sums,
-            tuple(sorted(who)[:KEPT_REQUESTERS]), {}, *shapes(group),
+            *key, len(group), sum(one["weight"] for one in group), dict(errors), *histograms[:3], *sums,
+            tuple(sorted(who)[:KEPT_REQUESTERS]), {}, *shapes(group, histograms[3]),
         )  # fmt: skip
         looked = [one for one in group if not one["error_code"] and one["output"] is not None]
         if looked:
@@ -198,8 +205,8 @@ def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callab
         assert one.error_requesters == mine.error_requesters
         assert (one.latency, one.ttft, one.feature_age) == (mine.latency, mine.ttft, mine.feature_age)
         assert (one.tokens_in, one.tokens_out) == (mine.tokens_in, mine.tokens_out)
-        assert (one.length, one.pace) == (mine.length, mine.pace)
-        assert {who: tuple(facts) for who, facts in one.requesters.items()} == mine.requesters
+        assert (one.length, one.pace, one.failed_latency) == (mine.length, mine.pace, mine.failed_latency)
+        assert {who: tuple(facts) for who, facts in one.callers.items()} == mine.callers
         assert one.scores.keys() == mine.scores.keys()
         assert all(one.scores[name] == pytest.approx(mine.scores[name]) for name in mine.scores)
         assert {name: one.quality[name] for name in ("answers", "bad") if name in one.quality} == answers.get(key, {})

@@ -43,6 +43,17 @@ def rollout(endpoint: str, errors: float, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def three() -> list[dict[str, Any]]:
+    """Version 1 before, then 1, 2 and 3 side by side, of which 3 fails; and rows of a version that nobody deployed."""
+    rows, r = rollout("three", 0.02, 77), random.Random(78)
+    for one in rows:
+        if one["model_version"] == "2" and r.random() < 0.5:
+            one["model_version"] = "3"
+            one["status_code"] = 500 if r.random() < 0.4 else one["status_code"]
+    stray = [rows[-1] | {"request_id": f"s{i}", "trace_id": f"s{i}", "model_version": "unheard of"} for i in range(3)]
+    return rows + stray
+
+
 def opinions(rows: list[dict[str, Any]], liked: float, seed: int) -> list[dict[str, Any]]:
     """What six in ten requesters say half a minute later, some twice, some by the trace: of version 2 `liked` are glad, of 1 nine in ten."""
     r = random.Random(seed)
@@ -82,19 +93,33 @@ def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         mine = rollout(name, errors, seed)
         rows += mine
         said += opinions(mine, SCORED[name], seed) if name in SCORED else []
+    rows += three()
     delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
     delta.append(store.path(tables.SCORES), pa.Table.from_pylist(said, telemetry.arrow_schema(tables.SCORES.fields)))
-    first = [served("split", {"1": 100}, 1), served("crooked", {"1": 100}, 1)]
-    then = [served("split", {"1": 50, "2": 50}, 2), served("crooked", {"1": 90, "2": 10}, 2)]
+    first = [served("split", {"1": 100}, 1), served("crooked", {"1": 100}, 1), served("three", {"1": 100}, 1)]
+    then = [
+        served("split", {"1": 50, "2": 50}, 2), served("crooked", {"1": 90, "2": 10}, 2),
+        served("three", {"1": 50, "2": 25, "3": 25}, 2),
+    ]  # fmt: skip
     assert [
         deployments.record(store, found, START + timedelta(minutes=m)) for m, found in ((0, first), (11, then))
-    ] == [2, 2]
+    ] == [3, 3]
     assert deployments.record(store, then, END) == 0
     counted = [
         {"endpoint": name, "model_version": version, "window_start": START + timedelta(minutes=m), "seen": 30, "expected": n, "expected_from": how}
         for name, version, n, how in (("half", "2", 100.0, "usage"), ("half", "1", 30.0, "usage"), ("sampled", "2", 300.0, "sampling"))
         for m in range(10, 30)
     ]  # fmt: skip
+    counted += [
+        {
+            "endpoint": "gone",
+            "model_version": "1",
+            "window_start": START + timedelta(minutes=m),
+            "seen": 5,
+            "endpoint_requests": 80.0,
+        }
+        for m in range(10, 30)
+    ]
     delta.append(
         store.path(tables.COMPLETENESS),
         pa.Table.from_pylist(counted, telemetry.arrow_schema(tables.COMPLETENESS.fields)),
@@ -102,7 +127,9 @@ def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     conform(ctx)
     windows(ctx)
     history = {"again": History({"2": [START + timedelta(minutes=2)]}), "gone": History({"2": [END]})}
-    return {one.endpoint: one for one in run_judge(ctx, history)}
+    found = run_judge(ctx, history)
+    assert len({(one.endpoint, one.candidate) for one in found}) == len(found)
+    return {one.endpoint if one.endpoint != "three" else f"three/{one.candidate}": one for one in found}
 
 
 @pytest.mark.parametrize("name", ["thumbs", "stars"])
@@ -152,6 +179,20 @@ def test_a_version_that_was_rolled_back_is_judged_anew_when_it_is_tried_again(ve
     assert again.since is not None
     assert again.since >= START + timedelta(minutes=11)
     assert (verdicts["gone"].candidate, verdicts["gone"].prior) == ("1", None)
+
+
+def test_every_version_with_traffic_is_judged_against_the_champion_and_a_stray_row_is_no_version(
+    verdicts: dict[str, Verdict],
+) -> None:
+    found = {
+        name: (one.prior, one.state is State.ROLL_BACK) for name, one in verdicts.items() if name.startswith("three")
+    }
+    assert found == {"three/2": ("1", False), "three/3": ("1", True)}
+
+
+def test_requests_that_the_endpoint_counted_and_nobody_saw_are_paged(verdicts: dict[str, Verdict]) -> None:
+    assert verdicts["gone"].state is State.PAGE
+    assert "the endpoint counted 800 requests lately and 50 were seen" in verdicts["gone"].reason
 
 
 def test_where_nothing_was_served_nobody_is_judged(spark: Any, store: Store) -> None:

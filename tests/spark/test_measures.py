@@ -16,13 +16,13 @@ from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
-from lastgood.jobs.deployed import Pair
 from lastgood.jobs.drift import drift
 from lastgood.jobs.evidence import completeness as arrived
 from lastgood.jobs.samples import samples
 from lastgood.jobs.sampling import KEEP
 from lastgood.jobs.windows import rollup
 from lastgood.jobs.windows import windows as count_windows
+from lastgood.judge.ledger import Pair
 from lastgood.record import telemetry, windows
 from lastgood.service import loop
 from lastgood.settings import load
@@ -165,9 +165,9 @@ def test_hours_and_days_are_the_sums_of_their_minutes_and_a_range_can_be_rebuilt
         for key, group in groups.items():
             want, got = windows.merge(group), found[key]
             assert (got["rows"], got["requests"], got["tokens_in"]) == (want.rows, want.requests, want.tokens_in)
-            for name in ("errors", "latency", "ttft", "feature_age", "length", "pace"):
+            for name in ("errors", "latency", "failed_latency", "ttft", "feature_age", "length", "pace"):
                 assert dict(got[name]) == getattr(want, name), name
-            assert {who: tuple(facts) for who, facts in got["requesters"]} == want.requesters
+            assert {who: tuple(facts) for who, facts in got["callers"]} == want.callers
             assert tuple(got["error_requesters"]) == want.error_requesters
     everything = (tables.WINDOWS, tables.WINDOWS_HOUR, tables.WINDOWS_DAY)
     before = [stored(ctx.store, one) for one in everything]

@@ -1,0 +1,117 @@
+"""Columns without one requester: evidence must stand without whoever carries most of it (pure)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from lastgood.judge.columns import Callers, Columns, Entries, Ints, tally
+from lastgood.judge.eprocess import Floats
+from lastgood.record.fault import FAULTS, Fault
+from lastgood.settings import Policy
+
+ITSELF = 0.8
+"""A requester with so much of all requests, whom both versions serve, is a fair comparison by itself: there are no others to stand on."""
+
+
+def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
+    """metric -> requesters without whom its evidence after window t must stand: who has most failures of the new version beyond its share,
+    most of its slowness, and whose requests went to one version most one-sidedly. One comparison only."""
+    callers = cols.callers.take(cols.callers.t <= t)
+    if not len(callers.t):
+        return {}
+    size = int(callers.who.max()) + 1
+    new, prior = (tally(callers.who[callers.arm == arm], callers.n[callers.arm == arm], size) for arm in (1, 0))
+    share = new.sum() / max(new.sum() + prior.sum(), 1.0)
+    counted = [FAULTS.index(kind) for kind in policy.rollback_faults]
+    alone = _by_itself(new, prior, share)
+
+    def most(score: Floats) -> set[int]:
+        who = int(np.argmax(score))
+        return {who} if score[who] > 0 and who not in alone else set()
+
+    def bad(kinds: list[int]) -> Floats:
+        failed = callers.faults[:, kinds].sum(1)
+        return np.asarray(tally(callers.who, failed * np.where(callers.arm == 1, 1 - share, -share), size))
+
+    middle = callers.latency_sum.sum() / max(callers.timed.sum(), 1)
+    excess = (callers.latency_sum - middle * callers.timed) * np.where(callers.arm == 1, 1 - share, -share)
+    uneven = most(np.abs(new * (1 - share) - prior * share))
+    slow = most(np.asarray(tally(callers.who, excess, size))) | uneven
+    return {
+        "errors": most(bad(counted)) | uneven, "client": most(bad([FAULTS.index(Fault.CLIENT)])) | uneven, "latency": slow, "ttft": slow,
+    }  # fmt: skip
+
+
+def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
+    """The requester with nearly all requests, where both versions serve it about as the split says."""
+    who = int(np.argmax(new + prior))
+    of = new[who] + prior[who]
+    own = (new[who] + 0.5) / (of + 1)
+    odds = own / (1 - own) * (1 - share + 1e-9) / (share + 1e-9)
+    return {who} if of >= ITSELF * (new.sum() + prior.sum()) and 0.5 < odds < 2 else set()
+
+
+def without(cols: Columns, who: int) -> Columns:
+    """The columns as if the requester had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
+    that is the requester's where its latencies and the others' are log-normal, with the means and spreads that are known of both."""
+    mine = cols.callers.take(cols.callers.who == who)
+    n, faults = cols.n.copy(), cols.faults.copy()
+    np.subtract.at(n, (mine.t, mine.g, mine.arm), mine.n)
+    np.subtract.at(faults, (mine.t, mine.g, mine.arm), mine.faults)
+    histograms = dict(cols.histograms)
+    if "latency" in histograms:
+        histograms["latency"] = _taken(histograms["latency"], mine, histograms["latency"])
+        if "ttft" in histograms:
+            histograms["ttft"] = _taken(histograms["ttft"], mine, cols.histograms["latency"])
+    return replace(
+        cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), histograms=histograms, callers=cols.callers.take(cols.callers.who != who)
+    )  # fmt: skip
+
+
+def _moments(
+    side: Ints, n: Floats | Ints, total: Floats | Ints, squares: Floats | Ints, size: int
+) -> tuple[Floats, Floats, Floats]:
+    """(number, mean, spread) by group and version."""
+    count, mean = tally(side, n, size), tally(side, total, size)
+    mean = mean / np.maximum(count, 1)
+    variance = tally(side, squares, size) / np.maximum(count, 1) - mean**2
+    return count, mean, np.sqrt(np.maximum(variance, 1.0))
+
+
+def _taken(entries: Entries, mine: Callers, latency: Entries) -> Entries:
+    """Entries without the requester's part. Times to the first token are taken to lie as far from their mean as latencies do from theirs."""
+    size = 2 * (int(max(entries.g.max(initial=0), mine.g.max(initial=0), latency.g.max(initial=0))) + 1)
+    side, own, its = entries.g * 2 + entries.arm, mine.g * 2 + mine.arm, latency.g * 2 + latency.arm
+    lat = latency.bucket.astype(float)
+    n, mean, spread = _moments(own, mine.timed, mine.latency_sum, mine.latency_squares, size)
+    whole, middle, width = _moments(its, latency.weight, latency.weight * lat, latency.weight * lat**2, size)
+    left = np.maximum(whole - n, 0.0)
+    others = (whole * middle - n * mean) / np.maximum(left, 1.0)
+    apart = (
+        np.maximum(
+            (whole * (width**2 + middle**2) - n * (spread**2 + mean**2)) / np.maximum(left, 1.0) - others**2, 1.0
+        )
+        ** 0.5
+    )
+    bucket = entries.bucket.astype(float)
+    if entries is not latency:
+        _, here, _ = _moments(side, entries.weight, entries.weight * bucket, entries.weight * bucket**2, size)
+        bucket = bucket - here[side] + middle[side]
+
+    def density(count: Floats, at: Floats, sd: Floats) -> Floats:
+        return np.asarray(
+            count[side] / sd[side] * np.exp(-0.5 * ((bucket - at[side]) / sd[side]) ** 2) + 1e-12 * count[side]
+        )
+
+    part = density(n, mean, spread)
+    part = np.where(n[side] > 0, part / (part + density(left, others, apart) + 1e-300), 0.0)
+    cells, place = np.unique(np.concatenate([_key(entries.t, side), _key(mine.t, own)]), return_inverse=True)
+    place, whose = place[: len(side)], place[len(side) :]
+    wanted, hoped = tally(whose, mine.timed, len(cells)), tally(place, part * entries.weight, len(cells))
+    weight = entries.weight * (1 - np.clip(part * (wanted / np.maximum(hoped, 1e-12))[place], 0.0, 1.0))
+    kept = weight > 1e-9
+    return Entries(entries.t[kept], entries.g[kept], entries.arm[kept], entries.bucket[kept], weight[kept])
+
+
+def _key(t: Ints, side: Ints) -> Ints:
+    return np.asarray(t * 1_000_000 + side)

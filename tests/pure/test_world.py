@@ -1,0 +1,144 @@
+"""Each kind of fault of the world, healthy and bad: few seeds of what `benchmarks.judge` runs 500 times; what must change no verdict."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judge_support import requests, windows
+from soak import scaled
+
+from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
+from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge.explain import COLUMNS, explain
+from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
+from lastgood.judge.records import columns_of
+from lastgood.record.fault import FAULTS, Fault, fault
+from lastgood.record.windows import Counts
+from lastgood.settings import Policy
+
+POLICY = Policy()
+END = BEGIN + timedelta(minutes=30)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_healthy_version_stays_and_a_bad_one_is_found(name: str, seed: int) -> None:
+    assert run(name, False, 1000 + seed)[0] is False, "healthy"
+    assert run(name, True, 1000 + seed)[0] is True, "bad"
+
+
+def say(given_windows: list[Counts], **more: Any) -> Any:
+    return judge(Evidence("chat", "2", "1", given_windows, 60, **more), POLICY, History(), END)
+
+
+@settings(max_examples=scaled(5))
+@given(st.integers(0, 1000), st.randoms())
+def test_third_versions_stray_rows_and_the_order_of_arrival_change_no_verdict(seed: int, order: random.Random) -> None:
+    mine = windows(requests(seed, per_minute=60, errors=(1, 8)[seed % 2]))
+    other = [replace(one, model_version="3") for one in windows(requests(seed + 1, per_minute=30, errors=20))]
+    stray = [replace(one, model_version="unheard of") for one in other[:1]]
+    mixed = [*mine, *other, *stray]
+    order.shuffle(mixed)
+    assert say(mixed) == say(mine)
+
+
+def test_a_third_version_and_a_stray_one_change_no_pair() -> None:
+    two = [Configuration(at(-5000), {"1": 100}), Configuration(BEGIN, {"1": 50, "2": 50})]
+    three = [*two, Configuration(at(30), {"1": 40, "2": 50, "3": 10})]
+    assert judged(two) == [Pair("2", "1", BEGIN)]
+    assert judged(three) == [Pair("3", "1", at(30)), Pair("2", "1", BEGIN)]
+    served = [Served("1", at(-5000), at(60), 90_000), Served("2", BEGIN, at(60), 9_000)]
+    assert judged(from_traffic(served)) == judged(from_traffic([*served, Served("9", at(50), at(50), 3)]))
+    assert [(p.candidate, p.prior) for p in judged(from_traffic(served))] == [("2", "1")]
+
+
+def test_the_champion_is_who_carried_the_traffic_not_who_was_seen_last() -> None:
+    short = [Configuration(at(-5000), {"1": 100}), Configuration(at(-10), {"2": 100}), Configuration(BEGIN, {"3": 100})]
+    assert judged(short) == [Pair("3", "1", BEGIN)], "2 served for ten minutes"
+    back = [*short[:2], Configuration(BEGIN, {"1": 100})]
+    assert judged(back) == [Pair("1", None, BEGIN)], "rolled back by hand: 1 is its own champion, and begins anew"
+    again = [*back, Configuration(at(60), {"1": 50, "2": 50})]
+    assert judged(again) == [Pair("2", "1", at(60))]
+    assert judged([*short, Configuration(at(40), {"3": 100, "4": 0})])[0].since == BEGIN
+    away = {"1": [at(-20)]}
+    assert judged(short, away) == [Pair("3", "2", BEGIN)], "a version that was rolled back is nobody's champion"
+
+
+def test_a_configuration_seen_by_two_services_counts_once_and_one_made_anew_counts() -> None:
+    def rows(number: int, minute: float, *versions: str) -> list[dict[str, Any]]:
+        share = 100 // len(versions)
+        return [
+            {"endpoint": "chat", "config_version": number, "served_entity": v, "model_version": v, "traffic": share, "observed_at": at(minute)}
+            for v in versions
+        ]  # fmt: skip
+
+    seen = [*rows(1, 0, "1"), *rows(2, 10, "1", "2"), *rows(2, 10.5, "1", "2"), *rows(1, 90, "3")]
+    found = ledger(seen)["chat"]
+    assert [(c.since, set(c.traffic)) for c in found] == [(at(0), {"1"}), (at(10), {"1", "2"}), (at(90), {"3"})]
+    plans = planned(found, Pair("2", "1", at(10)))
+    assert [(plan.share, plan.since) for plan in plans] == [(0.0, at(0)), (0.5, at(10))]
+
+
+def test_who_is_judged_is_the_same_whenever_it_is_asked() -> None:
+    """A restart of the service forgets nothing: the ledger alone says who is judged and since when."""
+    known = [
+        Configuration(at(-5000), {"1": 100}),
+        Configuration(BEGIN, {"1": 95, "2": 5}),
+        Configuration(at(30), {"1": 50, "2": 50}),
+    ]
+    assert judged(known) == judged(list(reversed(known))) == [Pair("2", "1", BEGIN)]
+
+
+CODES = {
+    "HTTP_500": Fault.MODEL, "HTTP_503": Fault.PLATFORM, "502": Fault.PLATFORM, "HTTP_504": Fault.TIMEOUT, "DeadlineExceeded": Fault.TIMEOUT,
+    "HTTP_429": Fault.LIMIT, "RATE_LIMIT": Fault.LIMIT, "RESOURCE_EXHAUSTED": Fault.LIMIT, "HTTP_400": Fault.CLIENT, "401": Fault.CLIENT,
+    "HTTP_499": Fault.CLIENT, "INVALID_ARGUMENT": Fault.CLIENT, "openai.BadRequestError": Fault.CLIENT, "content_filter": Fault.CONTENT,
+    "HTTP_400 content_filter": Fault.CONTENT, "ValueError": Fault.MODEL, "": Fault.MODEL, "UNAVAILABLE": Fault.PLATFORM,
+    "context_length_exceeded": Fault.CLIENT, "HTTP_408": Fault.TIMEOUT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_whose_fault_a_code_is(code: str) -> None:
+    assert fault(code) is CODES[code]
+    assert set(FAULTS) == set(CODES.values())
+
+
+def test_versions_that_share_no_kind_of_request_are_not_compared_and_that_is_said() -> None:
+    given_requests = requests(1, errors=8, minutes=30)
+    given_requests.tokens_in[:] = np.where(given_requests.arm == 1, 20.0, 3000.0)
+    verdict = judge(Evidence("chat", "2", "1", columns_of(given_requests, 60), 60), POLICY, History(), END)
+    assert verdict.state is not State.ROLL_BACK
+    assert "comparability" in {finding.metric for finding in verdict.findings}
+
+
+def test_a_proof_of_health_lapses_when_nothing_serves_beside_the_version_any_more() -> None:
+    both = requests(3, minutes=60, per_minute=600)
+    cols = columns_of(both, 60)
+    early = judge(Evidence("chat", "2", "1", cols, 60), POLICY, History(), cols.until(59))
+    assert early.state is State.HEALTHY
+    alone = both.take((both.arm == 1) | (both.at < both.at.min() + 900))
+    cols = columns_of(alone, 60)
+    late = judge(Evidence("chat", "2", "1", cols, 60), POLICY, History(), cols.until(59))
+    assert late.state is not State.HEALTHY
+
+
+def test_no_version_is_accused_while_the_ledger_is_empty() -> None:
+    assert judged([]) == []
+    assert outcome(replace(SCENARIOS["7 cold start"](np.random.default_rng(1), True), ledger=())) == {}
+
+
+def test_a_verdict_explains_itself_in_a_short_table() -> None:
+    given_requests = requests(1, errors=8, minutes=30)
+    verdict = judge(Evidence("chat", "2", "1", columns_of(given_requests, 60), 60), POLICY, History(), END)
+    said = explain(Verdict.from_json(verdict.as_json()))
+    assert said.rows[0][0] == "errors"
+    assert all(len(row) == len(COLUMNS) for row in said.rows)
+    assert {"length", "pace"} <= {row[0] for row in said.rows if "change" in row[5]}
+    assert "a rollback 111.1" in said.lines[1]
+    assert explain(replace(verdict, figures={})).rows == ()
