@@ -21,8 +21,9 @@ from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs import sampling
 from lastgood.jobs.comparison import CURRENT, WEEK, compare, report, sides
-from lastgood.jobs.deployed import Pair, pairs_of
+from lastgood.jobs.deployed import pairs_of
 from lastgood.jobs.sampling import KEEP, Ints, Sampler, hashes
+from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, utc
 from lastgood.settings import Settings
 from lastgood.tables import delta
