@@ -83,3 +83,27 @@ def test_every_command_of_the_page_works(
             given = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words[1:]]
             code, out, err = lastgood(capsys, *given)
             assert code == 0, f"{line}\n{out}\n{err[-3000:]}"
+
+
+def test_each_promise_names_a_test_that_is_there() -> None:
+    folders = {"S": "tests/scenarios", "P": "tests/pure", "C": "tests/contracts"}
+    page = (ROOT / "docs" / "explanation" / "rollback.md").read_text()
+    promises = re.findall(r"`((?:[SPC]|tests/real)/test_\w+\.py)(?:::(\w+))?`", page)
+    assert len(promises) > 25
+    for path, name in promises:
+        short, _, file = path.partition("/")
+        source = ROOT / folders[short] / file if short in folders else ROOT / path
+        assert f"def {name}" in source.read_text(), path
+
+
+def test_the_readme_is_one_screen_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 50
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in re.findall(r"`((?:lastgood|alerts|jobs|collectors|dashboards|tests|docs)/[\w/.]+)`", text):
+        assert list(ROOT.glob(f"{path}*")), path
