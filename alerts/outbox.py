@@ -2,7 +2,7 @@
 
 A message that a receiver refuses (a rotated key, a wrong address) is not dropped: it is kept, the other channels are told, and it is tried
 again every REFUSED_AGAIN and when the service starts, because a configuration may have been mended. After GIVE_UP it is given up, and the
-audit log says so.
+audit log says so. An alert that was delayed and is over meanwhile calls nobody: it is not sent any more, and the audit log says so too.
 """
 
 import logging
@@ -20,6 +20,8 @@ MAX_BACKOFF_S = 300
 REFUSED_AGAIN = timedelta(minutes=10)
 GIVE_UP = timedelta(days=7)
 REMIND = timedelta(minutes=5)
+WAKING = ("pagerduty", "alertmanager")
+"""Channels that call somebody. The others keep a record: they get what is over, too."""
 FORGETFUL = "alertmanager"
 """The channel whose receiver forgets what fires when it restarts."""
 log = logging.getLogger("lastgood.alerts")
@@ -31,8 +33,14 @@ def send_due(store: Store, notifiers: Mapping[str, Notifier], clock: Callable[[]
     while True:
         with store.read() as tx:
             message = next((m for m in tx.due(clock()) if m.channel not in down), None)
+            late = message is not None and message.channel in WAKING and message.attempts > 0 and tx.superseded(message)
         if message is None:
             return
+        if late:
+            with store.begin() as tx:
+                tx.sent(message.id, "over before the channel took it")
+                tx.record(clock(), "lastgood", "not sent any more", message=message.id, channel=message.channel)
+            continue
         error, again, refused = "", None, False
         try:
             notifier = notifiers.get(message.channel)

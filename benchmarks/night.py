@@ -381,14 +381,14 @@ class Night:
         with store.read() as tx:
             incidents: list[Incident] = tx.incidents(limit=100_000)
         store.close()
-        keys = {key for _, key, _, _ in self.labels}
+        first = {key: words for _, key, words, _ in reversed(self.labels)}
         still = [i for i in incidents if i.resolved_at is None and not self._open_with_reason(i)]
         unexplained = [i for i in incidents if i.resolved_at is not None and not i.resolution]
         return {
             "endpoints": len(self.names),
             "incidents": len(incidents),
-            "pages": len(keys),
-            "repeated_pages": len(keys) - len({(key.split("-")[0], words) for _, key, words, _ in self.labels}),
+            "pages": len(first),
+            "repeated_pages": len(first) - len({(key.split("-")[0], words) for key, words in first.items()}),
             "needless_pages": len({key for _, key, _, needed in self.labels if not needed}),
             "unpaged_bad_minutes": sum(self.unpaged_s.values()) // 60,
             "double_rollbacks": sum(

@@ -17,6 +17,7 @@ from lastgood.alerts.records import Rollback
 from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.tx import Tx
 from lastgood.errors import RefusedError, TransientError
+from lastgood.record.verdict import State
 from lastgood.settings import Mode, WorkspaceSettings
 from lastgood.workspace import Endpoint, Update, local
 from lastgood.workspace.databricks import connect
@@ -147,21 +148,22 @@ def test_one_rollback_per_endpoint_at_a_time(build: Build) -> None:
 # messages
 
 
-def test_a_dead_notifier_does_not_block_the_rollback_and_the_messages_arrive_later(tmp_path: Path) -> None:
+def test_a_dead_notifier_does_not_block_the_rollback_and_what_is_open_is_told_later(tmp_path: Path) -> None:
     with serve_fake() as fake:
         fake.answers += [500] * 60
         pagerduty = PagerDuty(fake.url, "r" * 32, wait=wait_none())
-        house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings(Mode.AUTO), pagerduty)
+        house = House(tmp_path, MemoryWorkspace(endpoint("2", "3", "4", v3=50, v4=50)), settings(Mode.AUTO), pagerduty)
         house.verdict()
         assert house.tick_until(ended, 15).state is Status.DONE
+        house.verdict(State.PAGE, candidate="4", prior="2")
+        house.tick()
         assert fake.events() == []
         fake.answers.clear()
         house.tick(10, every_s=300)
-        sent = fake.events()
-        assert [e["event_action"] for e in sent] == ["trigger", "resolve"]
-        assert sent[0]["dedup_key"] == sent[1]["dedup_key"]
-        pagerduty.close()
-        house.store.close()
+        assert [e["event_action"] for e in fake.events()] == ["resolve", "trigger"], (
+            "version 3 is over, version 4 is not"
+        )
+        house.close()
 
 
 def test_a_receiver_that_is_down_is_tried_once_a_tick(build: Build) -> None:
@@ -180,9 +182,8 @@ def test_a_message_that_a_receiver_refuses_is_kept_told_elsewhere_and_sent_after
     house, other = build(), ListNotifier()
     house.controller._notifiers = {"pagerduty": house.notifier, "slack": other}
     house.notifier.errors += [RefusedError("400: invalid routing key")] * 100
-    house.verdict()
-    house.tick_until(ended)
-    house.tick(2)
+    house.verdict(State.PAGE)
+    house.tick(3)
     assert house.notifier.events == []
     with house.store.read() as tx:
         ((channel, (kept, error)),) = tx.refused().items()
@@ -193,7 +194,19 @@ def test_a_message_that_a_receiver_refuses_is_kept_told_elsewhere_and_sent_after
     house.notifier.errors.clear()
     house.restart()
     house.tick(2)
-    assert [k for k, _ in house.notifier.kinds()] == ["trigger", "resolve"]
+    assert [k for k, _ in house.notifier.kinds()] == ["trigger"]
+
+
+def test_an_alert_that_is_over_before_the_channel_takes_it_calls_nobody(build: Build) -> None:
+    """The pager's key was rotated in the evening; when it is mended at night, what is long over wakes nobody."""
+    house = build()
+    house.notifier.errors = [RefusedError("invalid routing key")] * 3
+    house.verdict()
+    house.tick_until(ended)
+    house.tick(3, every_s=600)
+    assert house.notifier.errors == [], "it was tried"
+    assert [kind for kind, _ in house.notifier.kinds()] == ["resolve"], "which nobody hears"
+    assert "not sent any more" in audit(house)
 
 
 def test_a_message_refused_for_a_week_is_given_up_and_recorded(build: Build) -> None:
