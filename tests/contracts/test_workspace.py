@@ -108,8 +108,8 @@ BAD = {
     "traffic that does not sum to 100": ([V1, V2], {ONE: 50, TWO: 49}, "sum to 100"),
     "a share below 0": ([V1, V2], {ONE: -1, TWO: 101}, "sum to 100"),
     "a route to nothing": ([V1], {ONE: 50, "ghost": 50}, "not served"),
-    "eleven entities": ([entity(MODELS[CHAT], str(i)) for i in range(11)], {f"support_chat-{i}": 10 for i in range(10)}, "1 to 10"),
-    "no entity": ([], {}, "1 to 10"),
+    "sixteen entities": ([entity(MODELS[CHAT], str(i)) for i in range(16)], {f"support_chat-{i}": 10 for i in range(10)}, "1 to 15"),
+    "no entity": ([], {}, "1 to 15"),
     "the same name twice": ([V1, V1], {ONE: 100}, "names repeat"),
 }  # fmt: skip
 

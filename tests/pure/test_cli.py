@@ -7,7 +7,7 @@ import typer
 
 from lastgood.cli.app import app
 
-ALWAYS_JSON = {"job", "serve", "drift", "forget", "baseline set", "config schema"}
+ALWAYS_JSON = {"audit anchor", "job", "serve", "drift", "forget", "baseline set", "config schema"}
 
 
 def commands(one: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

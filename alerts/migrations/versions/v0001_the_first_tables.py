@@ -8,6 +8,14 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _people()
+    _incidents()
+    _messages()
+    _rollbacks()
+    _versions()
+
+
+def _people() -> None:
     op.create_table(
         "audit",
         sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
@@ -36,6 +44,9 @@ def upgrade() -> None:
         sa.Column("value", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+
+
+def _incidents() -> None:
     op.create_table(
         "incidents",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -66,6 +77,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_journal_rollback_id", "journal", ["rollback_id"])
 
+
+def _messages() -> None:
     op.create_table(
         "leases",
         sa.Column("name", sa.String(length=300), nullable=False),
@@ -100,6 +113,8 @@ def upgrade() -> None:
     op.create_index("ix_outbox_finished", "outbox", ["finished"])
     op.create_index("ix_outbox_subject", "outbox", ["subject"])
 
+
+def _rollbacks() -> None:
     op.create_table(
         "rollbacks",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -129,6 +144,8 @@ def upgrade() -> None:
     op.create_index("ix_rollbacks_incident_id", "rollbacks", ["incident_id"])
     op.create_index("ix_rollbacks_state", "rollbacks", ["state"])
 
+
+def _versions() -> None:
     op.create_table(
         "served_well",
         sa.Column("endpoint", sa.String(length=255), nullable=False),

@@ -23,6 +23,8 @@ from lastgood.workspace.local.payload import PayloadWriter, as_json
 from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
 
 Handler = Callable[[Request], Awaitable[Response]]
+Entry = tuple[str, str, Callable[..., Any]]
+API = "/api/2.0/serving-endpoints"
 HOUR_MS = 3_600_000.0
 SOURCES = {
     "synced_table": "database/synced_tables",
@@ -44,85 +46,59 @@ class Service:
         self.sources: dict[tuple[str, str], dict[str, Any]] = {}
 
     def app(self) -> Starlette:
-        api, uc = "/api/2.0/serving-endpoints", "/api/2.1/unity-catalog/models/{model}"
-        table: list[tuple[str, str, Callable[..., Any]]] = [
-            (
-                "GET",
-                api,
-                lambda r, b: {"endpoints": [self.state.get(name) for name in self.state.names()]},
-            ),
-            ("POST", api, lambda r, b: self.state.create(b)),
-            ("GET", api + "/{name}", lambda r, b: self.state.get(r["name"])),
-            ("DELETE", api + "/{name}", lambda r, b: self.state.delete(r["name"])),
-            (
-                "PUT",
-                api + "/{name}/config",
-                lambda r, b: self.state.update(r["name"], b),
-            ),
-            (
-                "PATCH",
-                api + "/{name}/tags",
-                lambda r, b: self.state.patch_tags(r["name"], b),
-            ),
-            (
-                "GET",
-                "/api/2.0/permissions/serving-endpoints/{id}",
-                lambda r, b: self.state.permissions(r["id"], None),
-            ),
-            (
-                "PUT",
-                "/api/2.0/permissions/serving-endpoints/{id}",
-                lambda r, b: self.state.permissions(r["id"], b),
-            ),
-            (
-                "GET",
-                uc + "/versions",
-                lambda r, b: {"model_versions": [_version(r["model"], v) for v in (1, 2, 3)]},
-            ),
-            (
-                "GET",
-                uc + "/versions/{version:int}",
-                lambda r, b: _version(r["model"], r["version"]),
-            ),
+        table = [*self._serving(), *self._platform(), *self._local()]
+        routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
+        invoke = self._guarded(self._invoke)
+        routes += [
+            Route("/.well-known/databricks-config", lambda _: JSONResponse({})),
+            Route(f"{API}/{{name}}/metrics", self._guarded(self._metrics)),
+            Route("/serving-endpoints/{name}/invocations", invoke, methods=["POST"]),
+            Route("/serving-endpoints/{name}/served-models/{entity}/invocations", invoke, methods=["POST"]),
+        ]
+        return Starlette(routes=routes)
+
+    def _serving(self) -> list[Entry]:
+        """The serving API: method, path, what answers."""
+        state, permissions = self.state, "/api/2.0/permissions/serving-endpoints/{id}"
+        return [
+            ("GET", API, lambda r, b: {"endpoints": [state.get(name) for name in state.names()]}),
+            ("POST", API, lambda r, b: state.create(b)),
+            ("GET", API + "/{name}", lambda r, b: state.get(r["name"])),
+            ("DELETE", API + "/{name}", lambda r, b: state.delete(r["name"])),
+            ("PUT", API + "/{name}/config", lambda r, b: state.update(r["name"], b)),
+            ("PATCH", API + "/{name}/tags", lambda r, b: state.patch_tags(r["name"], b)),
+            ("PUT", API + "/{name}/ai-gateway", lambda r, b: state.put_gateway(r["name"], b)),
+            ("GET", permissions, lambda r, b: state.permissions(r["id"], None)),
+            ("PUT", permissions, lambda r, b: state.permissions(r["id"], b)),
+        ]
+
+    def _platform(self) -> list[Entry]:
+        """The registry, the user, and the sources of features."""
+        uc = "/api/2.1/unity-catalog/models/{model}"
+        return [
+            ("GET", uc + "/versions", lambda r, b: {"model_versions": [_version(r["model"], v) for v in (1, 2, 3)]}),
+            ("GET", uc + "/versions/{version:int}", lambda r, b: _version(r["model"], r["version"])),
             ("GET", uc, self._model),
-            ("GET", "/api/2.0/preview/scim/v2/Me", lambda r, b: {"userName": "person@example.com"}),
-            ("PUT", api + "/{name}/ai-gateway", lambda r, b: self.state.put_gateway(r["name"], b)),
-            ("GET", "/local/chaos", lambda r, b: self.chaos.state()),
-            ("PUT", "/local/chaos", lambda r, b: self.chaos.put(b)),
             ("GET", uc + "/aliases/{alias}", self._alias),
             ("PUT", uc + "/aliases/{alias}", self._set_alias),
-            (
-                "GET",
-                "/local/faults/{endpoint}/{version}",
-                lambda r, b: asdict(self.state.fault(r["endpoint"], r["version"])),
-            ),
-            ("PUT", "/local/faults/{endpoint}/{version}", self._set_fault),
-            ("PUT", "/local/sources/{kind}/{name}", self._set_source),
+            ("GET", "/api/2.0/preview/scim/v2/Me", lambda r, b: {"userName": "person@example.com"}),
             *(
                 ("GET", f"/api/2.0/{path}/{{name}}", lambda r, b, kind=kind: self._source(kind, r["name"]))
                 for kind, path in SOURCES.items()
             ),
+        ]
+
+    def _local(self) -> list[Entry]:
+        """What only the local workspace has: faults, chaos, sources, a flush."""
+        faults = "/local/faults/{endpoint}/{version}"
+        return [
+            ("GET", "/local/chaos", lambda r, b: self.chaos.state()),
+            ("PUT", "/local/chaos", lambda r, b: self.chaos.put(b)),
+            ("GET", faults, lambda r, b: asdict(self.state.fault(r["endpoint"], r["version"]))),
+            ("PUT", faults, self._set_fault),
+            ("PUT", "/local/sources/{kind}/{name}", self._set_source),
             ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
         ]
-        routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
-        routes += [
-            Route(
-                "/.well-known/databricks-config",
-                lambda _: JSONResponse({}),
-            ),
-            Route(api + "/{name}/metrics", self._guarded(self._metrics)),
-            Route(
-                "/serving-endpoints/{name}/invocations",
-                self._guarded(self._invoke),
-                methods=["POST"],
-            ),
-            Route(
-                "/serving-endpoints/{name}/served-models/{entity}/invocations",
-                self._guarded(self._invoke),
-                methods=["POST"],
-            ),
-        ]
-        return Starlette(routes=routes)
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
