@@ -35,6 +35,7 @@ built: ## build the committed rules, boards, settings schema and reference anew
 	uv run lastgood dashboards build --out dashboards/built
 	uv run lastgood config schema --out conf/lastgood.schema.json
 	uv run python -m tools.reference docs/reference
+	uv run python -m tools.vocabulary
 
 docs: ## build the documentation site into build/site
 	uv run mkdocs build

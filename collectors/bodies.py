@@ -90,10 +90,19 @@ def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
 
 
 def _events(body: str | bytes) -> list[Any]:
-    """The data of server-sent events, as a streamed response may be logged."""
+    """The data of server-sent events, as a streamed response may be logged; a last one that is cut is left out."""
     lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
-    payloads = (line[5:].strip() for line in lines if line.startswith("data:"))
-    return [orjson.loads(payload) for payload in payloads if payload and payload != "[DONE]"]
+    payloads = [line[5:].strip() for line in lines if line.startswith("data:")]
+    values = []
+    for i, payload in enumerate(payloads):
+        if not payload or payload == "[DONE]":
+            continue
+        try:
+            values.append(orjson.loads(payload))
+        except orjson.JSONDecodeError:
+            if i < len(payloads) - 1 or not values:
+                raise
+    return values
 
 
 def _records(request: dict[str, Any]) -> tuple[int, Callable[[int], dict[str, Any]]]:
@@ -189,6 +198,8 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         if records:
             picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records
             features, output = _features(record(picked)), _prediction(res, records, picked) or output
+    if bad_response and type(response) is str and response.startswith("[{") and parsed is None:
+        said = said._replace(broken="its list of chunks is cut")
     if said.broken:
         code = code or STREAM_BROKEN
         problem = problem or f"stream broken: {said.broken}"

@@ -5,7 +5,7 @@ No Spark. What a file's beginning says (`sniffing`) holds for all of it: a row t
 
 import gzip
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from lastgood.collectors import sniffing
-from lastgood.collectors.sniffing import SAMPLE, Sniffed
+from lastgood.collectors import coerce, inference_tables, sniffing
+from lastgood.collectors.sniffing import SAMPLE, Detect, Sniffed
 from lastgood.errors import ConfigError
 
 BATCH = 16_384
@@ -75,6 +75,10 @@ class Source:
 
     def read(self, piece: Piece, names: Sequence[str], reasons: dict[str, int]) -> Iterator[pa.RecordBatch]:
         """Batches of a piece, of those of `names` it has; what is set aside is added to `reasons`."""
+        for batch in self._batches(piece, names, reasons):
+            yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names)
+
+    def _batches(self, piece: Piece, names: Sequence[str], reasons: dict[str, int]) -> Iterator[pa.RecordBatch]:
         if piece.batch:
             yield from pa.ipc.open_stream(piece.batch)
         elif piece.groups:
@@ -99,18 +103,49 @@ def _bytes(piece: Piece) -> bytes:
         return file.read(piece.length)
 
 
-def opened(table: str, scratch: Path) -> Source:
-    """What a path holds. `scratch`: a folder for what must be unpacked first. Errors: ConfigError, one clear sentence."""
+def whole(table: str, used: Callable[[list[str]], Sequence[str]], scratch: Path) -> pa.Table:
+    """All rows of a table, of the columns that `used` picks of those there are. Errors: ConfigError, also what `used` raises."""
+    source = opened(table, scratch, used)
+    try:
+        names = used(list(source.columns))
+    except ConfigError as error:
+        raise ConfigError(f"{table}: {error}") from error
+    reasons: dict[str, int] = {}
+    batches = [batch for piece in source.pieces(names, 1) for batch in source.read(piece, names, reasons)]
+    if reasons:
+        reason, number = next(iter(reasons.items()))
+        raise ConfigError(f"{table}: {number} x {reason}")
+    tables = [pa.Table.from_batches([batch]) for batch in batches]
+    try:
+        together = (
+            pa.concat_tables(tables, promote_options="permissive")
+            if tables
+            else pa.table({n: pa.nulls(0) for n in names})
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column that has several kinds of values: as text
+        together = pa.concat_tables([_texts(each) for each in tables], promote_options="permissive")
+    lost = [name for name in names if name not in together.column_names]
+    for name in lost:
+        together = together.append_column(name, pa.nulls(together.num_rows))
+    return together.select(list(names))
+
+
+def _texts(table: pa.Table) -> pa.Table:
+    columns = [coerce.text(table[name].combine_chunks()) for name in table.column_names]
+    return pa.table(columns, table.column_names)
+
+
+def opened(table: str, scratch: Path, detect: Detect = inference_tables.detect) -> Source:
+    """What a path holds. `scratch`: a folder for what must be unpacked first. `detect`: raises ConfigError for columns that are not those of a
+    table that is wanted. Errors: ConfigError, one clear sentence."""
     path = Path(table)
     try:
         if (path / "_delta_log").is_dir():
             return _delta(path)
         if path.is_dir():
             return _folder(path)
-        if path.suffix == ".parquet":
-            return _parquet_files(path, [path])
         if path.is_file():
-            return _text(path, scratch)
+            return _parquet_files(path, [path]) if _is_parquet(path) else _text(path, scratch, detect)
     except ConfigError:
         raise
     except (OSError, pa.ArrowException, EOFError, ValueError) as error:
@@ -178,9 +213,7 @@ def _by_engine(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     have = [each.name for each in table.schema().fields if each.name in names]
     listed = ", ".join(f'"{name}"' for name in have)
     reader = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", table).execute(f"SELECT {listed} FROM t"))
-    for batch in reader:
-        plain = [_plain(column) for column in batch.columns]
-        yield pa.RecordBatch.from_arrays(plain, batch.schema.names)
+    yield from reader
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -198,7 +231,12 @@ def _parquet(piece: Piece, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _text(path: Path, scratch: Path) -> Source:
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix in (".parquet", ".pq") or file.read(4) == b"PAR1"
+
+
+def _text(path: Path, scratch: Path, detect: Detect) -> Source:
     packed = path
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
@@ -207,7 +245,7 @@ def _text(path: Path, scratch: Path) -> Source:
                 shutil.copyfileobj(whole, out, 2**20)
     size = path.stat().st_size
     with path.open("rb") as file:
-        sniffed = sniffing.sniff(file.read(SAMPLE), size <= SAMPLE, str(packed))
+        sniffed = sniffing.sniff(file.read(SAMPLE), size <= SAMPLE, str(packed), detect)
     names = {"csv": "CSV", "lines": "JSON lines", "array": "JSON"}
     said = f"{names[sniffed.form]}{', gzip' if path != packed else ''}: {sniffed.said}"
     return Source(sniffed.form, sniffed.columns, said, path, None, size, sniffed)

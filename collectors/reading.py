@@ -15,10 +15,11 @@ from lastgood import tables
 from lastgood.collectors import inference_tables, span_tables
 from lastgood.collectors.otlp.bodies import is_text
 from lastgood.errors import ConfigError
+from lastgood.record import telemetry
 from lastgood.record.redact import Redactor
 from lastgood.settings import Settings
 from lastgood.settings.redaction import rules
-from lastgood.tables.runs import Context, Run, append, bookmark, record
+from lastgood.tables.runs import Context, Run, append, bookmark, place, record, unreadable
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -130,7 +131,14 @@ def candidates(
 
 
 def _there(table: str) -> bool:
-    return not tables.is_path(table) or (Path(table) / "_delta_log").is_dir()
+    """Whether there is a table to read. Errors: ConfigError where a path holds something else than a Delta table."""
+    if not tables.is_path(table) or (Path(table) / "_delta_log").is_dir():
+        return True
+    if Path(table).exists():
+        raise ConfigError(
+            f"{table}: is no Delta table, and only what is new in one can be told; write it as Delta, or look at it with `lastgood check`"
+        )
+    return False
 
 
 def _clock(columns: list[str], table: str) -> "Column":
@@ -141,38 +149,79 @@ def _clock(columns: list[str], table: str) -> "Column":
     if kind == "span_table":
         return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
     generation = next((candidate for candidate in inference_tables.GENERATIONS if candidate.name == kind), None)
-    return f.expr(generation.clock if generation else "requested_at").cast("timestamp")
+    return f.expr(f"try_cast({generation.clock if generation else 'requested_at'} as timestamp)")
 
 
-def _by_version(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
-    done, last = bookmark(ctx, "collect", table), tables.version(ctx.spark, table)
+@dataclass
+class _New:
+    """Rows of a table that have not been taken; `again`: some of them may have been, so those that the inbox has are left out."""
+
+    rows: "DataFrame"
+    run: Run
+    again: bool
+
+
+def _by_version(ctx: Context, table: str) -> _New | None:
+    """What was inserted since the bookmark; the whole table where its feed cannot say, or where it is another table than before."""
+    last, table_id = tables.version(ctx.spark, table), tables.identity(ctx.spark, table)
+    done, reason = place(ctx, "collect", table, table_id, last)
     if done >= last:
         return None
+    run = Run("collect", table, last, after=done, table_id=table_id)
+    if reason is None:
+        kinds, reason = unreadable(lambda: tables.changes(ctx.spark, table, done, last))
+        run.passed_over = kinds.get("update_postimage", 0) + kinds.get("delete", 0)
+    if reason is not None:
+        run.note = f"read whole, version {last}: {reason}"
+        return _New(tables.as_of(ctx.spark, table, last), run, again=True)
     new = tables.changes(ctx.spark, table, done, last).where("_change_type = 'insert'")
-    return new.drop("_change_type", "_commit_version", "_commit_timestamp"), Run("collect", table, last)
+    return _New(new.drop("_change_type", "_commit_version", "_commit_timestamp"), run, again=False)
 
 
-def _by_clock(ctx: Context, table: str) -> tuple["DataFrame", Run] | None:
+def _by_clock(ctx: Context, table: str) -> _New | None:
+    """Rows of the last day before the newest time there was. Times that cannot be are taken too, so that `conform` sets them aside with a
+    reason; they do not move the bookmark."""
     from pyspark.sql import functions as f
 
     job = "collect by clock"
     done, frame = bookmark(ctx, job, table), read_any(ctx.spark, table)
     at = _clock(frame.columns, table)
-    new = frame.where(at >= f.timestamp_micros(f.lit(max(0, done - LATE_S * 1_000_000))))
-    last = new.agg(f.max(f.unix_micros(at))).collect()[0][0]
-    return None if last is None else (new, Run(job, table, max(done, last)))
+    most = int((ctx.clock().timestamp() + telemetry.MAX_AHEAD_S) * 1_000_000)
+    possible = f.unix_micros(at) <= most
+    recent = at >= f.timestamp_micros(f.lit(max(0, done - LATE_S * 1_000_000)))
+    new = frame.where(recent | at.isNull())
+    seen = new.agg(f.max(f.when(possible, f.unix_micros(at))).alias("last"), f.count("*").alias("n")).collect()[0]
+    if not seen["n"]:
+        return None
+    return _New(new, Run(job, table, max(done, seen["last"] or -1)), again=True)
 
 
-def _unseen(ctx: Context, rows: "DataFrame") -> "DataFrame":
-    """Rows that the inbox does not have from the same source; what has no id is known by its time."""
+def _unseen(ctx: Context, rows: "DataFrame", lately: bool) -> "DataFrame":
+    """Rows that the inbox does not have from the same source; what has no id is known by its time. `lately`: only what came in the last
+    two days can be among them, or what claims a time that cannot be."""
     from pyspark.sql import functions as f
 
     key = ["source", "endpoint", "request_id", "requested_at"]
-    inbox = ctx.store.read(ctx.spark, tables.INBOX)
-    since = ctx.clock().timestamp() - 2 * LATE_S
-    had = inbox.where(f.col("received_at") >= f.timestamp_seconds(f.lit(since))).select(*key)
+    inbox, now = ctx.store.read(ctx.spark, tables.INBOX), ctx.clock().timestamp()
+    if lately:
+        odd = f.col("requested_at").isNull() | (f.col("requested_at") > f.timestamp_seconds(f.lit(now)))
+        inbox = inbox.where((f.col("received_at") >= f.timestamp_seconds(f.lit(now - 2 * LATE_S))) | odd)
+    had = inbox.select(*key).distinct()
     same = " AND ".join(f"r.{name} <=> h.{name}" for name in key)
-    return rows.alias("r").join(had.distinct().alias("h"), f.expr(same), "left_anti")
+    return rows.alias("r").join(had.alias("h"), f.expr(same), "left_anti")
+
+
+def _with_ids(rows: "DataFrame", table_id: str) -> "DataFrame":
+    """Canonical records without request ids get one that is the same whenever they are read: of the table, of all their values, and
+    the how-manieth of those that are alike."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    content = f.to_json(f.struct(*(f.col(name) for name in sorted(rows.columns))))
+    marked = rows.withColumn("_content", f.sha2(f.concat(f.lit(f"{table_id}|"), content), 256))
+    place_ = f.row_number().over(Window.partitionBy("_content").orderBy("_content"))
+    named_ = f.concat(f.lit("row-"), f.substring("_content", 1, 32), f.lit("-"), place_.cast("string"))
+    return marked.withColumn("request_id", named_).drop("_content")
 
 
 def collect(ctx: Context, origin: Origin) -> Run | None:
@@ -183,33 +232,31 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
     table = origin.table
     if not _there(table):
         return None
-    started, feed = time.monotonic(), tables.keeps_changes(ctx.spark, table)
-    unread = _by_version(ctx, table) if feed else _by_clock(ctx, table)
-    if unread is None:
-        return None
-    new, run = unread
+    started = time.monotonic()
     with _named(table):
-        run.rows_in = _take(ctx, origin, new, feed)
-    record(ctx, run, time.monotonic() - started)
-    return run
+        feed = tables.keeps_changes(ctx.spark, table)
+        new = _by_version(ctx, table) if feed else _by_clock(ctx, table)
+        if new is None:
+            return None
+        new.run.rows_in = _take(ctx, origin, new)
+    record(ctx, new.run, time.monotonic() - started)
+    return new.run
 
 
-def _take(ctx: Context, origin: Origin, new: "DataFrame", feed: bool) -> int:
-    """Append new rows of a table to the inbox; how many."""
+def _take(ctx: Context, origin: Origin, new: _New) -> int:
+    """Append new rows of a table to the inbox; how many were looked at."""
     named = origin.entities
     entities = read_any(ctx.spark, named) if named and _there(named) else None
-    rows = candidates(new, origin, ctx.settings, entities)
-    if not feed and "request_id" not in new.columns and kind_of(new.columns, origin.table) == "canonical":
-        raise ConfigError(
-            f"{origin.table}: canonical records without request_id would be taken in again and again; add the column, or the table "
-            "property delta.enableChangeDataFeed"
-        )
-    if not feed:
-        rows = _unseen(ctx, rows)
-    if "scores" in rows.columns and span_tables.has_scores(new):
+    read = new.rows
+    if "request_id" not in read.columns and kind_of(read.columns, origin.table) == "canonical":
+        read = _with_ids(read, new.run.table_id or origin.table)
+    rows = candidates(read, origin, ctx.settings, entities)
+    if new.again:
+        rows = _unseen(ctx, rows, lately=new.run.table_id is None)
+    if "scores" in rows.columns and span_tables.has_scores(read):
         append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
     append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)
-    return int(new.count())
+    return int(new.rows.count())
 
 
 @contextmanager
@@ -226,6 +273,11 @@ def _named(table: str) -> Iterator[None]:
         raise ConfigError(
             f"{table}: {reason:.400}; give the column the documented type, or collect from a view that casts it"
         ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        reason = str(getattr(error, "java_exception", error)).splitlines()[0]
+        raise ConfigError(f"{table}: could not be read: {reason:.400}") from error
 
 
 def collect_all(ctx: Context) -> list[Run]:

@@ -8,14 +8,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import orjson
 
-from lastgood.collectors import coerce, inference_tables
+from lastgood.collectors import coerce
 from lastgood.errors import ConfigError
 
 SAMPLE = 2**20
@@ -26,6 +26,7 @@ MOST_RAGGED = 0.1
 BODIES = ("request", "response", "features", "attributes", "request_metadata")
 CLOCKS = ("requested_at", "request_time", "timestamp_ms", "event_time")
 VERSIONS = ("model_version", "destination_model")
+Detect = Callable[[list[str]], object]
 BOM = b"\xef\xbb\xbf"
 
 
@@ -83,9 +84,9 @@ def _json_share(records: Sequence[Sequence[str]]) -> float:
     return good / len(cells) if cells else 1.0
 
 
-def _known(columns: Sequence[str], kind_of: Any) -> bool:
+def _known(columns: Sequence[str], detect: Detect) -> bool:
     try:
-        kind_of(list(columns))
+        detect(list(columns))
     except ConfigError:
         return False
     return True
@@ -103,7 +104,7 @@ def _decoded(sample: bytes, name: str) -> str:
         ) from error
 
 
-def sniff(sample: bytes, whole: bool, name: str) -> Sniffed:
+def sniff(sample: bytes, whole: bool, name: str, detect: Detect) -> Sniffed:
     """What the beginning of a file says. `whole`: the sample is all of it. Errors: ConfigError naming row and column where there is one."""
     start = len(BOM) if sample.startswith(BOM) else 0
     if sample[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in sample[:64]:
@@ -113,18 +114,18 @@ def sniff(sample: bytes, whole: bool, name: str) -> Sniffed:
     if not first:
         raise ConfigError(f"{name}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     if first in "{[":
-        return _sniff_json(text, first, start, whole, name)
-    return _sniff_csv(text, start, whole, name)
+        return _sniff_json(text, first, start, whole, name, detect)
+    return _sniff_csv(text, start, whole, name, detect)
 
 
-def _sniff_csv(text: str, start: int, whole: bool, name: str) -> Sniffed:
+def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) -> Sniffed:
     line = text[: text.find("\n") + 1] or text
     headers = {d: next(csv.reader([line.strip("\r\n")], delimiter=d), []) for d in DELIMITERS}
-    known = [d for d, header in headers.items() if _known(header, inference_tables.detect)]
+    known = [d for d, header in headers.items() if _known(header, detect)]
     if not known:
         widest = max(headers.values(), key=len)
         try:
-            inference_tables.detect(widest)
+            detect(widest)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     delimiter = known[0]
@@ -220,7 +221,7 @@ def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _sniff_json(text: str, first: str, start: int, whole: bool, name: str) -> Sniffed:
+def _sniff_json(text: str, first: str, start: int, whole: bool, name: str, detect: Detect) -> Sniffed:
     if first == "[":
         try:
             rows = list(islice(array(iter([text]), whole), 1000))
@@ -239,12 +240,12 @@ def _sniff_json(text: str, first: str, start: int, whole: bool, name: str) -> Sn
         raise ConfigError(f"{name}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     try:
-        inference_tables.detect(columns)
+        detect(list(columns))
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     for column in VERSIONS:
         for i, row in enumerate(rows, 1):
-            if isinstance(row.get(column), float):
+            if isinstance(row.get(column), float) and row[column] % 1:
                 raise ConfigError(
                     f"{name}: row {i}, column {column}: the version is the number {row[column]}, which 1.1 and 1.10 share; write it as text"
                 )

@@ -182,6 +182,7 @@ class Exporter:
         self._newest: dict[str, datetime] = {}
         self._drift: list[dict[str, Any]] = []
         self._runs: dict[str, dict[str, Any]] = {}
+        self._sources_read: dict[tuple[str, str], tuple[int, int]] = {}
         self._sources: dict[tuple[str, str, str], float] = {}
         self._seen: dict[str, int | None] = {}
         self._took = 0.0
@@ -233,6 +234,9 @@ class Exporter:
             self._drift = _newest([*self._drift, *self._since(tables.DRIFT, "computed_at")])
         if self._changed(tables.RUNS):
             for run in self._since(tables.RUNS, "finished_at"):
+                key = (str(run["job"]), str(run["source"]))
+                whole, over = self._sources_read.get(key, (0, 0))
+                self._sources_read[key] = whole + (run.get("note") is not None), over + (run.get("passed_over") or 0)
                 kept = self._runs.get(run["job"])
                 if kept is None or run["finished_at"] >= kept["finished_at"]:
                     self._runs[run["job"]] = run
@@ -388,6 +392,9 @@ class Exporter:
         ended = [((name,), run["finished_at"].astimezone(UTC).timestamp()) for name, run in runs]
         yield _gauge("lastgood_job_run_timestamp_seconds", ended)
         yield _gauge("lastgood_job_run_seconds", [((name,), float(run["seconds"])) for name, run in runs])
+        for place, metric in enumerate(("lastgood_source_reads_whole", "lastgood_source_rows_passed_over")):
+            known = [(key, float(figures[place])) for key, figures in self._sources_read.items() if figures[place]]
+            yield _gauge(metric, known)
 
 
 def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -175,7 +175,8 @@ def split(new: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
 def _quarantine(ctx: Context, bad: "DataFrame") -> int:
     from pyspark.sql import functions as f
 
-    row = f.to_json(f.struct(*(name for name in tables.INBOX.columns if name not in ("raw", "reject_reason"))))
+    told = (name for name in tables.INBOX.columns if name not in ("raw", "reject_reason", "received_at"))
+    row = f.to_json(f.struct(*told))  # without the time of arrival: a row that is read again is the same row
     raw = f.coalesce("raw", row.cast("binary"))
     rows = bad.select(
         f.sha2(f.concat_ws("|", "source", "why", f.hex(raw)), 256).alias("quarantine_id"),

@@ -2,11 +2,12 @@
 
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from lastgood import tables
 from lastgood.errors import ConfigError, TransientError
+from lastgood.record.windows import utc
 from lastgood.settings import Capture
 from lastgood.tables import delta
 from lastgood.tables.runs import UPKEEP, Context, Run, merge, record
@@ -22,6 +23,8 @@ AGE = {
 VACUUM_HOURS = 168
 """Deleted files stay a week: change feeds need them, and a job that has not run for so long must be rebuilt (docs/adr/0003)."""
 SMALL_FILES = 8
+KEPT_RUNS = 50
+"""Of a job's runs on a source so many are kept for ever: bookmarks do not depend on what retention deletes."""
 FILES = {
     "spark.databricks.delta.optimize.minFileSize": "67108864",
     "spark.databricks.delta.optimize.maxFileSize": "268435456",
@@ -73,7 +76,26 @@ def _expire(ctx: Context, table: tables.Table) -> int:
     """Delete rows older than the table's retention; windows of a request that is gone stay."""
     at = AGE.get(table.name, "window_start")
     limit = ctx.kept_since(table)
+    if table is tables.RUNS:
+        return _expire_runs(ctx, limit)
     return _affected(ctx, f"DELETE FROM {ctx.store.sql(table)}", f"{at} < timestamp'{limit.isoformat()}'", table)
+
+
+def _expire_runs(ctx: Context, limit: datetime) -> int:
+    """Of each job and source the newest KEPT_RUNS stay whatever their age: they are the bookmark."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    newest = Window.partitionBy("job", "source").orderBy(f.col("finished_at").desc())
+    runs = ctx.store.read(ctx.spark, tables.RUNS).withColumn("place", f.row_number().over(newest))
+    edges = runs.where(f.col("place") == KEPT_RUNS).select("job", "source", "finished_at").collect()
+    total = 0
+    for edge in edges:
+        before = min(limit, utc(edge["finished_at"]))
+        where = f"job = {tables.literal(edge['job'])} AND source = {tables.literal(edge['source'])}"
+        where += f" AND finished_at < timestamp'{before.isoformat()}'"
+        total += _affected(ctx, f"DELETE FROM {ctx.store.sql(tables.RUNS)}", where, tables.RUNS)
+    return total
 
 
 def _strip(ctx: Context, table: tables.Table) -> int:

@@ -10,7 +10,7 @@ from lastgood.collectors.otlp.rows import EVALUATION
 from lastgood.record.redact import Redactor
 
 _FIELDS = dialects.fields()
-TEXTS = frozenset(name for field in ("input", "output") for name, _ in _FIELDS[field])
+TEXTS = frozenset(name for field in ("input", "output") for name, _ in _FIELDS[field]) | {"tool_calls"}
 TEXT_FAMILIES = ("gen_ai.prompt", "gen_ai.completion", "gen_ai.system_instructions", "gen_ai.tool.call", "llm.input_messages",
                  "llm.output_messages", "llm.prompts", "retrieval.documents")  # fmt: skip
 """Attributes that hold bodies: those that the dialects read as input and output, and the families that spell them out."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from lastgood.record.vocabulary import finish_reason
+
 Reader = Callable[[Any], Any]
 
 
@@ -57,11 +59,6 @@ def status(value: Any) -> int | None:
 
 def flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
-
-
-def first(value: Any) -> str | None:
-    """The first of a list, or the value itself."""
-    return text(value[0]) if isinstance(value, list) and value else text(value)
 
 
 def usage(key: str) -> Reader:
@@ -115,7 +112,7 @@ GENAI: Table = {
     "error_code": [("error.type", text)],
     "input": [("gen_ai.input.messages", message("user"))],
     "output": [("gen_ai.output.messages", message("assistant"))],
-    "finish_reason": [("gen_ai.response.finish_reasons", first)],
+    "finish_reason": [("gen_ai.response.finish_reasons", finish_reason)],
     "streaming": [("gen_ai.request.stream", flag)],
 }
 GENAI_FORMER: Table = {
@@ -145,7 +142,7 @@ OPENLLMETRY: Table = {
     "endpoint": [("traceloop.workflow.name", text)],
     "input": [("traceloop.entity.input", text), ("gen_ai.prompt.0.content", text)],
     "output": [("traceloop.entity.output", text), ("gen_ai.completion.0.content", text)],
-    "finish_reason": [("gen_ai.completion.0.finish_reason", text)],
+    "finish_reason": [("gen_ai.completion.0.finish_reason", finish_reason)],
 }
 HTTP: Table = {
     "endpoint": [("service.name", text)],

@@ -1,4 +1,8 @@
-"""Request records as arrays -> Columns of two versions (pure): what the windows job counts, without the detour by tables."""
+"""Request records as arrays -> Columns of two versions (pure): what the windows job counts, without the detour by tables.
+
+It counts a second time what `jobs/counting.py` counts, because the live judge looks every ten seconds and the two make different things: windows
+are merged and stored, these arrays are judged and thrown away. tests/pure/test_counting.py holds them together.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

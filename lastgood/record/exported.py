@@ -63,6 +63,14 @@ CATALOGUE = (
     Exported("lastgood_messages_waiting", "gauge", "Messages not yet delivered.",),
     Exported("lastgood_job_run_timestamp_seconds", "gauge", "End of a job's newest run that had something to do.", ("job",)),
     Exported("lastgood_job_run_seconds", "gauge", "Duration of that run.", ("job",)),
+    Exported(
+        "lastgood_source_reads_whole", "gauge", "Times a source was read whole because its changes could not be.", ("job", "source"),
+        "the source is named by `lastgood status`",
+    ),
+    Exported(
+        "lastgood_source_rows_passed_over", "gauge", "Rows of a source that were changed or deleted after they were taken.", ("job", "source"),
+        "the source is named by `lastgood status`",
+    ),
     Exported("lastgood_spans_accepted", "counter", "Spans acknowledged by the receiver (on disk).",),
     Exported("lastgood_spans_refused", "counter", "Spans that senders were asked to send again.",),
     Exported("lastgood_spans_stored", "counter", "Requests committed to Delta by the receiver.",),

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import re
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lastgood.collectors.files import whole
 from lastgood.errors import ConfigError
 from lastgood.judge import Evidence, Verdict
 from lastgood.judge.columns import Ints, columns
@@ -42,7 +44,10 @@ def _used(names: list[str]) -> list[str]:
 
 def read(path: Path) -> pa.Table:
     """The table. Errors: ConfigError when it cannot be read, or lacks columns."""
-    return files.read(path, _used)
+    if not path.exists():
+        raise ConfigError(f"{path}: cannot be read: there is no such file or folder")
+    with tempfile.TemporaryDirectory(prefix="lastgood-") as scratch:
+        return whole(str(path), _used, Path(scratch))
 
 
 def failed(code: str) -> bool:

@@ -22,7 +22,7 @@ from lastgood.tables.catalogue import (
     WINDOWS_HOUR,
     Table,
 )
-from lastgood.tables.store import Store, changes, is_path, keeps_changes, literal, sql_name, version
+from lastgood.tables.store import Store, as_of, changes, identity, is_path, keeps_changes, literal, sql_name, version
 
 __all__ = [
     "ALL",
@@ -46,7 +46,9 @@ __all__ = [
     "WINDOWS_HOUR",
     "Store",
     "Table",
+    "as_of",
     "changes",
+    "identity",
     "is_path",
     "keeps_changes",
     "literal",

@@ -281,6 +281,13 @@ RUNS = Table(
         Field("after", "bigint", "version of the source the run started from"),
         Field("quarantined", "bigint", "rows set aside"),
         Field("windows", "bigint", "windows recomputed"),
+        Field("table_id", "string", "identity of the source table: another one is another table of that name"),
+        Field("note", "string", "why the source was read whole and not by its changes; null when it was not"),
+        Field(
+            "passed_over",
+            "bigint",
+            "rows of the source that were changed or deleted after they were taken: counted, not taken again",
+        ),
     ),
 )
 

@@ -69,6 +69,22 @@ def version(path: str | Path) -> int | None:
         return None
 
 
+def identity(path: str | Path) -> str | None:
+    """What makes this table another than one that was there before; None when there is no table."""
+    try:
+        return str(DeltaTable(str(path)).metadata().id)
+    except TableNotFoundError:
+        return None
+
+
+def committed_at(path: str | Path, version: int) -> float | None:
+    """When a version was committed, in seconds since 1970; None where its log file is gone."""
+    try:
+        return (Path(path) / "_delta_log" / f"{version:020}.json").stat().st_mtime
+    except OSError:
+        return None
+
+
 def facts(path: str | Path) -> dict[str, Any] | None:
     """Version, files, bytes, rows (None where a file has no statistics) and time of the newest commit; None when there is no table."""
     try:

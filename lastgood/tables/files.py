@@ -1,11 +1,7 @@
-"""A file of requests that somebody else wrote -> its columns as texts, moments and numbers, or one sentence that says what is wrong."""
+"""Columns that somebody else wrote -> texts, moments and numbers as the judge reads them, or one sentence that says what is wrong."""
 
-import gzip
-import json
 import math
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.dataset
-import pyarrow.json
-import pyarrow.parquet
 
 from lastgood.errors import ConfigError
-from lastgood.tables import delta
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -28,89 +19,6 @@ NOTHING = frozenset({"", "-", "null", "none", "nan", "nat", "na", "n/a", "<na>",
 """Text that stands for "unknown" in files without nulls."""
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 MONTH = re.compile(r"[A-Za-z]{3}")
-
-
-def read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
-    """The table in a file or folder, of columns `used(names)`. Errors: ConfigError."""
-    if not path.exists():
-        raise ConfigError(f"{path}: cannot be read: there is no such file or folder")
-    try:
-        table = _read(path, used)
-        views = [pa.string() if pa.types.is_string_view(field.type) else field.type for field in table.schema]
-        return table.cast(pa.schema(list(zip(table.schema.names, views, strict=True))))
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-
-
-def _read(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
-    if (path / "_delta_log").is_dir():
-        table = delta.read(path)
-        return table.select(used(table.column_names))
-    plain = path.name.lower().removesuffix(".gz")
-    kind = "parquet" if path.is_dir() else _KINDS.get(plain.rpartition(".")[2]) or _guess(path)
-    if kind == "parquet":
-        folder = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive")
-        return folder.to_table(used(folder.schema.names))
-    if kind == "csv":
-        return _csv(path, used)
-    if kind == "json":
-        table = _json(path)
-        return table.select(used(table.column_names))
-    raise ConfigError(f"{path}: expected a Delta or Parquet folder, or a .parquet, .csv, .json or .jsonl file")
-
-
-_KINDS = {
-    "parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "txt": "csv",
-    "json": "json", "jsonl": "json", "ndjson": "json",
-}  # fmt: skip
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _guess(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    return "parquet" if start.startswith(b"PAR1") else "json" if start[:1] in (b"{", b"[") else ""
-
-
-def _csv(path: Path, used: Callable[[list[str]], list[str]]) -> pa.Table:
-    """Every column as text: a type guessed from the first rows would not fit an error that is rare."""
-    with _open(path) as file:
-        header = file.readline().decode("utf-8-sig")
-    parse = pyarrow.csv.ParseOptions(delimiter=max(",;\t|", key=header.count), newlines_in_values=True)
-    with pyarrow.csv.open_csv(path, parse_options=parse) as first:
-        names = used(first.schema.names)
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
-    return pyarrow.csv.read_csv(path, None, parse, convert)
-
-
-def _json(path: Path) -> pa.Table:
-    """Objects by line, or one array of them. Values of one name may be of several kinds: then all become text."""
-    with _open(path) as file:
-        array = file.read(64).lstrip().startswith(b"[")
-    if not array:
-        try:
-            return pyarrow.json.read_json(path, pyarrow.json.ReadOptions(block_size=1 << 24))
-        except pa.ArrowInvalid:
-            pass  # a code that is sometimes a number and sometimes text: below
-    with _open(path) as file:
-        try:
-            rows = json.load(file) if array else [json.loads(line) for line in file if line.strip()]
-        except ValueError as error:
-            raise ConfigError(f"{path}: expected an array of JSON objects, or one by line: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise ConfigError(f"{path}: expected JSON objects, found others")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-
-
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except pa.ArrowException:
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values])
 
 
 def text(column: pa.ChunkedArray, name: str = "") -> tuple[Ints, list[str]]:

@@ -15,7 +15,8 @@ Rows = list[dict[str, Any]]
 
 def _read(store: tables.Store, spark: "SparkSession | None", table: tables.Table, *columns: str) -> Rows:
     if spark is None:
-        rows: Rows = delta.read(store.path(table), columns).to_pylist()
+        have = delta.read(store.path(table))
+        rows: Rows = have.select([name for name in columns if name in have.column_names]).to_pylist()
         return rows
     return [row.asDict() for row in store.read(spark, table).select(*columns).collect()]
 
@@ -62,6 +63,8 @@ def health(store: tables.Store, now: datetime, spark: "SparkSession | None" = No
         jobs.append({
             "job": job, "source": source, "taken": at, "behind": known["version"] - at if known else None, "rows_in": run["rows_in"],
             "rows_out": run["rows_out"], "seconds": run["seconds"], "finished_at": str(run["finished_at"]),
+            "read_whole": sum(record.get("note") is not None for record in runs),
+            "passed_over": sum(record.get("passed_over") or 0 for record in runs), "note": run.get("note"),
         })  # fmt: skip
     newest: dict[str, dict[str, Any]] = {}
     if tables.VERDICTS.name in sizes:

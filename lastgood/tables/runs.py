@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lastgood import tables
-from lastgood.errors import TransientError
+from lastgood.errors import ConfigError, TransientError
 from lastgood.record.telemetry import arrow_schema, spark_ddl
 from lastgood.settings import Settings
 from lastgood.tables import delta
@@ -52,7 +52,8 @@ class Context:
 
 @dataclass
 class Run:
-    """What a run did: it took in versions (after, until] of the source table. `rows_out`: inserted, updated and deleted ones."""
+    """What a run did: it took in versions (after, until] of the source table. `rows_out`: inserted, updated and deleted ones. `note`: why the
+    source was read whole. `passed_over`: see tables.RUNS."""
 
     job: str
     source: str
@@ -62,10 +63,44 @@ class Run:
     quarantined: int = 0
     windows: int = 0
     after: int | None = None
+    table_id: str | None = None
+    note: str | None = None
+    passed_over: int = 0
 
     @property
     def nothing_new(self) -> bool:
         return self.rows_in == 0
+
+
+ANOTHER = "it is another table than the one of that name before"
+AHEAD = "the bookmark is ahead of the table"
+FRESH_S = 3 * 86_400
+"""Changes committed within this time are surely there: vacuum leaves them a week."""
+
+
+def place(ctx: Context, job: str, source: str, table_id: str, newest: int) -> tuple[int, str | None]:
+    """(bookmark, why it does not fit the table: then the table must be read whole, and the bookmark is -1)."""
+    records = _records(ctx, job, source)
+    known = [record["table_id"] for record in sorted(records, key=lambda r: r["finished_at"]) if record["table_id"]]
+    if known and table_id and known[-1] != table_id:
+        return -1, ANOTHER
+    own = [record for record in records if not known or record["table_id"] in (table_id, None)]
+    done = chain(own)
+    return (-1, AHEAD) if done > newest else (done, None)
+
+
+def unreadable(changes: Callable[[], "DataFrame"]) -> tuple[dict[str, int], str | None]:
+    """(rows by kind of change, why the change feed cannot be read: it begins later, or was cleaned up).
+
+    Errors: ConfigError when the table keeps no feed.
+    """
+    try:
+        return {row["_change_type"]: row["count"] for row in changes().groupBy("_change_type").count().collect()}, None
+    except ConfigError:
+        raise
+    except Exception as error:  # a PySpark error through Connect, the gateway's own in process
+        reason = str(getattr(error, "java_exception", error)).splitlines()[0]
+        return {}, f"its change feed cannot be read ({reason:.200})"
 
 
 def bookmark(ctx: Context, job: str, source: str) -> int:
@@ -78,9 +113,10 @@ def bookmark(ctx: Context, job: str, source: str) -> int:
 
 
 def chain(records: list[dict[str, Any]]) -> int:
-    """The bookmark of a job's records on one source."""
-    done = -1
-    for record in sorted(records, key=lambda record: (record["finished_at"], record["version"])):
+    """The bookmark of a job's records on one source. The oldest that is kept stands for those before it."""
+    ordered = sorted(records, key=lambda record: (record["finished_at"], record["version"]))
+    done = -1 if not ordered or ordered[0]["after"] is None else ordered[0]["after"]
+    for record in ordered:
         begun = done if record["after"] is None else record["after"]
         done = record["version"] if begun == done else min(done, begun)
     return done
@@ -88,7 +124,7 @@ def chain(records: list[dict[str, Any]]) -> int:
 
 def _records(ctx: Context, job: str, source: str) -> list[dict[str, Any]]:
     """Earlier runs."""
-    columns = ["version", "after", "finished_at"]
+    columns = ["version", "after", "finished_at", "table_id"]
     if ctx.store.in_catalog:
         from pyspark.sql import functions as f
 
@@ -107,23 +143,38 @@ def increment(
 
     With `ctx.span` the changes are all rows whose `at` lies in it, and the bookmark stays where it is.
     """
-    after = bookmark(ctx, job, table.name)
-    until = after if ctx.span else ctx.store.version(ctx.spark, table)
+    newest, table_id = ctx.store.version(ctx.spark, table), ctx.store.identity(ctx.spark, table)
+    after, reason = place(ctx, job, table.name, table_id, newest)
+    until = after if ctx.span else newest
     if after >= until and not ctx.span:
         yield None
         return
     started = time.monotonic()
-    run = Run(job, table.name, until, after=after)
+    run = Run(job, table.name, until, after=after, table_id=table_id)
     if ctx.span:
         from pyspark.sql import functions as f
 
         rows = ctx.spanned(ctx.store.read(ctx.spark, table), at)
         yield rows.withColumn("_change_type", f.lit("insert")), run
+    elif reason := reason or _lost(ctx, table, after, until):
+        from pyspark.sql import functions as f
+
+        run.note = f"read whole: {reason}"
+        yield ctx.store.read(ctx.spark, table).withColumn("_change_type", f.lit("insert")), run
     else:
         changes = ctx.store.changes(ctx.spark, table, after, until)
         upkeep = [record["version"] for record in _records(ctx, UPKEEP, table.name) if record["version"] > after]
         yield changes.where(~changes["_commit_version"].isin(upkeep)) if upkeep else changes, run
     record(ctx, run, time.monotonic() - started)
+
+
+def _lost(ctx: Context, table: tables.Table, after: int, until: int) -> str | None:
+    """Why the changes of versions (after, until] cannot be read; looked at where they are old, or where their age is not known."""
+    if not ctx.store.in_catalog:
+        committed = delta.committed_at(ctx.store.path(table), after + 1)
+        if committed is not None and time.time() - committed < FRESH_S:
+            return None
+    return unreadable(lambda: ctx.store.changes(ctx.spark, table, after, until))[1]
 
 
 def record(ctx: Context, run: Run, seconds: float) -> None:
@@ -133,7 +184,7 @@ def record(ctx: Context, run: Run, seconds: float) -> None:
     row = {
         "job": run.job, "source": run.source, "version": run.until, "rows_in": run.rows_in, "rows_out": run.rows_out,
         "seconds": round(seconds, 3), "finished_at": ctx.clock(), "after": run.after, "quarantined": run.quarantined,
-        "windows": run.windows,
+        "windows": run.windows, "table_id": run.table_id, "note": run.note, "passed_over": run.passed_over,
     }  # fmt: skip
     if ctx.store.in_catalog:
         values = tuple(row[name] for name in tables.RUNS.columns)

@@ -68,6 +68,19 @@ def version(spark: "SparkSession", where: str) -> int:
     return int(spark.sql(f"DESCRIBE HISTORY {where} LIMIT 1").collect()[0]["version"])
 
 
+def identity(spark: "SparkSession", where: str) -> str:
+    """What makes a table another than one of the same name before."""
+    if is_path(where):
+        return delta.identity(where) or ""
+    return str(spark.sql(f"DESCRIBE DETAIL {where}").collect()[0]["id"])
+
+
+def as_of(spark: "SparkSession", where: str, version: int) -> "DataFrame":
+    """A Delta table's rows in one of its versions."""
+    reader = spark.read.option("versionAsOf", version)
+    return reader.format("delta").load(where) if is_path(where) else reader.table(where)
+
+
 @dataclass(frozen=True)
 class Store:
     """Where the tables are: a folder (local path or /Volumes) or a Unity Catalog `catalog.schema`."""
@@ -107,6 +120,10 @@ class Store:
     def version(self, spark: "SparkSession", table: Table) -> int:
         """See `version`."""
         return version(spark, self.where(table))
+
+    def identity(self, spark: "SparkSession", table: Table) -> str:
+        """See `identity`."""
+        return identity(spark, self.where(table))
 
     def ensure(self, spark: "SparkSession", *tables: Table) -> None:
         """Create missing tables; add columns that an existing one lacks (never drops or retypes one).

@@ -12,11 +12,24 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_support import requests
 from soak import scaled
 
 from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batches, pack_batches
+from lastgood.judge.columns import Columns, columns
+from lastgood.judge.records import Records, columns_of
 from lastgood.record.fault import FAULTS, fault
-from lastgood.record.windows import RELATIVE_ERROR, START_TOKENS, ZERO, Counts, bucket, merge, quantile, stratum
+from lastgood.record.windows import (
+    RELATIVE_ERROR,
+    START_TOKENS,
+    ZERO,
+    Counts,
+    bucket,
+    from_row,
+    merge,
+    quantile,
+    stratum,
+)
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REQUESTS = pa.schema([
@@ -167,3 +180,58 @@ def test_quantiles_are_within_the_stated_relative_error(name: str) -> None:
     for q in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0):
         exact = float(np.quantile(values, q, method="inverted_cdf"))
         assert quantile(found, q) == pytest.approx(exact, rel=RELATIVE_ERROR * (1 + 1e-9)), q
+
+
+@pytest.mark.parametrize("seed", range(scaled(3)))
+def test_the_judges_own_counts_are_those_of_the_windows(seed: int) -> None:
+    """Records counted straight into columns (live, replay, calibrate) against windows counted and then taken apart by the judge."""
+    given_records = requests(seed, minutes=30, people=40, failing=0.2, sticky=seed % 2 == 1)
+    rng = np.random.default_rng(seed)
+    unknown = rng.random(len(given_records.at)) < 0.1
+    given_records.tokens_out[unknown] = np.nan
+    given_records.feature_age_ms[:] = np.where(rng.random(len(unknown)) < 0.5, 1e7, 5.0)
+    limit = 1e6
+    straight = columns_of(given_records, 60, limit)
+    windows = count(as_requests(given_records)).to_pylist()
+    taken = columns([from_row(window) for window in windows], "2", "1", 60, bucket(limit))
+    assert straight.strata == taken.strata
+    for name in ("times", "n", "failed", "families", "stale"):
+        np.testing.assert_allclose(getattr(straight, name), getattr(taken, name), err_msg=name)
+    for name, entries in straight.histograms.items():
+        sums = [collected(side, name) for side in (straight, taken)]
+        assert sums[0] == sums[1], name
+        assert len(entries.t)
+    facts = [
+        sorted(zip(*(getattr(side.requesters, name).tolist() for name in FACTS), strict=True))
+        for side in (straight, taken)
+    ]
+    assert facts[0] == facts[1]
+
+
+FACTS = ("t", "g", "arm", "n", "failed", "slow", "pace", "timed", "latency_sum", "paced", "pace_sum")
+
+
+def collected(side: Columns, name: str) -> dict[tuple[int, ...], float]:
+    """Weights of a histogram by (window, stratum, version, bucket)."""
+    entries, sums = side.histograms[name], dict[tuple[int, ...], float]()
+    for *key, weight in zip(entries.t, entries.g, entries.arm, entries.bucket, entries.weight, strict=True):
+        place = tuple(int(part) for part in key)
+        sums[place] = sums.get(place, 0.0) + float(weight)
+    return sums
+
+
+def as_requests(given_records: Records) -> pa.Table:
+    """Records of the judge as the requests they stand for."""
+    n = len(given_records.at)
+    code = [None if i < 0 else given_records.codes[i] for i in given_records.code]
+    made = {
+        "endpoint": ["chat"] * n, "model_version": [str(arm + 1) for arm in given_records.arm],
+        "latency_scope": [given_records.scopes[i] for i in given_records.scope], "size": given_records.tokens_in,
+        "window_start": pa.array((given_records.at // 60 * 60 * 1e6).astype(np.int64)).cast(REQUESTS.field("window_start").type),
+        "weight": np.ones(n), "latency_ms": given_records.latency_ms, "ttft_ms": given_records.ttft_ms,
+        "feature_age_ms": given_records.feature_age_ms, "error_code": code,
+        "tokens_in": pa.array(given_records.tokens_in, from_pandas=True).cast(pa.int64()),
+        "tokens_out": pa.array(given_records.tokens_out, from_pandas=True).cast(pa.int64()),
+        "requester": [None if who < 0 else f"u{who}" for who in given_records.who], "scores": [None] * n,
+    }  # fmt: skip
+    return pa.table({name: pa.array(made[name], REQUESTS.field(name).type) for name in REQUESTS.names})

@@ -151,18 +151,18 @@ def test_what_cannot_be_read_is_one_sentence(change: dict[str, Any], said: str, 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("log.csv", b"", "cannot be read"),
+        ("log.csv", b"", "holds no rows that can be read"),
         (
             "log.csv",
             b"endpoint,model_version,requested_at\nchat,2\n",
-            "cannot be read: CSV parse error: .*Expected 3 columns",
+            "row 2 has 2 fields, the header 3",
         ),
-        ("log.csv", b"endpoint,model_version,requested_at\n\xe4,2,1\n", "invalid UTF8"),
+        ("log.csv", b"endpoint,model_version,requested_at\n\xe4,2,1\n", "byte 36 is not UTF-8"),
         ("log.csv", b"when,what\n1,2\n", "no column endpoint, model_version, requested_at; there are when, what"),
-        ("log.jsonl", b'{"endpoint": "chat"\n', "expected an array of JSON objects, or one by line"),
-        ("log.json", b"[1, 2]", "expected JSON objects"),
-        ("log.parquet", b"PAR1", "cannot be read"),
-        ("log.xlsx", b"PK", "expected a Delta or Parquet folder"),
+        ("log.jsonl", b'{"endpoint": "chat"\n', "row 1 is not a JSON object on a line of its own"),
+        ("log.json", b"[1, 2]", "holds no rows that can be read"),
+        ("log.parquet", b"PAR1", "could not be read"),
+        ("log.xlsx", b"PK", "no column endpoint, model_version, requested_at; there are PK"),
     ],
 )
 def test_a_broken_file_is_one_sentence(name: str, content: bytes, said: str, tmp_path: Path) -> None:
