@@ -13,7 +13,7 @@ from judge_support import requests, windows
 from soak import scaled
 
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
-from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge import Evidence, History, State, Verdict, judge, power
 from lastgood.judge.explain import COLUMNS, explain
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
@@ -142,3 +142,16 @@ def test_a_verdict_explains_itself_in_a_short_table() -> None:
     assert {"length", "pace"} <= {row[0] for row in said.rows if "change" in row[5]}
     assert "a rollback 111.1" in said.lines[1]
     assert explain(replace(verdict, figures={})).rows == ()
+
+
+def test_a_promotion_is_planned_in_steps_that_can_see() -> None:
+    counted = windows(requests(2, minutes=30, per_minute=600, failing=0.01))
+    traffic = power.of_windows(counted, 60)
+    assert traffic.per_minute == pytest.approx(600, rel=0.01)
+    assert traffic.errors == pytest.approx(0.01, rel=0.3)
+    steps = [power.step(traffic, share, POLICY, 90, 11, 1) for share in (5, 10, 50)]
+    assert steps[2].minutes < steps[1].minutes <= steps[0].minutes
+    path = power.fastest(steps, 60)
+    assert path[-1].share == 50
+    assert all(one.minutes <= 60 for one in path)
+    assert power.fastest(steps, 0.0) == [steps[2]]
