@@ -15,6 +15,7 @@ from soak import scaled
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
 from lastgood.judge import Evidence, History, State, Verdict, judge, power
 from lastgood.judge.explain import COLUMNS, explain
+from lastgood.judge.judge import first_rollback
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.fault import FAULTS, Fault, fault
@@ -126,6 +127,21 @@ def test_a_proof_of_health_lapses_when_nothing_serves_beside_the_version_any_mor
     cols = columns_of(alone, 60)
     late = judge(Evidence("chat", "2", "1", cols, 60), POLICY, History(), cols.until(59))
     assert late.state is not State.HEALTHY
+
+
+def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
+    given_requests = requests(1, minutes=30, per_minute=300)
+    slow = (
+        (given_requests.arm == 1)
+        & (given_requests.at > given_requests.at.min() + 900)
+        & (given_requests.at < given_requests.at.min() + 1000)
+    )
+    given_requests.latency_ms[slow] *= 4
+    cols = columns_of(given_requests, 20)
+    added = BEGIN + timedelta(minutes=15)
+    plain, told = (Evidence("chat", "2", "1", cols, 20, scaled=scaled) for scaled in ((), (added,)))
+    assert first_rollback(plain, POLICY, History())[1] is not None
+    assert first_rollback(told, POLICY, History())[1] is None
 
 
 def test_no_version_is_accused_while_the_ledger_is_empty() -> None:
