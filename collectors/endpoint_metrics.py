@@ -1,6 +1,7 @@
 """An endpoint's own /metrics (gauges of the last minute) -> rows of `endpoint_minutes`: a third opinion on counts and errors.
 
-Names: Databricks' metrics export API (`request_count_total`, `request_4xx_count_total`, `request_5xx_count_total`).
+Names: Databricks' metrics export API (`request_count_total`, `request_4xx_count_total`, `request_5xx_count_total`,
+`provisioned_concurrent_requests_total`).
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ GAUGES = {
     "request_count_total": "requests",
     "request_4xx_count_total": "errors_4xx",
     "request_5xx_count_total": "errors_5xx",
+    "provisioned_concurrent_requests_total": "provisioned",
 }
 
 

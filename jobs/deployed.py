@@ -1,5 +1,6 @@
 """The ledger of configurations (`deployments`; where it knows nothing, what was served) -> which versions are judged, by endpoint."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from lastgood.tables.runs import Context
 
+log = logging.getLogger(__name__)
 Key = tuple[str, str]
 
 
@@ -57,14 +59,20 @@ def _clear(found: Sequence[Pair], given: Sequence[Configuration]) -> bool:
 
 def _entities(ctx: "Context") -> dict[str, list[Configuration]]:
     """endpoint -> its configurations by the platform's history of served entities, which does not tell the split: even."""
+    from pyspark.errors import AnalysisException
     from pyspark.sql import functions as f
 
     settings = ctx.settings
     names = {settings.sources.entities_table, *(own.entities_table for own in settings.endpoints.values())} - {None}
     cells: dict[tuple[str, int], tuple[datetime, set[str]]] = {}
     for name in sorted(str(name) for name in names):
-        history = ctx.spark.read.format("delta").load(name) if "/" in name else ctx.spark.read.table(name)
-        if "endpoint_config_version" not in history.columns:
+        try:
+            history = ctx.spark.read.format("delta").load(name) if "/" in name else ctx.spark.read.table(name)
+            known = "endpoint_config_version" in history.columns
+        except AnalysisException as error:
+            log.warning("entities table %s cannot be read: %.200s", name, error)
+            continue
+        if not known:
             continue
         which = f.col("endpoint_config_version").cast("bigint").alias("config")
         for row in history.select("endpoint_name", "entity_version", "change_time", which).collect():

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.deployed import Key
 from lastgood.jobs.scored import about
-from lastgood.judge import Drifted, Evidence
+from lastgood.judge import Drifted, Evidence, budget
 from lastgood.judge.ledger import Configuration, Pair, planned
+from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import Counts, from_row, utc
 from lastgood.tables.runs import Context
 
@@ -115,6 +116,22 @@ def completeness(ctx: Context, chosen: Mapping[Key, Pair], now: datetime) -> dic
     return totals
 
 
+def scale_ups(ctx: Context, since: datetime) -> dict[str, list[datetime]]:
+    """endpoint -> the minutes in which replicas were added, by its own metrics."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    minutes = ctx.store.read(ctx.spark, tables.ENDPOINT_MINUTES).where(
+        (f.col("minute") >= f.lit(since)) & f.col("provisioned").isNotNull()
+    )
+    each = minutes.groupBy("endpoint", "minute").agg(f.max("provisioned").alias("now"))
+    before = f.lag("now").over(Window.partitionBy("endpoint").orderBy("minute"))
+    found: dict[str, list[datetime]] = {}
+    for row in each.withColumn("before", before).where("now > before").select("endpoint", "minute").collect():
+        found.setdefault(row["endpoint"], []).append(utc(row["minute"]))
+    return found
+
+
 def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
     """endpoint -> (requests by its own count, those of them that were seen) over HANG_OVER before the newest moment whose telemetry must have
     come: HANG_AFTER and twice the usual delivery lag ago."""
@@ -191,12 +208,13 @@ def facts(
 ) -> dict[Key, Evidence]:
     """What else the tables say of each pair: evidence without its windows."""
     moved, arrived, counted = drifted(ctx), completeness(ctx, chosen, now), own_counts(ctx, now)
+    scaled = scale_ups(ctx, now - 2 * budget.EPOCHS[SCHEDULED])
     return {
         key: Evidence(
             key[0], pair.candidate, pair.prior, (), ctx.settings.window_s,
             [drifted for drifted in moved.get(key[0], ()) if drifted.model_version in (pair.candidate, pair.prior)],
             arrived.get(key), planned=planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
-            own_requests=counted.get(key[0]),
+            own_requests=counted.get(key[0]), scaled=scaled.get(key[0], ()),
         )
         for key, pair in chosen.items()
     }  # fmt: skip

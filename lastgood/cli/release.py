@@ -1,6 +1,7 @@
 """The way forward: `lastgood release check` before, `lastgood promote` step by step, with the judge between the steps."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,12 +23,43 @@ from lastgood.cli.acts import (
     show,
 )
 from lastgood.errors import RefusedError
-from lastgood.settings import load
+from lastgood.settings import Settings, load
 
 if TYPE_CHECKING:
     from lastgood.alerts.records import Check, Rollback
 
 release = typer.Typer(no_args_is_help=True, help="The release checklist.")
+
+
+def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
+    """How long each step of the policy, and of a few other shares, needs to see errors x2 and latency x1.3 at the traffic of the newest day."""
+    from lastgood import tables
+    from lastgood.judge import power
+    from lastgood.tables import measures
+
+    policy, now = settings.endpoint(endpoint).policy, datetime.now(UTC)
+    counts = measures.windows(tables.Store(settings.storage), endpoint, now - timedelta(days=1))
+    given = power.of_windows(counts, settings.window_s)
+    patience = policy.promote_timeout_s / 60
+    shares = sorted({share for share in (1, 5, 10, 25, 50, *policy.promote_shares) if share < 100})
+    steps = [power.step(given, share, policy, int(min(max(patience, 60), 480)), 21, 1) for share in shares]
+    path = power.fastest(steps, patience)
+    if as_json:
+        rows = [{**vars(one), **{k: None for k, v in vars(one).items() if v == float("inf")}} for one in steps]
+        print(json.dumps({"steps": rows, "path": [*(one.share for one in path), 100]}))
+        return
+    console.print(f"{given.per_minute:,.0f} requests a minute, {given.errors:.2%} fail", highlight=False)
+    for one in steps:
+        times = [
+            f"{v:.0f} min" if v < float("inf") else "not in time" for v in (one.errors_minutes, one.latency_minutes)
+        ]
+        mark = "  (policy)" if one.share in policy.promote_shares else ""
+        console.print(
+            f"{one.share:>3} %: errors x2 {times[0]}, latency x1.3 {times[1]}, {one.harmed:,.0f} requests until then{mark}",
+            highlight=False,
+        )
+    shown = " -> ".join(f"{one.share} % for {min(one.minutes, patience):.0f} min" for one in path)
+    console.print(f"fastest path that detects: {shown} -> 100 %", highlight=False)
 
 
 @release.command("check")
@@ -70,6 +102,9 @@ def promote(
     version: Annotated[str, typer.Argument(help="the version to promote")],
     again: Annotated[bool, typer.Option("--again", help="although it was rolled back before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the next step and do nothing")] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="how long each step needs to see a regression, and the fastest path")
+    ] = False,
     yes: Yes = False,
     why: Why = "asked for at the command line",
     as_json: AsJson = False,
@@ -80,6 +115,9 @@ def promote(
 
     settings = load(config)
     own_settings = settings.endpoint(endpoint)
+    if plan_only:
+        _show_path(settings, endpoint, as_json)
+        return
     with acting(settings) as acts:
         banner(acts, as_json)
         steps: list[dict[str, object]] = []

@@ -106,7 +106,7 @@ class Demo:
             "mode": str(self.options.mode),
             "payload_table": str(source / "local_payload"),
             "entities_table": str(source / "served_entities"),
-            "policy": {"verify_timeout_s": 120},
+            "policy": {"verify_timeout_s": 120, "warmup_s": 10, "warmup_requests": 10},  # a demo is short
         }
         document = {
             "storage": str(self.out / "tables"),

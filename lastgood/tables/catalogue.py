@@ -68,6 +68,7 @@ ENDPOINT_MINUTES = Table(
         Field("requests", "double", "requests, as the endpoint's own /metrics says"),
         Field("errors_4xx", "double", "of them answered with 4xx"),
         Field("errors_5xx", "double", "of them answered with 5xx"),
+        Field("provisioned", "double", "requests that its replicas can serve at once; null when it does not say"),
         Field("scraped_at", "timestamp", "when it was asked, UTC"),
     ),
     ("endpoint", "minute"),

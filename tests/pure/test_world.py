@@ -13,8 +13,9 @@ from judge_support import requests, windows
 from soak import scaled
 
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
-from lastgood.judge import Evidence, History, State, Verdict, judge
+from lastgood.judge import Evidence, History, State, Verdict, judge, power
 from lastgood.judge.explain import COLUMNS, explain
+from lastgood.judge.judge import first_rollback
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.fault import FAULTS, Fault, fault
@@ -128,6 +129,21 @@ def test_a_proof_of_health_lapses_when_nothing_serves_beside_the_version_any_mor
     assert late.state is not State.HEALTHY
 
 
+def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
+    given_requests = requests(1, minutes=30, per_minute=300)
+    slow = (
+        (given_requests.arm == 1)
+        & (given_requests.at > given_requests.at.min() + 900)
+        & (given_requests.at < given_requests.at.min() + 1000)
+    )
+    given_requests.latency_ms[slow] *= 4
+    cols = columns_of(given_requests, 20)
+    added = BEGIN + timedelta(minutes=15)
+    plain, told = (Evidence("chat", "2", "1", cols, 20, scaled=scaled) for scaled in ((), (added,)))
+    assert first_rollback(plain, POLICY, History())[1] is not None
+    assert first_rollback(told, POLICY, History())[1] is None
+
+
 def test_no_version_is_accused_while_the_ledger_is_empty() -> None:
     assert judged([]) == []
     assert outcome(replace(SCENARIOS["7 cold start"](np.random.default_rng(1), True), ledger=())) == {}
@@ -142,3 +158,16 @@ def test_a_verdict_explains_itself_in_a_short_table() -> None:
     assert {"length", "pace"} <= {row[0] for row in said.rows if "change" in row[5]}
     assert "a rollback 111.1" in said.lines[1]
     assert explain(replace(verdict, figures={})).rows == ()
+
+
+def test_a_promotion_is_planned_in_steps_that_can_see() -> None:
+    counted = windows(requests(2, minutes=30, per_minute=600, failing=0.01))
+    traffic = power.of_windows(counted, 60)
+    assert traffic.per_minute == pytest.approx(600, rel=0.01)
+    assert traffic.errors == pytest.approx(0.01, rel=0.3)
+    steps = [power.step(traffic, share, POLICY, 90, 11, 1) for share in (5, 10, 50)]
+    assert steps[2].minutes < steps[1].minutes <= steps[0].minutes
+    path = power.fastest(steps, 60)
+    assert path[-1].share == 50
+    assert all(one.minutes <= 60 for one in path)
+    assert power.fastest(steps, 0.0) == [steps[2]]

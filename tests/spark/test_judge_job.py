@@ -124,6 +124,17 @@ def verdicts(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         store.path(tables.COMPLETENESS),
         pa.Table.from_pylist(counted, telemetry.arrow_schema(tables.COMPLETENESS.fields)),
     )
+    scaled = [
+        {
+            "endpoint": "split",
+            "minute": START + timedelta(minutes=m),
+            "requests": 60.0,
+            "provisioned": 4.0 if m < 15 else 8.0,
+        }
+        for m in range(12, 18)
+    ]
+    minutes = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
+    delta.append(store.path(tables.ENDPOINT_MINUTES), pa.Table.from_pylist(scaled, minutes))
     conform(ctx)
     windows(ctx)
     history = {"again": History({"2": [START + timedelta(minutes=2)]}), "gone": History({"2": [END]})}
@@ -193,6 +204,12 @@ def test_every_version_with_traffic_is_judged_against_the_champion_and_a_stray_r
 def test_requests_that_the_endpoint_counted_and_nobody_saw_are_paged(verdicts: dict[str, Verdict]) -> None:
     assert verdicts["gone"].state is State.PAGE
     assert "the endpoint counted 800 requests lately and 50 were seen" in verdicts["gone"].reason
+
+
+def test_windows_that_were_left_out_are_counted(verdicts: dict[str, Verdict]) -> None:
+    assert verdicts["split"].figures["trail"]["left_out"]["warming up"] >= 4, (
+        "two minutes from the start, two while replicas were added"
+    )
 
 
 def test_where_nothing_was_served_nobody_is_judged(spark: Any, store: Store) -> None:
