@@ -22,19 +22,22 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 
 from benchmarks.measured import machine
-from benchmarks.rig import NEW, OLD, Rig, config
+from benchmarks.rig import NEW, OLD, HandClock, Rig, config
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.errors import LastgoodError
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 
-WORKERS, UPDATE_S, MOST_TICKS = 8, 0.15, 40
-STATES = ("Proposed", "Held", "Approved", "Restoring", "Shifting", "Verifying", "Done", "Rejected", "Expired", "Failed")
-ENDED = STATES[6:]
+WORKERS, UPDATE_S, MOST_TICKS = 8, 60.0, 40
+STATES = ("Proposed", "Held", "Approved", "Restoring", "Shifting", "Verifying", "Waiting", "Done", "Rejected", "Expired", "Failed")
+"""`Waiting`: verifying, and no telemetry has come yet."""
+ENDED = STATES[7:]
 WITHOUT_EFFECT = (*ENDED, "Verifying")
-"""While verifying the workspace is not asked any more: telemetry decides."""
+"""While verifying telemetry decides; the workspace is asked only while there is none."""
 
 Inject = Callable[[Rig], None]
+Place = tuple[httpx.Client, DatabricksWorkspace, HandClock]
+"""A local workspace: its API, the client, its clock."""
 
 
 def rules(*found: dict[str, Any]) -> Inject:
@@ -56,18 +59,25 @@ def failing_update(rig: Rig) -> None:
 
 
 def changed(rig: Rig) -> None:
+    ours = rig.shown()["state"]["config_update"] == "IN_PROGRESS"
     deployed(rig, {"2": 10, "3": 90})
-    time.sleep(2 * UPDATE_S)
+    if not ours:
+        rig.clock.now += 2 * UPDATE_S
+
+
+def moved_back(rig: Rig) -> None:
+    deployed(rig, {"2": 0, "3": 100})
+    rig.clock.now += 2 * UPDATE_S
 
 
 def second_instance(rig: Rig) -> None:
     """Another process on the same state ticks at the same moments."""
-    other, mine = rig.instance(), rig.controller.tick
+    other, own_tick = rig.instance(), rig.controller.tick
 
     def both() -> None:
         thread = threading.Thread(target=other.tick)
         thread.start()
-        mine()
+        own_tick()
         thread.join()
 
     rig.controller.tick = both  # type: ignore[method-assign]
@@ -77,6 +87,7 @@ FAULTS: dict[str, Inject] = {
     "none": lambda rig: None,
     "another update in progress, which fails": failing_update,
     "config changed since the plan": changed,
+    "a person moves the traffic back": lambda rig: moved_back(rig),
     "a person deploys in parallel": lambda rig: deployed(rig, {"1": 100}, local.entity(NEW["entity_name"], "1")),
     "two Lastgood instances": second_instance,
     "endpoint deleted": lambda rig: rig.call("DELETE", f"/api/2.0/serving-endpoints/{rig.name}") and None,
@@ -107,6 +118,9 @@ def expected(fault: str, state: str) -> tuple[str, str]:
         return state, ""
     if state == "Verifying":
         return "Done", "traffic moved"
+    if state == "Waiting":
+        again = {"config changed since the plan": 90, "a person moves the traffic back": 100}.get(fault)
+        return ("Failed", f"sends {again} % to version 3 again") if again else ("Done", "traffic moved")
     ours = state in ("Restoring", "Shifting")  # our update is in progress: the workspace refuses everybody else's
     return {
         "a person deploys in parallel": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),
@@ -157,13 +171,13 @@ def reach(rig: Rig, state: str) -> None:
         rules()(rig)
     elif state in ("Restoring", "Shifting"):
         rig.tick()
-    elif state in ("Verifying", "Done"):
+    elif state in ("Verifying", "Waiting", "Done"):
         rig.said.ready = state == "Done"
         until(rig, lambda: rig.rollback().state in (Status.VERIFYING, Status.DONE))
         if state == "Done":
             finish(rig)
-    rig.said.ready = True
-    wanted = {"Restoring": "Shifting"}.get(state, state)
+    rig.said.ready = state != "Waiting"
+    wanted = {"Restoring": "Shifting", "Waiting": "Verifying"}.get(state, state)
     assert rig.rollback().state == wanted, (state, rig.rollback().progress)
 
 
@@ -177,27 +191,31 @@ def until(rig: Rig, done: Callable[[], bool]) -> None:
             except LastgoodError:
                 pass
         rig.tick(8)
-        time.sleep(UPDATE_S)
+        rig.clock.now += UPDATE_S
 
 
 def finish(rig: Rig) -> None:
     until(rig, lambda: rig.rollback().state.ended)
 
 
-def cell(fault: str, state: str, folder: Path, api: httpx.Client, workspace: DatabricksWorkspace, name: str) -> Cell:
+def cell(fault: str, state: str, folder: Path, place: Place, name: str) -> Cell:
     """Play one cell."""
     rules_off = rules()
-    rig = Rig(name, folder, api, workspace, slow=state == "Restoring")
+    rig = Rig(name, folder, *place, slow=state == "Restoring")
     foreign = 0
     reach(rig, state)
     before = rig.shown()["config"]
     FAULTS[fault](rig)
-    if fault in ("config changed since the plan", "a person deploys in parallel") and rig.shown():
+    if state == "Waiting":
+        for _ in range(3):
+            rig.tick(8)
+        rig.said.ready = True
+    if fault in ("a person moves the traffic back", "config changed since the plan", "a person deploys in parallel") and rig.shown():
         foreign = 0 if state in ("Restoring", "Shifting") else 1
     finish(rig)
     rules_off(rig)
     rig.tick()
-    time.sleep(2 * UPDATE_S)
+    rig.clock.now += 2 * UPDATE_S
     after, rollback = rig.shown(), rig.rollback()
     updates = after["config"]["config_version"] - before["config_version"] - foreign if after else 0
     most = {"Restoring": 2, "Proposed": 1, "Held": 1, "Approved": 1, "Shifting": 1}.get(state, 0)
@@ -212,9 +230,9 @@ def cell(fault: str, state: str, folder: Path, api: httpx.Client, workspace: Dat
 
 
 @contextmanager
-def workers(number: int) -> Iterator[SimpleQueue[tuple[httpx.Client, DatabricksWorkspace]]]:
+def workers(number: int) -> Iterator[SimpleQueue[Place]]:
     """A local workspace for each worker: faults are switched on for all calls to one."""
-    free: SimpleQueue[tuple[httpx.Client, DatabricksWorkspace]] = SimpleQueue()
+    free: SimpleQueue[Place] = SimpleQueue()
     with ExitStack() as stack:
         for _ in range(number):
             space = stack.enter_context(local.serve(local.LocalConfig(update_s=UPDATE_S)))
@@ -222,7 +240,9 @@ def workers(number: int) -> Iterator[SimpleQueue[tuple[httpx.Client, DatabricksW
             api = stack.enter_context(httpx.Client(base_url=space.url, headers=headers, timeout=30))
             options = {"retry_timeout_seconds": 1, "http_timeout_seconds": 1}
             client = WorkspaceClient(config=Config(host=space.url, token=space.token, auth_type="pat", **options))
-            free.put((api, DatabricksWorkspace(client)))
+            clock = HandClock()
+            space.service.state.use(clock)
+            free.put((api, DatabricksWorkspace(client), clock))
         yield free
 
 
@@ -230,15 +250,15 @@ def run(faults: Sequence[str], states: Sequence[str] = STATES) -> list[Cell]:
     """All cells, side by side."""
     with tempfile.TemporaryDirectory() as folder, workers(WORKERS) as free, ThreadPoolExecutor(WORKERS) as pool:
 
-        def one(number: int, fault: str, state: str) -> Cell:
-            api, workspace = free.get()
+        def played(number: int, fault: str, state: str) -> Cell:
+            place = free.get()
             try:
-                return cell(fault, state, Path(folder), api, workspace, f"cell-{number}")
+                return cell(fault, state, Path(folder), place, f"cell-{number}")
             finally:
-                free.put((api, workspace))
+                free.put(place)
 
         pairs = [(fault, state) for fault in faults for state in states]
-        return list(pool.map(lambda item: one(item[0], *item[1]), enumerate(pairs)))
+        return list(pool.map(lambda item: played(item[0], *item[1]), enumerate(pairs)))
 
 
 def table(cells: Sequence[Cell]) -> str:

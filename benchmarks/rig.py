@@ -51,13 +51,29 @@ def config(shares: Mapping[str, int], *entities: Mapping[str, Any]) -> dict[str,
     return {"served_entities": [dict(e) for e in entities], "traffic_config": {"routes": routes}}
 
 
+class HandClock:
+    """The local workspace's clock, in seconds: it moves when somebody moves it, so that no fault comes too early or too late."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Rig:
     """One endpoint that serves bad version 3, with version 2 ready at 0 % (or, `slow`, taken away and remembered)."""
 
     def __init__(
-        self, name: str, folder: Path, api: httpx.Client, workspace: DatabricksWorkspace, slow: bool = False
+        self,
+        name: str,
+        folder: Path,
+        api: httpx.Client,
+        workspace: DatabricksWorkspace,
+        clock: HandClock,
+        slow: bool = False,
     ) -> None:
-        self.name, self.api, self.workspace = name, api, workspace
+        self.name, self.api, self.workspace, self.clock = name, api, workspace, clock
         self.now, self.said = datetime(2026, 3, 1, 12, tzinfo=UTC), Said()
         self.policy = Policy(ready_timeout_s=60, verify_timeout_s=60, proposal_ttl_s=600, cooldown_s=0)
         self.store = Store(f"sqlite:///{folder}/{name}.db")

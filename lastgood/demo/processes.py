@@ -37,7 +37,8 @@ class Process:
             text=True,
         )
         self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
@@ -68,6 +69,10 @@ class Process:
                 self.process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+                self.process.wait()
+        self._reader.join(timeout_s)
+        if self.process.stdout and not self._reader.is_alive():
+            self.process.stdout.close()
         self._file.close()
 
 

@@ -99,6 +99,10 @@ class State:
         )
         self.create({"name": TABULAR, "config": self._body([entity(tabular, "1")], [100])})
 
+    def use(self, clock: Callable[[], float]) -> None:
+        """Updates take their time by this clock from now on (seconds)."""
+        self._clock = clock
+
     @staticmethod
     def _body(entities: list[dict[str, Any]], shares: list[int]) -> dict[str, Any]:
         routes = [
