@@ -124,7 +124,7 @@ def sampled(store: tables.Store, endpoint: str, pair: Pair, now: datetime) -> pa
     parts = _parts(store, spans)
     sampler = Sampler()
     held: list[pa.Table] = []
-    for number, table in _narrow(parts, endpoint, pair, spans):
+    for number, table in _narrow(parts, endpoint, spans):
         hashed = hashes(table["request_id"])
         rows = sampler.rows(table, hashed)
         few = table.take(pa.array(rows)).drop_columns(["request_id", "error_code"])
@@ -138,15 +138,14 @@ def sampled(store: tables.Store, endpoint: str, pair: Pair, now: datetime) -> pa
 
 
 def _narrow(
-    parts: list[_Part], endpoint: str, pair: Pair, spans: list[tuple[datetime, datetime]]
+    parts: list[_Part], endpoint: str, spans: list[tuple[datetime, datetime]]
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(part, its requests of the pair and the times, with `row`: which of the part each is)."""
-    versions = pa.array([version for version in (pair.candidate, pair.prior) if version is not None])
+    """(part, its requests of the endpoint and the times, with `row`: which of the part each is). The reference may be another version's."""
     for number, part in enumerate(parts):
         with pq.ParquetFile(part.path) as file:
             table = file.read_row_group(part.group, list(CHOOSING))
         at = table["requested_at"]
-        wanted = pc.and_(pc.equal(table["endpoint"], endpoint), pc.is_in(table["model_version"], versions))
+        wanted = pc.equal(table["endpoint"], endpoint)
         near = [
             pc.and_(pc.greater_equal(at, pa.scalar(a, at.type)), pc.less_equal(at, pa.scalar(z, at.type)))
             for a, z in spans
@@ -163,7 +162,7 @@ def _chosen(index: pa.Table, pair: Pair, spans: list[tuple[datetime, datetime]])
     taken = []
     for a, z in spans:
         inside = (at >= round(a.timestamp() * 1e6)) & (at <= round(z.timestamp() * 1e6))
-        for member in (version == 1, version == 0, version >= 0):
+        for member in (version == 1, version == 0, np.ones(len(at), bool)):
             rows = np.flatnonzero(inside & member)
             # A few more: the ends of these times belong to them here, which those of a side may not.
             taken.append(rows[sampling.smallest(np.zeros(len(rows), np.int64), hashed[rows], 2 * KEEP)])
