@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.collectors import bodies, coerce
-from lastgood.collectors.entities import named
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.vocabulary import STREAM_BROKEN
+from lastgood.tables.entities import named
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
