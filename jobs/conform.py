@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 MAX_WEIGHT = 1e9
 DAY = timedelta(days=1)
-RESOLVED = timedelta(days=35)
-"""How old a request may be whose version is still looked for."""
+KNOWN = timedelta(days=35)
+"""How far back a request is looked for by its key or for its version: longer than the inbox is kept, and no scan of all there is."""
 MERGED = "attributes"
 """The field that is merged key by key: a source that says nothing of a key does not take it from another."""
 
@@ -229,6 +229,38 @@ def _quarantine(ctx: Context, bad: "DataFrame") -> int:
     )
 
 
+def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
+    """Candidates whose request id is one attempt's. Clients use an id again: for a retry, or for a whole conversation.
+
+    The n-th time at which a source saw an id, in the order of arrival, is its n-th attempt, and from the second on its id is `ID#n`: so the
+    n-th span and the n-th row of a table are one record, and no record has values of two attempts. A row that is read again has the same
+    time, and so the same id. Canonical records are known by the id they bring.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    key = ["endpoint", "request_id"]
+    reusing = f.col("source").isin([*telemetry.of_kind(telemetry.SPAN), *telemetry.of_kind(telemetry.TABLE)])
+    here = new.where(reusing & f.col("request_id").isNotNull()).groupBy(*key, "source").agg(
+        f.countDistinct("requested_at").alias("times"))  # fmt: skip
+    seen = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
+    seen = seen.select(*key, "sources")
+    again = here.join(seen, key).where(f.array_contains("sources", f.col("source"))).select(*key)
+    doubtful = here.where("times > 1").select(*key).unionByName(again).distinct()
+    if doubtful.isEmpty():
+        return new
+    inbox = ctx.store.read(ctx.spark, tables.INBOX).where(reusing)
+    times = inbox.join(f.broadcast(doubtful), key, "left_semi").groupBy(*key, "source", "requested_at")
+    arrival = Window.partitionBy(*key, "source").orderBy("first", "requested_at")
+    numbered = (
+        times.agg(f.min("received_at").alias("first")).withColumn("n", f.row_number().over(arrival)).drop("first")
+    )
+    same = " AND ".join(f"c.{name} <=> a.{name}" for name in (*key, "source", "requested_at"))
+    joined = new.alias("c").join(f.broadcast(numbered).alias("a"), f.expr(same), "left")
+    later = f.expr("CASE WHEN a.n > 1 THEN concat(c.request_id, '#', a.n) ELSE c.request_id END").alias("request_id")
+    return joined.select(*(later if name == "request_id" else f.col(f"c.{name}") for name in tables.INBOX.columns))
+
+
 def _near(ctx: Context, good: "DataFrame", first: datetime, last: datetime) -> str:
     """SQL: times between which the requests lie that the candidates may belong to, so that MERGE opens no other files. A key does not depend
     on time: where the same key is known at other times (two clocks days apart), those times are among them."""
@@ -236,7 +268,9 @@ def _near(ctx: Context, good: "DataFrame", first: datetime, last: datetime) -> s
 
     keys = good.select("endpoint", "request_id").distinct()
     known = ctx.store.read(ctx.spark, tables.REQUESTS).select("endpoint", "request_id", "requested_at")
-    outside = known.where((f.col("requested_at") < f.lit(first) - DAY) | (f.col("requested_at") > f.lit(last) + DAY))
+    at = f.col("requested_at")
+    outside = known.where(at.between(f.lit(first) - KNOWN, f.lit(last) + KNOWN))
+    outside = outside.where((at < f.lit(first) - DAY) | (at > f.lit(last) + DAY))
     same = outside.join(f.broadcast(keys), ["endpoint", "request_id"], "left_semi")
     other = same.agg(f.min("requested_at").alias("a"), f.max("requested_at").alias("z")).collect()[0]
     spans = [(first - DAY, last + DAY)] + ([(other["a"], other["z"])] if other["a"] is not None else [])
@@ -261,7 +295,7 @@ def resolve(ctx: Context) -> int:
     if not histories:
         return 0
     unknown = ctx.store.read(ctx.spark, tables.REQUESTS).where("model_version IS NULL AND served_entity IS NOT NULL")
-    unknown = unknown.where(f.col("requested_at") >= f.lit(ctx.clock() - RESOLVED))
+    unknown = unknown.where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
     total = 0
     for history in histories:
         rows = unknown.select(
@@ -283,6 +317,7 @@ def _conform(ctx: Context) -> Run | None:
             return None
         changes, run = candidates
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
+        new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(

@@ -332,3 +332,36 @@ def test_a_rollout_is_judged_by_what_its_versions_did_and_drift_names_the_column
     assert measures.drift_report(ctx.store, "chat", "2") == Path(made)
     with pytest.raises(ConfigError, match="no version of nobody is known"):
         evidently_html(ctx, "nobody", html)
+
+
+def both_saw(i: int, request_id: str, at: datetime, **own: Any) -> list[dict[str, Any]]:
+    """A request as a span and as a row of a table."""
+    shared = {"request_id": request_id, "requested_at": at, "received_at": START + timedelta(hours=1, minutes=i)}
+    return [row(i, **shared, **own, trace_id=f"t{i}"), row(i, source="ai_gateway", **shared, **own)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_id_that_the_client_uses_again_is_another_attempt(make: Callable[..., Context], together: bool) -> None:
+    """A retry (503, then 200) and a conversation of five turns: no record has values of two of them, and none is counted twice."""
+    ctx = make()
+    batches = [
+        both_saw(0, "retried", START, status_code=503, tokens_out=None),
+        both_saw(1, "retried", START + timedelta(seconds=2), tokens_out=9),
+    ]
+    batches += [both_saw(2 + i, "talk", START + timedelta(seconds=10 + i), tokens_out=i) for i in range(5)]
+    for batch in [[one for pair in batches for one in pair]] if together else batches:
+        put(ctx.store, batch)
+        conform(ctx)
+    put(ctx.store, batches[1])  # delivered again
+    conform(ctx)
+    kept = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+    assert len(kept) == 7
+    assert all(one["sources"] == ["ai_gateway", "otlp"] for one in kept)
+    retried = sorted(
+        (one for one in kept if one["request_id"].startswith("retried")), key=lambda one: one["requested_at"]
+    )
+    assert [(one["status_code"], one["error_code"], one["tokens_out"]) for one in retried] == [
+        (503, "HTTP_503", None),
+        (200, None, 9),
+    ]
+    assert sorted(one["tokens_out"] for one in kept if one["request_id"].startswith("talk")) == list(range(5))
