@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.collectors import bodies, coerce
-from lastgood.collectors.entities import named
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.vocabulary import STREAM_BROKEN
+from lastgood.tables.entities import named
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -166,13 +166,14 @@ def needed(kind: str) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Shape:
     """How the rows of one table become candidates. `endpoint`: whose they are, where the table does not say. `versions`: major numbers of
-    schema_version that are known: the documentation names the column, not its values; a row without one is taken. `entity_is_version`: a
-    table that names no version is told apart by served entity; in the record such a request has no version until it is resolved."""
+    schema_version that are known: the documentation names the column, not its values; a row without one is taken. `alone`: no other
+    source is to be merged with this table. Its rows then go by the platform's ids, and a table that names no version is told apart by served
+    entity; in the record such a request has no version until it is resolved."""
 
     kind: str
     endpoint: str | None = None
     versions: tuple[str, ...] = ("1",)
-    entity_is_version: bool = False
+    alone: bool = False
 
 
 def unnamed(kind: str) -> bool:
@@ -233,14 +234,17 @@ def _logged(source: _Source, shape: Shape, now: datetime) -> dict[str, pa.Array]
         used_out = pc.if_else(pc.and_(pc.fill_null(zero, False), pc.equal(used_out, 0)), None, used_out)
         used_in = pc.if_else(zero, None, used_in)
     entity = coerce.text(source[generation.served_entity])
+    ids = (
+        coerce.filled(source["client_request_id"]),
+        body["client_request_id"],
+        _joined(source, generation.request_id),
+    )
     named_endpoint = coerce.text(source[generation.endpoint])
     return {
         "endpoint": pc.coalesce(named_endpoint, pa.scalar(shape.endpoint, pa.string())),
-        "request_id": pc.coalesce(
-            coerce.filled(source["client_request_id"]), body["client_request_id"], _joined(source, generation.request_id)
-        ),
+        "request_id": pc.coalesce(*(reversed(ids) if shape.alone else ids)),
         "served_entity": entity,
-        "model_version": pc.coalesce(coerce.filled(source[generation.version]), entity if shape.entity_is_version else pa.scalar(None, pa.string())),
+        "model_version": pc.coalesce(coerce.filled(source[generation.version]), entity if shape.alone else pa.scalar(None, pa.string())),
         "requested_at": coerce.time(source[generation.requested_at], generation.unit),
         "latency_ms": coerce.number(source[generation.latency_ms]),
         "latency_scope": pa.repeat(pa.scalar(generation.latency_scope, pa.string()), source.rows),
@@ -342,7 +346,7 @@ def candidates(
     endpoint: str | None = None,
     entities: "DataFrame | None" = None,
     versions: Sequence[str] = ("1",),
-    entity_is_version: bool = False,
+    alone: bool = False,
 ) -> "DataFrame":
     """Rows of an inference table or of canonical records -> inbox columns, by Spark (see Shape).
 
@@ -364,7 +368,7 @@ def candidates(
         if name in types
     ]
     rows = frame.select(*read).mapInArrow(
-        _batches(Shape(kind, endpoint, tuple(versions), entity_is_version)), telemetry.spark_ddl(telemetry.INBOX)
+        _batches(Shape(kind, endpoint, tuple(versions), alone)), telemetry.spark_ddl(telemetry.INBOX)
     )
     if kind == "canonical" or entities is None:
         return rows

@@ -113,7 +113,7 @@ def candidates(
     origin: Origin,
     settings: Settings,
     entities: "DataFrame | None" = None,
-    entity_is_version: bool = False,
+    alone: bool = False,
 ) -> "DataFrame":
     """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of spans."""
     from pyspark.sql import functions as f
@@ -123,9 +123,7 @@ def candidates(
     if kind_of(frame.columns, origin.table) == "span_table":
         rows = span_tables.decoded(frame, settings.receiver.version_attributes)
     else:
-        rows = inference_tables.candidates(
-            frame, origin.endpoint, entities, settings.sources.schema_versions, entity_is_version
-        )
+        rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions, alone)
     rule = rules(settings)
     return _hidden(rows, rule) if rule else rows
 

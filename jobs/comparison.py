@@ -22,9 +22,10 @@ MIN_ROWS = 50
 NUMERIC = {"tokens_in": "input", "input_chars": "input", "tokens_out": "output", "output_chars": "output"}
 CATEGORICAL = {"finish_reason": "output"}
 TEXTS = {"input": "input", "output": "output"}
-MAX_FEATURES = 50
 FEW_VALUES = 10
 """A column of no more distinct numbers than this is compared value by value."""
+NEAR = 0.01
+"""Numbers of such a column that differ by less than this share of their size are one value."""
 CURRENT, WEEK = timedelta(days=1), timedelta(days=7)
 REFERENCES = ("baseline", "week", "before")
 """Sides that can be the reference, the preferred first; the prior version's rows are `prior`."""
@@ -95,7 +96,9 @@ def wide_columns(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]
 
     kinds = NUMERIC | CATEGORICAL | TEXTS
     parsed = [json.loads(text) if isinstance(text, str) else {} for text in group["features"]]
-    features = pd.DataFrame(parsed, index=group.index).iloc[:, :MAX_FEATURES].add_prefix("feature.")
+    features = (
+        pd.DataFrame(parsed, index=group.index).add_prefix("feature.").replace("", None)
+    )  # "" is how null is kept
     types = {}
     for name in features.columns:
         numbers = pd.to_numeric(features[name], errors="coerce")
@@ -163,8 +166,19 @@ def _columns(wide: "pd.DataFrame", kinds: Mapping[str, str], limit: float) -> It
             continue
         number = pd.api.types.is_numeric_dtype(wide[name])
         a, b = (np.asarray(side[name], dtype=object) for side in (new, old))
+        if number and distinct <= FEW_VALUES:
+            a, b = snapped(a, b)
         ours = distance(a, b, *times, number and distinct > FEW_VALUES, limit=limit)
         yield name, ours, opinion(new[name], old[name], number), "jensen-shannon"
+
+
+def snapped(current: Any, reference: Any) -> tuple[Any, Any]:
+    """Two samples of few distinct numbers, those that lie closer than NEAR of their size made one: 0.1 and 0.1001 are no two categories."""
+    values = np.unique(np.concatenate([current, reference]).astype(float))
+    gaps = np.diff(values) > NEAR * np.maximum(np.abs(values[1:]), np.abs(values[:-1]))
+    group = np.concatenate([[0], np.cumsum(gaps)])
+    first = values[np.searchsorted(group, group)]
+    return tuple(first[np.searchsorted(values, side.astype(float))].astype(object) for side in (current, reference))
 
 
 def report(

@@ -52,7 +52,8 @@ def _seen(ctx: Context, rows: "DataFrame") -> "DataFrame":
     )
     lag = (f.unix_micros("received_at") - f.unix_micros("requested_at")) / 1000 - f.coalesce("latency_ms", f.lit(0.0))
     table, span = _saw(telemetry.TABLE), _saw(telemetry.SPAN)
-    bare = table & f.col("error_code").isNull() & f.col("output").isNull()
+    calls = f.coalesce(f.map_contains_key("attributes", f.lit("tool_calls")), f.lit(False))
+    bare = table & f.col("error_code").isNull() & f.col("output").isNull() & ~calls
     reasons = ("capture is off", "above the log's limit", "cannot be read", "not logged")
     only_usage = f.size(f.array_except("sources", f.array(*map(f.lit, telemetry.of_kind(telemetry.USAGE))))) == 0
     facts = rows.withColumns({

@@ -1,23 +1,35 @@
 """Conform: new inbox candidates -> `requests` (one row per request) and `quarantine`."""
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.completeness import known_skews
 from lastgood.record import telemetry
+from lastgood.tables.entities import named
 from lastgood.tables.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 MAX_WEIGHT = 1e9
-LABELLED = "k LIKE 'outcome.%' OR k LIKE 'label.%'"
-TAKEN = {
-    "attributes": f"map_concat(map_filter(coalesce(t.attributes, map()), (k, v) -> ({LABELLED}) AND NOT map_contains_key(s.attributes, k)), "
-    "s.attributes)"
-}
-"""How a better source's value is taken: labels that came meanwhile stay."""
+DAY = timedelta(days=1)
+KNOWN = timedelta(days=35)
+"""How far back a request is looked for by its key or for its version: longer than the inbox is kept, and no scan of all there is."""
+MERGED = "attributes"
+"""The field that is merged key by key: a source that says nothing of a key does not take it from another."""
+
+
+def _both(take: str, same: str) -> str:
+    """SQL: the attributes of `s` and `t` key by key: of the better source, and of two that are believed alike the smaller value."""
+    s, t = (f"coalesce({side}.attributes, map())" for side in "st")
+    over = "map_zip_with({a}, {b}, (k, x, y) -> coalesce(x, y))"
+    better = f"CASE WHEN {same} THEN map_zip_with({s}, {t}, (k, x, y) -> least(x, y)) "
+    better += f"WHEN {take} THEN {over.format(a=s, b=t)} ELSE {over.format(a=t, b=s)} END"
+    return f"CASE WHEN s.attributes IS NULL AND t.attributes IS NULL THEN NULL ELSE {better} END"
+
+
 NOTE = "clock_skew_ms"
 NONE = "~"
 """Provenance of a field that no source gave."""
@@ -94,6 +106,22 @@ def once(good: "DataFrame") -> "DataFrame":
     return good.select(*(stamps.get(name, f.col(name)).alias(name) for name in tables.REQUESTS.columns))
 
 
+def _by_key(field: telemetry.Field) -> "Column":
+    """The candidates' maps as one: each entry from the best source that has its key, of equal ones the smaller."""
+    from pyspark.sql import functions as f
+
+    entries = f.transform(
+        f.map_entries(field.name),
+        lambda e: f.struct(e["key"].alias("k"), _rank(field).alias("r"), e["value"].alias("v")),
+    )
+    ordered = f.array_sort(f.flatten(f.collect_list(entries)))
+    first = f.filter(
+        ordered, lambda e, i: (i == 0) | (f.element_at(ordered, f.greatest(i, f.lit(1))).getField("k") != e["k"])
+    )
+    merged = f.map_from_entries(f.transform(first, lambda e: f.struct(e["k"].alias("key"), e["v"].alias("value"))))
+    return f.when(f.count(field.name) > 0, merged).alias(field.name)
+
+
 def fold(good: "DataFrame") -> "DataFrame":
     """Candidates -> one row per (endpoint, request_id): each field from the best source that gave it."""
     from pyspark.sql import functions as f
@@ -104,7 +132,9 @@ def fold(good: "DataFrame") -> "DataFrame":
             f.col(field.name).isNotNull(),
             f.struct(_rank(field).alias("r"), _order(field.name, field.type).alias("v")),
         )
-        if field.type.startswith("map"):
+        if field.name == MERGED:
+            best += [_by_key(field), f.min(key)["r"].alias(f"_{field.name}")]
+        elif field.type.startswith("map"):
             best += [
                 f.min_by(field.name, key).alias(field.name),
                 f.min(key)["r"].alias(f"_{field.name}"),
@@ -135,8 +165,12 @@ def _take(position: int, field: telemetry.Field) -> str:
 def merge_clauses() -> str:
     """SQL of the MERGE: field by field the better source; nothing is written where nothing would change."""
     takes = {field.name: _take(i, field) for i, field in enumerate(telemetry.VALUES, 1)}
+    place = [field.name for field in telemetry.VALUES].index(MERGED) + 1
+    same = f"substr(s.provenance, {place}, 1) = rpad(substr(t.provenance, {place}, 1), 1, '{NONE}')"
     sets = [
-        f"{name} = CASE WHEN {take} THEN {TAKEN.get(name, f's.{name}')} ELSE t.{name} END"
+        f"{name} = {_both(take, same)}"
+        if name == MERGED
+        else f"{name} = CASE WHEN {take} THEN s.{name} ELSE t.{name} END"
         for name, take in takes.items()
     ]
     ranks = [
@@ -148,7 +182,8 @@ def merge_clauses() -> str:
         "received_at = least(t.received_at, s.received_at)",
         f"provenance = concat({', '.join(ranks)})",
     ]
-    changed = " OR ".join(takes.values())
+    more = "size(array_except(map_keys(coalesce(s.attributes, map())), map_keys(coalesce(t.attributes, map())))) > 0"
+    changed = " OR ".join((*takes.values(), more))
     news = f"size(array_except(s.sources, t.sources)) > 0 OR s.received_at < t.received_at OR {changed}"
     columns = ", ".join(tables.REQUESTS.columns)
     values = ", ".join(f"s.{name}" for name in tables.REQUESTS.columns)
@@ -194,8 +229,87 @@ def _quarantine(ctx: Context, bad: "DataFrame") -> int:
     )
 
 
+def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
+    """Candidates whose request id is one attempt's. Clients use an id again: for a retry, or for a whole conversation.
+
+    The n-th time at which a source saw an id, in the order of arrival, is its n-th attempt, and from the second on its id is `ID#n`: so the
+    n-th span and the n-th row of a table are one record, and no record has values of two attempts. A row that is read again has the same
+    time, and so the same id. Canonical records are known by the id they bring.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    key = ["endpoint", "request_id"]
+    reusing = f.col("source").isin([*telemetry.of_kind(telemetry.SPAN), *telemetry.of_kind(telemetry.TABLE)])
+    here = new.where(reusing & f.col("request_id").isNotNull()).groupBy(*key, "source").agg(
+        f.countDistinct("requested_at").alias("times"))  # fmt: skip
+    seen = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
+    seen = seen.select(*key, "sources")
+    again = here.join(seen, key).where(f.array_contains("sources", f.col("source"))).select(*key)
+    doubtful = here.where("times > 1").select(*key).unionByName(again).distinct()
+    if doubtful.isEmpty():
+        return new
+    inbox = ctx.store.read(ctx.spark, tables.INBOX).where(reusing)
+    times = inbox.join(f.broadcast(doubtful), key, "left_semi").groupBy(*key, "source", "requested_at")
+    arrival = Window.partitionBy(*key, "source").orderBy("first", "requested_at")
+    numbered = (
+        times.agg(f.min("received_at").alias("first")).withColumn("n", f.row_number().over(arrival)).drop("first")
+    )
+    same = " AND ".join(f"c.{name} <=> a.{name}" for name in (*key, "source", "requested_at"))
+    joined = new.alias("c").join(f.broadcast(numbered).alias("a"), f.expr(same), "left")
+    later = f.expr("CASE WHEN a.n > 1 THEN concat(c.request_id, '#', a.n) ELSE c.request_id END").alias("request_id")
+    return joined.select(*(later if name == "request_id" else f.col(f"c.{name}") for name in tables.INBOX.columns))
+
+
+def _near(ctx: Context, good: "DataFrame", first: datetime, last: datetime) -> str:
+    """SQL: times between which the requests lie that the candidates may belong to, so that MERGE opens no other files. A key does not depend
+    on time: where the same key is known at other times (two clocks days apart), those times are among them."""
+    from pyspark.sql import functions as f
+
+    keys = good.select("endpoint", "request_id").distinct()
+    known = ctx.store.read(ctx.spark, tables.REQUESTS).select("endpoint", "request_id", "requested_at")
+    at = f.col("requested_at")
+    outside = known.where(at.between(f.lit(first) - KNOWN, f.lit(last) + KNOWN))
+    outside = outside.where((at < f.lit(first) - DAY) | (at > f.lit(last) + DAY))
+    same = outside.join(f.broadcast(keys), ["endpoint", "request_id"], "left_semi")
+    other = same.agg(f.min("requested_at").alias("a"), f.max("requested_at").alias("z")).collect()[0]
+    spans = [(first - DAY, last + DAY)] + ([(other["a"], other["z"])] if other["a"] is not None else [])
+    return "(" + " OR ".join(f"t.requested_at BETWEEN timestamp'{a}' AND timestamp'{z}'" for a, z in spans) + ")"
+
+
 def conform(ctx: Context) -> Run | None:
     """Take in new inbox rows; None when there are none. Safe to repeat and to kill anywhere."""
+    run = _conform(ctx)
+    resolve(ctx)
+    return run
+
+
+def resolve(ctx: Context) -> int:
+    """Give requests whose served entity nobody knew the version that the entities' history now names; how many. Jobs that count them see a
+    changed row, and move it from `?` to its version."""
+    from pyspark.sql import functions as f
+
+    shared = ctx.settings.sources.entities_table
+    own = {endpoint.entities_table for endpoint in ctx.settings.endpoints.values()}
+    histories = sorted({name for name in (shared, *own) if name and tables.exists(ctx.spark, name)})
+    if not histories:
+        return 0
+    unknown = ctx.store.read(ctx.spark, tables.REQUESTS).where("model_version IS NULL AND served_entity IS NOT NULL")
+    unknown = unknown.where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
+    total = 0
+    for history in histories:
+        rows = unknown.select(
+            "endpoint", "request_id", f.col("served_entity").alias("entity"), f.col("requested_at").alias("at")
+        )
+        known = named(rows, tables.read(ctx.spark, history)).where("known.entity_version IS NOT NULL")
+        if not known.isEmpty():
+            sets = "model_version = s.known.entity_version, served_entity = coalesce(s.known.served_entity_name, t.served_entity)"
+            on = "t.endpoint = s.endpoint AND t.request_id = s.request_id AND t.model_version IS NULL"
+            total += merge(ctx, known, tables.REQUESTS, on, f"WHEN MATCHED THEN UPDATE SET {sets}")
+    return total
+
+
+def _conform(ctx: Context) -> Run | None:
     from pyspark.sql import functions as f
 
     with increment(ctx, "conform", tables.INBOX) as candidates:
@@ -203,6 +317,7 @@ def conform(ctx: Context) -> Run | None:
             return None
         changes, run = candidates
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
+        new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(
@@ -217,7 +332,7 @@ def conform(ctx: Context) -> Run | None:
         if facts["bad"]:
             run.rows_out += _quarantine(ctx, bad)
         if facts["first"] is not None:
-            near = f"t.requested_at BETWEEN timestamp'{facts['first']}' - INTERVAL 1 DAY AND timestamp'{facts['last']}' + INTERVAL 1 DAY"
+            near = _near(ctx, good, facts["first"], facts["last"])
             on = f"t.endpoint = s.endpoint AND t.request_id = s.request_id AND {near}"
             run.rows_out += merge(ctx, fold(good), tables.REQUESTS, on, merge_clauses())
         return run

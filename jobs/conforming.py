@@ -80,13 +80,21 @@ def conformed(rows: pa.RecordBatch, now: datetime) -> tuple[pa.RecordBatch, dict
 
 
 def _best(field: telemetry.Field, group: Sequence[dict[str, Any]]) -> Any:
-    """The field's value from the source that is believed first; ties by the value, so that the order of arrival does not matter."""
+    """The field's value from the source that is believed first; ties by the value, so that the order of arrival does not matter. Attributes
+    are merged key by key."""
     given = [row for row in group if row[field.name] is not None]
 
     def key(row: dict[str, Any]) -> Any:
         value = row[field.name]
         return field.rank(row["source"]), orjson.dumps(dict(value)) if field.type.startswith("map") else value
 
+    if field.name == "attributes" and given:
+        entries = [(name, field.rank(row["source"]), value) for row in given for name, value in row[field.name]]
+        return list(
+            {
+                name: value for name, _, value in sorted(entries, key=lambda e: (e[0], e[1], e[2] or ""), reverse=True)
+            }.items()
+        )
     return min(given, key=key)[field.name] if given else None
 
 

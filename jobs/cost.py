@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 DAY_S = 86_400
 
 
-def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, float]:
-    """(mode, DBU per prompt token, per generated token, per hour of an instance, requests an instance serves at once)."""
+LEAST_IDLE_S = 60.0
+"""What stays up is not told apart in shorter stretches, also where nothing stays up without a request."""
+NEVER = 1e18
+
+
+def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, float, float, bool]:
+    """(mode, DBU per prompt token, per generated token, per hour of a unit, requests a unit serves at once, tokens a second it serves, whether
+    it is up all day)."""
     if cost.mode == "pay_per_token" and (token := price.pay_per_token.get(cost.model)):
-        return cost.mode, token.input / 1e6, token.output / 1e6, 0.0, 1.0
+        return cost.mode, token.input / 1e6, token.output / 1e6, 0.0, NEVER, NEVER, False
     if cost.mode == "provisioned" and (unit := price.provisioned.get(cost.model)):
-        return cost.mode, 0.0, 0.0, unit.per_hour, 1e9
+        return cost.mode, 0.0, 0.0, unit.per_hour, NEVER, unit.tokens_per_s, True
     instance = price.cpu if cost.mode == "cpu" else price.gpu.get(cost.gpu)
     if cost.mode in ("cpu", "gpu") and instance:
-        return cost.mode, 0.0, 0.0, instance.per_hour, instance.concurrency
-    return cost.mode, float("nan"), float("nan"), float("nan"), 1.0
+        return cost.mode, 0.0, 0.0, instance.per_hour, instance.concurrency, NEVER, not cost.scale_to_zero
+    return cost.mode, float("nan"), float("nan"), float("nan"), 1.0, NEVER, False
 
 
 def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     """Requests of whole days -> rows of `cost`.
 
-    Instances are those the day's mean load needs, up in every stretch of `idle_s` with a request; versions and teams share what they
-    cost by their seconds of serving. `lastgood cost` looks at every window instead.
+    Units are those that the mean load of the time with requests needs, rounded up. They are paid for in every stretch of `idle_s` with a
+    request, or all day where they never scale to zero; versions and teams share what they cost by their seconds of serving.
+    `lastgood cost` looks at every window instead.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as f
@@ -39,10 +46,11 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     price = prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
     known = [(name, *rates(settings.cost, price)) for name, settings in ctx.settings.endpoints.items()]
     known.append(("", *rates(ctx.settings.default.cost, price)))
-    kind = "named string, mode string, into double, out double, per_hour double, at_once double"
+    kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean"
     paid = f.broadcast(ctx.spark.createDataFrame(known, kind))
     weight = f.coalesce("weight", f.lit(1.0))
-    slot = f.floor(f.unix_seconds("requested_at") / price.idle_s)
+    idle_s = max(price.idle_s, LEAST_IDLE_S)
+    slot = f.floor(f.unix_seconds("requested_at") / idle_s)
     key = [
         "endpoint",
         f.coalesce("model_version", f.lit("?")).alias("model_version"),
@@ -53,17 +61,18 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
         f.coalesce(f.sum(f.col("tokens_out") * weight), f.lit(0.0)).alias("tokens_out"),
         f.round(f.coalesce(f.sum(f.col("latency_ms") * weight), f.lit(0.0)) / 1000, 3).alias("busy_s"),
     )  # fmt: skip
-    up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * price.idle_s).alias("up_s"))
+    up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * idle_s).alias("up_s"))
     names = [name for name, *_ in known if name]
     named = f.when(f.col("endpoint").isin(names), f.col("endpoint")).otherwise("")
     named_usage = used.join(up, ["endpoint", "window_start"]).withColumn("named", named).join(paid, "named")
-    all_busy = f.sum("busy_s").over(Window.partitionBy("endpoint", "window_start"))
-    instances = f.greatest(f.lit(1), f.ceil(all_busy / f.col("up_s") / f.col("at_once")))
+    whole = Window.partitionBy("endpoint", "window_start")
+    all_busy, all_tokens = f.sum("busy_s").over(whole), f.sum(f.col("tokens_in") + f.col("tokens_out")).over(whole)
+    at_once, a_second = all_busy / f.col("up_s") / f.col("at_once"), all_tokens / f.col("up_s") / f.col("tokens_per_s")
+    units = f.greatest(f.lit(1), f.ceil(at_once), f.ceil(a_second))
+    paid_s = f.when(f.col("always"), f.lit(float(DAY_S))).otherwise(f.col("up_s"))
     share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(0.0)
     by_token = f.col("tokens_in") * f.col("into") + f.col("tokens_out") * f.col("out")
-    dbu = f.nullif(
-        f.round(by_token + share * instances * f.col("per_hour") * f.col("up_s") / 3600, 6), f.lit(float("nan"))
-    )
+    dbu = f.nullif(f.round(by_token + share * units * f.col("per_hour") * paid_s / 3600, 6), f.lit(float("nan")))
     return named_usage.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
 
 

@@ -73,7 +73,7 @@ def on_one_machine(job: Job) -> Facts | None:
     if kind == "span_table" or (source.rows or 0) > MOST_ROWS:
         return None
     job.say("counting")
-    shape = Shape(kind, job.endpoint, tuple(job.settings.sources.schema_versions), entity_is_version=True)
+    shape = Shape(kind, job.endpoint, tuple(job.settings.sources.schema_versions), alone=True)
     plan = scan.Plan(
         source, shape, inference_tables.needed(kind), job.settings.window_s, (), job.scratch, datetime.now(UTC)
     )
@@ -134,7 +134,7 @@ def with_spark(job: Job) -> Facts:
     frame = read_any(spark, job.table)
     kind = kind_of(frame.columns, job.table)
     job.say("conforming")
-    rows = candidates(frame, Origin(job.table, job.endpoint), job.settings, entity_is_version=True)
+    rows = candidates(frame, Origin(job.table, job.endpoint), job.settings, alone=True)
     requests, reasons = _conform(ctx, rows)
     job.say("counting")
     made = keyed(requests, job.settings.window_s)

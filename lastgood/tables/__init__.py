@@ -22,7 +22,19 @@ from lastgood.tables.catalogue import (
     WINDOWS_HOUR,
     Table,
 )
-from lastgood.tables.store import Store, as_of, changes, identity, is_path, keeps_changes, literal, sql_name, version
+from lastgood.tables.store import (
+    Store,
+    as_of,
+    changes,
+    exists,
+    identity,
+    is_path,
+    keeps_changes,
+    literal,
+    read,
+    sql_name,
+    version,
+)
 
 __all__ = [
     "ALL",
@@ -48,10 +60,12 @@ __all__ = [
     "Table",
     "as_of",
     "changes",
+    "exists",
     "identity",
     "is_path",
     "keeps_changes",
     "literal",
+    "read",
     "sql_name",
     "version",
 ]

@@ -75,6 +75,16 @@ def identity(spark: "SparkSession", where: str) -> str:
     return str(spark.sql(f"DESCRIBE DETAIL {where}").collect()[0]["id"])
 
 
+def read(spark: "SparkSession", where: str) -> "DataFrame":
+    """The rows of a Delta table."""
+    return spark.read.format("delta").load(where) if is_path(where) else spark.read.table(where)
+
+
+def exists(spark: "SparkSession", where: str) -> bool:
+    """Whether there is such a Delta table."""
+    return delta.version(where) is not None if is_path(where) else bool(spark.catalog.tableExists(where))
+
+
 def as_of(spark: "SparkSession", where: str, version: int) -> "DataFrame":
     """A Delta table's rows in one of its versions."""
     reader = spark.read.option("versionAsOf", version)

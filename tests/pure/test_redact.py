@@ -1,11 +1,15 @@
 """What capture settings let through."""
 
+import re
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood.errors import ConfigError
-from lastgood.record.redact import Redactor
+from lastgood.record.redact import MAX_REPEAT, PATTERNS, Redactor
 from lastgood.settings import Capture, EndpointSettings
 from lastgood.settings.redaction import redactor
 
@@ -55,3 +59,39 @@ def test_what_cannot_be_used_is_named() -> None:
 @given(st.text(max_size=60), st.sampled_from(["x@y.org", "4111111111111111", "192.168.17.3"]), st.text(max_size=60))
 def test_a_secret_between_spaces_never_survives(before: str, secret: str, after: str) -> None:
     assert secret not in (Redactor(Capture.REDACTED).text(f"{before} {secret} {after}") or "")
+
+
+def repeats(parsed: Any) -> Iterator[int]:
+    """How often each repetition of a parsed pattern may go on."""
+    for kind, value in parsed:
+        if str(kind).endswith("REPEAT"):
+            yield int(value[1])
+        for part in value if isinstance(value, list | tuple) else ():
+            if isinstance(part, type(parsed)):
+                yield from repeats(part)
+            elif isinstance(part, list):
+                yield from (count for branch in part if isinstance(branch, type(parsed)) for count in repeats(branch))
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_shipped_patterns_take_a_bounded_number_of_steps_a_character(name: str) -> None:
+    found = list(repeats(re._parser.parse(PATTERNS[name])))  # type: ignore[attr-defined]
+    assert found
+    assert max(found) <= MAX_REPEAT
+
+
+def test_a_persons_own_pattern_is_matched_in_linear_time() -> None:
+    """By an engine without backtracking: a pattern that it cannot match so is a mistake in the settings."""
+    rule = Redactor(Capture.REDACTED, {"ODD": "(a+)+$", "CASE": "(?i)case-[0-9]+"})
+    assert rule.text("a" * 5_000 + "b") == "a" * 5_000 + "b"
+    assert rule.text("see CASE-17") == "see [CASE]"
+    with pytest.raises(ConfigError, match=r"redact: .* is not a pattern"):
+        Redactor(Capture.REDACTED, {"BACK": r"(a)\1"}).check()
+
+
+def test_card_numbers_and_ibans_only_with_their_checksum() -> None:
+    rule = Redactor(Capture.REDACTED)
+    assert "[CARD]" in str(rule.text("pay with 4111 1111 1111 1111 please"))
+    assert "[CARD]" not in str(rule.text("order 4111 1111 1111 1112 please"))
+    assert rule.text("to DE89 3704 0044 0532 0130 00 now") == "to [IBAN] now"
+    assert "[IBAN]" not in str(rule.text("part DE89 3704 0044 0532 0130 01 now"))

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -71,6 +72,73 @@ def test_one_request_seen_twice_is_one_row_in_any_order_and_number_of_runs(make:
     assert (only["latency_ms"], only["latency_scope"], only["team"]) == (130.0, "client", "search")
     assert (only["requester"], only["sources"]) == ("span-user", ["'ai_gateway'", "'otlp'"])
     assert only["received_at"] == START + timedelta(minutes=2)
+
+
+def test_a_key_is_one_request_however_far_its_clocks_are_apart(make: Callable[..., Context]) -> None:
+    ctx = make()
+    for days, source in ((0, "otlp"), (2, "ai_gateway")):
+        put(
+            ctx.store,
+            [
+                row(
+                    i,
+                    source=source,
+                    requested_at=START + timedelta(days=days, seconds=i),
+                    received_at=START + timedelta(days=3),
+                )
+                for i in range(5)
+            ],
+        )
+        conform(ctx)
+    kept = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+    assert sorted(one["request_id"] for one in kept) == [f"r{i}" for i in range(5)]
+    assert all(one["sources"] == ["ai_gateway", "otlp"] for one in kept)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_attributes_are_merged_key_by_key(make: Callable[..., Context], together: bool) -> None:
+    """A span that says nothing takes nothing from the table's row; what both say is the better source's."""
+    ctx = make()
+    logged = [("response_format", "json"), ("both", "table")]
+    pairs = [
+        [row(1, source="ai_gateway", attributes=logged), row(2, source="ai_gateway", attributes=logged)],
+        [row(1, attributes=[]), row(2, attributes=[("both", "span"), ("own", "1")])],
+    ]
+    for batch in [[*pairs[0], *pairs[1]]] if together else pairs:
+        put(ctx.store, batch)
+        conform(ctx)
+    kept = {
+        one["request_id"]: dict(one["attributes"]) for one in delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+    }
+    assert kept == {
+        "r1": {"response_format": "json", "both": "table"}, "r2": {"response_format": "json", "both": "span", "own": "1"},
+    }  # fmt: skip
+
+
+def test_a_version_learnt_later_is_given_to_earlier_requests_and_their_counts_move(
+    make: Callable[..., Context], spark: Any, tmp_path: Path
+) -> None:
+    entities = str(tmp_path / "entities")
+    known = "'se-1' served_entity_id, 'chat' endpoint_name, 'chat-7' served_entity_name, '7' entity_version, timestamp'2026-01-01' change_time"
+    spark.sql(f"SELECT {known} LIMIT 0").write.format("delta").save(entities)
+    ctx = replace(make(), clock=lambda: START + timedelta(days=1))
+    ctx = replace(
+        ctx,
+        settings=ctx.settings.model_copy(
+            update={"sources": ctx.settings.sources.model_copy(update={"entities_table": entities})}
+        ),
+    )
+    put(ctx.store, [row(i, model_version=None, served_entity="se-1", status_code=500) for i in range(8)])
+    conform(ctx)
+    windows(ctx)
+    counted = {one["model_version"] for one in delta.read(ctx.store.path(tables.WINDOWS)).to_pylist()}
+    assert counted == {"?"}
+    spark.sql(f"SELECT {known}").write.format("delta").mode("append").save(entities)
+    conform(ctx)
+    windows(ctx)
+    rows = delta.read(ctx.store.path(tables.WINDOWS)).to_pylist()
+    assert {one["model_version"] for one in rows} == {"7"}
+    assert sum(one["rows"] for one in rows) == 8
 
 
 REJECTED = {
@@ -271,3 +339,36 @@ def test_a_rollout_is_judged_by_what_its_versions_did_and_drift_names_the_column
     assert measures.drift_report(ctx.store, "chat", "2") == Path(made)
     with pytest.raises(ConfigError, match="no version of nobody is known"):
         evidently_html(ctx, "nobody", html)
+
+
+def both_saw(i: int, request_id: str, at: datetime, **own: Any) -> list[dict[str, Any]]:
+    """A request as a span and as a row of a table."""
+    shared = {"request_id": request_id, "requested_at": at, "received_at": START + timedelta(hours=1, minutes=i)}
+    return [row(i, **shared, **own, trace_id=f"t{i}"), row(i, source="ai_gateway", **shared, **own)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_id_that_the_client_uses_again_is_another_attempt(make: Callable[..., Context], together: bool) -> None:
+    """A retry (503, then 200) and a conversation of five turns: no record has values of two of them, and none is counted twice."""
+    ctx = make()
+    batches = [
+        both_saw(0, "retried", START, status_code=503, tokens_out=None),
+        both_saw(1, "retried", START + timedelta(seconds=2), tokens_out=9),
+    ]
+    batches += [both_saw(2 + i, "talk", START + timedelta(seconds=10 + i), tokens_out=i) for i in range(5)]
+    for batch in [[one for pair in batches for one in pair]] if together else batches:
+        put(ctx.store, batch)
+        conform(ctx)
+    put(ctx.store, batches[1])  # delivered again
+    conform(ctx)
+    kept = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
+    assert len(kept) == 7
+    assert all(one["sources"] == ["ai_gateway", "otlp"] for one in kept)
+    retried = sorted(
+        (one for one in kept if one["request_id"].startswith("retried")), key=lambda one: one["requested_at"]
+    )
+    assert [(one["status_code"], one["error_code"], one["tokens_out"]) for one in retried] == [
+        (503, "HTTP_503", None),
+        (200, None, 9),
+    ]
+    assert sorted(one["tokens_out"] for one in kept if one["request_id"].startswith("talk")) == list(range(5))

@@ -13,7 +13,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from lastgood import tables
 from lastgood.collectors import reading
-from lastgood.collectors.entities import named
 from lastgood.collectors.otlp.rows import SpanDecoder
 from lastgood.collectors.reading import Origin, candidates, collect, collect_all
 from lastgood.errors import ConfigError, TransientError
@@ -22,6 +21,7 @@ from lastgood.jobs.windows import windows
 from lastgood.service import loop
 from lastgood.settings import Settings
 from lastgood.tables import Store
+from lastgood.tables.entities import named
 from lastgood.tables.runs import Context
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
