@@ -21,7 +21,7 @@ from lastgood.judge import budget
 from lastgood.judge.columns import Columns, Entries
 from lastgood.judge.evidence import Planned
 from lastgood.judge.judge import Evidence, History, changes, judge
-from lastgood.judge.ledger import Configuration, Pair, planned
+from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, planned
 from lastgood.judge.records import Records, columns_of
 from lastgood.judge.streams import nothing
 from lastgood.judge.trail import follow
@@ -125,7 +125,7 @@ def fill(store: tables.Store, endpoints: int, hours: int, width: int) -> None:
                 })  # fmt: skip
     whole = pa.Table.from_pylist(rows, schema)
     names = [f"endpoint-{i:04d}" for i in range(endpoints)]
-    for some in (names[i : i + 50] for i in range(0, endpoints, 50)):
+    for some in (names[i : i + 10] for i in range(0, endpoints, 10)):
         parts = [whole.set_column(0, schema.field("endpoint"), pa.array([name] * len(rows))) for name in some]
         delta.append(store.path(tables.WINDOWS), pa.concat_tables(parts))
     ledger = [
@@ -163,8 +163,8 @@ def job(endpoints: int, hours: int, width: int) -> dict[str, float]:
         pools = spark._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()  # type: ignore[union-attr]
         heap = sum(pool.getPeakUsage().getUsed() for pool in pools if str(pool.getType()) == "Heap memory") / 2**20
         name = verdicts[-1].endpoint
-        counts = measures.windows(store, name, END - timedelta(days=9))
-        share = budget.segment(SCHEDULED, END - timedelta(hours=hours), END, True)[1]
+        start, share = budget.segment(SCHEDULED, END - timedelta(hours=hours), END, True)
+        counts = measures.windows(store, name, start - SEEN_LATE)
         same = judge(
             Evidence(name, "2", "1", counts, width, planned=verdict_plan(hours), deployed=END - timedelta(hours=hours)), POLICY,
             History(share=share), END,

@@ -7,15 +7,17 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lastgood import tables
+from lastgood.jobs.columnar import columns_of_table, totals
 from lastgood.jobs.deployed import Key, all_pairs
 from lastgood.jobs.evidence import USUAL, facts, parts
 from lastgood.judge import Evidence, History, State, Verdict, budget, judge
 from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair
 from lastgood.record.telemetry import arrow_schema, spark_ddl
 from lastgood.record.verdict import SCHEDULED
-from lastgood.record.windows import from_row, utc
+from lastgood.record.windows import bucket, from_row, utc
 from lastgood.settings import Policy
 from lastgood.tables.runs import Context, append
 
@@ -38,13 +40,12 @@ def row(verdict: Verdict) -> tuple[Any, ...]:
 def verdict_of(group: pa.Table, known: Known, now: datetime) -> Verdict:
     """Rows of `parts` of one version -> its verdict."""
     evidence, policy, history = known
-    rows = group.to_pylist()
-    windows, usual = ([from_row(_numbers(r)) for r in rows if (r["kind"] == USUAL) is past] for past in (False, True))
-    return judge(replace(evidence, windows=windows, usual=usual), policy, history, now)
-
-
-def _numbers(given: dict[str, Any]) -> dict[str, Any]:
-    return given | {"rows": given["rows"] or 0, "requests": given["requests"] or 0.0}
+    past = pc.equal(group["kind"], USUAL)
+    windows, usual = group.filter(pc.invert(past)), [from_row(row) for row in group.filter(past).to_pylist()]
+    cols = columns_of_table(
+        windows, evidence.candidate, evidence.prior, evidence.window_s, bucket(policy.feature_age_limit_ms)
+    )
+    return judge(replace(evidence, windows=cols, totals=totals(windows), usual=usual), policy, history, now)
 
 
 def in_workers(known: Mapping[Key, Known], now: datetime) -> Callable[[pa.Table], pa.Table]:

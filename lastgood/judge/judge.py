@@ -83,10 +83,10 @@ def _verdict(look: Look) -> Verdict:
 
 
 def _figures(look: Look, arm: int) -> dict[str, float | None]:
-    windows = look.evidence.windows
+    windows, version = look.evidence.windows, look.evidence.candidate if arm else look.evidence.prior
     if isinstance(windows, Columns):
-        return look.figures(arm)
-    version = look.evidence.candidate if arm else look.evidence.prior
+        totals = look.evidence.totals
+        return summary([totals[version]]) if version is not None and version in totals else look.figures(arm)
     until = look.trail.cols.times[look.t]
     own = [o for o in windows if o.model_version == version and o.rows > 0 and o.start.timestamp() <= until]
     return summary(own)
