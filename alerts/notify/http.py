@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-
-import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-from tenacity.wait import wait_base
+from typing import TYPE_CHECKING
 
 from lastgood.errors import RefusedError, TransientError
+
+if TYPE_CHECKING:  # the kill switch starts without a client it does not use
+    from tenacity.wait import wait_base
 
 
 class Poster:
@@ -19,9 +19,12 @@ class Poster:
         *,
         timeout_s: float = 5.0,
         attempts: int = 3,
-        wait: wait_base | None = None,
+        wait: "wait_base | None" = None,
         accepted: Collection[int] = range(200, 300),
     ) -> None:
+        import httpx
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
         self._name = name
         self._accepted = accepted
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs
@@ -41,6 +44,8 @@ class Poster:
         self._client.close()
 
     def _once(self, url: str, body: bytes, headers: Callable[[], Mapping[str, str]]) -> None:
+        import httpx
+
         try:
             answer = self._client.post(url, content=body, headers={"Content-Type": "application/json", **headers()})
         except (httpx.TransportError, httpx.InvalidURL) as error:

@@ -8,8 +8,6 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from stdnum import iban, luhn
 
 from lastgood.errors import ConfigError
@@ -66,8 +64,8 @@ class Redactor:
         """A person's patterns, matched by RE2: in linear time, whatever they are."""
         for pattern in self.patterns.values():
             try:
-                pc.replace_substring_regex(pa.array([""]), pattern, "")
-            except pa.ArrowInvalid as error:
+                _replaced("", pattern, "")
+            except ValueError as error:  # pyarrow.ArrowInvalid is one
                 raise ConfigError(f"redact: {pattern!r} is not a pattern: {error}") from error
         return [(f"[{name}]", pattern) for name, pattern in self.patterns.items()]
 
@@ -100,9 +98,17 @@ class Redactor:
         for name, shipped in _SHIPPED.items():
             value = shipped.sub(partial(_blotted, name), value)
         for name, pattern in self._own:
-            value = pc.replace_substring_regex(pa.array([value]), pattern, name)[0].as_py()
+            value = _replaced(str(value), pattern, name)
         return self._hook(str(value))
 
     def feature(self, value: str | None) -> str | None:
         """What is kept of a tabular feature's value."""
         return value if self.capture is Capture.FEATURES else self.text(value)
+
+
+def _replaced(text: str, pattern: str, name: str) -> str:
+    """By RE2. Arrow is loaded only where there is something to redact: the kill switch starts without it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return str(pc.replace_substring_regex(pa.array([text]), pattern, name)[0].as_py())

@@ -1,6 +1,10 @@
 """What all commands have in common."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import typer
@@ -24,3 +28,20 @@ def test_every_command_has_a_machine_readable_answer_and_says_what_it_does() -> 
     without = {name for name, one in found.items() if not any("--json" in each.opts for each in one.params)}
     assert without == ALWAYS_JSON
     assert all(one.help for one in found.values())
+
+
+def test_the_kill_switch_loads_nothing_but_the_state_store(tmp_path: Path) -> None:
+    """It must work at once, with the workspace away and no secret set: no Arrow, no Spark, no HTTP client, no SDK."""
+    script = (
+        "import json, sys\n"
+        "from lastgood.cli.app import main\n"
+        "sys.argv = ['lastgood', 'kill', 'on', '--why', 'test', '--config', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(json.dumps([n for n in ('pyarrow', 'numpy', 'pandas', 'pyspark', 'httpx', 'databricks', 'alembic') if n in sys.modules]))\n"
+    )
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(f"storage: {tmp_path}/data\nworkspace: {{host: 'http://127.0.0.1:9', token_env: UNSET}}\n")
+    for first in (True, False):
+        done = subprocess.run([sys.executable, "-c", script, str(config)], capture_output=True, text=True, check=True)
+        *_, loaded = done.stdout.splitlines()
+        assert json.loads(loaded) == (["alembic"] if first else []), "the first time the state's tables are made"
