@@ -117,7 +117,8 @@ class Observe:
 
 @dataclass(frozen=True)
 class Propose:
-    """A plan that waits for a person, or (`alone`) that Lastgood approves by itself. `hold`: why it is not by itself."""
+    """A plan that waits for a person, or (`alone`) that Lastgood approves by itself. `hold`: why it is not by itself; `anew`: why it
+    is proposed once more."""
 
     incident: Incident
     plan: Plan
@@ -125,6 +126,7 @@ class Propose:
     evidence: Mapping[str, Any]
     alone: bool
     again: str = ""
+    anew: str = ""
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,7 @@ def _roll_back(situation: Situation, incident: Incident, verdict: Verdict) -> It
         else:
             yield f"a rollback is {last.state}: {last.progress.reason or 'under way'}"
         return
-    again, wait = _once_more(situation, last, verdict)
+    again, anew, wait = _once_more(situation, last, verdict)
     if wait:
         yield wait
         return
@@ -340,8 +342,10 @@ def _roll_back(situation: Situation, incident: Incident, verdict: Verdict) -> It
         yield "mode observe: it says what it would do"
         return
     hold = hold_reason(situation, plan, verdict.prior) if mode is Mode.AUTO else WAITING
-    yield Propose(incident, plan, hold, evidence_of(verdict), alone=mode is Mode.AUTO and not hold, again=again)
-    yield f"a rollback to version {plan.prior_version} is proposed: {hold or 'it starts by itself'}"
+    yield Propose(
+        incident, plan, hold, evidence_of(verdict), alone=mode is Mode.AUTO and not hold, again=again, anew=anew
+    )
+    yield f"a rollback to version {plan.prior_version} is proposed: {'; '.join(filter(None, (anew, hold or 'it starts by itself')))}"
 
 
 def evidence_of(verdict: Verdict) -> dict[str, Any]:
@@ -354,30 +358,36 @@ def evidence_of(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _once_more(situation: Situation, last: Rollback | None, verdict: Verdict) -> tuple[str, str]:
-    """(suffix of the message's key when it must call a second time, why no further plan is made now)."""
+def _once_more(situation: Situation, last: Rollback | None, verdict: Verdict) -> tuple[str, str, str]:
+    """(suffix of the message's key when it must call a second time, why it does, why no further plan is made now)."""
     if last is None:
-        return "", ""
+        return "", "", ""
+    again = f"again-{last.id[:8]}"
     policy, now = situation.settings.policy, situation.now
     ended = last.ended_at or last.progress.since
     if last.state is Status.REJECTED:
         news = _news(last, verdict)
-        return (f"again-{last.id[:8]}", "") if news else ("", f"{last.progress.who} rejected it on this evidence")
+        who = last.progress.who
+        return (
+            (again, f"other evidence than {who} rejected", "")
+            if news
+            else ("", "", f"{who} rejected it on this evidence")
+        )
     if last.state is Status.FAILED:
         if last.moved_at is not None:
-            return "", f"the last rollback moved the traffic and did not help: {last.progress.reason}"
+            return "", "", f"the last rollback moved the traffic and did not help: {last.progress.reason}"
         tries = [r for r in situation.rollbacks if r.incident_id == last.incident_id and r.state is Status.FAILED]
         if len(tries) >= policy.max_attempts:
-            return "", f"{len(tries)} attempts failed: a person must act; the last one: {last.progress.reason}"
+            return "", "", f"{len(tries)} attempts failed: a person must act; the last one: {last.progress.reason}"
         again_at = ended + timedelta(seconds=policy.retry_s * 2 ** (len(tries) - 1))
         if now < again_at:
-            return "", f"the last attempt failed ({last.progress.reason}); the next is at {again_at:%H:%M:%S} UTC"
-        return f"again-{last.id[:8]}", ""
-    if last.state is Status.EXPIRED and last.progress.approvals:
-        return f"again-{last.id[:8]}", ""  # whoever approved it believes that it is done
+            return "", "", f"the last attempt failed ({last.progress.reason}); the next is at {again_at:%H:%M:%S} UTC"
+        return again, f"attempt {len(tries) + 1}: the last one failed", ""
+    if last.state is Status.EXPIRED and last.progress.approvals:  # whoever approved it believes that it is done
+        return again, f"a new plan: {last.progress.reason}", ""
     if last.state is Status.EXPIRED and verdict.judged_at < ended:
-        return "", f"nobody decided ({last.progress.reason}): it is asked again with the next verdict"
-    return "", ""
+        return "", "", f"nobody decided ({last.progress.reason}): it is asked again with the next verdict"
+    return "", "", ""
 
 
 def _news(last: Rollback, verdict: Verdict) -> bool:

@@ -89,7 +89,7 @@ class Effects:
     def _propose(self, tx: Tx, effect: Propose, now: datetime) -> None:
         incident, plan, mode = effect.incident, effect.plan, self._settings.endpoint(effect.plan.endpoint).mode
         until = now + timedelta(seconds=self._settings.endpoint(plan.endpoint).policy.proposal_ttl_s)
-        progress = Progress(Status.PROPOSED, now, until, effect.hold)
+        progress = Progress(Status.PROPOSED, now, until, "; ".join(filter(None, (effect.anew, effect.hold))))
         rollback = Rollback(
             plan.id, incident.id, mode, str(effect.evidence["metric"]), plan, self._new_nonce(), progress, 0, now,
             evidence=effect.evidence,
@@ -100,11 +100,11 @@ class Effects:
         reason = incident.verdict["reason"]
         tx.record(now, "lastgood", Status.PROPOSED, reason=effect.hold, evidence=reason, why=plan.reasons, **facts)
         if effect.alone:
-            self._alone(tx, incident, rollback, effect.again)
+            self._alone(tx, incident, rollback, effect.again, effect.anew)
         else:
             self._teller.ask(tx, incident, rollback, effect.again)
 
-    def _alone(self, tx: Tx, incident: Incident, rollback: Rollback, again: str = "") -> None:
+    def _alone(self, tx: Tx, incident: Incident, rollback: Rollback, again: str = "", anew: str = "") -> None:
         self._executor.apply(tx, rollback, Approve(AUTO, alone=True))
-        sentence = f"rolling back to version {rollback.plan.prior_version} by itself"
+        sentence = f"rolling back to version {rollback.plan.prior_version} by itself{f' ({anew})' if anew else ''}"
         self._teller.tell(tx, incident, rollback.id, sentence, plan=rollback.plan, again=again)

@@ -285,15 +285,15 @@ class Tx:
         ]
 
     def superseded(self, message: Message) -> bool:
-        """Whether a message that is still to be sent resolves the alert that this one triggers."""
+        """Whether a message that is still to be sent ends the alert that this one triggers: it is over, or somebody has taken it on."""
         o = t.outbox.c
         subject = select(o.subject).where(o.id == message.id).scalar_subquery()
         later = (o.channel == message.channel) & (o.subject == subject) & (o.id > message.id) & ~o.finished
-        resolves = (
-            event["event_action"] == "resolve" and event["dedup_key"] == message.event["dedup_key"]
+        ends = (
+            event["event_action"] != "trigger" and event["dedup_key"] == message.event["dedup_key"]
             for event in self._db.scalars(select(o.event).where(later))
-        )  # fmt: skip
-        return message.event["event_action"] == "trigger" and any(resolves)
+        )
+        return message.event["event_action"] == "trigger" and any(ends)
 
     def unsent(self) -> dict[str, tuple[int, str]]:
         """channel -> (messages not delivered yet, the newest error)."""

@@ -185,12 +185,12 @@ class Channel:
 class Night:
     """The night; `run` plays it to the end, `figures` say what came of it."""
 
-    def __init__(self, folder: Path, endpoints: int, incidents: int, seed: int) -> None:
-        self.world = World(random.Random(seed))
+    def __init__(self, folder: Path, endpoints: int, incidents: int, seed: int, tick_s: float = TICK_S) -> None:
+        self.world, self.tick_s = World(random.Random(seed)), tick_s
         self.rng = self.world.rng
         self.names = [f"endpoint-{number:04}" for number in range(endpoints)]
         policy = Policy(ready_timeout_s=900, proposal_ttl_s=3600)
-        mine: dict[str, EndpointSettings] = {}
+        policies: dict[str, EndpointSettings] = {}
         for name, fault in zip(self.rng.sample(self.names, incidents), itertools.cycle(FAULTS), strict=False):
             mode = (
                 Mode.AUTO
@@ -198,7 +198,7 @@ class Night:
                 else Mode.APPROVE
             )
             self.world.cases[name] = Case(name, fault, mode, self.rng.uniform(600, (HOURS - 4) * 3600))
-            mine[name] = EndpointSettings(mode=mode, policy=policy)
+            policies[name] = EndpointSettings(mode=mode, policy=policy)
         for name in self.names:
             gone = name in self.world.cases and self.world.cases[name].fault == "prior gone"
             versions = ("3",) if gone else ("2", "3")
@@ -212,8 +212,9 @@ class Night:
                 for v in versions
             )
             self.world.endpoints[name] = Endpoint(name, 4, served, {f"m-{v}": 100 if v == "3" else 0 for v in versions})
-        self.settings = Settings(endpoints=mine)
-        self.store = Store(f"sqlite:///{folder}/state.db")
+        self.settings = Settings(endpoints=policies)
+        self.url = f"sqlite:///{folder}/state.db"
+        self.store = Store(self.url)
         self.pager = Channel(self.world, self._pager_fault)
         self.chat = Channel(self.world, lambda now: "")
         self.unpaged_s: Counter[str] = Counter()
@@ -332,7 +333,7 @@ class Night:
         end, judged, observed = HOURS * 3600, 0.0, 0.0
         self.acts.observe_endpoints()
         while self.world.now < end:
-            self.world.now += TICK_S
+            self.world.now += self.tick_s
             while self.script and self.script[0][0] <= self.world.now:
                 heapq.heappop(self.script)[2]()
             if self.world.now >= judged:
@@ -357,7 +358,7 @@ class Night:
         for name in self.world.cases:
             case = self.world.cases[name]
             if self.world.bad(name) and self.world.now > case.onset + PAGED_WITHIN_S and not self._paged(name, case):
-                self.unpaged_s[name] += int(TICK_S)
+                self.unpaged_s[name] += int(self.tick_s)
 
     def _needed(self, event: Mapping[str, Any]) -> bool:
         about = event.get("about") or {}
