@@ -29,7 +29,19 @@ from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 
 WORKERS, UPDATE_S, MOST_TICKS = 8, 60.0, 40
-STATES = ("Proposed", "Held", "Approved", "Restoring", "Shifting", "Verifying", "Waiting", "Done", "Rejected", "Expired", "Failed")
+STATES = (
+    "Proposed",
+    "Held",
+    "Approved",
+    "Restoring",
+    "Shifting",
+    "Verifying",
+    "Waiting",
+    "Done",
+    "Rejected",
+    "Expired",
+    "Failed",
+)
 """`Waiting`: verifying, and no telemetry has come yet."""
 ENDED = STATES[7:]
 WITHOUT_EFFECT = (*ENDED, "Verifying")
@@ -210,7 +222,10 @@ def cell(fault: str, state: str, folder: Path, place: Place, name: str) -> Cell:
         for _ in range(3):
             rig.tick(8)
         rig.said.ready = True
-    if fault in ("a person moves the traffic back", "config changed since the plan", "a person deploys in parallel") and rig.shown():
+    if (
+        fault in ("a person moves the traffic back", "config changed since the plan", "a person deploys in parallel")
+        and rig.shown()
+    ):
         foreign = 0 if state in ("Restoring", "Shifting") else 1
     finish(rig)
     rules_off(rig)
