@@ -24,6 +24,7 @@ THETAS = np.array([0.1, 0.2, 0.4, 0.7, 1.2, 2.0])
 THETA_WEIGHTS = np.array([0.03, 0.12, 0.45, 0.25, 0.10, 0.05])
 FAR = 3.0
 """Normal scores are cut off here."""
+DENSE = 2**23
 TAIL = 0.95
 """Rank above which a request counts in the test for a slow few."""
 SLOW = 0.90
@@ -110,9 +111,16 @@ def _revealed(row: Ints, value: Ints, arm: Ints, weight: Floats) -> tuple[Ints, 
     if not len(row):
         return row, *(np.zeros((0, k)) for k in (len(THETAS), len(WORSE), 2, 2))  # type: ignore[return-value]
     low = int(value.min())
-    cells, place = np.unique(row * (int(value.max()) - low + 1) + value - low, return_inverse=True)
-    m, x = tally(place, weight, len(cells)), tally(place, weight * arm, len(cells))
-    block = cells // (int(value.max()) - low + 1)
+    span = int(value.max()) - low + 1
+    cell, size = row * span + value - low, (int(row.max()) + 1) * span
+    if size <= DENSE:  # several times as fast as sorting
+        m, x = tally(cell, weight, size), tally(cell, weight * arm, size)
+        cells = np.flatnonzero(m)
+        m, x = m[cells], x[cells]
+    else:
+        cells, place = np.unique(cell, return_inverse=True)
+        m, x = tally(place, weight, len(cells)), tally(place, weight * arm, len(cells))
+    block = cells // span
     begins = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]]))
     of = np.cumsum(np.concatenate([[False], block[1:] != block[:-1]]))
     rows = block[begins]
@@ -133,9 +141,10 @@ def _revealed(row: Ints, value: Ints, arm: Ints, weight: Floats) -> tuple[Ints, 
     both = (whole1 > 1e-9) & (whole1 < whole - 1e-9)
     stake = THETAS * (a * both)[:, None]
     scores = stake * x[:, None] - m[:, None] * np.log1p(p[:, None] * np.expm1(stake))
-    few = ((u > TAIL) & both)[:, None]
-    tail = np.where(few, x[:, None] * np.log(WORSE) - m[:, None] * np.log1p(p[:, None] * (WORSE - 1)), 0.0)
+    few = np.flatnonzero((u > TAIL) & both)
+    bets = x[few, None] * np.log(WORSE) - m[few, None] * np.log1p(p[few, None] * (WORSE - 1))
+    tail = np.stack([tally(of[few], bets[:, k], len(rows)) for k in range(len(WORSE))], -1)
     slow = u > SLOW
     n = np.stack([whole - whole1, whole1], -1)[begins]
     slowest = np.stack([(m - x) * slow, x * slow], -1)
-    return rows, *(np.add.reduceat(part, begins) for part in (scores, tail)), n, np.add.reduceat(slowest, begins)
+    return rows, np.add.reduceat(scores, begins), tail, n, np.add.reduceat(slowest, begins)
