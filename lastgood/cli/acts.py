@@ -75,11 +75,16 @@ def me(acts: "Controller") -> str:
 
 
 def banner(acts: "Controller", as_json: bool) -> None:
-    """The kill switch shows on every surface."""
+    """The kill switch, silences and freezes show on every surface."""
+    now = acts.clock()
     with acts.store.read() as tx:
-        switch = tx.kill_switch()
-    if switch.on and not as_json:
+        switch, pauses = tx.kill_switch(), [pause for pause in acts.pauses(tx, now) if pause.in_force(now)]
+    if as_json:
+        return
+    if switch.on:
         console.print(f"The kill switch is on ({switch.who}: {switch.why}).", style="bold red", markup=False)
+    for pause in pauses:
+        console.print(f"{pause.endpoint}: {pause}", style="yellow", markup=False)
 
 
 def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None], every_s: float = 1.0) -> "Rollback":

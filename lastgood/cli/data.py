@@ -16,7 +16,7 @@ from rich.table import Table
 from lastgood.cli.acts import AsJson, ConfigFile
 from lastgood.errors import ConfigError
 from lastgood.service.tracing import tracing
-from lastgood.settings import load
+from lastgood.settings import Settings, load
 from lastgood.settings.prices import prices
 
 if TYPE_CHECKING:
@@ -246,9 +246,31 @@ def forget(
     print(json.dumps({"requester": requester, "rows": done, "dry_run": dry_run}))
 
 
+def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Open incidents, and what is paused, from the operational state where there is one."""
+    from lastgood.alerts.calendar import Calendar
+    from lastgood.alerts.store import Store
+
+    path = settings.state.removeprefix("sqlite:///")
+    if path != settings.state and not Path(path).exists():
+        return {}
+    state, now = Store(settings.state), datetime.now(UTC)
+    with state.read() as tx:
+        incidents, switch = tx.incidents(open_only=True, limit=1000), tx.kill_switch()
+        pauses = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.in_force(now)]
+    state.close()
+    held = [{"endpoint": "*", "what": f"kill switch on ({switch.who}: {switch.why})"}] if switch.on else []
+    return {
+        "open incidents": [
+            {"incident": i.id[:8], "endpoint": i.endpoint, "version": i.candidate, "since": i.opened_at, "acknowledged": i.acked_by} for i in incidents
+        ],
+        "paused": [*held, *({"endpoint": pause.endpoint, "what": str(pause)} for pause in pauses)],
+    }  # fmt: skip
+
+
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Tables (size, files, age), how far behind their source the jobs are, and the newest verdict of each endpoint. Starts no Spark where
-    `storage` is a folder."""
+    """Tables (size, files, age), how far behind their source the jobs are, the newest verdict of each endpoint, open incidents and what is
+    paused. Starts no Spark where `storage` is a folder."""
     from lastgood import tables
     from lastgood.jobs.spark import session
     from lastgood.tables.health import health
@@ -256,9 +278,14 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     settings = load(config)
     store = tables.Store(settings.storage)
     facts = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
+    facts |= _decisions(settings)
     if as_json:
         print(json.dumps(facts, default=str))
         return
+    if not any(facts.values()):
+        Console().print(
+            f"nothing is in {settings.storage} yet: run `lastgood serve` or `lastgood job all`, or `lastgood doctor` to see why"
+        )
     for title, rows in facts.items():
         if rows:
             _table(title, list(rows[0]), [list(row.values()) for row in rows])

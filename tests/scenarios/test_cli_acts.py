@@ -184,3 +184,12 @@ def test_a_broken_audit_log_is_found(run: Run, config: Path) -> None:
     result = run("audit", "verify", "--json")
     assert result.exit_code == 5
     assert json.loads(result.output)["problems"] == ["entry 1 is not what was written"]
+
+
+def test_what_is_open_and_what_is_paused_shows_in_status_and_before_each_command(run: Run) -> None:
+    run("freeze", "add", "support-*", "--hours", "2", "--why", "the shop's big day")
+    run("silence", "add", "other", "--hours", "1", "--why", "load test")
+    shown = json.loads(run("status", "--json").output)
+    assert {row["endpoint"] for row in shown["paused"]} == {"other", "support-*"}
+    assert shown["open incidents"] == []
+    assert "the shop's big day" in run("rollback", CHAT, "--dry-run").output
