@@ -6,6 +6,7 @@ file with the same number of threads; it counts no output quality, measures no d
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -113,8 +114,9 @@ def peer(path: Path, threads: int) -> None:
 
 def measure(path: Path, result: Path) -> tuple[Cost, Cost, str]:
     """(what check costs, what DuckDB costs, the verdict)."""
-    cost = run([sys.executable, "-m", "lastgood", "check", str(path), "--json", str(result)])
-    theirs = run([sys.executable, "-m", "benchmarks.check", "--peer", str(path)])
+    with Path(os.devnull).open("wb") as nobody:
+        cost = run([sys.executable, "-m", "lastgood", "check", str(path), "--json", str(result)], nobody)
+        theirs = run([sys.executable, "-m", "benchmarks.check", "--peer", str(path)], nobody)
     verdict = json.loads(result.read_text())["endpoints"][0]["verdict"]
     return cost, theirs, f"{verdict['state']}: {verdict['reason']}"
 

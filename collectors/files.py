@@ -20,9 +20,9 @@ from lastgood.collectors import coerce, inference_tables, sniffing
 from lastgood.collectors.sniffing import SAMPLE, Detect, Sniffed
 from lastgood.errors import ConfigError
 
-BATCH = 16_384
+BATCH = 8_192
 """Rows of a batch: with bodies of a few kilobytes some tens of megabytes."""
-PIECE = 8 * 2**20
+PIECE = 4 * 2**20
 """Bytes of a text file that are read at once."""
 NOT_AN_OBJECT = "line is not a JSON object"
 RAGGED = "row has another number of fields than the header"

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,8 @@ from lastgood.jobs.sampling import Ints, Sampler, hashes
 SMALL = 8 * 2**20
 """Bytes of a table that one process reads alone."""
 MOST_WORKERS = 4
+HELD = 100_000
+"""Requests that a process holds, without their texts, before it counts them."""
 PARTS = 16
 """Files over which requests that occur more than once are spread: one is held at a time."""
 UNNAMED = "version not named: served entity taken for it"
@@ -124,7 +125,7 @@ class Tally:
         self._narrow.append(counted(made))
         self._marked.append(quality.marked(made.select(list(quality.COUNTED)), self.plan.words))
         self._held += requests.num_rows
-        if self._held >= counting.ROWS:
+        if self._held >= HELD:
             self.count()
 
     def count(self) -> None:
@@ -166,6 +167,7 @@ class Tally:
 def _work(plan: Plan, number: int, leave_out: Ints | None, tasks: Any, told: Any) -> None:
     """A process: pieces from `tasks` until None; tells (rows, None) and at last (0, Counted) or (0, error)."""
     gc.disable()  # nothing here makes cycles, and every parsed body would be looked through for them
+    pa.set_memory_pool(pa.system_memory_pool())  # gives back what it does not need: batches are large
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     try:
@@ -185,14 +187,6 @@ def _context() -> Any:
     return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
-def _comparisons() -> None:
-    """Load what compares samples; it takes a second, in which this process only waits."""
-    import sklearn.feature_extraction.text
-    import sklearn.linear_model  # noqa: F401
-
-    from lastgood.jobs import classifier, evidently_report  # noqa: F401
-
-
 def _passed(plan: Plan, workers: int, leave_out: Ints | None, say: Say) -> Counted:
     """One pass over the table."""
     if workers < 2:
@@ -202,22 +196,19 @@ def _passed(plan: Plan, workers: int, leave_out: Ints | None, say: Say) -> Count
                 say(rows)
         return counter.finish()
     context = _context()
-    meanwhile = Thread(target=_comparisons)
-    tasks, told = context.Queue(2 * workers), context.Queue()
+    tasks, told = context.Queue(workers + 1), context.Queue()
     processes = [
         context.Process(target=_work, args=(plan, number, leave_out, tasks, told), daemon=True)
         for number in range(workers)
     ]
     for process in processes:
         process.start()
-    meanwhile.start()
     try:
         return _gathered(plan, workers, tasks, told, processes, say)
     finally:
         for process in processes:
             process.terminate()
             process.join()
-        meanwhile.join()
 
 
 def _gathered(plan: Plan, workers: int, tasks: Any, told: Any, processes: Sequence[Any], say: Say) -> Counted:
