@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.judge.ledger import AGAIN_AFTER, Configuration, Pair, Served, from_traffic, judged
+from lastgood.judge.ledger import AGAIN_AFTER, AGAIN_ROWS, Configuration, Pair, Served, from_traffic, judged
 from lastgood.judge.ledger import ledger as as_ledger
 from lastgood.record.windows import Counts, utc
 
@@ -27,8 +27,21 @@ def pairs_of(windows: Iterable[Counts]) -> dict[str, Pair]:
         had = versions.get(window.model_version, Served(window.model_version, window.start, window.start, 0))
         first, last = min(had.first, window.start), max(had.last, window.start)
         versions[window.model_version] = Served(window.model_version, first, last, had.rows + window.rows)
-    chosen = {endpoint: judged(from_traffic(versions.values())) for endpoint, versions in served.items()}
-    return {endpoint: found[0] for endpoint, found in chosen.items() if found}
+    chosen = {endpoint: _told(judged(from_traffic(each.values())), each.values()) for endpoint, each in served.items()}
+    return {endpoint: pair for endpoint, pair in chosen.items() if pair}
+
+
+def _told(found: Sequence[Pair], served: Iterable[Served]) -> Pair | None:
+    """The first pair; where all versions were there from the start, the one that came last, or has fewer requests, against the one with most."""
+    if not found or found[0].prior is not None:
+        return found[0] if found else None
+    known = sorted(
+        (v for v in served if v.version != "?" and v.rows >= AGAIN_ROWS), key=lambda v: (v.first, -v.rows, v.version)
+    )
+    if len(known) < 2:
+        return found[0]
+    prior = max(known[:-1], key=lambda v: v.rows)
+    return Pair(known[-1].version, prior.version, known[-1].first)
 
 
 def all_pairs(
