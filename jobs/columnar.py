@@ -118,12 +118,12 @@ def _histogram(table: pa.Table, name: str, t: Ints, g: Ints, arm: Ints, thin: Fl
 def _scores(table: pa.Table, t: Ints, arm: Ints, length: int) -> dict[str, Floats]:
     at, names, sums = _entries(table, "scores")
     values = np.asarray(sums.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(-1, 3)
-    texts, found = np.array(names.to_pylist(), object), {}
+    texts, scores = np.array(names.to_pylist(), object), {}
     for name in sorted(set(texts)):
-        mine = texts == name
-        cells = t[at[mine]] * 2 + arm[at[mine]]
-        found[name] = np.stack([tally(cells, values[mine, i], 2 * length).reshape(length, 1, 2) for i in range(3)], -1)
-    return found
+        rows = texts == name
+        cells = t[at[rows]] * 2 + arm[at[rows]]
+        scores[name] = np.stack([tally(cells, values[rows, i], 2 * length).reshape(length, 1, 2) for i in range(3)], -1)
+    return scores
 
 
 def totals(table: pa.Table) -> Mapping[str, Counts]:
@@ -148,8 +148,8 @@ def totals(table: pa.Table) -> Mapping[str, Counts]:
     )
     quality: dict[str, dict[str, float]] = {}
     for version, flag, amount in zip(versions, flags.to_pylist(), amounts, strict=True):
-        mine: npt.ArrayLike = quality.setdefault(version, {}).get(flag, 0.0)
-        quality[version][flag] = float(mine) + float(amount)  # type: ignore[arg-type]
+        counted: npt.ArrayLike = quality.setdefault(version, {}).get(flag, 0.0)
+        quality[version][flag] = float(counted) + float(amount)  # type: ignore[arg-type]
     return {
         row["model_version"]: from_row(row | {"quality": quality.get(row["model_version"], {})})
         for row in whole.to_pylist()

@@ -40,7 +40,7 @@ def sides(samples: pa.Table, endpoint: str, pair: Pair, now: datetime, prefer: s
     """
     since = pair.since if pair.since.tzinfo else pair.since.replace(tzinfo=UTC)
     start, at = max(since, now - CURRENT), samples["requested_at"].cast(pa.int64()).to_numpy()
-    begin, end, came, day, week = (
+    begin, end, arrived, day, week = (
         round(m.timestamp() * 1e6) for m in (start, now, since, since - CURRENT, _EPOCH + WEEK)
     )
     own = names(samples, "endpoint", {endpoint: 0}) == 0
@@ -51,8 +51,8 @@ def sides(samples: pa.Table, endpoint: str, pair: Pair, now: datetime, prefer: s
     after = live & (at >= begin) & (at <= end)
     former = {
         "baseline": own & stored,
-        "week": live & (at >= begin - week) & (at < end - week) & (at < came),
-        "before": live & (at < came) & (at >= day),
+        "week": live & (at >= begin - week) & (at < end - week) & (at < arrived),
+        "before": live & (at < arrived) & (at >= day),
     }
     version = names(samples, "model_version", {pair.candidate: 1} | ({pair.prior: 0} if pair.prior else {}))
     arms = {pair.candidate: 1} | ({pair.prior: 0} if pair.prior else {})

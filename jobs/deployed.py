@@ -31,15 +31,15 @@ def pairs_of(windows: Iterable[Counts]) -> dict[str, Pair]:
     return {endpoint: pair for endpoint, pair in chosen.items() if pair}
 
 
-def _told(found: Sequence[Pair], served: Iterable[Served]) -> Pair | None:
+def _told(pairs: Sequence[Pair], served: Iterable[Served]) -> Pair | None:
     """The first pair; where all versions were there from the start, the one that came last, or has fewer requests, against the one with most."""
-    if not found or found[0].prior is not None:
-        return found[0] if found else None
+    if not pairs or pairs[0].prior is not None:
+        return pairs[0] if pairs else None
     known = sorted(
         (v for v in served if v.version != "?" and v.rows >= AGAIN_ROWS), key=lambda v: (v.first, -v.rows, v.version)
     )
     if len(known) < 2:
-        return found[0]
+        return pairs[0]
     prior = max(known[:-1], key=lambda v: v.rows)
     return Pair(known[-1].version, prior.version, known[-1].first)
 
@@ -61,13 +61,13 @@ def all_pairs(
         before = before or from_traffic(served)
         known[name] = [c for c in before if began is None or c.since < began] + list(ledger.get(name, ()))
     chosen = {name: judged(given, gone.get(name)) for name, given in known.items()}
-    return {(name, pair.candidate): pair for name, found in chosen.items() for pair in found}, ledger
+    return {(name, pair.candidate): pair for name, pairs in chosen.items() for pair in pairs}, ledger
 
 
-def _clear(found: Sequence[Pair], given: Sequence[Configuration]) -> bool:
+def _clear(pairs: Sequence[Pair], given: Sequence[Configuration]) -> bool:
     """Whether the ledger reaches back far enough: it saw every version that it gives traffic come, or all but one."""
     began = min(configuration.since for configuration in given)
-    return sum(pair.since == began for pair in found) <= 1 and (len(found) == 1 or all(pair.prior for pair in found))
+    return sum(pair.since == began for pair in pairs) <= 1 and (len(pairs) == 1 or all(pair.prior for pair in pairs))
 
 
 def _entities(ctx: "Context") -> dict[str, list[Configuration]]:
@@ -95,10 +95,12 @@ def _entities(ctx: "Context") -> dict[str, list[Configuration]]:
                     min(at, utc(row["change_time"])),
                     versions | {str(row["entity_version"])},
                 )
-    found: dict[str, list[Configuration]] = {}
+    configurations: dict[str, list[Configuration]] = {}
     for (endpoint, _), (at, versions) in sorted(cells.items()):
-        found.setdefault(endpoint, []).append(Configuration(at, dict.fromkeys(versions, 100.0 / len(versions))))
-    return found
+        configurations.setdefault(endpoint, []).append(
+            Configuration(at, dict.fromkeys(versions, 100.0 / len(versions)))
+        )
+    return configurations
 
 
 def pairs(ctx: "Context") -> dict[str, Pair]:

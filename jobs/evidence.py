@@ -126,10 +126,10 @@ def scale_ups(ctx: Context, since: datetime) -> dict[str, list[datetime]]:
     )
     each = minutes.groupBy("endpoint", "minute").agg(f.max("provisioned").alias("now"))
     before = f.lag("now").over(Window.partitionBy("endpoint").orderBy("minute"))
-    found: dict[str, list[datetime]] = {}
+    moments: dict[str, list[datetime]] = {}
     for row in each.withColumn("before", before).where("now > before").select("endpoint", "minute").collect():
-        found.setdefault(row["endpoint"], []).append(utc(row["minute"]))
-    return found
+        moments.setdefault(row["endpoint"], []).append(utc(row["minute"]))
+    return moments
 
 
 def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
@@ -169,14 +169,14 @@ def parts(
     closed = f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now)
     windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(closed & begun)
     quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun).select(*KEY, "quality")
-    mine = windows.join(f.broadcast(which), ["endpoint", "model_version"]).where("window_start >= start")
-    mine = mine.join(quality, KEY, "left").withColumn("kind", f.lit(WINDOW))
+    windowed = windows.join(f.broadcast(which), ["endpoint", "model_version"]).where("window_start >= start")
+    windowed = windowed.join(quality, KEY, "left").withColumn("kind", f.lit(WINDOW))
     earliest: dict[str, datetime] = {}
     for (endpoint, _), start in starts.items():
         earliest[endpoint] = min(start, earliest.get(endpoint, start))
     scored = scores(ctx, which, earliest, now).withColumns({"kind": f.lit(WINDOW), "stratum": f.lit("?/?")})
     columns = ["candidate", "kind", *tables.WINDOWS.columns, "quality"]
-    whole = mine.select(*columns).unionByName(scored, allowMissingColumns=True)
+    whole = windowed.select(*columns).unionByName(scored, allowMissingColumns=True)
     names = sorted({endpoint for endpoint, _ in alone})
     if names:
         since = f.lit(now - BASELINE)

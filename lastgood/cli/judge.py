@@ -74,16 +74,19 @@ def explain(
         if not own:
             raise ConfigError(f"no verdict on {verdict} in the last 30 days")
         chosen = max(own, key=lambda v: v.judged_at)
-    said, console = explained.explain(chosen), people(json_file)
+    explanation, console = explained.explain(chosen), people(json_file)
     grid = Grid(*explained.COLUMNS)
-    for row in said.rows:
+    for row in explanation.rows:
         grid.add_row(*row)
     console.print(grid)
-    for line in said.lines:
+    for line in explanation.lines:
         console.print(line, highlight=False)
     write_json(
         json_file,
-        {"rows": [dict(zip(explained.COLUMNS, row, strict=True)) for row in said.rows], "lines": list(said.lines)},
+        {
+            "rows": [dict(zip(explained.COLUMNS, row, strict=True)) for row in explanation.rows],
+            "lines": list(explanation.lines),
+        },
     )
 
 

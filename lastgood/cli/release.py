@@ -45,20 +45,20 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
     steps = [power.step(given, share, policy, int(min(max(patience, 60), 480)), 21, 1) for share in shares]
     path = power.fastest(steps, patience)
     if as_json:
-        rows = [{**vars(one), **{k: None for k, v in vars(one).items() if v == float("inf")}} for one in steps]
-        print(json.dumps({"steps": rows, "path": [*(one.share for one in path), 100]}))
+        rows = [{**vars(step), **{k: None for k, v in vars(step).items() if v == float("inf")}} for step in steps]
+        print(json.dumps({"steps": rows, "path": [*(step.share for step in path), 100]}))
         return
     console.print(f"{given.per_minute:,.0f} requests a minute, {given.errors:.2%} fail", highlight=False)
-    for one in steps:
+    for step in steps:
         times = [
-            f"{v:.0f} min" if v < float("inf") else "not in time" for v in (one.errors_minutes, one.latency_minutes)
+            f"{v:.0f} min" if v < float("inf") else "not in time" for v in (step.errors_minutes, step.latency_minutes)
         ]
-        mark = "  (policy)" if one.share in policy.promote_shares else ""
+        mark = "  (policy)" if step.share in policy.promote_shares else ""
         console.print(
-            f"{one.share:>3} %: errors x2 {times[0]}, latency x1.3 {times[1]}, {one.harmed:,.0f} requests until then{mark}",
+            f"{step.share:>3} %: errors x2 {times[0]}, latency x1.3 {times[1]}, {step.harmed:,.0f} requests until then{mark}",
             highlight=False,
         )
-    shown = " -> ".join(f"{one.share} % for {min(one.minutes, patience):.0f} min" for one in path)
+    shown = " -> ".join(f"{step.share} % for {min(step.minutes, patience):.0f} min" for step in path)
     console.print(f"fastest path that detects: {shown} -> 100 %", highlight=False)
 
 

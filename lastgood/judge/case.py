@@ -94,7 +94,7 @@ class Case:
         """metric -> why its evidence is not believed -> in which windows."""
         if not self.strong:
             return {}
-        found: dict[str, dict[str, Bools]] = {}
+        believed: dict[str, dict[str, Bools]] = {}
         for metric, streams in self.metrics.items():
             why = {NOT_NOW: ~self.still(streams), PINNED: self.trail.pinned[:, 0]}
             if metric in INPUT_DEPENDENT:
@@ -104,8 +104,8 @@ class Case:
             if metric in self.by_one:
                 own = summed(streams)
                 why[ONE_REQUESTER] = (self.by_one[metric] < self.threshold) & (own > self.by_one[metric] * 1.001)
-            found[metric] = why
-        return found
+            believed[metric] = why
+        return believed
 
     @cached_property
     def sound(self) -> dict[str, Floats]:
@@ -196,11 +196,11 @@ class Case:
     def unmatched(self) -> Bools:
         """Whether hardly any request of the new version has one of its kind beside it [T]."""
         n = self.cols.n
-        mine = np.cumsum(n[..., 1].sum(1))
+        served = np.cumsum(n[..., 1].sum(1))
         beside = n[..., 0].sum(1) > 0
         shared = np.cumsum(np.where(n[..., 0] > 0, n[..., 1], 0.0).sum(1))
         at_once = np.cumsum(np.where(beside, n[..., 1].sum(1), 0.0))
-        return np.asarray((at_once >= COMPARABLE_OF) & (shared < COMPARABLE * at_once) & (mine > 0))
+        return np.asarray((at_once >= COMPARABLE_OF) & (shared < COMPARABLE * at_once) & (served > 0))
 
     @cached_property
     def planned(self) -> tuple[Floats, Floats, Floats]:
@@ -231,13 +231,13 @@ class Case:
     def reverse(self) -> dict[str, Floats]:
         """metric -> evidence that the *prior* version is worse in it [T]."""
         trail = follow(self.cols.flipped(), self.policy)[0]
-        found = {}
+        evidence = {}
         for metric in self.metrics:
             streams = [stream for stream in trail.streams if stream.metric == metric and stream.share > 0]
-            found[metric] = (
+            evidence[metric] = (
                 summed(streams) / sum(stream.share for stream in streams) if streams else np.zeros(self.length)
             )
-        return found
+        return evidence
 
     @cached_property
     def usual(self) -> Usual | None:

@@ -67,15 +67,15 @@ def judged(configurations: Iterable[Configuration], away: Away | None = None) ->
     if not ordered:
         return []
     now = [version for version, share in ordered[-1].traffic.items() if share > 0 and version != "?"]
-    found = []
+    pairs = []
     for version in now:
         since = max([_deployed(ordered, version), *gone.get(version, ())])
         carried = _carried(ordered, since, gone)
         champion = max(carried, key=lambda v: (carried[v], v), default=None)
-        found.append(Pair(version, champion if champion != version else None, since))
-    champions = {pair.prior for pair in found if pair.prior in now}
+        pairs.append(Pair(version, champion if champion != version else None, since))
+    champions = {pair.prior for pair in pairs if pair.prior in now}
     return sorted(
-        (pair for pair in found if pair.candidate not in champions),
+        (pair for pair in pairs if pair.candidate not in champions),
         key=lambda pair: (pair.since, pair.candidate),
         reverse=True,
     )
@@ -151,7 +151,7 @@ def observations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[date
 
 def ledger(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Configuration]]:
     """Rows of `deployments` -> endpoint -> its configurations in order; one that was observed twice in a row counts from the first time."""
-    found: dict[str, list[Configuration]] = {}
+    configurations: dict[str, list[Configuration]] = {}
     for endpoint, seen in observations(rows).items():
         last: tuple[int, Content] | None = None
         for at, number, content in seen:
@@ -159,6 +159,6 @@ def ledger(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Configuration]]:
                 traffic: dict[str, float] = {}
                 for _, version, share in content:
                     traffic[version] = traffic.get(version, 0.0) + share
-                found.setdefault(endpoint, []).append(Configuration(at, traffic))
+                configurations.setdefault(endpoint, []).append(Configuration(at, traffic))
             last = (number, content)
-    return found
+    return configurations

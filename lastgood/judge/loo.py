@@ -54,15 +54,15 @@ def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
 def without(cols: Columns, who: int) -> Columns:
     """The columns as if the requester had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
     that is the requester's where its latencies and the others' are log-normal, with the means and spreads that are known of both."""
-    mine = cols.callers.take(cols.callers.who == who)
+    caller = cols.callers.take(cols.callers.who == who)
     n, faults = cols.n.copy(), cols.faults.copy()
-    np.subtract.at(n, (mine.t, mine.g, mine.arm), mine.n)
-    np.subtract.at(faults, (mine.t, mine.g, mine.arm), mine.faults)
+    np.subtract.at(n, (caller.t, caller.g, caller.arm), caller.n)
+    np.subtract.at(faults, (caller.t, caller.g, caller.arm), caller.faults)
     histograms = dict(cols.histograms)
     if "latency" in histograms:
-        histograms["latency"] = _taken(histograms["latency"], mine, histograms["latency"])
+        histograms["latency"] = _taken(histograms["latency"], caller, histograms["latency"])
         if "ttft" in histograms:
-            histograms["ttft"] = _taken(histograms["ttft"], mine, cols.histograms["latency"])
+            histograms["ttft"] = _taken(histograms["ttft"], caller, cols.histograms["latency"])
     return replace(
         cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), histograms=histograms, callers=cols.callers.take(cols.callers.who != who)
     )  # fmt: skip
@@ -78,12 +78,12 @@ def _moments(
     return count, mean, np.sqrt(np.maximum(variance, 1.0))
 
 
-def _taken(entries: Entries, mine: Callers, latency: Entries) -> Entries:
+def _taken(entries: Entries, caller: Callers, latency: Entries) -> Entries:
     """Entries without the requester's part. Times to the first token are taken to lie as far from their mean as latencies do from theirs."""
-    size = 2 * (int(max(entries.g.max(initial=0), mine.g.max(initial=0), latency.g.max(initial=0))) + 1)
-    side, own, its = entries.g * 2 + entries.arm, mine.g * 2 + mine.arm, latency.g * 2 + latency.arm
+    size = 2 * (int(max(entries.g.max(initial=0), caller.g.max(initial=0), latency.g.max(initial=0))) + 1)
+    side, own, its = entries.g * 2 + entries.arm, caller.g * 2 + caller.arm, latency.g * 2 + latency.arm
     lat = latency.bucket.astype(float)
-    n, mean, spread = _moments(own, mine.timed, mine.latency_sum, mine.latency_squares, size)
+    n, mean, spread = _moments(own, caller.timed, caller.latency_sum, caller.latency_squares, size)
     whole, middle, width = _moments(its, latency.weight, latency.weight * lat, latency.weight * lat**2, size)
     left = np.maximum(whole - n, 0.0)
     others = (whole * middle - n * mean) / np.maximum(left, 1.0)
@@ -105,9 +105,9 @@ def _taken(entries: Entries, mine: Callers, latency: Entries) -> Entries:
 
     part = density(n, mean, spread)
     part = np.where(n[side] > 0, part / (part + density(left, others, apart) + 1e-300), 0.0)
-    cells, place = np.unique(np.concatenate([_key(entries.t, side), _key(mine.t, own)]), return_inverse=True)
+    cells, place = np.unique(np.concatenate([_key(entries.t, side), _key(caller.t, own)]), return_inverse=True)
     place, whose = place[: len(side)], place[len(side) :]
-    wanted, hoped = tally(whose, mine.timed, len(cells)), tally(place, part * entries.weight, len(cells))
+    wanted, hoped = tally(whose, caller.timed, len(cells)), tally(place, part * entries.weight, len(cells))
     weight = entries.weight * (1 - np.clip(part * (wanted / np.maximum(hoped, 1e-12))[place], 0.0, 1.0))
     kept = weight > 1e-9
     return Entries(entries.t[kept], entries.g[kept], entries.arm[kept], entries.bucket[kept], weight[kept])

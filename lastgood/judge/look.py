@@ -72,11 +72,11 @@ class Look:
     @cached_property
     def doubts(self) -> dict[str, list[str]]:
         """metric -> why its evidence is not believed now, where it has any."""
-        found = {}
+        doubtful = {}
         for metric, why in self.case.doubts.items():
             if float(summed(self.case.metrics[metric])[self.t]) >= self.policy.watch_e:
-                found[metric] = [reason for reason, where in why.items() if where[self.t]]
-        return {metric: reasons for metric, reasons in found.items() if reasons}
+                doubtful[metric] = [reason for reason, where in why.items() if where[self.t]]
+        return {metric: reasons for metric, reasons in doubtful.items() if reasons}
 
     @cached_property
     def onset(self) -> datetime | None:

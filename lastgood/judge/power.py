@@ -111,6 +111,6 @@ def fastest(steps: Sequence[Step], patience: float) -> list[Step]:
 
     Where no share sees both in time, the one that sees most.
     """
-    even = min(steps, key=lambda one: (one.minutes, abs(one.share - 50)))
-    able = [one for one in sorted(steps, key=lambda one: one.share) if one.minutes <= patience]
+    even = min(steps, key=lambda step: (step.minutes, abs(step.share - 50)))
+    able = [step for step in sorted(steps, key=lambda step: step.share) if step.minutes <= patience]
     return [able[0], even] if able and able[0].share < even.share else [even]

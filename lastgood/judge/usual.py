@@ -128,9 +128,9 @@ def alarms(known: Usual, cols: Columns, policy: Policy) -> dict[str, Floats]:
         entry = cols.histograms.get(name)
         if entry is None:
             continue
-        mine = (entry.arm == 1) & alone[entry.t]
-        seen = tally(entry.t[mine], entry.weight[mine], len(of))
-        over = mine & (entry.bucket > limits[of[entry.t]] + shift_buckets(TOLERATED_RISE - 1))
+        own = (entry.arm == 1) & alone[entry.t]
+        seen = tally(entry.t[own], entry.weight[own], len(of))
+        over = own & (entry.bucket > limits[of[entry.t]] + shift_buckets(TOLERATED_RISE - 1))
         x = tally(entry.t[over], entry.weight[over], len(of))
         made[name] = eprocess.alarm(x, SLOW_SHARE * seen, known.spread[name])
     return made

@@ -124,14 +124,14 @@ class Live:
 
     def unknown(self) -> set[tuple[str, str]]:
         """(endpoint, version) of requests whose version the ledger's newest configuration does not name: it has changed, or the name is wrong."""
-        found: set[tuple[str, str]] = set()
+        unnamed: set[tuple[str, str]] = set()
         with self._lock:
             for name, state in self._endpoints.items():
                 given = self._ledger.get(name)
                 if given:
                     versions = pc.unique(state.rows["model_version"]).to_pylist()[:NAMES]
-                    found |= {(name, version) for version in versions if not given[-1].traffic.get(version)}
-        return found
+                    unnamed |= {(name, version) for version in versions if not given[-1].traffic.get(version)}
+        return unnamed
 
     def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
         """Page and RollBack verdicts on the newest requests, and the first milder one after them. `history`: what the judge must know, by endpoint."""
@@ -189,15 +189,15 @@ class Live:
         # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
         start = start if pair.candidate in history.rolled_back else start - SEEN_LATE
         closed = np.floor((now.timestamp() - LATE_S) / width) * width
-        mine = rows.filter(
+        compared = rows.filter(
             pc.and_(
                 pc.greater_equal(rows["requested_at"], pa.scalar(start, rows.schema.field("requested_at").type)),
                 pc.is_in(rows["model_version"], pa.array([pair.candidate, pair.prior])),
             )
         )
-        if pair.prior is None or len(pc.unique(mine["model_version"])) < 2:
+        if pair.prior is None or len(pc.unique(compared["model_version"])) < 2:
             return None
-        given = records(mine, name, pair.candidate, pair.prior)
+        given = records(compared, name, pair.candidate, pair.prior)
         given = given.take(given.at < closed)
         cols = columns_of(given, width, policy.feature_age_limit_ms)
         evidence = Evidence(
