@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
+from starlette.applications import Starlette
 
 from lastgood import tables
 from lastgood.alerts.anchor import Anchors
@@ -209,6 +210,26 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
     )  # fmt: skip
 
 
+def _pages(
+    acts: Controller, store: tables.Store, overview: measures.Overview, broken: Callable[[], Mapping[str, str]]
+) -> Starlette:
+    """The pages, with what they draw from the tables."""
+
+    def drawn(incident: Incident) -> list[dict[str, Any]]:
+        judged = datetime.fromisoformat(incident.verdict["judged_at"])
+        width = acts.settings.window_s
+        return measures.evidence_series(store, incident.endpoint, incident.candidate, incident.prior, judged, width)
+
+    return create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 async def serve(
     settings: Settings,
     say: Callable[[str], None],
@@ -235,18 +256,12 @@ async def serve(
     anchors = Anchors(acts.store, settings, now)
     overview = measures.Overview(store, now)
 
-    def drawn(incident: Incident) -> list[dict[str, Any]]:
-        judged = datetime.fromisoformat(incident.verdict["judged_at"])
-        return measures.evidence_series(
-            store, incident.endpoint, incident.candidate, incident.prior, judged, settings.window_s
-        )
-
     started = now()
 
     def broken() -> dict[str, str]:
         return problems(_facts(acts, calendar, anchors, started, shown.ran_at("judge")))
 
-    app = create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
+    app = _pages(acts, store, overview, broken)
     reloading = Reloading(settings, reload or (lambda: settings))
     failed: Counter[str] = Counter()
 
@@ -256,9 +271,7 @@ async def serve(
     shown = scrape.exporter(settings, store, acts, receiver, own, exemplars, broken)
     app.router.routes.insert(0, scrape.route(shown, app.state.auth.scraper))
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _stopped_by_signals()
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
         tasks: list[tuple[str, float, Callable[[], None]]] = [
