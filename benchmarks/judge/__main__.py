@@ -224,6 +224,25 @@ def show(found: dict[str, Any], totals: dict[str, Any], console: Console) -> Non
     console.print(f"streaming detectors: first {STREAMED} runs of each 500. {machine()}")
 
 
+def show_world(worlds: dict[str, dict[str, float]], paged: dict[str, float], console: Console) -> None:
+    """The table of the world's scenarios, and how often an endpoint is paged for nothing."""
+    shown = Table(title="the world: healthy runs rolled back (upper 95 %) and paged, bad ones found")
+    for name in ("scenario", "runs", "false rollbacks", "paged", "found"):
+        shown.add_column(name)
+    for name, one in worlds.items():
+        shown.add_row(
+            name,
+            f"{one['runs']}",
+            f"{one['frr']:.1%} ({one['upper95']:.1%})",
+            f"{one['paged']:.1%}",
+            f"{one['found']:.1%}",
+        )
+    console.print(shown)
+    console.print(
+        f"false pages in 90 days: {paged['pages']:.3f} ({paged['by_history']:.3f} by history, {paged['by_rollout']:.3f} a rollout)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.judge")
     parser.add_argument("--quick", action="store_true", help="few runs, about a minute")
@@ -251,21 +270,7 @@ def main() -> None:
     totals["world_min_found"] = min(cell["found"] for cell in worlds.values())
     console = Console(width=220)
     show(found, totals, console)
-    shown = Table(title="the world: healthy runs rolled back (upper 95 %) and paged, bad ones found")
-    for name in ("scenario", "runs", "false rollbacks", "paged", "found"):
-        shown.add_column(name)
-    for name, one in worlds.items():
-        shown.add_row(
-            name,
-            f"{one['runs']}",
-            f"{one['frr']:.1%} ({one['upper95']:.1%})",
-            f"{one['paged']:.1%}",
-            f"{one['found']:.1%}",
-        )
-    console.print(shown)
-    console.print(
-        f"false pages in 90 days: {paged['pages']:.3f} ({paged['by_history']:.3f} by history, {paged['by_rollout']:.3f} a rollout)"
-    )
+    show_world(worlds, paged, console)
     totals["oracle_minutes"] = {
         one.name: {
             f"{split:.0%}": oracle.oracle(one, split, POLICY, 10 if options.quick else 100, 3) for split in SPLITS
