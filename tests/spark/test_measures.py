@@ -112,8 +112,9 @@ def test_what_the_endpoint_says_of_itself_is_a_third_opinion_even_when_it_comes_
         ("2", 0): (10, 12.5, 0.8, "endpoint", 50.0, 4.0),
         ("?", 1): (0, 20.0, 0.0, "endpoint", 20.0, 0.0),
     }
-    pair = {"chat": Pair("2", "1", START)}
-    assert arrived(ctx, pair, START + timedelta(minutes=3)) == {"chat": 40 / 70}, "of all that the endpoint answered"
+    chosen = {("chat", "2"): Pair("2", "1", START)}
+    shares = arrived(ctx, chosen, START + timedelta(minutes=3))
+    assert shares == {("chat", "2"): 40 / 70}, "of all that the endpoint answered"
     assert completeness(ctx) is None
 
 
