@@ -28,10 +28,26 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 MOST = 1e12
 """Outcomes above this are no measure of anything (and infinite sums would hide the others)."""
-OPENING = r"(?i)^\W*(i'?m|i am|we are) (really |very )?(sorry|unable|afraid|not able)\b"
-REFUSAL = r"(?i)\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
-TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|\{\{[^}]*\}\}|<unk>"
-OPENING_CHARS, REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS, ECHO_CHARS = 80, 400, 4_000, 200, 20, 20
+CANNOT = r"(can(no|')t|unable|not able|won't|will not|not allowed|not comfortable)"
+OPENING = (
+    rf"(?i)^\W*(i'?m|i am|we are) ((really |very |so )?(sorry|afraid)\b[^.!?\n]{{0,80}}\b{CANNOT}|(unable|not able))\b"
+)
+"""Being sorry is no refusal; being sorry and not able is."""
+REFUSAL = (
+    r"(?i)\bas an? (ai|language model)\b|\bi can(no|')t (help|assist|answer)"
+    r"|^\W*(es )?tut mir leid\b[^.!?\n]{0,60}\bkann ich\b[^.!?\n]{0,60}\bnicht\b|\bich kann (ihnen |dir )?(dabei |damit )?(leider )?nicht (helfen|weiterhelfen)"
+    r"|^\W*(je suis )?désolée?[^.!?\n]{0,60}\bne (peux|puis)\b|^\W*lo siento\b[^.!?\n]{0,60}\bno puedo\b"
+    r"|^\W*mi dispiace\b[^.!?\n]{0,60}\bnon posso\b|^\W*(desculpe|sinto muito)\b[^.!?\n]{0,60}\bnão posso\b"
+    r"|^(很)?(抱歉|对不起)[^。！？\n]{0,40}(不能|无法)|^申し訳[^。！？\n]{0,40}(できません|できない)"
+)
+TEMPLATE = r"<\|[a-z_]+\|>|\[/?INST\]|(^|[^$])\{\{[^}]*\}\}|<unk>"
+CODE = r"(?s)```.*?(```|$)|`[^`\n]*`"
+"""Code is shown on purpose: a template in it leaked nothing."""
+TRANSLATION = r"(?i)translat|übersetz|traduc|tradui|tradur|перевод|перевед|翻译|翻訳|번역"
+SHORT_CHARS = 40
+"""An answer that ends by length before this was asked to be short."""
+GRAM, LEAST_GRAMS = 4, 60
+REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS, ECHO_CHARS = 400, 4_000, 200, 20, 20
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
 LEAST_WORDS, DISTINCT_SHARE = 12, 0.35
 COUNTED = (*KEY, "weight", "error_code", "output", "input", "finish_reason", "attributes")
@@ -53,12 +69,24 @@ def _repetitive(text: str) -> bool:
     text = text[:REPETITION_CHARS].lower()
     most = text.count(" ") + text.count("\n") + text.count("\t") + 1
     if most < LEAST_WORDS:
-        return False
+        return len(text) >= LEAST_GRAMS and _grams(text)
     first = set(text[: len(text) * 5 // 8].split())
     if len(first) - 1 >= DISTINCT_SHARE * most:  # the last word of the part may be cut
         return False
     words = text.split()
-    return len(words) >= LEAST_WORDS and len(set(words)) < DISTINCT_SHARE * len(words)
+    if len(words) < LEAST_WORDS or len(set(words)) >= DISTINCT_SHARE * len(words):
+        return False
+    spoken = [word for word in words if any(map(str.isalpha, word))]  # not the bars and figures of a table
+    return len(spoken) >= LEAST_WORDS and len(set(spoken)) < DISTINCT_SHARE * len(spoken)
+
+
+def _grams(text: str) -> bool:
+    """Few distinct runs of characters, of a text in a script without spaces; base64 and figures are none."""
+    letters = "".join(filter(str.isalpha, text))
+    if letters.isascii() or len(letters) < LEAST_GRAMS:
+        return False
+    grams = [letters[i : i + GRAM] for i in range(len(letters) - GRAM + 1)]
+    return len(set(grams)) < DISTINCT_SHARE * len(grams)
 
 
 @lru_cache(maxsize=20_000)
@@ -108,17 +136,19 @@ def flags(
     trimmed = pc.utf8_trim_whitespace(output)
     prompt = pc.fill_null(pc.utf8_trim_whitespace(asked), "")
     texts = trimmed.to_pylist()
-    refused = pc.or_(
-        pc.match_substring_regex(pc.utf8_slice_codeunits(trimmed, 0, OPENING_CHARS), OPENING),
-        pc.match_substring_regex(pc.utf8_slice_codeunits(trimmed, 0, REFUSAL_CHARS), REFUSAL),
-    )
+    beginning = pc.replace_substring(pc.utf8_slice_codeunits(trimmed, 0, REFUSAL_CHARS), "\u2019", "'")
+    refused = pc.or_(pc.match_substring_regex(beginning, OPENING), pc.match_substring_regex(beginning, REFUSAL))
     said_no = _bools(pc.equal(_entry(attributes, "refusal"), "1"))
     made = {
         "empty": _bools(pc.equal(trimmed, "")),
         "refusal": _bools(refused) | said_no,
         "repetitive": np.fromiter(map(_repetitive, texts), bool, len(texts)),
-        "truncated": _bools(pc.equal(pc.utf8_lower(finish_reason), "length")),
-        "template": _bools(pc.match_substring_regex(output, TEMPLATE)),
+        "truncated": _bools(
+            pc.and_(
+                pc.equal(pc.utf8_lower(finish_reason), "length"), pc.greater_equal(pc.utf8_length(trimmed), SHORT_CHARS)
+            )
+        ),
+        "template": _leaks(output),
         "echo": _echo(texts, trimmed, prompt),
         "script": _other_scripts(texts, trimmed, prompt),
     }
@@ -127,6 +157,13 @@ def flags(
         listed = r"(?i)\b(" + "|".join(map(re.escape, banned)) + r")\b"
         made["toxic"] = _bools(pc.match_substring_regex(output, listed))
     return made
+
+
+def _leaks(output: pa.Array) -> Bools:
+    """Template tokens outside code."""
+    maybe = _bools(pc.match_substring_regex(output, TEMPLATE))
+    bare = pc.replace_substring_regex(output.filter(pa.array(maybe)), CODE, "")
+    return _where(maybe, _bools(pc.match_substring_regex(bare, TEMPLATE)).tolist())
 
 
 def _echo(texts: list[str], trimmed: pa.Array, prompt: pa.Array) -> Bools:
@@ -143,7 +180,7 @@ def _other_scripts(texts: list[str], trimmed: pa.Array, prompt: pa.Array) -> Boo
     wide = pc.or_(
         *(pc.greater(pc.binary_length(side), pc.utf8_length(side).cast(pa.int32())) for side in (trimmed, prompt))
     )
-    maybe = _bools(wide)
+    maybe = _bools(wide) & ~_bools(pc.match_substring_regex(prompt, TRANSLATION))
     at = np.flatnonzero(maybe)
     prompts = prompt.take(pa.array(at)).to_pylist()
     return _where(maybe, (_other_script(texts[i], asked) for i, asked in zip(at, prompts, strict=True)))

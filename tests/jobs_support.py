@@ -48,7 +48,7 @@ def inbox(seed: int, n: int, versions: tuple[str | None, ...], source: str = "ot
             tokens_in=r.choice([None, r.randrange(9000)]), tokens_out=r.choice([None, 7]), weight=r.choice([1.0, 10.0]),
             error_code=r.choice([None, None, "TIMEOUT", ""]), status_code=r.choice([200, 200, 500]),
             requester=r.choice([None, f"u{r.randrange(30)}"]), latency_scope=r.choice(["client", "model", None]),
-            input=r.choice([None, "q" * r.randrange(20_000)]), output=r.choice([None, "", "fine", "I'm sorry, no", "ja " * 50]),
+            input=r.choice([None, "q" * r.randrange(20_000)]), output=r.choice([None, "", "fine", "I'm sorry, I cannot", "ja " * 50]),
             finish_reason=r.choice([None, "stop", "length"]),
             attributes=r.choice([None, [("eval.correct", r.choice(["1", "0.5", "7", "no number"])), ("x", "1")]]),
         )

@@ -1,12 +1,13 @@
 """Flags of answers, on Arrow columns."""
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood.jobs.quality import DISTINCT_SHARE, FLAGS, LEAST_WORDS, REPETITION_CHARS, flags
 
-words = st.lists(st.sampled_from(["a", "b", "A", "ä", "long", "\n", "word"]), max_size=60).map(" ".join)
+words = st.lists(st.sampled_from(["a", "b", "A", "long", "\n", "word"]), min_size=13, max_size=60).map(" ".join)
 
 
 def flagged(output: str, asked: str | None = None, reason: str | None = None, **noted: str) -> set[str]:
@@ -15,12 +16,44 @@ def flagged(output: str, asked: str | None = None, reason: str | None = None, **
     return {name for name, marks in flags(*columns, attributes).items() if marks[0]}
 
 
-@given(words | st.text(max_size=300))
+@given(words)
 def test_repetition_is_the_share_of_distinct_words(text: str) -> None:
     seen = text.strip()[:REPETITION_CHARS].lower().split()
     few = len(seen) >= LEAST_WORDS and len(set(seen)) < DISTINCT_SHARE * len(seen)
-    plain = all(character in " \n\t" or not character.isspace() for character in text.strip())
-    assert not plain or ("repetitive" in flagged(text)) == few
+    assert ("repetitive" in flagged(text)) == few
+
+
+INNOCENT = [
+    ("I'm sorry for the delay, your parcel arrives tomorrow.", None, "stop"),
+    ("I am afraid of spiders, said the boy.", "a story", "stop"),
+    ("Use `{{ name }}` in the template.", "Jinja?", "stop"),
+    ("```yaml\nif: ${{ github.ref }}\nname: {{ x }}\n```", "GitHub Actions?", "stop"),
+    ("run: echo ${{ github.sha }}", "GitHub Actions?", "stop"),
+    ("Это очень длинный перевод предложения на русский язык", "Translate to Russian: this is a very long sentence in English", "stop"),
+    ("4", "how many? one token", "length"),
+    ("| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 20, "a table", "stop"),
+    ("0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1", "numbers", "stop"),
+    ("Es tut mir leid, dass du warten musstest. Das Paket kommt morgen an.", None, "stop"),
+]  # fmt: skip
+GUILTY = [
+    ("refusal", "I'm sorry, but I can't help with that."), ("refusal", "I am unable to do that."), ("refusal", "I’m afraid I can’t do that"),
+    ("refusal", "Es tut mir leid, aber dabei kann ich Ihnen nicht helfen."), ("refusal", "Ich kann dir dabei leider nicht helfen."),
+    ("refusal", "Je suis désolé, mais je ne peux pas répondre."), ("refusal", "Lo siento, no puedo ayudar con eso."),
+    ("refusal", "Mi dispiace, ma non posso aiutarti."), ("refusal", "Desculpe, mas não posso ajudar."),
+    ("refusal", "抱歉，我无法回答这个问题。"), ("refusal", "申し訳ありませんが、お答えできません。"),
+    ("repetitive", "我很高兴帮助你" * 20), ("repetitive", "and so on " * 30), ("template", "Hello {{ name }}, welcome"),
+    ("template", "<|im_end|> more"), ("truncated", "a long answer that was cut in the middle of its last"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "asked", "reason"), INNOCENT)
+def test_the_innocent_are_not_accused(answer: str, asked: str | None, reason: str) -> None:
+    assert flagged(answer, asked, reason) == set()
+
+
+@pytest.mark.parametrize(("flag", "answer"), GUILTY)
+def test_what_is_bad_is_seen_in_many_languages(flag: str, answer: str) -> None:
+    assert flag in flagged(answer, reason="length" if flag == "truncated" else "stop")
 
 
 def test_each_flag_is_raised_by_its_text() -> None:
@@ -28,7 +61,7 @@ def test_each_flag_is_raised_by_its_text() -> None:
         "empty": flagged(" \n"),
         "refusal": flagged("I'm sorry, but I can't help with that"),
         "repetitive": flagged("so " * 30),
-        "truncated": flagged("and then", reason="length"),
+        "truncated": flagged("and then the whole of the answer was cut off in", reason="length"),
         "template": flagged("<|im_start|>assistant hello"),
         "echo": flagged("what is the capital of France? Paris", "what is the capital of France?"),
         "script": flagged("это ответ на совсем другом языке", "a question that is asked in English"),

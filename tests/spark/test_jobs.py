@@ -188,7 +188,7 @@ def test_what_cannot_be_a_record_is_quarantined_with_its_reason_and_the_rest_is_
 def bad_answer(one: dict[str, Any]) -> bool:
     """The flags that inbox() can raise, by hand."""
     text = one["output"]
-    return text in ("", "I'm sorry, no") or text.startswith("ja ja") or one["finish_reason"] == "length"
+    return text in ("", "I'm sorry, I cannot") or text.startswith("ja ja")
 
 
 def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tuple[Any, ...]:
