@@ -187,22 +187,22 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
             problem = problem or "request body is not a JSON object"
         req = {}
     if type(parsed) is dict:
-        said = answer(parsed)
+        answered = answer(parsed)
     elif chunks := isinstance(parsed, list):
-        said, res = streamed(parsed)
+        answered, res = streamed(parsed)
     else:
-        said, res = NOTHING, {}
-    output, features, records, code = said.text, _NONE, 0, res.get("error_code")
+        answered, res = NOTHING, {}
+    output, features, records, code = answered.text, _NONE, 0, res.get("error_code")
     if req and "messages" not in req:
         records, record = _records(req)
         if records:
             picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records
             features, output = _features(record(picked)), _prediction(res, records, picked) or output
     if bad_response and type(response) is str and response.startswith("[{") and parsed is None:
-        said = said._replace(broken="its list of chunks is cut")
-    if said.broken:
+        answered = answered._replace(broken="its list of chunks is cut")
+    if answered.broken:
         code = code or STREAM_BROKEN
-        problem = problem or f"stream broken: {said.broken}"
+        problem = problem or f"stream broken: {answered.broken}"
     usage, metadata = res.get("usage") or res.get("usageMetadata"), req.get("metadata")
     spent_in = spent_out = team = env = None
     if type(usage) is dict:
@@ -218,7 +218,7 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         output,
         spent_in,
         spent_out,
-        said.reason,
+        answered.reason,
         code if code is None else as_text(code),
         True if chunks else streaming if isinstance(streaming, bool) else None,
         as_text(req.get("client_request_id")) or None,
@@ -228,8 +228,8 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         records or None,
         problem,
         _format(req) if "response_format" in req else None,
-        said.tool_calls,
-        "1" if said.refusal else None,
+        answered.tool_calls,
+        "1" if answered.refusal else None,
     )
 
 

@@ -43,11 +43,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """A table to read. `said`: what the reader took it for; `rows`: how many it has, `size`: how many bytes, where known."""
+    """A table to read. `description`: what the reader took it for; `rows`: how many it has, `size`: how many bytes, where known."""
 
     form: str
     columns: tuple[str, ...]
-    said: str
+    description: str
     path: Path
     rows: int | None = None
     size: int = 0
@@ -189,20 +189,20 @@ def _delta(path: Path) -> Source:
 
     table = DeltaTable(str(path))
     columns = tuple(each.name for each in table.schema().fields)
-    said = f"Delta, version {table.version()}, {len(columns)} columns"
+    words = f"Delta, version {table.version()}, {len(columns)} columns"
     files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     size = sum(file["size_bytes"] or 0 for file in files)
     counts = [file.get("num_records") for file in files]
     rows = None if None in counts else sum(counts)
     if set(table.protocol().reader_features or ()) - {"timestampNtz"}:
-        return Source("delta", columns, said, path, rows, size)
+        return Source("delta", columns, words, path, rows, size)
     parts: list[Piece] = []
     for file in files:
         constants = {
             key.removeprefix("partition."): value for key, value in file.items() if key.startswith("partition.")
         }
         parts += _groups(path / file["path"], constants)
-    return Source("delta", columns, said, path, rows, size, None, tuple(parts))
+    return Source("delta", columns, words, path, rows, size, None, tuple(parts))
 
 
 def _by_engine(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -247,8 +247,8 @@ def _text(path: Path, scratch: Path, detect: Detect) -> Source:
     with path.open("rb") as file:
         sniffed = sniffing.sniff(file.read(SAMPLE), size <= SAMPLE, str(packed), detect)
     names = {"csv": "CSV", "lines": "JSON lines", "array": "JSON"}
-    said = f"{names[sniffed.form]}{', gzip' if path != packed else ''}: {sniffed.said}"
-    return Source(sniffed.form, sniffed.columns, said, path, None, size, sniffed)
+    words = f"{names[sniffed.form]}{', gzip' if path != packed else ''}: {sniffed.description}"
+    return Source(sniffed.form, sniffed.columns, words, path, None, size, sniffed)
 
 
 def _ranges(source: Source) -> Iterator[Piece]:

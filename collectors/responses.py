@@ -103,10 +103,10 @@ def _items(items: list[dict[str, Any]], reason: Any) -> Answer:
     messages = [item for item in items if item.get("type", "message") == "message"]
     text = content(messages[-1].get("content")) if messages else None
     refused = bool(messages) and any(part.get("type") == "refusal" for part in _entries(messages[-1].get("content")))
-    said = finish_reason(reason)
-    if said == "stop" and calls and not text:
-        said = "tool_calls"
-    return Answer(text, said, orjson.dumps(calls).decode() if calls else None, refused)
+    why = finish_reason(reason)
+    if why == "stop" and calls and not text:
+        why = "tool_calls"
+    return Answer(text, why, orjson.dumps(calls).decode() if calls else None, refused)
 
 
 def _incomplete(response: dict[str, Any]) -> Any:
@@ -191,9 +191,9 @@ class _Stream:
         if reason:
             self.reason, self.ended = reason, True
 
-    def _google(self, said: Answer) -> None:
-        self.pieces.append(said.text or "")
-        self._stop(said.reason)
+    def _google(self, part: Answer) -> None:
+        self.pieces.append(part.text or "")
+        self._stop(part.reason)
 
     def _choice(self, choice: Any) -> None:
         fields = mapping(choice)
@@ -243,10 +243,10 @@ class _Stream:
         items = _entries(self.whole.get("output")) or self.items
         text = "".join(self.pieces)
         if items:
-            said = _items(items, _incomplete(self.whole) if self.ended else "completed")
-            if not text or said.text:
+            answered = _items(items, _incomplete(self.whole) if self.ended else "completed")
+            if not text or answered.text:
                 self.ended = self.ended or bool(self.items)
-                return said._replace(broken=self._broken())
+                return answered._replace(broken=self._broken())
         calls = [_call(*call) for call in self.calls.values()]
         encoded = orjson.dumps(calls).decode() if calls else None
         shown = text if text or not calls else None

@@ -48,7 +48,7 @@ class Sniffed:
 
     form: str
     columns: tuple[str, ...]
-    said: str
+    description: str
     dialect: Dialect | None = None
     start: int = 0
     clock: str | None = None
@@ -142,9 +142,9 @@ def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) ->
         )
     rows = [dict(zip(header, record, strict=True)) for record in records[1:] if len(record) == len(header)]
     clock, words = _clock(header, rows, name)
-    said = [DELIMITERS[delimiter], dialect.words, f"{len(header)} columns", words]
+    phrases = [DELIMITERS[delimiter], dialect.words, f"{len(header)} columns", words]
     return Sniffed(
-        "csv", tuple(header), ", ".join(part for part in said if part), dialect, start + len(line.encode()), clock
+        "csv", tuple(header), ", ".join(part for part in phrases if part), dialect, start + len(line.encode()), clock
     )
 
 
@@ -250,8 +250,8 @@ def _sniff_json(text: str, first: str, start: int, whole: bool, name: str, detec
                     f"{name}: row {i}, column {column}: the version is the number {row[column]}, which 1.1 and 1.10 share; write it as text"
                 )
     clock, times = _clock(columns, rows, name)
-    said = [words, f"{len(columns)} columns", times]
-    return Sniffed(form, columns, ", ".join(part for part in said if part), None, start, clock)
+    phrases = [words, f"{len(columns)} columns", times]
+    return Sniffed(form, columns, ", ".join(part for part in phrases if part), None, start, clock)
 
 
 def array(texts: Any, whole: bool = True) -> Any:

@@ -83,7 +83,7 @@ def on_one_machine(job: Job) -> Facts | None:
     job.say("measuring drift")
     drifted = list(_drift(job, scan.samples(counted), chosen, _end(windows))) if chosen else []
     notes = [ENTITY] if inference_tables.unnamed(kind) else []
-    return Facts(kind, source.said, counted.rows, windows, chosen, drifted, counted.reasons, notes)
+    return Facts(kind, source.description, counted.rows, windows, chosen, drifted, counted.reasons, notes)
 
 
 def _end(windows: Sequence[Counts]) -> datetime:

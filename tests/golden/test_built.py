@@ -1,5 +1,6 @@
 """What is generated and committed is what the code builds today, and asks only for metrics and labels that exist."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -163,3 +164,31 @@ def test_an_endpoint_with_a_policy_of_its_own_has_rules_of_its_own() -> None:
     assert 'endpoint!~"a\\\\.b"' in others[0]["expr"]
     for rule in (*own, *others):
         promql_parser.parse(rule["expr"])
+
+
+VAGUE = {"one", "found", "said", "mine", "there", "came"}
+
+
+def test_names_in_production_code_say_what_they_hold() -> None:
+    """No variable or parameter is called `one`, `found`, ...: a reader who opens a function in the middle must know what it holds."""
+    vague = []
+    for room in ("lastgood", "alerts", "collectors", "dashboards", "jobs"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = getattr(node, "id", None) if isinstance(node, ast.Name) else getattr(node, "arg", None)
+                if isinstance(node, ast.Name | ast.arg) and name in VAGUE:
+                    vague.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not vague
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = []
+    for room in ("lastgood", "alerts", "collectors", "dashboards", "jobs"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if (
+                    isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                    and (node.end_lineno or 0) - node.lineno >= 65
+                ):
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    assert not long
