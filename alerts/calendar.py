@@ -43,13 +43,18 @@ class Calendar:
             return ()
         if self._answered and timedelta() <= now - self._answered[0] < FOR:
             return self._answered[1]
+        pauses = self._answered[1] if self._answered else ()
         try:
             self._load(self._path)
             self.problem = ""
         except ConfigError as error:
             self.problem = str(error)
             log.warning("%s", error)
-        pauses = tuple(self._pauses(now))
+        try:
+            pauses = tuple(self._pauses(now))
+        except Exception as error:
+            self.problem = f"calendar {self._path}: an event cannot be read: {error}"
+            log.warning("%s", self.problem)
         self._answered = (now, pauses)
         return pauses
 
@@ -58,23 +63,52 @@ class Calendar:
             facts = path.stat()
             if (facts.st_mtime_ns, facts.st_size) == self._version:
                 return
-            events = recurring_ical_events.of(icalendar.Calendar.from_ical(path.read_bytes()))
-            events.between(datetime.now(UTC), datetime.now(UTC) + AHEAD)  # an event that cannot be read shows now
-        except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+            calendar = icalendar.Calendar.from_ical(path.read_bytes())
+            for event in calendar.walk("VEVENT"):
+                _check(event)
+            events = recurring_ical_events.of(calendar)
+            events.between(datetime.now(UTC), datetime.now(UTC) + AHEAD)
+        except Exception as error:  # whatever is wrong with a file that people write must not stop a decision
             raise ConfigError(f"calendar {path}: cannot be read: {error}") from error
         self._events, self._version = events, (facts.st_mtime_ns, facts.st_size)
 
     def _pauses(self, now: datetime) -> Iterator[Pause]:
         assert self._path is not None and self._events is not None
         for event in self._events.between(now, now + AHEAD):
+            if str(event.get("STATUS") or "").upper() == "CANCELLED":
+                continue
             kinds = {str(name).casefold() for name in _categories(event)}
             kind = PauseKind.SILENCE if "silence" in kinds else PauseKind.FREEZE
             starts, ends = _utc(event["DTSTART"].dt), _utc(event["DTEND"].dt)
             why = str(event.get("SUMMARY") or "no reason given")
-            for pattern in str(event.get("LOCATION") or "*").split(","):
+            for pattern in _patterns(event):
                 key = f"{event.get('UID')}\n{starts}\n{pattern}"
                 identity = hashlib.sha256(key.encode()).hexdigest()[:8]
-                yield Pause(identity, kind, pattern.strip() or "*", starts, ends, self._path.name, why)
+                yield Pause(identity, kind, pattern, starts, ends, self._path.name, why)
+
+
+def _check(event: icalendar.Event) -> None:
+    """Errors: ValueError for an event that the library would take in some other sense, or for ever."""
+    name = str(event.get("SUMMARY") or event.get("UID") or "an event")
+    rule = event.get("RRULE")
+    for rules in rule if isinstance(rule, list) else [rule] if rule else []:
+        if any(int(interval) < 1 for interval in rules.get("INTERVAL", [1])):
+            raise ValueError(f"{name}: INTERVAL must be at least 1")
+    start, end = event.get("DTSTART"), event.get("DTEND")
+    if start is None:
+        raise ValueError(f"{name}: has no DTSTART")
+    for moment in (start, end):
+        if moment is not None and moment.params.get("TZID") and getattr(moment.dt, "tzinfo", None) is None:
+            raise ValueError(f"{name}: the time zone {moment.params['TZID']} is not known")
+    if end is not None and _utc(end.dt) < _utc(start.dt):
+        raise ValueError(f"{name}: ends before it starts")
+
+
+def _patterns(event: icalendar.Event) -> list[str]:
+    """Patterns of endpoints; `*` where the event names none."""
+    places = event.get("LOCATION") or []
+    text = ",".join(str(place) for place in (places if isinstance(places, list) else [places]))
+    return [pattern.strip() for pattern in text.split(",") if pattern.strip()] or ["*"]
 
 
 def _categories(event: icalendar.Event) -> list[str]:

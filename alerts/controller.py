@@ -24,7 +24,7 @@ from lastgood.alerts.rollback.watch import Judged, Probed
 from lastgood.alerts.store import Store
 from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
-from lastgood.errors import LastgoodError, RefusedError
+from lastgood.errors import GoneError, LastgoodError, RefusedError
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
@@ -66,12 +66,16 @@ class Controller:
         self._effects = Effects(settings, self._executor, self.teller, clock, new_nonce)
         self._calendar = calendar
         self._seen: dict[str, tuple[Endpoint, datetime]] = {}
-        self._names: frozenset[str] | None = None
+        self._names: frozenset[str] = frozenset()
+        self._gone: set[str] = set()
+        """Endpoints of which the workspace itself said that they are not there. A list without them says nothing: it may be a lost grant."""
         self._aliases: dict[str, tuple[dict[str, str], datetime]] = {}
         self.observed_at: datetime | None = None
         self.faults: Counter[str] = Counter()
         self.unreadable: dict[str, str] = {}
         """Endpoint -> why the workspace did not show it when it was asked last."""
+        self.unlisted: dict[str, str] = {}
+        """Endpoint -> why the workspace's list cannot be right that it is gone."""
         self.undone: dict[str, str] = {}
         """Endpoint -> why the next deploy would undo a rollback of it."""
         with store.begin() as tx:
@@ -130,7 +134,7 @@ class Controller:
             verdicts=tx.verdicts(name),
             endpoint=endpoint,
             problem=problem,
-            gone=self._names is not None and name not in self._names,
+            gone=name in self._gone,
             incidents=tx.incidents(name, open_only=True),
             ended=tx.ended_incidents(name),
             rollbacks=tx.rollbacks(name, 50),
@@ -153,8 +157,11 @@ class Controller:
             endpoint = self.workspace.endpoint(name)
         except LastgoodError as error:
             log.warning("endpoint %s cannot be read: %s", name, error)
+            if isinstance(error, GoneError):
+                self._gone.add(name)
             self.unreadable[name] = str(error)
             return None, f"the workspace cannot be read: {error}"
+        self._gone.discard(name)
         self.unreadable.pop(name, None)
         self._seen[name] = (endpoint, self.clock())
         return endpoint, ""
@@ -265,7 +272,11 @@ class Controller:
         with self.store.read() as tx:
             bad = tx.rolled_back(endpoint.name)
         try:
-            refused = {e.name: e.entity_version for e in endpoint.entities if e.entity_version in bad}
+            refused = {
+                e.name: e.entity_version
+                for e in endpoint.entities
+                if e.entity_version in bad and not endpoint.share(e.entity_version)
+            }
             return git.undone_by(*git.source(path, endpoint.name), endpoint.name, refused)
         except RefusedError as error:
             return str(error)
@@ -276,8 +287,18 @@ class Controller:
         An endpoint that cannot be read is left out and stands in `unreadable`. Errors: ConfigError, TransientError of the workspace.
         """
         stable, unreadable, undone = [], {}, {}
-        self._names = frozenset(self.workspace.names())
-        for name in sorted(self._names):
+        listed = frozenset(self.workspace.names())
+        vanished = {name for name in self._names - listed if name not in self._gone}
+        self._names = listed
+        self.unlisted = {}
+        for name in sorted(vanished):
+            endpoint, problem = self._read(name)
+            if endpoint is not None or name not in self._gone:
+                self.unlisted[name] = (
+                    problem or "the workspace does not list it any more, though it is there: a lost grant?"
+                )
+                self._names |= {name}
+        for name in sorted(listed):
             endpoint, problem = self._read(name)
             if endpoint is None:
                 unreadable[name] = problem

@@ -272,7 +272,7 @@ def _ended(situation: Situation, incident: Incident, verdict: Verdict | None) ->
     last, version, now = _last(situation, incident), incident.candidate, situation.now
     if last and last.state.under_way:
         return ""
-    if situation.gone:
+    if situation.gone and situation.endpoint is None:
         return f"the endpoint {situation.name} is gone"
     quiet = timedelta(seconds=situation.settings.policy.quiet_s)
     endpoint = situation.endpoint
@@ -333,9 +333,17 @@ def _roll_back(situation: Situation, incident: Incident, verdict: Verdict) -> It
         plan = plan_for(situation, verdict.candidate, judged=verdict.prior, why=verdict.reason)
     except RefusedError as error:
         yield Note(incident, f"no rollback: {error}")
+        if silence := paused(situation, PauseKind.SILENCE):
+            yield f"no rollback is possible: {error}; a page is silenced: {silence}"
+            return
         once = f"no rollback: {str(error).split(':', maxsplit=1)[0] if situation.endpoint is None else error}"
         yield Say(incident, once, f"no rollback is possible: {error}")
         yield f"no rollback is possible: {error}"
+        return
+    silence = paused(situation, PauseKind.SILENCE)
+    if silence and mode is not Mode.AUTO:
+        yield Note(incident, f"not paged: {silence}", "silenced")
+        yield f"a page is silenced: {silence}"
         return
     if mode is Mode.OBSERVE:
         yield Observe(incident, plan)
@@ -366,7 +374,8 @@ def _once_more(situation: Situation, last: Rollback | None, verdict: Verdict) ->
     policy, now = situation.settings.policy, situation.now
     ended = last.ended_at or last.progress.since
     if last.state is Status.REJECTED:
-        news = _news(last, verdict)
+        rejected = [r for r in situation.rollbacks if r.incident_id == last.incident_id and r.state is Status.REJECTED]
+        news = all(_news(rollback, verdict) for rollback in rejected)
         who = last.progress.who
         return (
             (again, f"other evidence than {who} rejected", "")
@@ -406,12 +415,14 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
     endpoint = situation.endpoint
     if endpoint is None:
         raise RefusedError(situation.problem)
-    kept = {snapshot.version: snapshot for snapshot in reversed(situation.snapshots)}
+    models = {e.entity_name for e in endpoint.entities if e.entity_version == bad}
+    own = [s for s in situation.snapshots if not models or s.settings.get("entity_name", "") in {"", *models}]
+    kept = {snapshot.version: snapshot for snapshot in reversed(own)}
     known = Known(
         judged,
         situation.aliases,
         situation.served_well,
-        list(dict.fromkeys(snapshot.version for snapshot in situation.snapshots)),
+        list(dict.fromkeys(snapshot.version for snapshot in own)),
         situation.rolled_back,
     )
     choice = choose(endpoint, bad, known, wanted)
@@ -444,4 +455,6 @@ def hold_reason(situation: Situation, plan: Plan | None, judged: str | None) -> 
         return f"{policy.max_rollbacks_per_day} rollbacks a day are allowed"
     if situation.leased:
         return "another rollback of this endpoint is under way"
+    if plan is not None and any(incident.candidate == plan.prior_version for incident in situation.incidents):
+        return f"version {plan.prior_version} has an open incident of its own"
     return ""

@@ -109,4 +109,6 @@ def would(plan: Plan) -> str:
 
 
 def renewed(incident: Incident, verdict: Verdict) -> Incident:
-    return replace(incident, verdict=verdict.as_json(), prior=verdict.prior)
+    """With the judge's newest verdict; whose alert it is stays known."""
+    source = {"source": incident.verdict["source"]} if incident.verdict.get("source") else {}
+    return replace(incident, verdict=verdict.as_json() | source, prior=verdict.prior)

@@ -47,6 +47,7 @@ def _fires(acts: Controller, tx: Tx, report: Reported, version: str) -> None:
 
 def _ends(acts: Controller, tx: Tx, report: Reported, version: str) -> None:
     """An incident that the judge sees too stays open until the judge says healthy."""
-    incident = tx.find_incident(report.endpoint, version)
-    if incident is not None and incident.verdict.get("source") == SOURCE:
-        acts.teller.resolve(tx, incident, f"{SOURCE} resolved: {report.summary}")
+    for incident in tx.incidents(report.endpoint, open_only=True):
+        told = acts.teller.told(tx, incident, f"report:{report.key}")
+        if incident.verdict.get("source") == SOURCE and (incident.candidate == version or told):
+            acts.teller.resolve(tx, incident, f"{SOURCE} resolved: {report.summary}")

@@ -41,7 +41,7 @@ class Teller:
         if effect is Effect.ASK:
             self.ask(tx, incident, rollback)
         elif effect is Effect.TOLD and rollback.progress.who != AUTO:
-            self._about(tx, incident, f"{rollback.id}:told", "acknowledge", incident.id)
+            self.acknowledge(tx, incident)
         elif effect is Effect.RESOLVE:
             self.resolve(tx, incident, f"rolled back to version {rollback.plan.prior_version}: {reason}")
         elif effect is Effect.WARN:
@@ -101,8 +101,11 @@ class Teller:
         document = messages.trigger(incident, self.settings, now, sentence, severity=severity, links=links, **more)
         if again:
             document = messages.under(document, again)
-        key = hashlib.sha256(once.encode()).hexdigest()[:32]
-        return tx.say(f"{incident.id}:{key}", incident.id, document, now, self._channels)
+        return tx.say(_key(incident, once), incident.id, document, now, self._channels)
+
+    def told(self, tx: Tx, incident: Incident, once: str) -> bool:
+        """Whether `once` was said of the incident."""
+        return tx.was_said(_key(incident, once))
 
     def link(self, incident: Incident, rollback: Rollback | None) -> str:
         """A signed token: to decide on the rollback, or (None) only to look at the incident's evidence."""
@@ -120,3 +123,7 @@ class Teller:
     def _about(self, tx: Tx, incident: Incident, once: str, action: str, key: str) -> None:
         document = pagerduty_event(action, key, about=messages.about(incident))
         tx.say(once, incident.id, document, self._clock(), tx.channels(incident.id) or self._channels)
+
+
+def _key(incident: Incident, once: str) -> str:
+    return f"{incident.id}:{hashlib.sha256(once.encode()).hexdigest()[:32]}"

@@ -284,13 +284,22 @@ class Tx:
             Message(row.id, row.channel, row.event, row.attempts, row.created_at) for row in self._db.execute(query)
         ]
 
+    def was_said(self, once: str) -> bool:
+        """Whether a message was queued under this key, for any channel."""
+        o = t.outbox.c
+        return (
+            self._db.execute(select(o.id).where(o.once.startswith(f"{once}@", autoescape=True)).limit(1)).first()
+            is not None
+        )
+
     def superseded(self, message: Message) -> bool:
         """Whether a message that is still to be sent ends the alert that this one triggers: it is over, or somebody has taken it on."""
         o = t.outbox.c
+        ending = ("resolve",) if message.channel == "alertmanager" else ("resolve", "acknowledge")
         subject = select(o.subject).where(o.id == message.id).scalar_subquery()
         later = (o.channel == message.channel) & (o.subject == subject) & (o.id > message.id) & ~o.finished
         ends = (
-            event["event_action"] != "trigger" and event["dedup_key"] == message.event["dedup_key"]
+            event["event_action"] in ending and event["dedup_key"] == message.event["dedup_key"]
             for event in self._db.scalars(select(o.event).where(later))
         )
         return message.event["event_action"] == "trigger" and any(ends)
@@ -350,7 +359,8 @@ class Tx:
             .where(o.channel == channel, o.finished, o.error == "", i.open_key.is_not(None))
             .order_by(o.id)
         )
-        newest = {str(event["dedup_key"]): event for event in self._db.scalars(query)}
+        states = (event for event in self._db.scalars(query) if event["event_action"] in ("trigger", "resolve"))
+        newest = {str(event["dedup_key"]): event for event in states}
         return [event for event in newest.values() if event["event_action"] == "trigger"]
 
     # housekeeping

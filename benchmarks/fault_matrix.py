@@ -128,9 +128,7 @@ def expected(fault: str, state: str) -> tuple[str, str]:
     """(end state, a part of the reason) of a cell; the reason is what a person reads."""
     if state in ENDED:
         return state, ""
-    if state == "Verifying":
-        return "Done", "traffic moved"
-    if state == "Waiting":
+    if state in ("Verifying", "Waiting"):
         again = {"config changed since the plan": 90, "a person moves the traffic back": 100}.get(fault)
         return ("Failed", f"sends {again} % to version 3 again") if again else ("Done", "traffic moved")
     ours = state in ("Restoring", "Shifting")  # our update is in progress: the workspace refuses everybody else's

@@ -27,7 +27,7 @@ from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.machine import WAITING, Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings
 from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
@@ -90,7 +90,7 @@ class World:
         if case and case.fault == "unreadable":
             raise ConfigError(f"endpoint {name}: permission denied")
         if name not in self.endpoints:
-            raise ConfigError(f"there is no endpoint {name}")
+            raise GoneError(f"there is no endpoint {name}")
         return self.endpoints[name]
 
     def names(self) -> Sequence[str]:

@@ -20,6 +20,10 @@ class ConfigError(LastgoodError):
     exit_code = 2
 
 
+class GoneError(ConfigError):
+    """The thing asked for is not there: the other side said so itself."""
+
+
 class TransientError(LastgoodError):
     """The same call may succeed later; `retry_after_s` is a hint in seconds."""
 

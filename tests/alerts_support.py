@@ -11,7 +11,7 @@ from lastgood.alerts.records import Pause, Rollback
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
-from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.errors import GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
@@ -83,7 +83,7 @@ class MemoryWorkspace:
         if self.errors:
             raise self.errors.pop(0)
         if name not in self._endpoints:
-            raise ConfigError(f"there is no endpoint {name}")
+            raise GoneError(f"there is no endpoint {name}")
         self._poll(name)
         return self._endpoints[name]
 

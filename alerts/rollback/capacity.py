@@ -37,6 +37,13 @@ def cautions(
             sentences.append(
                 f"{taking} carries up to {own:g} {unit}, what it replaces up to {sum(needed):g} ({', '.join(giving)})"
             )
+    sizes = {str(documents[name].get("workload_size")) for name in giving}
+    own_size = str(prior.get("workload_size"))
+    unknown = {size for size in (*sizes, own_size) if size != "None" and size not in CONCURRENCY}
+    if unknown and sizes != {own_size}:
+        sentences.append(
+            f"{taking} has the size {own_size}, what it replaces {', '.join(sorted(sizes))}: which is larger is not known"
+        )
     kinds = {str(documents[name].get("workload_type") or "CPU") for name in giving}
     kind = str(prior.get("workload_type") or "CPU")
     if kinds and kinds != {kind}:
@@ -53,4 +60,7 @@ def _capacity(entity: Mapping[str, Any], unit: str) -> float | None:
     value = entity.get(UNITS[unit])
     if value is None and unit == "requests at once":
         value = CONCURRENCY.get(str(entity.get("workload_size")))
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if value is not None else None
+    except (TypeError, ValueError):
+        return None

@@ -20,6 +20,7 @@ from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
 
 MAX_REFUSALS = 3
 CHANGES = (Effect.RESTORE, Effect.SHIFT)
+ANSWERED = (200, 400, 422)
 WAKE = "wake"
 """The journal's name for a request to a served entity that may have scaled to zero."""
 Journal = Sequence[tuple[str, str, str]]
@@ -53,10 +54,12 @@ class Executor:
         """
         with self._store.read() as tx:
             rollback = tx.rollback(rollback_id)
-            journal = tx.journal(rollback_id)
+            journal, switch = tx.journal(rollback_id), tx.kill_switch()
         if rollback is None or not rollback.state.under_way:
             return
-        event = self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback, journal)
+        event = (
+            self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback, journal, switch.on)
+        )
         with self._store.begin() as tx:
             switch = tx.kill_switch()
             if switch.on and isinstance(event, Seen) and event.view in (View.BASE, View.RESTORED):
@@ -81,7 +84,8 @@ class Executor:
             return rollback, ()
         lease = lease_name(plan.endpoint)
         if progress.state is Status.APPROVED and before.state is not Status.APPROVED:
-            longest = timedelta(seconds=2 * policy.ready_timeout_s + policy.verify_timeout_s, hours=1)
+            verifying = max(policy.verify_timeout_s, policy.telemetry_timeout_s)
+            longest = timedelta(seconds=2 * policy.ready_timeout_s + verifying, hours=1)
             if not tx.lease(lease, rollback.id, now, now + longest):
                 raise RefusedError(f"another rollback of {plan.endpoint} is under way")
         changed = replace(rollback, progress=progress)
@@ -107,7 +111,7 @@ class Executor:
                 self._announce(tx, saved, effect)
         return saved, effects
 
-    def _look(self, rollback: Rollback, journal: Journal) -> Seen:
+    def _look(self, rollback: Rollback, journal: Journal, killed: bool) -> Seen:
         plan = rollback.plan
         try:
             endpoint = self._workspace.endpoint(plan.endpoint)
@@ -120,23 +124,20 @@ class Executor:
             return replace(
                 seen, besides=besides(plan, endpoint, self._settings.endpoint(plan.endpoint).write_only.keys())
             )
-        if (
-            seen.view is View.BASE
-            and plan.wake
-            and (WAKE, "answered") not in {(name, kind) for name, kind, _ in journal}
-        ):
-            return self._wake(rollback)
-        return seen
+        next_is_shift = seen.view is (View.BASE if plan.path is Route.FAST else View.RESTORED)
+        awake = any((name, kind) == (WAKE, "answered") for name, kind, _ in journal)
+        return self._wake(rollback) if plan.wake and next_is_shift and not awake and not killed else seen
 
     def _wake(self, rollback: Rollback) -> Seen:
-        """Ask the served entity that is to take the traffic, past the split, until it answers; a refusal is an answer."""
+        """Ask the served entity that is to take the traffic, past the split, until the model answers. That it does not like the request is an
+        answer; a refusal on the way to it (401, 403, 404, 429) is none."""
         plan = rollback.plan
         probe = self._settings.endpoint(plan.endpoint).release.probe
         try:
             reply = self._workspace.invoke(plan.endpoint, probe, entity=plan.prior_entity)
         except LastgoodError as error:
             return Seen(View.SENT, f"waiting for {plan.prior_entity} to wake: {error}")
-        if reply.status >= 500 or reply.status == 429:
+        if reply.status not in ANSWERED:
             return Seen(View.SENT, f"waiting for {plan.prior_entity} to wake: it answers {reply.status}")
         with self._store.begin() as tx:
             tx.write_journal(
@@ -152,12 +153,11 @@ class Executor:
             )
         except (TransientError, ConfigError) as error:
             return Tick(f"the telemetry cannot be read: {error}")
-        if recovery.traffic_moved is None and not recovery.hopeless:
-            return self._by_configuration(plan, recovery)
-        return recovery
+        decides = recovery.traffic_moved is None or (recovery.traffic_moved and recovery.recovered)
+        return self._by_configuration(plan, recovery) if decides and not recovery.hopeless else recovery
 
     def _by_configuration(self, plan: Plan, recovery: Recovery) -> Recovery:
-        """What the configuration says while telemetry does not: traffic that somebody moved back needs no wait."""
+        """What the configuration says while telemetry does not, and before a rollback is done: traffic that somebody moved back needs no wait."""
         try:
             endpoint = self._workspace.endpoint(plan.endpoint)
         except LastgoodError as error:
@@ -202,6 +202,9 @@ def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:
     prior = next((e for e in endpoint.entities if e.name == plan.prior_entity), None)
     if _is(plan.targets[-1], endpoint.entities, endpoint.traffic):
         return _ready(prior, View.SHIFTED)
+    accepted = any(name == Effect.SHIFT and kind == "accepted" for name, kind, _ in journal)
+    if accepted and _holds(plan.targets[-1], endpoint):
+        return _ready(prior, View.SHIFTED)  # and somebody has added an entity since
     restored = plan.path is Route.SLOW and _is(plan.targets[0], endpoint.entities, endpoint.traffic)
     if restored and not _same_settings(plan, endpoint):
         return Seen(View.CHANGED, "the served entities were changed by somebody else during the rollback")
@@ -234,6 +237,12 @@ def _is(target: Target, entities: Sequence[ServedEntity], traffic: Mapping[str, 
     wanted = {(s.get("name"), s.get("entity_name"), str(s.get("entity_version"))) for s in target.entities}
     present = {(e.name, e.entity_name, e.entity_version) for e in entities}
     return wanted == present and _shares(traffic) == _shares(target.traffic)
+
+
+def _holds(target: Target, endpoint: Endpoint) -> bool:
+    """Whether a configuration has the target's entities and traffic, whatever else it has without traffic."""
+    wanted = {str(settings.get("name")) for settings in target.entities}
+    return wanted <= {e.name for e in endpoint.entities} and _shares(endpoint.traffic) == _shares(target.traffic)
 
 
 def _shares(traffic: Mapping[str, int]) -> dict[str, int]:

@@ -20,6 +20,7 @@ ROUTE_NAMES = ("served_entity_name", "served_model_name")
 _RESOURCE = re.compile(r'resource\s+"databricks_model_serving\w*"\s+"[^"]+"\s*\{')
 _ROUTES = re.compile(r"\broutes\s*\{([^{}]*)\}")
 _HCL_NAME = re.compile(r'\b(?:served_entity_name|served_model_name)\s*=\s*"([^"]*)"')
+_HCL_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|/\*.*?\*/|(?:#|//)[^\n]*', re.DOTALL)
 _HCL_SHARE = re.compile(r"\btraffic_percentage\s*=\s*(\d+)")
 
 
@@ -47,9 +48,17 @@ def source(path: Path | None, endpoint: str) -> tuple[str, str]:
     if path is None:
         raise RefusedError(f"endpoints.{endpoint}.source_file names no file that declares the endpoint")
     try:
-        return path.read_text(), str(path)
+        with path.open(newline="") as file:  # line ends stay as they are: a patch must fit them
+            return file.read(), _in_repository(path)
     except (OSError, ValueError) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from error
+
+
+def _in_repository(path: Path) -> str:
+    """The file as Git names it: relative to the folder that holds `.git`."""
+    whole = path.resolve()
+    root = next((folder for folder in whole.parents if (folder / ".git").exists()), whole.parent)
+    return whole.relative_to(root).as_posix()
 
 
 def declared(text: str, file: str, endpoint: str) -> list[Share]:
@@ -117,15 +126,33 @@ def _bundle(text: str, file: str, endpoint: str) -> Iterator[Share]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise RefusedError(f"{file} is no YAML: {error}") from error
-    endpoints = [value for _, value in _items(_at(root, "resources", "model_serving_endpoints"))]
-    named = [node for node in endpoints if _scalar(_at(node, "name")) == endpoint]
-    for node in named or (endpoints if len(endpoints) == 1 else ()):  # a name with variables: the only one is meant
+    endpoints = _items(_at(root, "resources", "model_serving_endpoints"))
+    named = [(key, node) for key, node in endpoints if _scalar(_at(node, "name")) == endpoint]
+    for key, node in named or (
+        endpoints if len(endpoints) == 1 else ()
+    ):  # a name with variables: the only one is meant
+        for target, overrides in _items(_at(root, "targets")):
+            if _at(overrides, "resources", "model_serving_endpoints", key, "config") is not None:
+                raise RefusedError(
+                    f"{file}: the target {target} overrides the endpoint's configuration: a person must write the patch"
+                )
         routes = _at(node, "config", "traffic_config", "routes")
         for route in routes.value if isinstance(routes, yaml.SequenceNode) else ():
-            share = _at(route, "traffic_percentage")
-            name = next((value for key in ROUTE_NAMES if (value := _scalar(_at(route, key)))), None)
-            if name and isinstance(share, yaml.ScalarNode) and share.value.isdigit():
-                yield Share(name, int(share.value), share.start_mark.index, share.end_mark.index)
+            yield _route(text, file, node, route)
+
+
+def _route(text: str, file: str, endpoint: Any, route: Any) -> Share:
+    """Errors: RefusedError for anchors, merges, variables: whatever is not a name and a number where they stand."""
+    name = next((value for key in ROUTE_NAMES if (value := _scalar(_at(route, key)))), None)
+    share = _at(route, "traffic_percentage")
+    if name and isinstance(share, yaml.ScalarNode) and share.value.isdigit():
+        start, end = share.start_mark.index, share.end_mark.index
+        inside = endpoint.start_mark.index <= start < endpoint.end_mark.index
+        if inside and text[start:end].strip("\"'") == share.value:
+            quote = (end - start - len(share.value)) // 2
+            return Share(name, int(share.value), start + quote, end - quote)
+    line = route.start_mark.line + 1
+    raise RefusedError(f"{file}, line {line}: the route is not a name and a number: a person must write the patch")
 
 
 def _items(node: Any) -> list[tuple[str, Any]]:
@@ -143,22 +170,37 @@ def _scalar(node: Any) -> str | None:
 
 
 def _terraform(text: str, endpoint: str) -> Iterator[Share]:
-    for opening in _RESOURCE.finditer(text):
-        start, end = opening.end(), _closing(text, opening.end())
-        if not re.search(rf'^\s*name\s*=\s*"{re.escape(endpoint)}"', text[start:end], re.MULTILINE):
+    code = _HCL_COMMENT.sub(lambda match: match[0] if match[0].startswith('"') else " " * len(match[0]), text)
+    for opening in _RESOURCE.finditer(code):
+        start, end = opening.end(), _closing(code, opening.end())
+        if not re.search(rf'^\s*name\s*=\s*"{re.escape(endpoint)}"', _top_level(code[start:end]), re.MULTILINE):
             continue
-        for route in _ROUTES.finditer(text, start, end):
+        for route in _ROUTES.finditer(code, start, end):
             name, share = _HCL_NAME.search(route[1]), _HCL_SHARE.search(route[1])
-            if name and share:
-                at = route.start(1)
-                yield Share(name[1], int(share[1]), at + share.start(1), at + share.end(1))
+            if not name or not share:
+                line = text.count("\n", 0, route.start()) + 1
+                raise RefusedError(
+                    f"line {line}: the routes block is not a name and a number: a person must write the patch"
+                )
+            at = route.start(1)
+            yield Share(name[1], int(share[1]), at + share.start(1), at + share.end(1))
 
 
-def _closing(text: str, start: int) -> int:
+def _top_level(block: str) -> str:
+    """A block without the blocks inside it."""
+    kept, depth = [], 0
+    for character in block:
+        depth -= character == "}"
+        kept.append(character if depth == 0 else " ")
+        depth += character == "{"
+    return "".join(kept)
+
+
+def _closing(code: str, start: int) -> int:
     """Where the block that was opened before `start` ends. Braces in strings come in pairs (`${...}`)."""
     depth = 1
-    for brace in re.compile(r"[{}]").finditer(text, start):
+    for brace in re.compile(r"[{}]").finditer(code, start):
         depth += 1 if brace[0] == "{" else -1
         if not depth:
             return brace.start()
-    return len(text)
+    return len(code)

@@ -198,7 +198,7 @@ def make_plan(
     deployed, hidden = _prior(endpoint, prior, bad_entities[0].entity_name), write_only or {}
     entities = [{**hidden, **e.settings, "name": e.name} for e in endpoint.entities]
     if deployed is None:
-        entities.append({**hidden, **_restore(endpoint, prior, snapshot)})
+        entities.append({**hidden, **_restore(endpoint, prior, bad_entities[0].entity_name, snapshot)})
     name = deployed.name if deployed else str(entities[-1]["name"])
     documents = {str(document["name"]): document for document in entities}
     after = _moved(endpoint.traffic, [e.name for e in bad_entities], name, share)
@@ -240,6 +240,8 @@ def besides(plan: Plan, endpoint: Endpoint, write_only: Collection[str]) -> tupl
             if key not in write_only and shown.get(key) != value
         ]
         lines += [f"served entity {name}: {key} is new" for key in shown if key not in wanted and not added]
+    planned = {str(wanted["name"]) for wanted in plan.entities}
+    lines += [f"served entity {name} is new" for name in sorted(present.keys() - planned)]
     now, then = dict(endpoint.passthrough), dict(plan.passthrough)
     lines += [f"{key} changed" for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
     return tuple(lines)
@@ -273,23 +275,24 @@ def _bad(endpoint: Endpoint, version: str) -> list[ServedEntity]:
 
 
 def _prior(endpoint: Endpoint, version: str, model: str) -> ServedEntity | None:
-    """The deployed, ready entity of the prior version, or None when it is not deployed."""
-    matches = [e for e in endpoint.entities if e.entity_version == version]
-    matches = [e for e in matches if e.entity_name == model] or matches
-    if len({e.entity_name for e in matches}) > 1:
-        raise RefusedError(f"prior version {version} is served of several models: which one to use is not known")
+    """The deployed, ready entity of the prior version, or None when it is not deployed. Another model's version of that number is not it."""
+    matches = [e for e in endpoint.entities if e.entity_version == version and e.entity_name == model]
     ready = [e for e in matches if e.ready]
     if matches and not ready:
         raise RefusedError(f"prior version {version} is deployed but not ready ({matches[0].deployment})")
     return max(ready, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
 
 
-def _restore(endpoint: Endpoint, version: str, snapshot: Snapshot | None) -> dict[str, Any]:
+def _restore(endpoint: Endpoint, version: str, model: str, snapshot: Snapshot | None) -> dict[str, Any]:
     """The prior version's stored document; renamed only when the name is taken by another version."""
     if snapshot is None:
         raise RefusedError(f"prior version {version} is not deployed and no snapshot of it is stored")
     if (snapshot.endpoint, snapshot.version) != (endpoint.name, version):
         raise RefusedError(f"the snapshot is of {snapshot.endpoint} version {snapshot.version}")
+    if snapshot.settings.get("entity_name", model) != model:
+        raise RefusedError(
+            f"the snapshot of version {version} is of the model {snapshot.settings['entity_name']}, not of {model}"
+        )
     if len(endpoint.entities) >= MAX_ENTITIES:
         raise RefusedError(f"the endpoint already holds {MAX_ENTITIES} served entities")
     settings = dict(snapshot.settings)

@@ -205,7 +205,7 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
     age = timedelta(seconds=acts.settings.default.policy.max_evidence_age_s)
     errors = {channel: error for channel, (_, error) in refused.items()}
     return Facts(
-        now(), started, acts.observed_at, acts.unreadable, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem,
+        now(), started, acts.observed_at, acts.unreadable | acts.unlisted, verdicts, ran_at, age, oldest, errors, acts.faults, calendar.problem,
         anchors.problem, acts.undone,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from databricks.sdk.errors import (
 )
 from databricks.sdk.errors.base import DatabricksError
 
-from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
 from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
 
@@ -59,7 +59,7 @@ def _errors(what: str) -> Iterator[None]:
         raise
     except NotFound as error:
         hint = "if it was deleted, take it out of `endpoints` in the configuration; what was measured of it stays"
-        raise ConfigError(f"{what}: there is no such endpoint or source ({_said(error)}); {hint}") from error
+        raise GoneError(f"{what}: there is no such endpoint or source ({_said(error)}); {hint}") from error
     except Unauthenticated as error:
         raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
     except PermissionDenied as error:
@@ -105,7 +105,7 @@ def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     entities = config.get("served_entities") or []
     if not routes and len(entities) == 1:
         return {str(entities[0].get("name")): 100}
-    return {_route_name(route): int(route["traffic_percentage"]) for route in routes}
+    return {_route_name(route): int(route.get("traffic_percentage") or 0) for route in routes}
 
 
 def _passthrough(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,11 @@ class DatabricksWorkspace:
 
     def endpoint(self, name: str) -> Endpoint:
         with _errors(f"endpoint {name}"):
-            return parse(self._call("GET", name))
+            document = self._call("GET", name)
+        try:
+            return parse(document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"endpoint {name}: the workspace's answer is not understood: {error!r}") from error
 
     def names(self) -> Sequence[str]:
         with _errors("endpoints"):
