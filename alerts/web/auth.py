@@ -5,9 +5,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-import httpx
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -188,7 +189,7 @@ class Auth:
         try:
             callback = f"{self._web.base_url.rstrip('/')}/login/callback"
             answer: Response = await self._provider.authorize_redirect(request, callback)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except _provider_errors(ValueError, KeyError) as error:
             raise HTTPException(503, "The login provider cannot be reached.") from error
         return answer
 
@@ -200,7 +201,7 @@ class Auth:
         self.limited(request, "")
         try:
             token = await self._provider.authorize_access_token(request)
-        except httpx.HTTPError as error:
+        except _provider_errors() as error:
             raise HTTPException(503, "The login provider cannot be reached.") from error
         except (OAuthError, JoseError, ValueError, KeyError) as error:
             raise HTTPException(403, "The login was not accepted: sign in again.") from error
@@ -239,3 +240,9 @@ def _local(target: str) -> str:
     """A path on this site; anything else becomes the start page (no open redirect)."""
     good = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isascii() and target.isprintable()
     return target if good else "/"
+
+
+def _provider_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """`others`, and what authlib raises when the provider cannot be reached: it uses httpx2 where that is installed, else httpx."""
+    names = ("httpx", "httpx2")
+    return (*others, *(import_module(name).HTTPError for name in names if find_spec(name) is not None))
