@@ -168,3 +168,56 @@ def subprocess_patch(folder: Path, path: Path, diff: str) -> str:
 def test_undone_by_names_only_versions_that_were_rolled_back() -> None:
     assert undone_by(BUNDLE, "b.yml", "chat", {"chat-2": "2"}) == ""
     assert "version 3" in undone_by(BUNDLE, "b.yml", "chat", {"chat-3": "3"})
+
+
+OVERRIDDEN = (
+    BUNDLE
+    + "targets:\n  prod:\n    resources:\n      model_serving_endpoints:\n        chat: {config: {traffic_config: {routes: []}}}\n"
+)
+VARIABLE = BUNDLE.replace(
+    "traffic_percentage: 100, served_entity_name", 'traffic_percentage: "${var.share}", served_entity_name'
+)
+ANCHORED = BUNDLE.replace("traffic_percentage: 0 ", "traffic_percentage: &none 0 ")
+MERGED = BUNDLE.replace(
+    "- {traffic_percentage: 100, served_entity_name: chat-3}", "- {<<: *r, served_entity_name: chat-3}"
+).replace("- {name: chat-2,", "- &r {name: chat-2,")
+HCL_VARIABLE = TERRAFORM.replace("traffic_percentage = 100 # all", "traffic_percentage = var.share")
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [(OVERRIDDEN, "b.yml"), (VARIABLE, "b.yml"), (ANCHORED, "b.yml"), (MERGED, "b.yml"), (HCL_VARIABLE, "a.tf")],
+    ids=["target", "variable", "anchor", "merge", "hcl variable"],
+)
+def test_half_a_patch_is_never_written(text: str, file: str) -> None:
+    with pytest.raises(RefusedError, match="a person must write the patch"):
+        make_patch(text, file, plan(), "x")
+
+
+def test_comments_and_other_blocks_are_not_the_endpoint() -> None:
+    noisy = TERRAFORM.replace(
+        "        traffic_percentage = 100 # all",
+        "        # traffic_percentage = 50 }\n        traffic_percentage = 100 # all",
+    ).replace('  name = "other"', '  name = "other"\n  served_entities { name = "chat" }')
+    noisy = "/* " + TERRAFORM.replace("/*", "").replace("*/", "") + " */\n" + noisy
+    shares = {share.entity: noisy[share.start : share.end] for share in declared(noisy, "a.tf", "chat")}
+    assert shares == {"chat-2": "0", "chat-3": "100"}
+    patched = make_patch(noisy, "a.tf", plan(), "x").diff
+    assert patched.count("\n+") - 1 == 2 and "-        # traffic" not in patched
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_windows_line_ends_and_quoted_numbers_are_patched_where_they_stand(tmp_path: Path, file: str) -> None:
+    from lastgood.alerts.rollback.git import source
+
+    text = FILES[file].replace("traffic_percentage: 100, served", 'traffic_percentage: "100", served')
+    folder = tmp_path / "repo" / "sub"
+    folder.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path / "repo", check=True)
+    path = folder / file
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    patch = make_patch(*source(path, "chat"), plan(), "x")
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path / "repo", check=True, input=patch.diff.encode())
+    after = path.read_bytes().decode()
+    assert {share.entity: share.percent for share in declared(after, file, "chat")} == {"chat-2": 100, "chat-3": 0}
+    assert after.count("\r\n") == text.count("\n")
