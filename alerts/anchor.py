@@ -41,7 +41,7 @@ class Anchors:
             head = tx.audit_head()
         if not (self._file or self._url) or head["seq"] == self._written:
             return False
-        line = json.dumps({"at": self._clock().isoformat(), **head}) + "\n"
+        line = anchor_line(head, self._clock())
         if self._file:
             append(self._file, line)
         if self._url:
@@ -51,6 +51,11 @@ class Anchors:
 
     def close(self) -> None:
         self._poster.close()
+
+
+def anchor_line(head: Mapping[str, Any], at: datetime) -> str:
+    """One anchor as it is kept. `head`: `seq` and `hash` of the entry that was written last."""
+    return json.dumps({"at": at.isoformat(), **head}) + "\n"
 
 
 def append(path: Path, line: str) -> None:

@@ -15,6 +15,7 @@ import recurring_ical_events
 
 from lastgood.alerts.records import Pause, PauseKind
 from lastgood.errors import ConfigError
+from lastgood.record.windows import utc
 
 AHEAD = timedelta(days=1)
 FOR = timedelta(seconds=30)
@@ -120,4 +121,4 @@ def _categories(event: icalendar.Event) -> list[str]:
 def _utc(moment: date) -> datetime:
     if not isinstance(moment, datetime):
         return datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return utc(moment)

@@ -152,6 +152,11 @@ class Controller:
         """Silences and freezes that have not ended: people's, and the calendar's of the next day."""
         return (*tx.pauses(now), *self._calendar(now))
 
+    def in_force(self, tx: Tx) -> list[Pause]:
+        """Those that hold now: what every surface shows."""
+        now = self.clock()
+        return [pause for pause in self.pauses(tx, now) if pause.in_force(now)]
+
     def _read(self, name: str) -> tuple[Endpoint | None, str]:
         try:
             endpoint = self.workspace.endpoint(name)
@@ -258,11 +263,6 @@ class Controller:
         except Exception:
             log.exception("%s", what)
             self.faults["unforeseen"] += 1
-
-    def patch(self, plan: Plan, reason: str, link: str = "") -> git.Patch:
-        """The change of the endpoint's source file that makes a rollback last. Errors: RefusedError (there is none, and why)."""
-        path = self.settings.endpoint(plan.endpoint).source_file
-        return git.make_patch(*git.source(path, plan.endpoint), plan, reason, link)
 
     def _compare_source(self, endpoint: Endpoint) -> str:
         """Whether the next deploy would undo a rollback, or whether that cannot be known, in one sentence."""

@@ -308,11 +308,15 @@ def paused(situation: Situation, kind: PauseKind) -> Pause | None:
 
 def _page(situation: Situation, incident: Incident) -> Iterator[Effect | str]:
     if silence := paused(situation, PauseKind.SILENCE):
-        yield Note(incident, f"not paged: {silence}", "silenced")
-        yield f"a page is silenced: {silence}"
+        yield from _silenced(incident, silence)
         return
     yield Say(incident, "page", "a person must look")
     yield "a person is paged"
+
+
+def _silenced(incident: Incident, silence: Pause) -> Iterator[Effect | str]:
+    yield Note(incident, f"not paged: {silence}", "silenced")
+    yield f"a page is silenced: {silence}"
 
 
 def _roll_back(situation: Situation, incident: Incident, verdict: Verdict) -> Iterator[Effect | str]:
@@ -329,21 +333,20 @@ def _roll_back(situation: Situation, incident: Incident, verdict: Verdict) -> It
     if wait:
         yield wait
         return
+    silence = paused(situation, PauseKind.SILENCE)
     try:
         plan = plan_for(situation, verdict.candidate, judged=verdict.prior, why=verdict.reason)
     except RefusedError as error:
         yield Note(incident, f"no rollback: {error}")
-        if silence := paused(situation, PauseKind.SILENCE):
+        if silence:
             yield f"no rollback is possible: {error}; a page is silenced: {silence}"
             return
         once = f"no rollback: {str(error).split(':', maxsplit=1)[0] if situation.endpoint is None else error}"
         yield Say(incident, once, f"no rollback is possible: {error}")
         yield f"no rollback is possible: {error}"
         return
-    silence = paused(situation, PauseKind.SILENCE)
     if silence and mode is not Mode.AUTO:
-        yield Note(incident, f"not paged: {silence}", "silenced")
-        yield f"a page is silenced: {silence}"
+        yield from _silenced(incident, silence)
         return
     if mode is Mode.OBSERVE:
         yield Observe(incident, plan)

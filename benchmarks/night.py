@@ -24,7 +24,7 @@ from benchmarks.measured import machine
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.links import Signer
-from lastgood.alerts.rollback.machine import WAITING, Approve, Hold, Reject, Status
+from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
@@ -410,7 +410,7 @@ class Night:
         with store.read() as tx:
             last = tx.last_rollback(incident.id)
         store.close()
-        waits = last is not None and last.state.under_way and last.progress.reason.startswith(WAITING)
+        waits = last is not None and last.progress.waits_for_telemetry
         return self.world.bad(incident.endpoint) or incident.endpoint in self.acts.unreadable or waits
 
     def table(self) -> Iterator[str]:

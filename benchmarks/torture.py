@@ -122,6 +122,10 @@ def _one_far(i: int) -> str:
 
 
 def files() -> list[Case]:
+    return [*_in_every_form(), *_of_one_form()]
+
+
+def _in_every_form() -> list[Case]:
     forms = ("csv", "jsonl", "json", "parquet", "delta", "csv.gz", "jsonl.gz", "json.gz")
     cases = [Case(f"{form}: as it should be", written(form, records()), HALVES) for form in forms]
     units = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -177,6 +181,11 @@ def files() -> list[Case]:
         )
         doubled = [*records(), *records()[:20]]
         cases.append(Case(f"{form}: twenty rows twice", written(form, doubled), HALVES))
+    return cases
+
+
+def _of_one_form() -> list[Case]:
+    cases = []
     for delimiter in ";\t|":
         cases.append(Case(f"csv: delimiter {delimiter!r}", written("csv", records(), sep=delimiter), HALVES))
     cases += [

@@ -192,6 +192,10 @@ class ListNotifier:
     def close(self) -> None:
         """Nothing is held."""
 
+    def summaries(self) -> list[str]:
+        """Of what was triggered, in order."""
+        return [str(e["payload"]["summary"]) for e in self.events if e["event_action"] == "trigger"]
+
     def kinds(self) -> list[tuple[str, str]]:
         return [(e["event_action"], e.get("payload", {}).get("severity", "")) for e in self.events]
 

@@ -4,7 +4,7 @@ Sizes: `workload_size` of databricks-sdk's ServedEntityInput (Small up to 4 requ
 `max_provisioned_concurrency`, provisioned throughput `max_provisioned_throughput` or `provisioned_model_units`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 CONCURRENCY = {"Small": 4, "Medium": 16, "Large": 64}
@@ -16,13 +16,12 @@ UNITS = {
 
 
 def cautions(
-    entities: Sequence[Mapping[str, Any]], before: Mapping[str, int], after: Mapping[str, int], taking: str
+    documents: Mapping[str, Mapping[str, Any]], before: Mapping[str, int], after: Mapping[str, int], taking: str
 ) -> tuple[str, ...]:
     """What a person should know before `taking` gets the traffic, in sentences; none when it has as much capacity as what it replaces.
 
-    `entities`: served entities' input documents; `before`, `after`: served entity name -> per cent.
+    `documents`: served entity name -> its input document; `before`, `after`: served entity name -> per cent.
     """
-    documents = {str(entity["name"]): entity for entity in entities}
     prior = documents[taking]
     giving = [name for name, share in before.items() if name in documents and share > after.get(name, 0)]
     sentences = []

@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.plan import Plan
 from lastgood.errors import RefusedError
+from lastgood.settings import Settings
 
 ROUTE_NAMES = ("served_entity_name", "served_model_name")
 _RESOURCE = re.compile(r'resource\s+"databricks_model_serving\w*"\s+"[^"]+"\s*\{')
@@ -42,6 +44,9 @@ class Patch:
     title: str
     body: str
 
+    def __str__(self) -> str:
+        return f"{self.title}\n\n{self.body}\n{self.diff}"
+
 
 def source(path: Path | None, endpoint: str) -> tuple[str, str]:
     """Text and name of the file that declares an endpoint. Errors: RefusedError with the reason there is none."""
@@ -59,6 +64,13 @@ def _in_repository(path: Path) -> str:
     whole = path.resolve()
     root = next((folder for folder in whole.parents if (folder / ".git").exists()), whole.parent)
     return whole.relative_to(root).as_posix()
+
+
+def patch_of(settings: Settings, incident: Incident, plan: Plan) -> Patch:
+    """The patch of an incident's rollback, with a link to its page. Errors: RefusedError when there is none, and why."""
+    path = settings.endpoint(plan.endpoint).source_file
+    link = f"{settings.web.base_url.rstrip('/')}/incidents/{incident.id}"
+    return make_patch(*source(path, plan.endpoint), plan, incident.verdict["reason"], link)
 
 
 def declared(text: str, file: str, endpoint: str) -> list[Share]:

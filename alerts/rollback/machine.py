@@ -13,6 +13,8 @@ from lastgood.alerts.rollback.verify import Recovery
 from lastgood.errors import RefusedError
 from lastgood.settings import Policy
 
+WAITING = "the configuration has moved the traffic; waiting for telemetry"
+
 
 class Status(StrEnum):
     PROPOSED = "Proposed"
@@ -45,6 +47,11 @@ class Progress:
     reason: str = ""
     who: str = ""
     approvals: tuple[str, ...] = ()
+
+    @property
+    def waits_for_telemetry(self) -> bool:
+        """Whether the configuration has moved the traffic and only telemetry is missing."""
+        return self.state is Status.VERIFYING and self.reason.startswith(WAITING)
 
 
 class View(StrEnum):
@@ -115,7 +122,6 @@ class Effect(StrEnum):
     RESOLVE = "resolve"  # it worked
 
 
-WAITING = "the configuration has moved the traffic; waiting for telemetry"
 Step = tuple[Progress, tuple[Effect, ...]]
 MAX_HOLD_MINUTES = 24 * 60
 

@@ -195,10 +195,11 @@ def make_plan(
         raise RefusedError(f"prior version {prior} was itself rolled back")
     if endpoint.update is Update.IN_PROGRESS:
         raise RefusedError("another update of the endpoint is in progress")
-    deployed, hidden = _prior(endpoint, prior, bad_entities[0].entity_name), write_only or {}
+    model = bad_entities[0].entity_name
+    deployed, hidden = _prior(endpoint, prior, model), write_only or {}
     entities = [{**hidden, **e.settings, "name": e.name} for e in endpoint.entities]
     if deployed is None:
-        entities.append({**hidden, **_restore(endpoint, prior, bad_entities[0].entity_name, snapshot)})
+        entities.append({**hidden, **_restore(endpoint, prior, model, snapshot)})
     name = deployed.name if deployed else str(entities[-1]["name"])
     documents = {str(document["name"]): document for document in entities}
     after = _moved(endpoint.traffic, [e.name for e in bad_entities], name, share)
@@ -218,7 +219,7 @@ def make_plan(
         reasons=tuple(reasons),
         made_at=now.isoformat(),
         kind=kind,
-        cautions=cautions(entities, endpoint.traffic, after, name),
+        cautions=cautions(documents, endpoint.traffic, after, name),
         wake=asleep(documents[name], endpoint.traffic.get(name, 0)),
     )
 

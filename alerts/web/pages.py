@@ -16,10 +16,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.messages import sureness
-from lastgood.alerts.records import Incident, Pause, Rollback
+from lastgood.alerts.records import Incident, Rollback
+from lastgood.alerts.rollback.git import patch_of
 from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
-from lastgood.alerts.tx import Tx
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.view import beside, percent, sparkline, story, when
 from lastgood.errors import RefusedError
@@ -60,8 +60,7 @@ class Pages:
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
         self._clock = controller.clock
-        self._pauses = controller.pauses
-        self._source_patch = controller.patch
+        self._in_force = controller.in_force
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -118,12 +117,10 @@ class Pages:
         """The patch of the file that declares the endpoint, or why there is none; empty where no file is known."""
         if self._settings.endpoint(incident.endpoint).source_file is None:
             return ""
-        link = f"{self._web.base_url.rstrip('/')}/incidents/{incident.id}"
         try:
-            patch = self._source_patch(rollback.plan, incident.verdict["reason"], link)
+            return str(patch_of(self._settings, incident, rollback.plan))
         except RefusedError as error:
             return str(error)
-        return f"{patch.title}\n\n{patch.body}\n{patch.diff}"
 
     def link(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -185,10 +182,6 @@ class Pages:
         values = {"pauses": pauses, "broken": list(self._broken().values()), **values}
         values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
-
-    def _in_force(self, tx: Tx) -> list[Pause]:
-        now = self._clock()
-        return [pause for pause in self._pauses(tx, now) if pause.in_force(now)]
 
     # JSON
 

@@ -76,9 +76,8 @@ def me(acts: "Controller") -> str:
 
 def banner(acts: "Controller", as_json: bool) -> None:
     """The kill switch, silences and freezes show on every surface."""
-    now = acts.clock()
     with acts.store.read() as tx:
-        switch, pauses = tx.kill_switch(), [pause for pause in acts.pauses(tx, now) if pause.in_force(now)]
+        switch, pauses = tx.kill_switch(), acts.in_force(tx)
     if as_json:
         return
     if switch.on:
@@ -89,8 +88,6 @@ def banner(acts: "Controller", as_json: bool) -> None:
 
 def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None], every_s: float = 1.0) -> "Rollback":
     """Take part in moving it on until it has ended, or only late telemetry is missing; `say` gets each new state or reason."""
-    from lastgood.alerts.rollback.machine import WAITING
-
     shown = ""
     patience = timedelta(seconds=acts.settings.endpoint(rollback.plan.endpoint).policy.verify_timeout_s)
     while True:
@@ -105,7 +102,7 @@ def follow(acts: "Controller", rollback: "Rollback", say: Callable[[str], None],
             shown = state_and_reason
         if rollback.state.ended or not rollback.state.under_way:
             return rollback
-        by_telemetry = rollback.plan.kind == "rollback" and progress.reason.startswith(WAITING)
+        by_telemetry = rollback.plan.kind == "rollback" and progress.waits_for_telemetry
         if by_telemetry and acts.clock() - progress.since >= patience:
             say("the service verifies it when telemetry arrives")
             return rollback
@@ -250,14 +247,13 @@ def audit_anchor(
     config: ConfigFile = None,
 ) -> None:
     """Print the newest entry's number and hash as one JSON line, to keep outside the database."""
-    from lastgood.alerts.anchor import append
+    from lastgood.alerts.anchor import anchor_line, append
 
     with state(config).read() as tx:
-        head = tx.audit_head()
-    line = json.dumps({"at": datetime.now(UTC).isoformat(), **head})
+        line = anchor_line(tx.audit_head(), datetime.now(UTC))
     if out:
-        append(out, line + "\n")
-    print(line)
+        append(out, line)
+    print(line, end="")
 
 
 @audit.command("verify")
@@ -271,11 +267,12 @@ def audit_verify(
     """Find changed, removed or reordered entries, and entries that are not those that were anchored; exit code 5 when there are any."""
     from lastgood.alerts.anchor import broken as not_as_anchored
     from lastgood.alerts.anchor import read
+    from lastgood.alerts.store import Store
 
-    path = anchors or load(config).audit_anchor.file
+    settings = load(config)
+    path = anchors or settings.audit_anchor.file
     kept = read(path) if path and (anchors or path.exists()) else []
-    store = state(config)
-    with store.read() as tx:
+    with Store(settings.state).read() as tx:
         broken, entries = tx.verify(), tx.audit()
     broken += not_as_anchored(entries, kept)
     head = entries[-1]["hash"] if entries else ""

@@ -3,7 +3,8 @@
 import gc
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,8 +41,8 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
             transient=True,
         ) as bar,
         tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
+        _no_collections(),
     ):
-        gc.disable()  # a process of one table: what it makes is no garbage, and looking for it doubles the time
         step = bar.add_task("")
         job = Job(table, settings, endpoint or Path(table.rstrip("/")).stem, Path(scratch), _Steps(bar, step))
         facts = on_one_machine(job) or with_spark(job)
@@ -55,6 +56,18 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
 
         html.write_text(render(_page(result, facts.windows)))
     return _plain(result)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """What is made of one table is no garbage, and looking for it doubles the time. The caller's process is as before afterwards."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Steps:

@@ -117,7 +117,7 @@ def patch(
     config: ConfigFile = None,
 ) -> None:
     """The change of the file that declares the endpoint: without it the next deploy undoes the rollback."""
-    from lastgood.alerts.rollback.git import make_patch, source
+    from lastgood.alerts.rollback.git import patch_of
 
     settings, store = _opened(config)
     i = _find(store, number)
@@ -125,15 +125,10 @@ def patch(
         last = tx.last_rollback(i.id)
     if last is None:
         raise RefusedError(f"incident {i.id[:8]} has no rollback")
-    link = f"{settings.web.base_url.rstrip('/')}/incidents/{i.id}"
-    made = make_patch(
-        *source(settings.endpoint(i.endpoint).source_file, i.endpoint), last.plan, i.verdict["reason"], link
-    )
+    made = patch_of(settings, i, last.plan)
     if out:
         out.write_text(made.diff)
-    print(
-        json.dumps(vars(made)) if as_json else f"{made.title}\n\n{made.body}\n{made.diff}", end="\n" if as_json else ""
-    )
+    print(json.dumps(vars(made)) if as_json else made, end="\n" if as_json else "")
 
 
 def _answer(store: "Store", number: str, as_json: bool) -> None:

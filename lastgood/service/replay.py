@@ -1,7 +1,6 @@
 """A table of canonical records or window counts -> every change of the verdict on one version, without Spark or a server."""
 
 import itertools
-import json
 import logging
 import re
 import tempfile
@@ -156,9 +155,7 @@ def evidence(path: Path, endpoint: str, new: str | None, prior: str | None, widt
 
 def plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict change for JSON: time, verdict, reason, e-values."""
-    document: dict[str, Any] = json.loads(
-        json.dumps(verdict.as_dict(), default=lambda v: v.isoformat() if hasattr(v, "isoformat") else str(v))
-    )
+    document = verdict.as_json()
     trail = document["figures"].get("trail", {})
     return {
         "time": document["judged_at"], "verdict": document["state"], "reason": verdict.reason, "e_value": min(verdict.e_value, 1e300),

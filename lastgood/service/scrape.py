@@ -34,8 +34,7 @@ def operations(acts: Controller, broken: Mapping[str, str]) -> Operations:
         }
         kill, waiting = tx.kill_switch().on, sum(number for number, _ in tx.unsent().values())
         refused = {channel: number for channel, (number, _) in tx.refused().items()}
-        now = datetime.now(UTC)
-        pauses = Counter(str(pause.kind) for pause in acts.pauses(tx, now) if pause.in_force(now))
+        pauses = Counter(str(pause.kind) for pause in acts.in_force(tx))
     detect, restore = {}, {}
     by_id = {incident.id: incident for incident in incidents}
     for name, rollbacks in moved.items():

@@ -8,7 +8,7 @@ import logging
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -45,6 +45,8 @@ from lastgood.workspace import Platform, deployments
 from lastgood.workspace.databricks import connect
 
 log = logging.getLogger("lastgood.service.serve")
+Task = tuple[str, float, Callable[[], None]]
+"""Name, seconds between two turns, what is done."""
 HOUSEKEEP_S = 3600.0
 OBSERVE_EVERY = 12
 SCRAPE_S = 60.0
@@ -270,31 +272,43 @@ async def serve(
 
     shown = scrape.exporter(settings, store, acts, receiver, own, exemplars, broken)
     app.router.routes.insert(0, scrape.route(shown, app.state.auth.scraper))
+    tasks: list[Task] = [
+        ("verdicts", poll_s, _Verdicts(store, acts, live)),
+        ("rollbacks", min(2.0, poll_s), acts.tick),
+        ("messages", min(2.0, poll_s), acts.send),
+        ("endpoints", poll_s, Observer(acts, store, live)),
+        ("metrics", poll_s, shown.refresh),
+        ("settings", poll_s, reloading),
+        ("overview", poll_s, overview.refresh),
+        ("housekeeping", HOUSEKEEP_S, acts.housekeep),
+        ("audit anchor", HOUSEKEEP_S, anchors),
+        ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
+    ]
+    if settings.live_every_s:
+        tasks.append(("judge", settings.live_every_s, lambda: judge_live(live, acts)))
+    await _run(settings, app, receiver, tasks, failed, say)
+    anchors.close()
+    acts.close()
+
+
+async def _run(
+    settings: Settings,
+    app: Starlette,
+    receiver: OtlpReceiver,
+    tasks: Sequence[Task],
+    failed: Counter[str],
+    say: Callable[[str], None],
+) -> None:
+    """Listen, say where, and do the tasks until a signal. `failed`: task -> how often it failed in a way that nobody foresaw."""
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = _stopped_by_signals()
     async with receiver.running():
         pages = asyncio.create_task(web.serve(sockets=sockets))
-        tasks: list[tuple[str, float, Callable[[], None]]] = [
-            ("verdicts", poll_s, _Verdicts(store, acts, live)),
-            ("rollbacks", min(2.0, poll_s), acts.tick),
-            ("messages", min(2.0, poll_s), acts.send),
-            ("endpoints", poll_s, Observer(acts, store, live)),
-            ("metrics", poll_s, shown.refresh),
-            ("settings", poll_s, reloading),
-            ("overview", poll_s, overview.refresh),
-            ("housekeeping", HOUSEKEEP_S, acts.housekeep),
-            ("audit anchor", HOUSEKEEP_S, anchors),
-            ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
-        ]
-        if settings.live_every_s:
-            tasks.append(("judge", settings.live_every_s, lambda: judge_live(live, acts)))
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))
         await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
         web.should_exit = True
         await pages
-    anchors.close()
-    acts.close()
 
 
 __all__ = ["controller", "now", "serve"]

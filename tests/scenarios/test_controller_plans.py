@@ -248,8 +248,8 @@ def test_what_changed_besides_the_plan_is_paged_and_verification_goes_on(build: 
     house = build(Mode.AUTO, Dropping(endpoint("2", "3")))
     house.verdict()
     assert house.tick_until(ended).state is Status.DONE
-    warned = [e["payload"]["summary"] for e in house.notifier.events if e["event_action"] == "trigger"]
-    assert any("served entity chat-2: workload_size is gone" in summary for summary in warned), warned
+    summaries = house.notifier.summaries()
+    assert any("served entity chat-2: workload_size is gone" in summary for summary in summaries), summaries
 
 
 def test_traffic_that_somebody_moves_back_while_telemetry_is_late_is_paged_at_once(build: Build) -> None:

@@ -66,6 +66,22 @@ class Client(threading.Thread):
         self._provider.shutdown()
 
 
+def started(path: Path, space: local.Running, pager: str) -> Service:
+    """The service, with its settings beside its data."""
+    document = {
+        "storage": str(path.parent / "data"), "window_s": 1, "live_every_s": 1.0,
+        "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
+        "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 0.3, "spool": str(path.parent / "spool")},
+        "web": {"port": 0}, "pagerduty": {"url": pager}, "default": {"mode": "approve"},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(document))
+    environment = {
+        **os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "LASTGOOD_PAGERDUTY_KEY": "r0", "LASTGOOD_LINK_KEY": "k" * 32,
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return Service(path, environment)
+
+
 def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
     tmp_path: Path, spark: Any, stack: ExitStack
 ) -> None:
@@ -79,19 +95,8 @@ def test_the_live_judge_pages_and_the_scheduled_judge_opens_no_second_incident(
         return {"served_entities": entities, "traffic_config": {"routes": routes}}
 
     space.service.state.create({"name": "chat", "config": config(100, 0)})
-    document = {
-        "storage": str(tmp_path / "data"), "window_s": 1, "live_every_s": 1.0,
-        "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
-        "receiver": {"grpc_port": 0, "http_port": 0, "commit_interval_s": 0.3, "spool": str(tmp_path / "spool")},
-        "web": {"port": 0}, "pagerduty": {"url": pager.url}, "default": {"mode": "approve"},
-    }  # fmt: skip
     path = tmp_path / "lastgood.yaml"
-    path.write_text(yaml.safe_dump(document))
-    environment = {
-        **os.environ, "LASTGOOD_LOCAL_TOKEN": space.token, "LASTGOOD_PAGERDUTY_KEY": "r0", "LASTGOOD_LINK_KEY": "k" * 32,
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    service = Service(path, environment)
+    service = started(path, space, pager.url)
     stack.callback(service.end)
     settings = load(path)
     store = tables.Store(settings.storage)

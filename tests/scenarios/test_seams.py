@@ -82,7 +82,7 @@ def test_an_entity_that_somebody_adds_during_the_shift_does_not_hide_that_traffi
     house = build(Mode.AUTO, Adding(endpoint("2", "3")))
     house.verdict()
     assert house.tick_until(ended).state is Status.DONE
-    summaries = [e["payload"]["summary"] for e in house.notifier.events if e["event_action"] == "trigger"]
+    summaries = house.notifier.summaries()
     assert any("served entity chat-4 is new" in summary for summary in summaries), summaries
 
 

@@ -25,17 +25,15 @@ AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FEED = "TBLPROPERTIES (delta.enableChangeDataFeed = true)"
 
 
+TABLES = (tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.WINDOWS, tables.FRESHNESS)
+
+
 @pytest.fixture
 def ctx(spark: Any, store: Store) -> Context:
     store.ensure(
         spark,
-        tables.INBOX,
-        tables.REQUESTS,
-        tables.QUARANTINE,
-        tables.RUNS,
+        *TABLES,
         tables.SCORES,
-        tables.WINDOWS,
-        tables.FRESHNESS,
     )
     return Context(spark, store, Settings(storage=store.location), lambda: AT + timedelta(hours=2))
 
@@ -205,12 +203,7 @@ def test_bookmarks_do_not_depend_on_what_retention_deletes(spark: Any, store: St
     """Three years in steps, `maintain`'s retention after each; `make soak` takes smaller steps."""
     store.ensure(
         spark,
-        tables.INBOX,
-        tables.REQUESTS,
-        tables.QUARANTINE,
-        tables.RUNS,
-        tables.WINDOWS,
-        tables.FRESHNESS,
+        *TABLES,
         tables.COMPLETENESS,
     )
     step = timedelta(days=max(7, 156 // scaled(1)))
