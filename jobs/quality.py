@@ -70,7 +70,7 @@ def _repetitive(text: str) -> bool:
     most = text.count(" ") + text.count("\n") + text.count("\t") + 1
     if most < LEAST_WORDS:
         return len(text) >= LEAST_GRAMS and _grams(text)
-    first = set(text[: len(text) * 5 // 8].split())
+    first = set(text[: len(text) // 2].split())
     if len(first) - 1 >= DISTINCT_SHARE * most:  # the last word of the part may be cut
         return False
     words = text.split()
@@ -180,7 +180,9 @@ def _other_scripts(texts: list[str], trimmed: pa.Array, prompt: pa.Array) -> Boo
     wide = pc.or_(
         *(pc.greater(pc.binary_length(side), pc.utf8_length(side).cast(pa.int32())) for side in (trimmed, prompt))
     )
-    maybe = _bools(wide) & ~_bools(pc.match_substring_regex(prompt, TRANSLATION))
+    maybe = _bools(wide)
+    asked = prompt.filter(pa.array(maybe))
+    maybe[maybe] = ~_bools(pc.match_substring_regex(asked, TRANSLATION))
     at = np.flatnonzero(maybe)
     prompts = prompt.take(pa.array(at)).to_pylist()
     return _where(maybe, (_other_script(texts[i], asked) for i, asked in zip(at, prompts, strict=True)))

@@ -7,6 +7,7 @@ Source of the method: Masson, Rim, Lee, "DDSketch", VLDB 2019.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,7 +135,8 @@ def _callers(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int
     total: dict[str, tuple[int, ...]] = {}
     for callers in maps:
         for who, facts in callers.items():
-            total[who] = tuple(a + b for a, b in zip(total.get(who, (0,) * CALLER_FACTS), facts, strict=True))
+            before = total.get(who)
+            total[who] = tuple(facts) if before is None else tuple(map(operator.add, before, facts))
     return dict(sorted(total.items())[:CAP_REQUESTERS])
 
 
