@@ -21,6 +21,7 @@ from lastgood.settings import SparkSettings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LOG = Path.home() / ".cache" / "lastgood" / "spark.log"
 DELTA_PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
 
 
@@ -176,7 +177,7 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
             file=sys.stderr,
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             spark: SparkSession = builder.getOrCreate()
     except Exception as error:
@@ -184,10 +185,31 @@ def session(settings: SparkSettings | None = None) -> "SparkSession":
             raise ConfigError(
                 f"{DELTA_PACKAGE} could not be downloaded: connect to the internet once, or set spark.packages_mirror"
             ) from error
-        raise ConfigError(f"Spark did not start with JAVA_HOME={os.environ['JAVA_HOME']}: {error}") from error
+        raise ConfigError(
+            f"Spark did not start with JAVA_HOME={os.environ['JAVA_HOME']}: {error}; its own words are in {LOG}"
+        ) from error
     if settings.mode == "local":
         spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What is started within writes to LOG what it would write to the terminal: Java's, Ivy's and Spark's words for their own developers."""
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    LOG.write_bytes(b"")
+    with LOG.open("ab") as log:
+        for number in kept:
+            os.dup2(log.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, copy in kept.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextmanager

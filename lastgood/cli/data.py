@@ -48,6 +48,8 @@ def job(
 
     if forever and (backfill or dry_run or name != "all"):
         raise ConfigError("--forever goes with `all` alone, without --backfill and --dry-run")
+    if name != "all":
+        loop.known(name, bool(backfill))
     with tracing(settings, "lastgood-job"):
         if forever:
             stop = threading.Event()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as dt_time
+from difflib import get_close_matches
 from typing import Any
 
 from lastgood import tables
@@ -85,12 +86,19 @@ REBUILT = ("conform", "windows", "quality", "completeness", "rollup", "samples",
 """Jobs that can rebuild a range of time. The others say what is now."""
 
 
+def known(name: str, rebuild: bool) -> None:
+    """Errors: ConfigError where there is no such job (or, to `rebuild`, none that has a range of time)."""
+    if name not in JOBS:
+        near = get_close_matches(name, JOBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no job {name!r}{hint} There are {', '.join(JOBS)} and all.")
+    if rebuild and name not in REBUILT:
+        raise ConfigError(f"job {name} has no range to rebuild; --backfill is for {', '.join(REBUILT)}")
+
+
 def run_job(ctx: Context, name: str) -> dict[str, Any]:
     """Run one job; what it did as plain values. Errors: ConfigError for an unknown name, TransientError (run again)."""
-    if name not in JOBS:
-        raise ConfigError(f"no job {name!r}; there are {', '.join(JOBS)} and all")
-    if ctx.span and name not in REBUILT:
-        raise ConfigError(f"job {name} has no range to rebuild; --backfill is for {', '.join(REBUILT)}")
+    known(name, bool(ctx.span))
     started = time.monotonic()
     with spanned(f"job {name}"):
         done = JOBS[name](ctx)

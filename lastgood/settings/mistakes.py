@@ -33,6 +33,24 @@ def line_of(text: str, location: Location, *, exact: bool = False) -> int | None
     return line
 
 
+def key_twice(text: str) -> str | None:
+    """The first key that a mapping holds twice, in words. YAML takes the last one in silence. Errors: yaml.YAMLError."""
+    waiting = [yaml.compose(text)]
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+                    return f"line {line}: {key.value} is set twice, in line {lines[key.value]} too; keep one of them"
+                lines[str(key.value)] = line
+                waiting.append(value)
+    return None
+
+
 def models_of(annotation: Any) -> list[type[BaseModel]]:
     """The models an annotation can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from lastgood.errors import ConfigError
 from lastgood.settings import Model
+from lastgood.settings.mistakes import key_twice
 
 
 class TokenPrice(Model):
@@ -43,7 +44,10 @@ class Prices(Model):
 def prices(path: Path) -> Prices:
     """Prices from a YAML file. Errors: ConfigError naming the file, the key and what was expected."""
     try:
-        return Prices(**yaml.safe_load(path.read_text()))
+        text = path.read_text()
+        if twice := key_twice(text):
+            raise ConfigError(f"{path}: {twice}")
+        return Prices(**yaml.safe_load(text))
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"

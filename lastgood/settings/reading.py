@@ -111,6 +111,8 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     try:
         text = source.read_text() if source.is_file() else ""
         document = yaml.safe_load(text)
+        if twice := mistakes.key_twice(text):
+            raise ConfigError(f"{source}: {twice}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(document or {}, dict):

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pytest
 import typer
+from typer.testing import CliRunner
 
 from lastgood.cli.app import app
+from lastgood.errors import ConfigError
 
 ALWAYS_JSON = {"audit anchor", "job", "serve", "drift", "forget", "baseline set", "config schema"}
 
@@ -45,3 +48,22 @@ def test_the_kill_switch_loads_nothing_but_the_state_store(tmp_path: Path) -> No
         done = subprocess.run([sys.executable, "-c", script, str(config)], capture_output=True, text=True, check=True)
         *_, loaded = done.stdout.splitlines()
         assert json.loads(loaded) == (["alembic"] if first else []), "the first time the state's tables are made"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("colect",), "no job 'colect'; did you mean collect?"),
+        (("drift", "--backfill", "2026-03-01", "2026-03-02"), "job drift has no range to rebuild"),
+        (("collect", "--forever"), "--forever goes with `all` alone"),
+    ],
+)
+def test_a_job_that_cannot_run_is_refused_before_anything_is_made(
+    words: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(f"storage: {tmp_path}/data\n")
+    result = CliRunner().invoke(app, ["job", *words, "--config", str(config)])
+    assert isinstance(result.exception, ConfigError)
+    assert sentence in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lastgood.yaml"]

@@ -67,6 +67,11 @@ def test_secrets_named_in_the_environment_do_not_disturb(file: Path, monkeypatch
             "endpoints: {chat: {mode: maybe}}",
             "line 1: endpoints.chat.mode: Input should be 'observe', 'approve' or 'auto'",
         ),
+        ("storage: a\nwindow_s: 60\nstorage: b", "line 3: storage is set twice, in line 1 too; keep one of them"),
+        (
+            "endpoints:\n  chat: {mode: auto}\n  chat: {mode: observe}",
+            "line 3: chat is set twice, in line 2 too; keep one of them",
+        ),
         ("[1, 2]", "expected a mapping of settings, found list"),
         ("just words", "expected a mapping of settings, found str"),
         ("a: [", "not valid YAML"),

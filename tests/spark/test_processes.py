@@ -69,15 +69,16 @@ def run(ctx: Context, name: str) -> None:
 
 def start(mode: str, store: Store, *jobs: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(WORK), mode, store.location, *jobs], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, str(WORK), mode, store.location, *jobs], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
     )  # fmt: skip
 
 
 def finish(process: "subprocess.Popen[str]") -> None:
-    out, _ = process.communicate()
-    assert process.returncode == 0
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert out.endswith("done\n")
+    assert not errors, "Java's, Ivy's and Spark's own words are in a file"
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
