@@ -9,7 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.jobs import counting
-from lastgood.judge.columns import HIGHEST, HISTOGRAMS, LOWEST, Columns, Entries, Ints, alike, callers_of, groups, tally
+from lastgood.judge.columns import (
+    HIGHEST,
+    HISTOGRAMS,
+    LOWEST,
+    Columns,
+    Entries,
+    Ints,
+    alike,
+    callers_of,
+    groups,
+    scored_of,
+    tally,
+)
 from lastgood.judge.eprocess import Floats
 from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import CALLER_FACTS, Counts, from_row
@@ -69,10 +81,17 @@ def columns_of_table(table: pa.Table, new: str, prior: str | None, width: float,
     stale = np.stack([tally(by_arm, part, 2 * shape[0]).reshape(shape[0], 1, 2) for part in (known, known * old)], -1)
     histograms = {name: entry for name in HISTOGRAMS if (entry := _histogram(table, name, t, g, arm, thin)) is not None}
     who, people, facts = _entries(table, "callers")
-    names_of = sorted(set(people.to_pylist()))
+    scored_at, pairs, sums = _entries(table, "score_callers")
+    owned = [pair.partition("/") for pair in pairs.to_pylist()]
+    names_of = sorted(set(people.to_pylist()) | {owner for owner, _, _ in owned})
     number = {name: i for i, name in enumerate(names_of)}
+    whose = [
+        (name, int(t[row]), int(arm[row]), number[owner], part)
+        for row, (owner, _, name), part in zip(scored_at.tolist(), owned, sums.to_pylist(), strict=True)
+    ]
     numbers = np.array([number[name] for name in people.to_pylist()], np.int64)
     values = np.asarray(facts.flatten().to_numpy(zero_copy_only=False), np.int64).reshape(-1, CALLER_FACTS)
+    answered = _answered(table, who, numbers, number, thin)
     order = np.lexsort((numbers, arm[who], g[who], t[who]))
     cells = (
         np.column_stack([t[who], g[who], arm[who], numbers, values])[order]
@@ -83,9 +102,26 @@ def columns_of_table(table: pa.Table, new: str, prior: str | None, width: float,
     return alike(
         Columns(
             starts / 1e6, width, strata, np.zeros(len(strata), np.int64), scope, sized, counts(rows), faults, answers, bad, stale, histograms,
-            callers_of(cells), _scores(table, t, arm, shape[0]), tuple(names_of), counts(_numbers(table, "tokens_in") * thin),
+            callers_of(cells, answered[order]), _scores(table, t, arm, shape[0]), scored_of(whose), tuple(names_of),
+            counts(_numbers(table, "tokens_in") * thin),
         )
     )  # fmt: skip
+
+
+def _answered(table: pa.Table, at: Ints, numbers: Ints, number: Mapping[str, int], thin: Floats) -> Floats:
+    """(answers, bad) of the requesters `numbers` in the rows `at` of `windows` [n, 2]; 0 where nothing is known of them."""
+    size = max(1, len(number))
+    rows, people, parts = _entries(table, "answer_callers")
+    known = np.array([number.get(who, -1) for who in people.to_pylist()], np.int64)
+    values = np.asarray(parts.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(-1, 2) * thin[rows][:, None]
+    rows, known, values = rows[known >= 0], known[known >= 0], values[known >= 0]
+    cells, order = np.unique(rows * size + known, return_index=True)
+    made = np.zeros((len(at), 2))
+    if len(cells):
+        place = np.minimum(np.searchsorted(cells, at * size + numbers), len(cells) - 1)
+        same = cells[place] == at * size + numbers
+        made[same] = values[order][place[same]]
+    return made
 
 
 def _histogram(table: pa.Table, name: str, t: Ints, g: Ints, arm: Ints, thin: Floats) -> Entries | None:

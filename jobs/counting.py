@@ -42,6 +42,7 @@ GRAIN = 2.0**20
 """Weights are multiples of 1 / GRAIN, so that their sums do not depend on the order of adding (and are off by a millionth at most)."""
 SCORE_GRAIN = 2.0**16
 DENSE = 4
+HASH_CHARS = 12
 HOUR_US, BATCH = 3_600_000_000, 5_000
 PACKED = "bucket bigint, part binary"
 
@@ -140,22 +141,21 @@ def _capped(k: Ints, many: int, cap: int) -> Bools:
     return np.asarray(np.arange(len(k)) - start[k] < cap)
 
 
-def _facts(k: Ints, who: Ints, facts: Ints, many: int, names: pa.Array) -> pa.Array:
-    """Facts of requesters [n, CALLER_FACTS], added up by (window, requester); see windows.Counts."""
+def vectors(k: Ints, key: Ints, values: Ints | Floats, many: int, names: pa.Array) -> pa.Array:
+    """Vectors [n, m], added up by (window, key): a map per window from name (in order) to m sums; the first CAP_REQUESTERS are kept."""
     size = max(1, len(names))
-    cells, place = np.unique(k * size + who, return_inverse=True)
-    total = np.stack([np.bincount(place, column, len(cells)) for column in facts.T], axis=1).astype(np.int64)
+    cells, place = np.unique(k * size + key, return_inverse=True)
+    total = np.stack([np.bincount(place, column, len(cells)) for column in values.T], axis=1)
     kept = _capped(cells // size, many, CAP_REQUESTERS)
-    cells, total = cells[kept], total[kept]
-    return _map("callers", many, cells // size, names.take(pa.array(cells % size)), _lists(total))
+    cells, total = cells[kept], total[kept].astype(values.dtype)
+    return pa.MapArray.from_arrays(_offsets(cells // size, many), names.take(pa.array(cells % size)), _lists(total))
 
 
-def _scores(k: Ints, name: Ints, sums: Floats, many: int, names: pa.Array) -> pa.Array:
-    size = max(1, len(names))
-    cells, place = np.unique(k * size + name, return_inverse=True)
-    total = np.stack([np.bincount(place, sums[:, i], len(cells)) for i in range(3)], axis=1)
-    kept = _capped(cells // size, many, CAP_REQUESTERS)
-    return _map("scores", many, cells[kept] // size, names.take(pa.array(cells[kept] % size)), _lists(total[kept]))
+def add_vectors(column: pa.ChunkedArray, k: Ints, many: int, width: int) -> pa.Array:
+    """A column of such maps, several rows of a window -> one of each."""
+    parent, key, item = entries(column)
+    code, names = codes(key)
+    return vectors(k[parent], code, item.flatten().to_numpy().reshape(-1, width), many, names)
 
 
 def _first(k: Ints, code: Ints, many: int, names: pa.Array) -> pa.Array:
@@ -167,7 +167,7 @@ def _first(k: Ints, code: Ints, many: int, names: pa.Array) -> pa.Array:
 
 @lru_cache(maxsize=100_000)
 def _hash(requester: str) -> str:
-    return sha256(requester.encode()).hexdigest()[:12]
+    return sha256(requester.encode()).hexdigest()[:HASH_CHARS]
 
 
 def hashed(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
@@ -229,19 +229,28 @@ def count(requests: pa.Table) -> pa.Table:
     mark = np.where(timed, bucket, 0)
     facts[:, -3], facts[:, -2], facts[:, -1] = timed, mark, mark * mark
     named = np.asarray(requests["requester"].is_valid().to_numpy())
-    made["callers"] = _facts(k[named], who[named], facts[named], many, people)
-    made["scores"] = _count_scores(requests["scores"], k, many)
+    made["callers"] = vectors(k[named], who[named], facts[named], many, people)
+    made["scores"], made["score_callers"] = _count_scores(requests["scores"], k, many, np.where(named, who, -1), people)
     return pa.Table.from_arrays([made[name].cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _count_scores(column: pa.ChunkedArray, k: Ints, many: int) -> pa.Array:
+def _count_scores(
+    column: pa.ChunkedArray, k: Ints, many: int, who: Ints, people: pa.Array
+) -> tuple[pa.Array, pa.Array]:
+    """(scores, score_callers); who: number of the requester in `people`, -1 where not known."""
     parent, names, items = entries(column)
     value = np.asarray(items.to_numpy(zero_copy_only=False), np.float64)
     good = np.isfinite(value)
     value = np.round(np.clip(value[good], 0.0, 1.0) * SCORE_GRAIN) / SCORE_GRAIN
     code, distinct = codes(names)
     sums = np.stack([np.ones(len(value)), value, value * value], axis=1)
-    return _scores(k[parent[good]], code[good], sums, many, distinct)
+    at, named = parent[good], code[good]
+    whole = vectors(k[at], named, sums, many, distinct)
+    known = who[at] >= 0
+    pair, place = np.unique(who[at][known] * max(1, len(distinct)) + named[known], return_inverse=True)
+    owner, score = (part.tolist() for part in np.divmod(pair, max(1, len(distinct))))
+    pairs = [f"{people[i]}/{distinct[j]}" for i, j in zip(owner, score, strict=True)]
+    return whole, vectors(k[at][known], place.astype(np.int64), sums[known], many, pa.array(pairs, pa.string()))
 
 
 def entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
@@ -269,10 +278,8 @@ def add(windows: pa.Table) -> pa.Table:
     code, names = codes(key)
     at, items, sums = sparse(k[parent], code, item.to_numpy())
     made["errors"] = _map("errors", many, at, names.take(pa.array(items)), pa.array(sums))
-    for name, width, total in (("callers", CALLER_FACTS, _facts), ("scores", 3, _scores)):
-        parent, key, item = entries(windows[name])
-        code, names = codes(key)
-        made[name] = total(k[parent], code, item.flatten().to_numpy().reshape(-1, width), many, names)
+    for name, width in (("callers", CALLER_FACTS), ("scores", 3), ("score_callers", 3)):
+        made[name] = add_vectors(windows[name], k, many, width)
     people = windows["error_requesters"].combine_chunks()
     code, names = codes(people.flatten())
     made["error_requesters"] = _first(k[pc.list_parent_indices(people).to_numpy()], code, many, names)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.jobs.counting import HASH_CHARS
 from lastgood.jobs.deployed import Key
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, budget
@@ -23,6 +24,8 @@ LATELY = timedelta(hours=1)
 HANG_AFTER, HANG_OVER = timedelta(minutes=5), timedelta(minutes=10)
 KEY = ["endpoint", "model_version", "stratum", "window_start"]
 WINDOW, USUAL = "window", "usual"
+ANSWERS = ("quality", "answer_callers")
+"""Columns of the table `quality` that stand beside those of `windows`."""
 
 
 def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
@@ -60,19 +63,28 @@ def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], no
     requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
     requests = requests.where(f.col("endpoint").isin(list(starts)))
     requests = requests.join(f.broadcast(chosen), ["endpoint", "model_version"]).where("requested_at >= start")
-    requests = requests.select("endpoint", "candidate", "model_version", "request_id", "trace_id")
+    requests = requests.select("endpoint", "candidate", "model_version", "request_id", "trace_id", "requester")
     key = ["endpoint", "candidate", "model_version"]
     per_request = about(recent, requests).groupBy(*key, "request_id", "name")
-    per_request = per_request.agg(f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"))
+    who = f.substring(f.sha2(f.first("requester", ignorenulls=True), 256), 1, HASH_CHARS)
+    per_request = per_request.agg(
+        f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"), who.alias("who")
+    )
     at = f.timestamp_micros(f.floor(f.unix_micros("at") / width) * width).alias("window_start")
-    sums = per_request.withColumn("value", _valued(ctx, starts)).groupBy(*key, at, "name")
-    sums = sums.agg(
+    by_caller = per_request.withColumn("value", _valued(ctx, starts)).groupBy(*key, at, "name", "who")
+    by_caller = by_caller.agg(
         f.count("*").cast("double").alias("n"),
         f.sum("value").alias("s"),
         f.sum(f.col("value") * f.col("value")).alias("ss"),
     )
-    entry = f.struct("name", f.array("n", "s", "ss"))
-    return sums.groupBy(*key, "window_start").agg(f.map_from_entries(f.collect_list(entry)).alias("scores"))
+    part = f.when(f.col("who").isNotNull(), f.struct(f.concat_ws("/", "who", "name"), f.array("n", "s", "ss")))
+    by_name = by_caller.groupBy(*key, "window_start", "name").agg(
+        f.array(f.sum("n"), f.sum("s"), f.sum("ss")).alias("sums"), f.collect_list(part).alias("callers")
+    )
+    return by_name.groupBy(*key, "window_start").agg(
+        f.map_from_entries(f.collect_list(f.struct("name", "sums"))).alias("scores"),
+        f.map_from_entries(f.flatten(f.collect_list("callers"))).alias("score_callers"),
+    )
 
 
 def drifted(ctx: Context) -> dict[str, list[Drifted]]:
@@ -153,7 +165,7 @@ def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
 def parts(
     ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], alone: Iterable[Key], now: datetime
 ) -> "DataFrame":
-    """What is judged, as rows of `windows` with `candidate` (whose judgement a row belongs to), `kind` (WINDOW or USUAL) and `quality`:
+    """What is judged, as rows of `windows` with `candidate` (whose judgement a row belongs to), `kind` (WINDOW or USUAL) and ANSWERS:
     closed windows of both versions since `starts`, scores, and of versions that serve `alone` the hours of earlier weeks."""
     from pyspark.sql import functions as f
 
@@ -168,14 +180,14 @@ def parts(
     begun = f.col("window_start") >= f.lit(first)
     closed = f.col("window_start") + f.expr(f"INTERVAL {ctx.settings.window_s} SECONDS") <= f.lit(now)
     windows = ctx.store.read(ctx.spark, tables.WINDOWS).where(closed & begun)
-    quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun).select(*KEY, "quality")
+    quality = ctx.store.read(ctx.spark, tables.QUALITY).where(begun).select(*KEY, *ANSWERS)
     windowed = windows.join(f.broadcast(which), ["endpoint", "model_version"]).where("window_start >= start")
     windowed = windowed.join(quality, KEY, "left").withColumn("kind", f.lit(WINDOW))
     earliest: dict[str, datetime] = {}
     for (endpoint, _), start in starts.items():
         earliest[endpoint] = min(start, earliest.get(endpoint, start))
     scored = scores(ctx, which, earliest, now).withColumns({"kind": f.lit(WINDOW), "stratum": f.lit("?/?")})
-    columns = ["candidate", "kind", *tables.WINDOWS.columns, "quality"]
+    columns = ["candidate", "kind", *tables.WINDOWS.columns, *ANSWERS]
     whole = windowed.select(*columns).unionByName(scored, allowMissingColumns=True)
     names = sorted({endpoint for endpoint, _ in alone})
     if names:

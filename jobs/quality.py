@@ -17,9 +17,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lastgood import tables
 from lastgood.jobs import counting
 from lastgood.jobs.counting import GRAIN, KEY
 from lastgood.judge.outcomes import OUTCOMES, SPREAD
+from lastgood.record.telemetry import arrow_schema, spark_ddl
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -50,9 +52,9 @@ GRAM, LEAST_GRAMS = 4, 60
 REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS, ECHO_CHARS = 400, 4_000, 200, 20, 20
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
 LEAST_WORDS, DISTINCT_SHARE = 12, 0.35
-COUNTED = (*KEY, "weight", "error_code", "output", "input", "finish_reason", "attributes")
+COUNTED = (*KEY, "weight", "error_code", "output", "input", "finish_reason", "attributes", "requester")
 """Columns of requests that are read."""
-SCHEMA = pa.schema([*(counting.SCHEMA.field(name) for name in KEY), ("quality", pa.map_(pa.string(), pa.float64()))])
+SCHEMA = arrow_schema(tables.QUALITY.fields)
 FLAGS = ("empty", "refusal", "repetitive", "truncated", "template", "echo", "script", "not_json", "not_schema")
 """Flags in the order of their bits; `toxic` comes after them where words are given."""
 MEASURED = (*OUTCOMES, *(f"{name}_sq" for name in SPREAD))
@@ -263,6 +265,9 @@ def marked(requests: pa.Table, banned: tuple[str, ...] = ()) -> pa.Table:
         "weight": pa.array(weight), "marks": pa.array(marks, mask=~seen), "truth": pa.array(truth),
     }  # fmt: skip
     made |= {name: pa.array(known.get(name, np.full(len(seen), np.nan))) for name in MEASURED}
+    who, people = counting.hashed(requests["requester"])
+    named = np.asarray(requests["requester"].is_valid().to_numpy())
+    made["who"] = people.take(pa.array(who, mask=~named))
     return pa.table(made).filter(taken)
 
 
@@ -283,7 +288,10 @@ def tallied(requests: pa.Table, banned: tuple[str, ...] = ()) -> pa.Table:
     values = {name: requests[name].to_numpy() for name in MEASURED}
     sums |= {f"{name}_n": np.bincount(k, np.isfinite(values[name]), many) for name in OUTCOMES}
     sums |= {name: np.bincount(k, np.nan_to_num(value), many) for name, value in values.items()}
-    return _table(keys, sums)
+    who, people = counting.codes(requests["who"])
+    known = seen & (who >= 0)
+    of_caller = np.stack([weight, weight * (marks != 0)], axis=1)[known]
+    return _table(keys, sums, counting.vectors(k[known], who[known], of_caller, many, people))
 
 
 def count(requests: pa.Table, banned: tuple[str, ...] = ()) -> pa.Table:
@@ -292,13 +300,13 @@ def count(requests: pa.Table, banned: tuple[str, ...] = ()) -> pa.Table:
     return tallied(marked(requests, banned), banned)
 
 
-def _table(keys: dict[str, pa.Array], sums: Mapping[str, npt.NDArray[Any]]) -> pa.Table:
+def _table(keys: dict[str, pa.Array], sums: Mapping[str, npt.NDArray[Any]], callers: pa.Array) -> pa.Table:
     many = len(keys["endpoint"])
     names = pa.array(list(sums) * many, pa.string())
     items = pa.array(np.stack([np.asarray(each, np.float64) for each in sums.values()], axis=1).ravel())
     maps = pa.MapArray.from_arrays(pa.array(np.arange(many + 1, dtype=np.int32) * len(sums)), names, items)
-    columns = [*(keys[name].cast(SCHEMA.field(name).type) for name in KEY), maps]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    made = keys | {"quality": maps, "answer_callers": callers}
+    return pa.Table.from_arrays([made[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def add(parts: pa.Table) -> pa.Table:
@@ -310,7 +318,8 @@ def add(parts: pa.Table) -> pa.Table:
     names = maps[0].as_py()
     values = counting.entries(maps)[2].to_numpy().reshape(len(maps), len(names))
     many = len(keys["endpoint"])
-    return _table(keys, {name: np.bincount(k, values[:, i], many) for i, (name, _) in enumerate(names)})
+    callers = counting.add_vectors(parts["answer_callers"], k, many, 2)
+    return _table(keys, {name: np.bincount(k, values[:, i], many) for i, (name, _) in enumerate(names)}, callers)
 
 
 def count_batches(batches: Iterable[pa.RecordBatch], banned: tuple[str, ...] = ()) -> Iterator[pa.RecordBatch]:
@@ -324,5 +333,4 @@ def quality_flags(requests: "DataFrame", words: tuple[str, ...] = ()) -> "DataFr
     """Keyed requests -> rows of the `quality` table, by Spark's workers."""
     packed = requests.select(*COUNTED).mapInArrow(partial(count_batches, banned=words), counting.PACKED)
     together = packed.repartition("bucket").sortWithinPartitions("bucket")
-    ddl = "endpoint string, model_version string, stratum string, window_start timestamp, quality map<string,double>"
-    return together.mapInArrow(partial(counting.add_batches, add=add), ddl)
+    return together.mapInArrow(partial(counting.add_batches, add=add), spark_ddl(tables.QUALITY.fields))

@@ -203,6 +203,18 @@ def slow_requester(rng: np.random.Generator, bad: bool) -> Story:
     return Story(made.records(rng, ms), made.version, plain())
 
 
+def low_scores(rng: np.random.Generator, bad: bool) -> Story:
+    """One requester, 6 % of traffic, meets the new version only, and its answers are scored low (bad: everybody's are there)."""
+    made = traffic(rng)
+    mine = rng.random(len(made.at)) < 0.06
+    made.who, made.version = np.where(mine, PEOPLE, made.who), np.where(mine, 2, made.version)
+    less = np.where(mine, 0.6, np.where((made.version == 2) & bad, 0.15, 0.0))
+    value = np.clip(rng.normal(0.8, 0.1, len(made.at)) - less, 0.0, 1.0)
+    known = rng.random(len(made.at)) < 0.3
+    records = replace(made.records(rng), values={"helpful": np.where(known, value, np.nan)})
+    return Story(records, made.version, plain())
+
+
 def over_long_ago(rng: np.random.Generator, bad: bool) -> Story:
     """The new version failed for three minutes, and has been well for half an hour when its telemetry arrives (bad: it goes on)."""
     made = traffic(rng)
@@ -317,6 +329,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "4 rate limit": rate_limited,
     "5 one requester fails": one_requester,
     "5 one requester is slow": slow_requester,
+    "5 one requester's answers": low_scores,
     "6 over long ago": over_long_ago,
     "6 alone": alone,
     "6 hanging": hanging,

@@ -97,8 +97,8 @@ def _counts(counted: scan.Counted) -> list[Counts]:
     if not counted.windows:
         return []
     windows = counting.add(pa.concat_tables(counted.windows)).to_pylist()
-    answers = {_key(row): row["quality"] for row in quality.add(pa.concat_tables(counted.quality)).to_pylist()}
-    made = [from_row(row | {"quality": answers.get(_key(row))}) for row in windows]
+    answers = {_key(row): row for row in quality.add(pa.concat_tables(counted.quality)).to_pylist()}
+    made = [from_row(answers.get(_key(row), {}) | row) for row in windows]
     return sorted(made, key=lambda window: (window.start, window.stratum, window.model_version))
 
 

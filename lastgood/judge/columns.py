@@ -35,7 +35,7 @@ class Entries:
 @dataclass(frozen=True)
 class Callers:
     """Who was served, one entry per (window, group, arm, requester), by window: requests, failed ones by class [entries, FAULTS], number, sum
-    and sum of squares of the buckets of the latencies of successes."""
+    and sum of squares of the buckets of the latencies of successes, answers looked at and bad ones among them."""
 
     t: Ints
     g: Ints
@@ -46,6 +46,8 @@ class Callers:
     timed: Ints
     latency_sum: Ints
     latency_squares: Ints
+    answers: Floats
+    bad: Floats
 
     def take(self, at: Bools | Ints, first: int = 0) -> "Callers":
         """Only those entries, window numbers counted from `first`."""
@@ -63,12 +65,27 @@ def no_entries() -> Entries:
     return Entries(none, none, none, none, np.zeros(0))
 
 
-def callers_of(facts: npt.ArrayLike) -> Callers:
-    """Rows (t, g, arm, who, facts of windows.Counts.callers) as Callers."""
+@dataclass(frozen=True)
+class Scored:
+    """Whose scores of one name they are, one entry per (window, arm, requester): sums [entries, (n, sum, sum of squares)]."""
+
+    t: Ints
+    arm: Ints
+    who: Ints
+    sums: Floats
+
+    def take(self, at: Bools | Ints, first: int = 0) -> "Scored":
+        """Only those entries, window numbers counted from `first`."""
+        return Scored(self.t[at] - first, self.arm[at], self.who[at], self.sums[at])
+
+
+def callers_of(facts: npt.ArrayLike, answers: npt.ArrayLike | None = None) -> Callers:
+    """Rows (t, g, arm, who, facts of windows.Counts.callers), and of each the (answers, bad) of windows.Counts.answer_callers, as Callers."""
     rows = np.array(facts, np.int64).reshape(-1, 4 + CALLER_FACTS)
     t, g, arm, who, n = rows[:, :5].T
     timed, latency_sum, latency_squares = rows[:, -3:].T
-    return Callers(t, g, arm, who, n, rows[:, 5 : 5 + len(FAULTS)], timed, latency_sum, latency_squares)
+    looked_at, bad = np.zeros((2, len(rows))) if answers is None else np.array(answers, np.float64).reshape(-1, 2).T
+    return Callers(t, g, arm, who, n, rows[:, 5 : 5 + len(FAULTS)], timed, latency_sum, latency_squares, looked_at, bad)
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,8 @@ class Columns:
 
     sized [G]: False where the prompt length is not known; scope [G]: groups that differ only in prompt length share a number.
     faults [T, G, 2, FAULTS]: failed requests by class. stale [T, S, 2, (known, older than the limit)]; histograms: of successes.
-    scores: name -> [T, S, 2, (n, sum, sum of squares)]. prompts [T, G, 2]: sum of the prompts' tokens; None where not known.
+    scores: name -> [T, S, 2, (n, sum, sum of squares)]; scored: the same by requester, of one comparison.
+    prompts [T, G, 2]: sum of the prompts' tokens; None where not known.
     breaks [T]: no block goes on from the window before into this one (None: they all may).
     """
 
@@ -96,6 +114,7 @@ class Columns:
     histograms: Mapping[str, Entries] = field(default_factory=dict)
     callers: Callers = field(default_factory=lambda: callers_of(()))
     scores: Mapping[str, Floats] = field(default_factory=dict)
+    scored: Mapping[str, Scored] = field(default_factory=dict)
     named: tuple[str, ...] = ()
     prompts: Floats | None = None
     breaks: Bools | None = None
@@ -152,7 +171,8 @@ class Columns:
             )
         scores = {name: sums[first:] for name, sums in self.scores.items()}
         callers = self.callers.take(self.callers.t >= first, first)
-        return replace(self, **kept, histograms=histograms, scores=scores, callers=callers)
+        scored = {name: whose.take(whose.t >= first, first) for name, whose in self.scored.items()}
+        return replace(self, **kept, histograms=histograms, scores=scores, callers=callers, scored=scored)
 
     def flipped(self) -> "Columns":
         """The prior version as the new one."""
@@ -160,7 +180,8 @@ class Columns:
         histograms = {name: replace(entries, arm=1 - entries.arm) for name, entries in self.histograms.items()}
         scores = {name: sums[:, :, ::-1] for name, sums in self.scores.items()}
         callers = replace(self.callers, arm=1 - self.callers.arm)
-        return replace(self, **turned, histograms=histograms, scores=scores, callers=callers)
+        scored = {name: replace(whose, arm=1 - whose.arm) for name, whose in self.scored.items()}
+        return replace(self, **turned, histograms=histograms, scores=scores, callers=callers, scored=scored)
 
 
 def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[int, Counts]]:
@@ -192,13 +213,19 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
     faults, stale = np.zeros((*shape, len(FAULTS))), np.zeros((len(starts), 1, 2, 2))
     cells: dict[str, list[tuple[int, int, int, int, float]]] = {name: [] for name in HISTOGRAMS}
     people: list[tuple[int, ...]] = []
-    names = sorted({who for _, window in rows for who in window.callers})
+    owned = sorted({pair for _, window in rows for pair in window.score_callers})
+    names = sorted({who for _, window in rows for who in window.callers} | {pair.partition("/")[0] for pair in owned})
     number = {who: i for i, who in enumerate(names)}
+    answered: list[Sequence[float]] = []
+    whose: list[tuple[str, int, int, int, Sequence[float]]] = []
     scores = {name: np.zeros((len(starts), 1, 2, 3)) for _, window in rows for name in window.scores}
     for arm, window in rows:
         t = when[window.start.timestamp()]
         for name, sums in window.scores.items():
             scores[name][t, 0, arm] += sums
+        for pair, sums in window.score_callers.items():
+            who, _, name = pair.partition("/")
+            whose.append((name, t, arm, number[who], sums))
         if window.rows == 0:
             continue
         g = which[window.stratum]
@@ -213,14 +240,26 @@ def columns(windows: Iterable[Counts], new: str, prior: str | None, width: float
         for name in HISTOGRAMS:
             cells[name] += [(t, g, arm, bucket, w * thin) for bucket, w in _successes(window, name)]
         people += [(t, g, arm, number[who], *facts) for who, facts in window.callers.items()]
+        answered += [[thin * value for value in window.answer_callers.get(who, (0.0, 0.0))] for who in window.callers]
     scope, sized = groups(strata)
     made = {name: entries(cell) for name, cell in cells.items() if cell}
     return alike(
         Columns(
             np.array(starts), width, strata, np.zeros(len(strata), np.int64), scope, sized, n, faults, answers, bad, stale,
-            made, callers_of(people), dict(sorted(scores.items())), tuple(names), prompts,
+            made, callers_of(people, answered), dict(sorted(scores.items())), scored_of(whose), tuple(names), prompts,
         )
     )  # fmt: skip
+
+
+def scored_of(rows: Sequence[tuple[str, int, int, int, Sequence[float]]]) -> dict[str, Scored]:
+    """Rows (name, t, arm, who, sums) as Scored by name."""
+    made = {}
+    for name in sorted({row[0] for row in rows}):
+        t, arm, who, sums = zip(*(row[1:] for row in rows if row[0] == name), strict=True)
+        made[name] = Scored(
+            np.array(t, np.int64), np.array(arm, np.int64), np.array(who, np.int64), np.array(sums, np.float64)
+        )
+    return made
 
 
 def _successes(window: Counts, name: str) -> list[tuple[int, float]]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lastgood.judge.columns import Callers, Columns, Entries, Ints, tally
+from lastgood.judge.columns import Callers, Columns, Entries, Ints, Scored, tally
 from lastgood.judge.eprocess import Floats
 from lastgood.record.fault import FAULTS, Fault
 from lastgood.settings import Policy
@@ -15,7 +15,7 @@ ITSELF = 0.8
 
 def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
     """metric -> requesters without whom its evidence after window t must stand: who has most failures of the new version beyond its share,
-    most of its slowness, and whose requests went to one version most one-sidedly. One comparison only."""
+    most of its slowness, bad answers or low scores, and whose requests went to one version most one-sidedly. One comparison only."""
     callers = cols.callers.take(cols.callers.t <= t)
     if not len(callers.t):
         return {}
@@ -37,9 +37,24 @@ def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
     excess = (callers.latency_sum - middle * callers.timed) * np.where(callers.arm == 1, 1 - share, -share)
     uneven = most(np.abs(new * (1 - share) - prior * share))
     slow = most(np.asarray(tally(callers.who, excess, size))) | uneven
+    poor = tally(callers.who, callers.bad * np.where(callers.arm == 1, 1 - share, -share), size)
     return {
         "errors": most(bad(counted)) | uneven, "client": most(bad([FAULTS.index(Fault.CLIENT)])) | uneven, "latency": slow, "ttft": slow,
+        "quality": most(poor) | uneven, "scores": uneven | {who for sums in cols.scored.values() for who in _lowest(sums, t) - alone},
     }  # fmt: skip
+
+
+def _lowest(scored: Scored, t: int) -> set[int]:
+    """Who pulls the new version's mean score down most, and who has most of the scores on one side."""
+    scored = scored.take(scored.t <= t)
+    n, total = scored.sums[:, 0], scored.sums[:, 1]
+    if not n.sum():
+        return set()
+    size, share = int(scored.who.max()) + 1, n[scored.arm == 1].sum() / n.sum()
+    side = np.where(scored.arm == 1, 1 - share, -share)
+    below = tally(scored.who, (total.sum() / n.sum() * n - total) * side, size)
+    apart = np.abs(tally(scored.who, n * side, size))
+    return {int(np.argmax(amount)) for amount in (below, apart) if amount.max() > 0}
 
 
 def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
@@ -63,8 +78,18 @@ def without(cols: Columns, who: int) -> Columns:
         histograms["latency"] = _taken(histograms["latency"], caller, histograms["latency"])
         if "ttft" in histograms:
             histograms["ttft"] = _taken(histograms["ttft"], caller, cols.histograms["latency"])
+    answers, bad = cols.answers.copy(), cols.bad.copy()
+    np.subtract.at(answers, (caller.t, caller.g, caller.arm), caller.answers)
+    np.subtract.at(bad, (caller.t, caller.g, caller.arm), caller.bad)
+    scores = {name: sums.copy() for name, sums in cols.scores.items()}
+    for name, scored in cols.scored.items():
+        its = scored.take(scored.who == who)
+        np.subtract.at(scores[name], (its.t, np.zeros_like(its.t), its.arm), its.sums)
     return replace(
-        cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), histograms=histograms, callers=cols.callers.take(cols.callers.who != who)
+        cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), answers=np.maximum(answers, 0.0), bad=np.maximum(bad, 0.0),
+        histograms=histograms, scores={name: np.maximum(sums, 0.0) for name, sums in scores.items()},
+        callers=cols.callers.take(cols.callers.who != who),
+        scored={name: scored.take(scored.who != who) for name, scored in cols.scored.items()},
     )  # fmt: skip
 
 

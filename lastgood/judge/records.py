@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lastgood.judge.columns import HIGHEST, LOWEST, Callers, Columns, Entries, Ints, alike, callers_of, groups, tally
+from lastgood.judge.columns import (
+    HIGHEST,
+    LOWEST,
+    Callers,
+    Columns,
+    Entries,
+    Ints,
+    Scored,
+    alike,
+    callers_of,
+    groups,
+    tally,
+)
 from lastgood.judge.eprocess import Floats
 from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import GROWTH, SIZE_EDGES, START_TOKENS, ZERO
@@ -99,6 +111,7 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
             starts * width, width, strata, np.zeros(shape[1], np.int64), scope, sized, count(np.ones(len(t))), faults, nothing, nothing,
             stale, histograms, _callers(records, t, g, kinds, marks.get("latency")),
             {name: _sums(t, records.arm, series, len(starts)) for name, series in sorted(records.values.items())},
+            {name: _whose(records, t, series) for name, series in sorted(records.values.items())},
             prompts=count(np.nan_to_num(records.tokens_in)),
         )
     )  # fmt: skip
@@ -122,11 +135,22 @@ def _callers(records: Records, t: Ints, g: Ints, kinds: Ints, latency: Ints | No
     starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
     first, timed = order[starts], (mark != ZERO).astype(np.int64)
     failed = (kinds[:, None] == np.arange(len(FAULTS))).astype(np.int64)
-    sums = [
+    requests, faults, timed, total, squares = (
         np.add.reduceat(part, starts)
         for part in (np.ones(len(known), np.int64), failed, timed, mark * timed, mark**2 * timed)
-    ]
-    return Callers(t[first], g[first], arm[first], who[first], *sums)
+    )
+    none = np.zeros(len(first))
+    return Callers(t[first], g[first], arm[first], who[first], requests, faults, timed, total, squares, none, none)
+
+
+def _whose(records: Records, t: Ints, values: Floats) -> Scored:
+    """Scores of one name by requester."""
+    known = ~np.isnan(values) & (records.who >= 0)
+    size = int(records.who.max(initial=0)) + 1
+    cells, place = np.unique((t[known] * 2 + records.arm[known]) * size + records.who[known], return_inverse=True)
+    value = np.clip(values[known], 0.0, 1.0)
+    sums = np.stack([tally(place, power, len(cells)) for power in (np.ones(len(value)), value, value * value)], -1)
+    return Scored(cells // size // 2, cells // size % 2, cells % size, sums)
 
 
 def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:

@@ -77,6 +77,8 @@ class Counts:
     callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number, sum and sum of
     squares of the buckets of the latencies of its successes).
     scores: name of an evaluation or label -> (number, sum, sum of squares) of values in 0-1, 1 = best.
+    answer_callers: hash of a requester -> (answers looked at, those with a bad flag). score_callers: "hash/name" -> the requester's part
+    of `scores`.
     """
 
     endpoint: str
@@ -98,6 +100,8 @@ class Counts:
     failed_latency: Histogram = field(default_factory=dict)
     callers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    answer_callers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    score_callers: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def failed(self) -> float:
@@ -105,7 +109,10 @@ class Counts:
         return math.fsum(self.errors.values())
 
 
-_MAPS = ("errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "failed_latency", "callers", "scores")
+_MAPS = (
+    "errors", "latency", "ttft", "feature_age", "quality", "length", "pace", "failed_latency", "callers", "scores", "answer_callers",
+    "score_callers",
+)  # fmt: skip
 
 
 def utc(moment: datetime) -> datetime:
@@ -131,21 +138,14 @@ def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def _callers(maps: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
-    total: dict[str, tuple[int, ...]] = {}
-    for callers in maps:
-        for who, facts in callers.items():
-            before = total.get(who)
-            total[who] = tuple(facts) if before is None else tuple(map(operator.add, before, facts))
+def _vectors(maps: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, tuple[Any, ...]]:
+    """Sums of vectors by name; the first CAP_REQUESTERS names are kept."""
+    total: dict[str, tuple[Any, ...]] = {}
+    for vectors in maps:
+        for name, facts in vectors.items():
+            before = total.get(name)
+            total[name] = tuple(facts) if before is None else tuple(map(operator.add, before, facts))
     return dict(sorted(total.items())[:CAP_REQUESTERS])
-
-
-def _scores(maps: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, ...]]:
-    total: dict[str, tuple[float, ...]] = {}
-    for histogram in maps:
-        for name, sums in histogram.items():
-            total[name] = tuple(a + b for a, b in zip(total.get(name, (0.0, 0.0, 0.0)), sums, strict=True))
-    return total
 
 
 def merge(
@@ -175,8 +175,10 @@ def merge(
         length=add(*(window.length for window in group)),
         pace=add(*(window.pace for window in group)),
         failed_latency=add(*(window.failed_latency for window in group)),
-        callers=_callers(window.callers for window in group),
-        scores=_scores(window.scores for window in group),
+        callers=_vectors(window.callers for window in group),
+        scores=_vectors(window.scores for window in group),
+        answer_callers=_vectors(window.answer_callers for window in group),
+        score_callers=_vectors(window.score_callers for window in group),
     )
 
 

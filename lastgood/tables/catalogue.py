@@ -118,6 +118,11 @@ WINDOWS = Table(
             "map<string,array<double>>",
             "evaluation or label (attribute eval.*) -> number, sum, sum of squares",
         ),
+        Field(
+            "score_callers",
+            "map<string,array<double>>",
+            "hash of a requester/name -> its part of `scores`; at most 512",
+        ),
     ),
     _KEY_NAMES,
     change_feed=True,
@@ -157,6 +162,9 @@ QUALITY = Table(
             "quality",
             "map<string,double>",
             "output flag -> answers; `answers` looked at, `bad` with any bad flag",
+        ),
+        Field(
+            "answer_callers", "map<string,array<double>>", "hash of a requester -> its `answers` and `bad`; at most 512"
         ),
     ),
     _KEY_NAMES,

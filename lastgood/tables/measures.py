@@ -31,11 +31,11 @@ def windows(
     filters: Any = [condition for condition in wanted if condition[2] is not None] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
-        tuple(row[name] for name in key): dict(row["quality"] or ())
+        tuple(row[name] for name in key): row
         for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
     }
     rows = delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist()
-    counts = [from_row(row | {"quality": answers.get(tuple(row[name] for name in key))}) for row in rows]
+    counts = [from_row(answers.get(tuple(row[name] for name in key), {}) | row) for row in rows]
     return sorted(counts, key=lambda window: (window.start, window.model_version, window.stratum))
 
 

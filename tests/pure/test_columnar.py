@@ -14,7 +14,7 @@ from soak import scaled
 
 from lastgood import tables
 from lastgood.jobs.columnar import columns_of_table, totals
-from lastgood.judge.columns import Callers, Entries, columns
+from lastgood.judge.columns import Callers, Entries, Scored, columns
 from lastgood.record.metrics import summary
 from lastgood.record.telemetry import arrow_schema
 from lastgood.record.windows import Counts
@@ -31,7 +31,9 @@ def table(given_windows: list[Counts]) -> pa.Table:
         "failed_latency",
         "callers",
         "scores",
+        "score_callers",
         "quality",
+        "answer_callers",
     )
     rows = [
         {f.name: getattr(one, f.name) for f in fields(one) if f.name not in (*maps, "start", "error_requesters")}
@@ -42,12 +44,12 @@ def table(given_windows: list[Counts]) -> pa.Table:
         }
         for one in given_windows
     ]
-    quality = pa.field("quality", pa.map_(pa.string(), pa.float64()))
-    return pa.Table.from_pylist(rows, pa.schema([*arrow_schema(tables.WINDOWS.fields), quality]))
+    answers = [arrow_schema(tables.QUALITY.fields).field(name) for name in ("quality", "answer_callers")]
+    return pa.Table.from_pylist(rows, pa.schema([*arrow_schema(tables.WINDOWS.fields), *answers]))
 
 
 def same(mine: Any, theirs: Any) -> bool:
-    if isinstance(theirs, Entries | Callers):
+    if isinstance(theirs, Entries | Callers | Scored):
         return all(same(getattr(mine, name), part) for name, part in vars(theirs).items())
     if isinstance(theirs, dict):
         return list(mine) == list(theirs) and all(same(mine[key], part) for key, part in theirs.items())
@@ -60,11 +62,18 @@ def test_a_table_gives_the_same_columns_as_its_windows_one_by_one(seed: int) -> 
     given_windows = windows(requests(seed, minutes=12, failing=0.2, people=20))
     at = datetime.fromtimestamp(START, UTC) + timedelta(minutes=3)
     given_windows += [
-        Counts("chat", "2", "?/?", at, scores={"good": (3.0, 2.0, 1.5)}),
+        Counts("chat", "2", "?/?", at, scores={"good": (3.0, 2.0, 1.5)}, score_callers={"x/good": (2.0, 1.0, 0.5)}),
         replace(given_windows[0], model_version="9"),
     ]
     given_windows = [
-        replace(one, quality={"answers": 4.0, "bad": 1.0}, feature_age={100: 2.0, 900: 1.0}) if one.rows else one
+        replace(
+            one,
+            quality={"answers": 4.0, "bad": 1.0},
+            feature_age={100: 2.0, 900: 1.0},
+            answer_callers={"elsewhere": (1.0, 1.0)} | dict.fromkeys(list(one.callers)[::3], (3.0, 1.0)),
+        )
+        if one.rows
+        else one
         for one in given_windows
     ]
     mine, theirs = columns_of_table(table(given_windows), "2", "1", 60, 500), columns(given_windows, "2", "1", 60, 500)

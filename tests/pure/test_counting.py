@@ -105,7 +105,8 @@ def one(row: dict[str, Any]) -> Counts:
     key = (row["endpoint"], row["model_version"], stratum(row["latency_scope"], row["size"]), row["window_start"])
     return Counts(
         *key, 1, weight, tokens_in=(row["tokens_in"] or 0) * weight, tokens_out=(out or 0) * weight,
-        scores={n: (1.0, v, v * v) for n, v in rounded.items()}, **made,
+        scores={n: (1.0, v, v * v) for n, v in rounded.items()},
+        score_callers={f"{who}/{n}": (1.0, v, v * v) for n, v in rounded.items() if row["requester"]}, **made,
     )  # fmt: skip
 
 
@@ -120,6 +121,7 @@ def by_hand(given_rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
         made[key] |= {"callers": {n: list(v) for n, v in total.callers.items()}}
         made[key] |= {
             "scores": {n: list(v) for n, v in total.scores.items()},
+            "score_callers": {n: list(v) for n, v in total.score_callers.items()},
             "error_requesters": list(total.error_requesters),
         }
         made[key] = {n: v or ([] if not isinstance(v, float | int) else v) for n, v in made[key].items()}

@@ -1,10 +1,15 @@
 """Flags of answers, on Arrow columns."""
 
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lastgood.jobs import quality
 from lastgood.jobs.quality import DISTINCT_SHARE, FLAGS, LEAST_WORDS, REPETITION_CHARS, flags
 
 words = st.lists(st.sampled_from(["a", "b", "A", "long", "\n", "word"]), min_size=13, max_size=60).map(" ".join)
@@ -76,3 +81,40 @@ def test_each_flag_is_raised_by_its_text() -> None:
 def test_a_good_answer_has_none() -> None:
     assert not flagged("Paris is the capital of France, on the Seine.", "What is the capital?", "stop")
     assert not flagged('{"a": 1}', "give JSON", "stop", response_format="json:a")
+
+
+keyed_rows = st.lists(
+    st.fixed_dictionaries({
+        "requester": st.sampled_from(["ann", "bob", None]), "output": st.sampled_from(["", "fine", None]), "weight": st.sampled_from([1.0, 4.0]),
+        "model_version": st.sampled_from("12"), "error_code": st.sampled_from([None, None, "HTTP_500"]),
+    }),
+    min_size=1, max_size=20,
+)  # fmt: skip
+
+
+@given(keyed_rows, st.integers(0, 20))
+def test_answers_are_counted_by_requester_also_in_parts(rows: list[dict[str, Any]], cut: int) -> None:
+    fixed = {
+        "endpoint": "chat",
+        "stratum": "?/?",
+        "window_start": datetime(2026, 3, 1, tzinfo=UTC),
+        "input": "a",
+        "finish_reason": "stop",
+    }
+    kinds = {
+        "window_start": pa.timestamp("us", "UTC"),
+        "weight": pa.float64(),
+        "attributes": pa.map_(pa.string(), pa.string()),
+    }
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in quality.COUNTED])
+    parts = [pa.Table.from_pylist([fixed | row for row in part], schema) for part in (rows[:cut], rows[cut:])]
+    wanted: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["error_code"] is None and row["output"] is not None:
+            callers = wanted.setdefault(row["model_version"], {})
+            if row["requester"]:
+                sums = callers.setdefault(sha256(row["requester"].encode()).hexdigest()[:12], [0.0, 0.0])
+                sums[0] += row["weight"]
+                sums[1] += row["weight"] * (row["output"] == "")
+    for made in (quality.count(pa.concat_tables(parts)), quality.add(pa.concat_tables(map(quality.count, parts)))):
+        assert {row["model_version"]: dict(row["answer_callers"]) for row in made.to_pylist()} == wanted

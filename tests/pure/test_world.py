@@ -171,3 +171,30 @@ def test_a_promotion_is_planned_in_steps_that_can_see() -> None:
     assert path[-1].share == 50
     assert all(one.minutes <= 60 for one in path)
     assert power.fastest(steps, 0.0) == [steps[2]]
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+def test_bad_answers_of_one_requester_bring_nobody_back(everybody: bool) -> None:
+    """A pinned requester has most of the new version's bad answers; where everybody has them, the version is rolled back."""
+    rng = np.random.default_rng(3)
+    made = []
+    for window in windows(requests(5, minutes=30, per_minute=300, people=40)):
+        answers = {who: facts[0] for who, facts in window.callers.items()}
+        bad_share = 0.2 if everybody and window.model_version == "2" else 0.02
+        callers = {who: (float(n), float(rng.binomial(n, bad_share))) for who, n in answers.items()}
+        more = window.rows // 8 if window.model_version == "2" else 0
+        if more:
+            callers["pinned"] = (float(more), 0.9 * more)
+        looked_at, bad = (sum(part) for part in zip(*callers.values(), strict=True))
+        facts = dict(window.callers) | ({"pinned": (more, *(0,) * (len(FAULTS) + 3))} if more else {})
+        made.append(
+            replace(
+                window, rows=window.rows + more, requests=window.requests + more, callers=facts,
+                tokens_in=window.tokens_in * (1 + more / window.rows),
+                quality={"answers": looked_at, "bad": bad}, answer_callers=callers,
+            )
+        )  # fmt: skip
+    verdict = say(made)
+    assert verdict.state is (State.ROLL_BACK if everybody else State.WATCH), verdict.reason
+    anonymous = say([replace(window, answer_callers={}, callers={}) for window in made])
+    assert anonymous.state.severity >= State.PAGE.severity
