@@ -1,6 +1,7 @@
 """Incident, rollback and links -> the message a person gets (pure)."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -12,12 +13,17 @@ from lastgood.alerts.rollback.plan import Plan
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
 
+CERTAIN = 1_000_000
+
 
 def sureness(e_value: float | None) -> str:
     """How sure the verdict is, in words."""
     if not e_value or e_value < 2:
         return "there is no statistical evidence of its own for this"
-    return f"a healthy version would look this bad less than once in {e_value:,.0f} times"
+    if e_value >= CERTAIN:
+        return "practically certain (a healthy version looks this bad less than once in a million times)"
+    step = 10 ** max(0, math.floor(math.log10(e_value)) - 1)
+    return f"a healthy version would look this bad less than once in {math.floor(e_value / step) * step:,} times"
 
 
 def trigger(

@@ -51,6 +51,14 @@ def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
 
 
 @app.command()
+def mcp(config: ConfigFile = None) -> None:
+    """Answer an assistant's questions over standard input and output (Model Context Protocol). It cannot change anything."""
+    from lastgood.service.assistant import server
+
+    server(load(config)).run()
+
+
+@app.command()
 def demo(
     fault: Annotated[
         str,

@@ -109,6 +109,16 @@ def show(number: IncidentId, as_json: AsJson = False, config: ConfigFile = None)
         console.print(f"{step['at'][:19]} {step['who']}: {step['what']} {step['why']}".rstrip(), markup=False)
 
 
+@incident.command("brief")
+def brief_of(number: IncidentId, as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """What you must know now: what, since when, who is hit, what changed, what was tried, what next."""
+    from lastgood.alerts.brief import read
+
+    _, store = _opened(config)
+    made = read(store, _find(store, number), datetime.now(UTC))
+    print(json.dumps(made.as_json()) if as_json else made)
+
+
 @incident.command("patch")
 def patch(
     number: IncidentId,

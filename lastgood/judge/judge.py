@@ -12,6 +12,7 @@ from lastgood.judge.evidence import Drifted, Evidence, History, Planned
 from lastgood.judge.fair import comparable
 from lastgood.judge.look import Look
 from lastgood.judge.trail import follow
+from lastgood.record.fault import FAULTS
 from lastgood.record.metrics import summary
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import bucket
@@ -116,6 +117,7 @@ def _numbers(look: Look) -> dict[str, object]:
         "sound": {metric: min(float(part[look.t]), 1e300) for metric, part in look.case.sound.items()},
         "doubts": look.doubts,
         "change": min(float(look.trail.change[look.t, 0]), 1e300),
+        "requesters_hit": int(look.case.who_failed(FAULTS)[look.t]) if look.trail.known[look.t, 0] else None,
         "faults": {"new": look.faults(1), "prior": look.faults(0)},
         "left_out": look.left_out,
         "blocks": int((look.trail.blocks["errors"].n[: look.t + 1].sum((1, 2)) > 0).sum()),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lastgood.cli.app import app
 from lastgood.errors import ConfigError
 
-ALWAYS_JSON = {"audit anchor", "job", "serve", "drift", "forget", "baseline set", "config schema"}
+ALWAYS_JSON = {"audit anchor", "job", "mcp", "serve", "drift", "forget", "baseline set", "config schema"}
 
 
 def commands(one: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
