@@ -45,7 +45,7 @@ class Brief:
         """About ten lines of text."""
         hit = "" if self.requesters_hit is None else f", {self.requesters_hit} requesters saw a failure"
         lines = [
-            f"{self.endpoint} version {self.version} ({self.state}): {self.what}",
+            f"{self.endpoint} ({self.state}): {self.what}",
             f"since    {self.since} ({self.minutes} minutes ago)",
             f"who      {self.requests:,} requests of version {self.version}{hit}",
             *(

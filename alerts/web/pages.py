@@ -14,14 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from lastgood.alerts import brief
 from lastgood.alerts.controller import Controller
-from lastgood.alerts.messages import sureness
+from lastgood.alerts.messages import sureness, worst_metric
 from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.git import patch_of
 from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.auth import Auth
-from lastgood.alerts.web.view import beside, percent, sparkline, story, when
+from lastgood.alerts.web.view import axis, beside, lead, percent, sparkline, story, when
 from lastgood.errors import RefusedError
 from lastgood.record.verdict import State, Verdict
 
@@ -133,16 +134,24 @@ class Pages:
         )
         with self._store.read() as tx:
             entries = tx.audit(incident.id)
+            elsewhere = [other for other in tx.incidents(open_only=True) if other.id != incident.id]
+        now, known = self._clock(), brief.read(self._store, incident, self._clock())
+        series = self._evidence(incident)
+        main = lead(series, worst_metric(incident.verdict))
         return self._with_forms(
             request,
             token,
             ACTIONS if decidable else (),
             "evidence.html",
+            brief=known,
+            main=main,
+            axis=axis(main, datetime.fromisoformat(known.since), now) if main else None,
+            elsewhere=elsewhere,
             incident=incident,
             rollback=rollback,
             decidable=decidable,
             needed=self._settings.endpoint(incident.endpoint).policy.approvals,
-            series=self._evidence(incident),
+            series=series,
             report=f"/r/{token}/drift" if self._report(incident.endpoint, incident.candidate) else None,
             figures=beside(incident.verdict),
             story=story(entries),

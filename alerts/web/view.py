@@ -1,7 +1,7 @@
 """Figures -> what a page shows of them (pure)."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lastgood.record.metrics import BY_NAME
@@ -44,6 +44,41 @@ def story(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str
         (when(e["at"]), str(e["who"]), str(e["what"]), str(e["detail"].get("reason") or e["detail"].get("why") or ""))
         for e in entries
     ]
+
+
+LEADS = {"errors": "error_rate", "latency": "p95_ms", "ttft": "p95_ms", "quality": "bad_answers"}
+"""Metric of a finding -> the measure that shows it."""
+UNCERTAIN = timedelta(minutes=2)
+"""Requests of so short a time ago may still be on their way."""
+
+
+def lead(series: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
+    """The one plot that shows what is wrong."""
+    label = BY_NAME[LEADS.get(metric, "error_rate")].label
+    drawn = [row for row in series if any(value is not None for value in row["new"])]
+    return next((row for row in drawn if row["name"] == label), drawn[0] if drawn else None)
+
+
+def axis(row: Mapping[str, Any], since: datetime, now: datetime) -> dict[str, Any]:
+    """What stands around a plot: the value at its top, the times at its ends, and where along it (0-1, None: not on it) the harm began and
+    where values are not complete yet."""
+    top = max((value for side in ("new", "prior") for value in row[side] if value is not None), default=0) or 1
+    starts: Sequence[datetime] = row.get("starts") or []
+    if len(starts) < 2:
+        return {"top": top, "first": "", "last": "", "since": None, "uncertain": None}
+    first, whole = starts[0], (starts[-1] - starts[0]).total_seconds()
+
+    def at(moment: datetime) -> float | None:
+        along = (moment - first).total_seconds() / whole
+        return along if 0 <= along <= 1 else None
+
+    return {
+        "top": top,
+        "first": f"{first:%H:%M}",
+        "last": f"{starts[-1]:%H:%M}",
+        "since": at(since),
+        "uncertain": at(now - UNCERTAIN),
+    }
 
 
 def sparkline(values: Sequence[float | None], top: float | None = None) -> str:

@@ -62,7 +62,7 @@ def series(counts: Sequence[Counts], version: str, starts: Sequence[datetime], m
 def drawn(
     counts: Sequence[Counts], new: str, prior: str | None, names: Sequence[str], points: int = 60
 ) -> list[dict[str, Any]]:
-    """Metrics of two versions over the newest windows, as pages plot them: name, unit, a value or None per window."""
+    """Metrics of two versions over the newest windows, as pages plot them: name, unit, when each window starts, a value or None per window."""
     starts = sorted({window.start for window in counts})[-points:]
     rows = []
     for name in names:
@@ -73,7 +73,7 @@ def drawn(
             for version in (new, prior or "")
         )
         rows.append(
-            {"name": metric.label, "unit": "" if unit == "1" else unit}
+            {"name": metric.label, "unit": "" if unit == "1" else unit, "starts": starts}
             | dict(zip(("new", "prior"), sides, strict=True))
         )
     return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alerts_support import House, MemoryWorkspace, endpoint, settings, verdict
+from alerts_support import START, House, MemoryWorkspace, endpoint, settings, verdict
 from conftest import needs
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -35,12 +35,15 @@ def line(*values: float) -> list[float | None]:
     return [*values]
 
 
+STARTS = [START + timedelta(minutes=2 * i - 8) for i in range(5)]
 SERIES: list[dict[str, Any]] = [
     {"name": "p95", "unit": "ms", "new": line(410, 420, 560, 640, 655), "prior": line(405, 400, 412, 408, 401)},
     {"name": "errors", "unit": "%", "new": line(0.4, 0.5, 5.8, 6.3, 6.1), "prior": line(0.4, 0.3, 0.4, 0.5, 0.4)},
     {"name": "bad answers", "unit": "%", "new": line(1, 1.2, 1, 1.1, 1), "prior": line(1, 1, 1.1, 0.9, 1)},
     {"name": "tokens out", "unit": "", "new": line(88, 90, 87, 92, 91), "prior": line(86, 88, 90, 87, 89)},
 ]
+for row in SERIES:
+    row["starts"] = STARTS
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def picture(driver: WebDriver, name: str) -> None:
 def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -> None:
     driver.get(night.link)
     page = text(driver)
-    for part in ("6.1 % against 0.4 %", "since 2026-03-01 11:56 UTC", "less than once in 400 times", "655 ms", "401 ms",
+    for part in ("6.1 % against 0.4 %", "Since 2026-03-01 11:56 UTC", "less than once in 400 times", "655 ms", "401 ms",
                  "traffic of chat-3: 100 % -> 0 %"):  # fmt: skip
         assert part in page, page
     picture(driver, "phone-evidence")

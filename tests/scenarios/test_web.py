@@ -65,7 +65,7 @@ def test_the_page_says_what_a_person_needs(site: Site) -> None:
     page = site.browser.get(site.path).text
     for part in (
         "6.1 % of requests fail on version 3",
-        "since <strong>2026-03-01 11:56 UTC</strong>",
+        "Since <strong>2026-03-01 11:56 UTC</strong> (4 minutes)",
         "less than once in 400 times",
         "6.1 %",
         "0.4 %",
