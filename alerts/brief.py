@@ -10,7 +10,7 @@ from lastgood.alerts.messages import sureness
 from lastgood.alerts.records import Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.plan import Snapshot
-from lastgood.alerts.store import Store
+from lastgood.alerts.tx import Tx
 
 NAMES_ONLY = ("environment_vars",)
 """Settings of a served entity whose values may be secrets: only names are shown."""
@@ -153,11 +153,10 @@ def _next(incident: Incident, rollback: Rollback | None, switch: KillSwitch) -> 
     )
 
 
-def read(store: Store, incident: Incident, now: datetime) -> Brief:
+def read(tx: Tx, incident: Incident, now: datetime) -> Brief:
     """The brief of an incident, from the state store."""
-    with store.read() as tx:
-        sides = (
-            tx.snapshot(incident.endpoint, incident.candidate),
-            tx.snapshot(incident.endpoint, incident.prior) if incident.prior else None,
-        )
-        return brief(incident, tx.last_rollback(incident.id), tx.audit(incident.id), sides, tx.kill_switch(), now)
+    sides = (
+        tx.snapshot(incident.endpoint, incident.candidate),
+        tx.snapshot(incident.endpoint, incident.prior) if incident.prior else None,
+    )
+    return brief(incident, tx.last_rollback(incident.id), tx.audit(incident.id), sides, tx.kill_switch(), now)

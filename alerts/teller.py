@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from lastgood.alerts import messages
+from lastgood.alerts import brief, messages
 from lastgood.alerts.notify.pagerduty import event as pagerduty_event
 from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.links import Action, Claims, Signer
@@ -98,6 +98,7 @@ class Teller:
         more |= {"plan": plan.diff(), "why this version": plan.reasons, "plan id": plan.id} if plan else {}
         if (switch := tx.kill_switch()).on:
             more["kill switch"] = f"on ({switch.who}: {switch.why}): no rollback starts or goes on"
+        more["brief"] = str(brief.read(tx, incident, now))
         document = messages.trigger(incident, self.settings, now, sentence, severity=severity, links=links, **more)
         if again:
             document = messages.under(document, again)

@@ -44,7 +44,9 @@ def to_slack(event: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     payload = event["payload"]
     text = f"{MARKS.get(payload['severity'], '')} {_escaped(payload['summary'])[:MAX_TEXT]}".strip()
-    lines = "\n".join(f"• {_escaped(line)}" for line in payload["custom_details"].get("plan", ()))
+    details = payload["custom_details"]
+    told = [line for line in str(details.get("brief", "")).splitlines()[1:] if line.strip()]
+    lines = "\n".join(f"• {_escaped(line)}" for line in (*details.get("plan", ()), *told))
     blocks: list[dict[str, Any]] = [{"type": "section", "text": {"type": "mrkdwn", "text": text}}]
     if lines:
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": lines[:MAX_TEXT]}})

@@ -135,7 +135,7 @@ class Pages:
         with self._store.read() as tx:
             entries = tx.audit(incident.id)
             elsewhere = [other for other in tx.incidents(open_only=True) if other.id != incident.id]
-        now, known = self._clock(), brief.read(self._store, incident, self._clock())
+            known = brief.read(tx, incident, self._clock())
         series = self._evidence(incident)
         main = lead(series, worst_metric(incident.verdict))
         return self._with_forms(
@@ -145,7 +145,7 @@ class Pages:
             "evidence.html",
             brief=known,
             main=main,
-            axis=axis(main, datetime.fromisoformat(known.since), now) if main else None,
+            axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
             incident=incident,
             rollback=rollback,

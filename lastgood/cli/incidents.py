@@ -115,7 +115,9 @@ def brief_of(number: IncidentId, as_json: AsJson = False, config: ConfigFile = N
     from lastgood.alerts.brief import read
 
     _, store = _opened(config)
-    made = read(store, _find(store, number), datetime.now(UTC))
+    i = _find(store, number)
+    with store.read() as tx:
+        made = read(tx, i, datetime.now(UTC))
     print(json.dumps(made.as_json()) if as_json else made)
 
 

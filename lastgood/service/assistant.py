@@ -88,9 +88,9 @@ class Questions:
         """What a person woken by an incident must know: what, since when, who is hit, what changed, what was tried, what next."""
         with self._state.read() as tx:
             row = tx.incident(incident)
-        if row is None:
-            raise ConfigError(f"no incident {incident}: ask `incidents` for the ids")
-        return read(self._state, row, self._clock()).as_json()
+            if row is None:
+                raise ConfigError(f"no incident {incident}: ask `incidents` for the ids")
+            return read(tx, row, self._clock()).as_json()
 
     def windows(self, endpoint: str, hours: float = 6.0) -> dict[str, dict[str, float | None]]:
         """Latency, errors, tokens, answers and feature age of each version of an endpoint over the newest hours of its data."""

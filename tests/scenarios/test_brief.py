@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from lastgood import tables
 from lastgood.alerts.brief import Brief, difference, read
 from lastgood.alerts.messages import sureness
+from lastgood.alerts.notify.webhooks import to_slack
 from lastgood.alerts.rollback.machine import Approve
 from lastgood.alerts.rollback.plan import Snapshot
 from lastgood.cli.app import app
@@ -36,8 +37,7 @@ def house(build: Build) -> House:
 
 def brief_of(house: House) -> Brief:
     with house.store.read() as tx:
-        incident = tx.incidents()[0]
-    return read(house.store, incident, house.clock.now)
+        return read(tx, tx.incidents()[0], house.clock.now)
 
 
 def test_it_says_what_to_do_in_every_state(house: House) -> None:
@@ -86,6 +86,16 @@ def test_the_difference_of_two_versions_shows_no_value_of_the_environment() -> N
 )
 def test_how_sure_is_said_in_round_numbers(e: float, words: str) -> None:
     assert words in sureness(e)
+
+
+def test_the_alert_carries_it_to_every_channel(house: House) -> None:
+    house.verdict()
+    house.tick()
+    event = house.notifier.events[0]
+    told = event["payload"]["custom_details"]["brief"]
+    assert "next     approve the rollback to version 2" in told
+    message = json.dumps(to_slack(event))
+    assert "next     approve the rollback to version 2" in message and "if not" in message
 
 
 @pytest.fixture
