@@ -60,12 +60,16 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
         values = [(look.quantile("length", arm, 0.5) or [0.0])[0] for arm in (1, 0)]
         sentence = f"{new} answers with {values[0]:.0f} tokens (median) against {values[1]:.0f} of {old}"
     else:
-        times = f"{ratio:.1f} times as often as {old}" if ratio is not None else f"more often than {old}"
+        times = f"{ratio:.1f} times as often as {old}" if ratio is not None else f"{_how_often(*rates)} {old}"
         between = f" (between {low:.1f} and {high:.1f})" if ratio and low is not None and high is not None else ""
         kind = stream.name.removeprefix("errors").strip()
         verb = f"fails with {kind}" if kind and metric == "errors" else _VERBS[metric]
         sentence = f"{new} {verb} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
     return Finding(metric, sentence, e, ratio, low, high, float(rates[0]), float(rates[1]))
+
+
+def _how_often(new: float, prior: float) -> str:
+    return "as often as" if new == prior else "more often than" if new > prior else "less often than"
 
 
 def _ms(value: float) -> str:
