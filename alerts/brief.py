@@ -94,8 +94,8 @@ def difference(new: Snapshot | None, prior: Snapshot | None) -> list[str]:
     for name in sorted({*new.settings, *prior.settings} - {"name"}):
         ours, theirs = new.settings.get(name), prior.settings.get(name)
         if name in NAMES_ONLY:
-            mine, its = dict(ours or {}), dict(theirs or {})
-            moved = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+            set_by_new, set_by_prior = dict(ours or {}), dict(theirs or {})
+            moved = sorted(key for key in set_by_new | set_by_prior if set_by_new.get(key) != set_by_prior.get(key))
             lines += [f"{name}: {', '.join(moved)} (values not shown)"] if moved else []
         elif ours != theirs:
             lines.append(

@@ -13,9 +13,11 @@ from lastgood.judge.columns import (
     HIGHEST,
     HISTOGRAMS,
     LOWEST,
+    Callers,
     Columns,
     Entries,
     Ints,
+    Scored,
     alike,
     callers_of,
     groups,
@@ -80,6 +82,21 @@ def columns_of_table(table: pa.Table, new: str, prior: str | None, width: float,
     by_arm = t[at] * 2 + arm[at]
     stale = np.stack([tally(by_arm, part, 2 * shape[0]).reshape(shape[0], 1, 2) for part in (known, known * old)], -1)
     histograms = {name: entry for name in HISTOGRAMS if (entry := _histogram(table, name, t, g, arm, thin)) is not None}
+    callers, whose, names_of = _people(table, t, g, arm, thin)
+    scope, sized = groups(strata)
+    return alike(
+        Columns(
+            starts / 1e6, width, strata, np.zeros(len(strata), np.int64), scope, sized, counts(rows), faults, answers, bad, stale, histograms,
+            callers, _scores(table, t, arm, shape[0]), whose, names_of,
+            counts(_numbers(table, "tokens_in") * thin),
+        )
+    )  # fmt: skip
+
+
+def _people(
+    table: pa.Table, t: Ints, g: Ints, arm: Ints, thin: Floats
+) -> tuple[Callers, dict[str, Scored], tuple[str, ...]]:
+    """(who was served, whose the scores are, the requesters' hashes that both count by)."""
     who, people, facts = _entries(table, "callers")
     scored_at, pairs, sums = _entries(table, "score_callers")
     owned = [pair.partition("/") for pair in pairs.to_pylist()]
@@ -98,14 +115,7 @@ def columns_of_table(table: pa.Table, new: str, prior: str | None, width: float,
         if len(who)
         else np.zeros((0, 4 + CALLER_FACTS), np.int64)
     )
-    scope, sized = groups(strata)
-    return alike(
-        Columns(
-            starts / 1e6, width, strata, np.zeros(len(strata), np.int64), scope, sized, counts(rows), faults, answers, bad, stale, histograms,
-            callers_of(cells, answered[order]), _scores(table, t, arm, shape[0]), scored_of(whose), tuple(names_of),
-            counts(_numbers(table, "tokens_in") * thin),
-        )
-    )  # fmt: skip
+    return callers_of(cells, answered[order]), scored_of(whose), tuple(names_of)
 
 
 def _answered(table: pa.Table, at: Ints, numbers: Ints, number: Mapping[str, int], thin: Floats) -> Floats:
