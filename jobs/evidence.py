@@ -21,6 +21,8 @@ BASELINE = timedelta(days=28)
 SETTLED = timedelta(days=1)
 """A version that serves alone is compared with its own past only so long after it."""
 LATELY = timedelta(hours=1)
+WAIT = timedelta(hours=1)
+"""So long a failed request may wait for the table that names its version; inference tables are delivered within an hour."""
 HANG_AFTER, HANG_OVER = timedelta(minutes=5), timedelta(minutes=10)
 KEY = ["endpoint", "model_version", "stratum", "window_start"]
 WINDOW, USUAL = "window", "usual"
@@ -144,6 +146,17 @@ def scale_ups(ctx: Context, since: datetime) -> dict[str, list[datetime]]:
     return moments
 
 
+def waiting(ctx: Context, now: datetime) -> dict[str, list[datetime]]:
+    """endpoint -> the windows of the newest WAIT in which requests failed whose version no table has named yet."""
+    from pyspark.sql import functions as f
+
+    unnamed = ctx.store.read(ctx.spark, tables.WINDOWS).where(
+        (f.col("window_start") >= f.lit(now - WAIT)) & (f.col("model_version") == "?") & (f.size("errors") > 0)
+    )
+    starts = unnamed.groupBy("endpoint").agg(f.collect_set("window_start").alias("starts"))
+    return {row["endpoint"]: [utc(start) for start in row["starts"]] for row in starts.collect()}
+
+
 def own_counts(ctx: Context, now: datetime) -> dict[str, tuple[float, float]]:
     """endpoint -> (requests by its own count, those of them that were seen) over HANG_OVER before the newest moment whose telemetry must have
     come: HANG_AFTER and twice the usual delivery lag ago."""
@@ -220,13 +233,13 @@ def facts(
 ) -> dict[Key, Evidence]:
     """What else the tables say of each pair: evidence without its windows."""
     moved, arrived, counted = drifted(ctx), completeness(ctx, chosen, now), own_counts(ctx, now)
-    scaled = scale_ups(ctx, now - 2 * budget.EPOCHS[SCHEDULED])
+    scaled, unnamed = scale_ups(ctx, now - 2 * budget.EPOCHS[SCHEDULED]), waiting(ctx, now)
     return {
         key: Evidence(
             key[0], pair.candidate, pair.prior, (), ctx.settings.window_s,
             [drifted for drifted in moved.get(key[0], ()) if drifted.model_version in (pair.candidate, pair.prior)],
             arrived.get(key), planned=planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
-            own_requests=counted.get(key[0]), scaled=scaled.get(key[0], ()),
+            own_requests=counted.get(key[0]), scaled=scaled.get(key[0], ()), waiting=unnamed.get(key[0], ()),
         )
         for key, pair in chosen.items()
     }  # fmt: skip

@@ -130,10 +130,17 @@ class Case:
             whole = whole + part
         return whole
 
+    @cached_property
+    def settled(self) -> Bools:
+        """Windows in which no failure waits for its version [T]: the others show fewer failures than there were."""
+        return ~np.isin(self.cols.times, [moment.timestamp() for moment in self.evidence.waiting])
+
     def still(self, streams: list[Stream]) -> Bools:
         """Whether the strongest of the streams speaks against the new version in the newest windows too [T]."""
         weighed = np.stack([stream.share * stream.e[:, 0] for stream in streams])
-        verdicts = np.stack([still(stream.logs[:, 0], self.index_of(stream.onset[:, 0])) for stream in streams])
+        verdicts = np.stack(
+            [still(stream.logs[:, 0], self.index_of(stream.onset[:, 0]), self.settled) for stream in streams]
+        )
         return np.asarray(verdicts[weighed.argmax(0), np.arange(self.length)])
 
     def index_of(self, minutes: Floats) -> Ints:
@@ -266,7 +273,8 @@ class Case:
     def objective(self) -> Bools:
         """Whether the evidence that an arm breaks its error objective still grows [T, 2 versions]."""
         onset = self.trail.slo_onset[:, 0]
-        return np.stack([still(self.trail.slo_logs[:, 0, arm], self.index_of(onset[:, arm])) for arm in (0, 1)], -1)
+        logs = self.trail.slo_logs[:, 0]
+        return np.stack([still(logs[:, arm], self.index_of(onset[:, arm]), self.settled) for arm in (0, 1)], -1)
 
     @cached_property
     def safe(self) -> Bools:
@@ -276,7 +284,8 @@ class Case:
         first = np.searchsorted(self.cols.times, ended - self.policy.proof_s)
 
         def lately(values: Floats) -> Floats:
-            so_far = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
+            known = np.where(self.settled.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
+            so_far = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(known, 0)])
             return np.asarray(so_far[1:] - so_far[first])
 
         beside = (self.cols.n.sum(1) > 0).all(1)
@@ -294,9 +303,20 @@ def summed(streams: list[Stream]) -> Floats:
     return np.asarray(sum(stream.share * stream.e[:, 0] for stream in streams))
 
 
-def still(logs: Floats, onset: Ints) -> Bools:
+def still(logs: Floats, onset: Ints, settled: Bools) -> Bools:
     """logs [T, K] that each window added, window of the onset [T] -> whether the newest windows add to it too [T]: as many of them as added
-    STILL_NATS on the way to the peak, by the alternative that fits best there, must add STILL_PART of that."""
+    STILL_NATS on the way to the peak, by the alternative that fits best there, must add STILL_PART of that. Windows that are not settled
+    say nothing about it, where others since the onset do."""
+    at = np.flatnonzero(settled)
+    if len(at) < len(logs):
+        plain, last = _still(logs, onset), np.searchsorted(at, np.arange(len(logs)), "right") - 1
+        known = _still(logs[at], np.searchsorted(at, onset[at])) if len(at) else plain
+        speaks = (last >= 0) & (at[last] >= onset) if len(at) else np.zeros(len(logs), bool)
+        return np.where(speaks, known[last], plain)
+    return _still(logs, onset)
+
+
+def _still(logs: Floats, onset: Ints) -> Bools:
     total = np.concatenate([np.zeros((1, logs.shape[1])), np.cumsum(logs, 0)])
     out = np.zeros(len(logs), bool)
     for begin in np.unique(onset):

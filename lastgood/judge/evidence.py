@@ -36,8 +36,8 @@ class Evidence:
     unknown. `planned`: the splits the endpoint's configuration asked for, by time; windows under none of them are not asked.
     `usual`: hourly counts of earlier weeks, of whatever versions served well, for want of a prior version beside it. `deployed`: when the
     version's newest deployment began (None: with the first window). `scaled`: when replicas were added. `own_requests`: requests lately by
-    the endpoint's own count, and those of them that were seen. `totals`: version -> all
-    its windows added up, where `windows` are Columns.
+    the endpoint's own count, and those of them that were seen. `waiting`: starts of windows in which requests failed whose version is not
+    known yet (a table names it later). `totals`: version -> all its windows added up, where `windows` are Columns.
     """
 
     endpoint: str
@@ -53,6 +53,7 @@ class Evidence:
     deployed: datetime | None = None
     scaled: Sequence[datetime] = ()
     own_requests: tuple[float, float] | None = None
+    waiting: Sequence[datetime] = ()
     totals: Mapping[str, Counts] = field(default_factory=dict)
 
 

@@ -120,6 +120,7 @@ def _numbers(look: Look) -> dict[str, object]:
         "requesters_hit": int(look.case.who_failed(FAULTS)[look.t]) if look.trail.known[look.t, 0] else None,
         "faults": {"new": look.faults(1), "prior": look.faults(0)},
         "left_out": look.left_out,
+        "waiting": int((~look.case.settled).sum()),
         "blocks": int((look.trail.blocks["errors"].n[: look.t + 1].sum((1, 2)) > 0).sum()),
     }
 

@@ -198,3 +198,23 @@ def test_bad_answers_of_one_requester_bring_nobody_back(everybody: bool) -> None
     assert verdict.state is (State.ROLL_BACK if everybody else State.WATCH), verdict.reason
     anonymous = say([replace(window, answer_callers={}, callers={}) for window in made])
     assert anonymous.state.severity >= State.PAGE.severity
+
+
+def test_failures_that_wait_for_their_version_end_no_harm_and_prove_no_health() -> None:
+    """In the newest windows a table has not yet said whose the failures are: they are missing from the version that fails."""
+
+    def named_later(window: Counts, since: float) -> Counts:
+        late = window.start.timestamp() >= since
+        callers = {who: (facts[0], *(0,) * len(FAULTS), *facts[-3:]) for who, facts in window.callers.items()}
+        return replace(window, errors={}, callers=callers) if late else window
+
+    failing = windows(requests(11, minutes=30, per_minute=120, errors=12))
+    starts = sorted({window.start for window in failing})
+    newest = starts[-14:]
+    seen = [named_later(window, newest[0].timestamp()) for window in failing]
+    assert say(failing).state is State.ROLL_BACK
+    assert say(seen).state is not State.ROLL_BACK, "as if it were over"
+    assert say(seen, waiting=newest).state is State.ROLL_BACK
+    healthy = windows(requests(12, minutes=30, per_minute=600))
+    assert say(healthy).state is State.HEALTHY
+    assert say(healthy, waiting=starts).state is State.INCONCLUSIVE

@@ -13,6 +13,7 @@ from lastgood.collectors.freshness import freshness
 from lastgood.collectors.labels import collect_all
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
+from lastgood.jobs.evidence import waiting
 from lastgood.jobs.windows import windows
 from lastgood.record import telemetry
 from lastgood.record.telemetry import arrow_schema
@@ -138,3 +139,17 @@ def test_a_request_that_does_not_say_gets_the_age_its_sources_had_then(make: Cal
         found |= row["feature_age"] or {}
     hours = {3_600_000.0 * 7, 3_600_000.0}
     assert found == dict.fromkeys([bucket(5.0), *map(bucket, hours)], 1.0)
+
+
+def test_windows_in_which_failures_wait_for_their_version_are_known_for_an_hour(make: Callable[..., Context]) -> None:
+    ctx = make()
+    schema = arrow_schema(tables.WINDOWS.fields)
+    rows = [
+        {"endpoint": "chat", "model_version": version, "stratum": "?/?", "window_start": NOW - ago, "rows": 3, "requests": 3.0, "errors": errors}
+        for version, ago, errors in (
+            ("?", timedelta(minutes=10), [("HTTP_500", 1.0)]), ("?", timedelta(hours=2), [("HTTP_500", 1.0)]),
+            ("?", timedelta(minutes=9), []), ("2", timedelta(minutes=8), [("HTTP_500", 1.0)]),
+        )
+    ]  # fmt: skip
+    delta.append(ctx.store.path(tables.WINDOWS), pa.Table.from_pylist(rows, schema))
+    assert waiting(ctx, NOW) == {"chat": [NOW - timedelta(minutes=10)]}
