@@ -12,7 +12,6 @@ from datetime import time as dt_time
 from difflib import get_close_matches
 from typing import Any
 
-from lastgood import tables
 from lastgood.alerts.store import Store
 from lastgood.collectors import labels
 from lastgood.collectors.freshness import freshness
@@ -32,6 +31,7 @@ from lastgood.judge import History
 from lastgood.service.tracing import spanned
 from lastgood.settings import Settings
 from lastgood.tables.runs import Context, Run
+from lastgood.workspace.stores import tables_of
 
 log = logging.getLogger("lastgood.jobs")
 Say = Callable[[dict[str, Any]], None]
@@ -40,7 +40,7 @@ Say = Callable[[dict[str, Any]], None]
 def context(settings: Settings) -> Context:
     """A job context with all tables made."""
     spark = session(settings.spark)
-    store = tables.Store(settings.storage)
+    store = tables_of(settings)
     store.ensure(spark)
     return Context(spark, store, settings)
 

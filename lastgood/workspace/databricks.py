@@ -1,8 +1,9 @@
-"""The real workspace, through databricks-sdk (its only user): endpoints read, and changed by the rollback executor.
+"""The real workspace, through databricks-sdk (this room is its only user): endpoints read, and changed by the rollback executor.
 
 Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an update always sends entities and routes.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ _CONFIG_OUTPUT_ONLY = ("served_entities", "served_models", "config_version")
 _ROUTE = {"served_entity_name", "served_model_name", "traffic_percentage"}
 
 
-def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
-    """A workspace by settings, else by databricks-sdk's own authentication. Errors: ConfigError (no credentials)."""
+def client(settings: WorkspaceSettings) -> WorkspaceClient:
+    """databricks-sdk's client by settings, else by its own authentication. Errors: ConfigError (no credentials)."""
     try:
         config = Config(
             host=settings.host,
@@ -45,9 +46,14 @@ def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
             retry_timeout_seconds=settings.retry_timeout_s,
             http_timeout_seconds=min(30, settings.retry_timeout_s),
         )
-        return DatabricksWorkspace(WorkspaceClient(config=config))
+        return WorkspaceClient(config=config)
     except ValueError as error:
         raise ConfigError(f"workspace: {error}; set workspace.host and workspace.token_env") from error
+
+
+def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
+    """A workspace by settings. Errors: as `client`."""
+    return DatabricksWorkspace(client(settings))
 
 
 @contextmanager
@@ -59,27 +65,27 @@ def _errors(what: str) -> Iterator[None]:
         raise
     except NotFound as error:
         hint = "if it was deleted, take it out of `endpoints` in the configuration; what was measured of it stays"
-        raise GoneError(f"{what}: there is no such endpoint or source ({_said(error)}); {hint}") from error
+        raise GoneError(f"{what}: there is no such endpoint or source ({wording(error)}); {hint}") from error
     except Unauthenticated as error:
-        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
+        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({wording(error)})") from error
     except PermissionDenied as error:
         hint = "grant CAN_MANAGE, and check that the endpoint's creator exists"
-        raise ConfigError(f"{what}: permission denied; {hint} ({_said(error)})") from error
+        raise ConfigError(f"{what}: permission denied; {hint} ({wording(error)})") from error
     except (TooManyRequests, TemporarilyUnavailable, InternalError) as error:
-        raise TransientError(f"{what}: {_said(error)}", 5.0) from error
+        raise TransientError(f"{what}: {wording(error)}", 5.0) from error
     except ResourceConflict as error:
-        raise RefusedError(f"{what}: an update by someone else is in progress ({_said(error)})") from error
+        raise RefusedError(f"{what}: an update by someone else is in progress ({wording(error)})") from error
     except BadRequest as error:
-        raise ConfigError(f"{what}: the workspace refuses the request: {_said(error)}") from error
+        raise ConfigError(f"{what}: the workspace refuses the request: {wording(error)}") from error
     except (DatabricksError, OSError, TimeoutError) as error:
         cause = error.__cause__
-        why = _said(cause) if isinstance(cause, DatabricksError) else type(cause).__name__ if cause else ""
-        raise TransientError(f"{what}: {_said(error)} {why}".rstrip(), 5.0) from error
+        why = wording(cause) if isinstance(cause, DatabricksError) else type(cause).__name__ if cause else ""
+        raise TransientError(f"{what}: {wording(error)} {why}".rstrip(), 5.0) from error
 
 
-def _said(error: BaseException) -> str:
-    """The error without the configuration the SDK puts behind it."""
-    return str(error).split(" Config: ", maxsplit=1)[0]
+def wording(error: BaseException) -> str:
+    """The error without the configuration, or the request, that the SDK puts behind it."""
+    return re.split(r" Config: | This is likely a bug in the Databricks SDK", str(error), maxsplit=1)[0]
 
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:

@@ -20,7 +20,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """`payload`: folder for the inference and system tables (None: not written). Times in seconds."""
+    """`payload`: folder for the inference and system tables (None: not written). `catalog`: a LocalCatalog, what Unity Catalog holds. Times
+    in seconds."""
 
     payload: str | None = None
     seed: int = 0
@@ -33,6 +34,7 @@ class LocalConfig:
     token: str = "local-token"
     host: str = "127.0.0.1"
     port: int = 0
+    catalog: Any = None
 
 
 @dataclass
