@@ -29,6 +29,7 @@ from databricks.sdk.errors.base import DatabricksError
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
 from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
+from lastgood.workspace.identity import model_of, modern, name_of, version_of
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
@@ -89,13 +90,14 @@ def wording(error: BaseException) -> str:
 
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:
-    settings = {key: value for key, value in document.items() if key not in _OUTPUT_ONLY}
-    settings.setdefault("scale_to_zero_enabled", False)
+    settings = modern({key: value for key, value in document.items() if key not in _OUTPUT_ONLY})
+    if "external_model" not in settings:
+        settings.setdefault("scale_to_zero_enabled", False)
     deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
     return ServedEntity(
-        str(document.get("name") or ""),
-        str(document.get("entity_name") or ""),
-        str(document.get("entity_version") or ""),
+        name_of(settings),
+        model_of(settings),
+        version_of(settings),
         str(deployment),
         settings,
     )
@@ -105,12 +107,17 @@ def _route_name(route: Mapping[str, Any]) -> str:
     return str(route.get("served_entity_name") or route.get("served_model_name"))
 
 
+def _served(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The configuration's served entities; endpoints of old have `served_models` only."""
+    return config.get("served_entities") or config.get("served_models") or ()
+
+
 def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     """Served entity -> per cent. A single entity without routes takes all."""
     routes = (config.get("traffic_config") or {}).get("routes") or []
-    entities = config.get("served_entities") or []
+    entities = _served(config)
     if not routes and len(entities) == 1:
-        return {str(entities[0].get("name")): 100}
+        return {name_of(entities[0]): 100}
     return {_route_name(route): int(route.get("traffic_percentage") or 0) for route in routes}
 
 
@@ -149,12 +156,12 @@ def parse(document: Mapping[str, Any]) -> Endpoint:
     return Endpoint(
         name=str(document.get("name")),
         config_version=int(config.get("config_version") or 0),
-        entities=tuple(_entity(entity) for entity in config.get("served_entities") or ()),
+        entities=tuple(_entity(entity) for entity in _served(config)),
         traffic=_traffic(config),
         ready=state.get("ready", "READY") == "READY",
         update=_update(state),
         pending_traffic=_traffic(pending) if pending else None,
-        pending_entities=tuple(_entity(entity) for entity in pending.get("served_entities") or ()),
+        pending_entities=tuple(_entity(entity) for entity in _served(pending)),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
         passthrough=_passthrough(config),
         gateway=document.get("ai_gateway") or {},

@@ -17,11 +17,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from lastgood.errors import ConfigError
+from lastgood.workspace.identity import version_of
 from lastgood.workspace.local import models
 from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.chaos import Chaos
 from lastgood.workspace.local.payload import PayloadWriter, as_json
-from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
+from lastgood.workspace.local.state import MODELS, ApiError, Fault, LocalConfig, State, served_entity_id
 from lastgood.workspace.local.statements import WAREHOUSE, Statements
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -261,7 +262,7 @@ class Service:
             chosen = entities[int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))]
         request_id = str(uuid.uuid4())
         request.state.client_request_id = None
-        version = str(chosen["entity_version"])
+        version = version_of(chosen)
         fault = self.state.fault(name, version)
         status, document, generated = await self._answer(request, name, chosen, fault)
         await asyncio.sleep(
@@ -322,7 +323,7 @@ class Service:
             worse = None
             if self._rng.random() < fault.worse_answers:
                 worse = ("empty", "refusal", "repetitive")[int(self._rng.integers(3))]
-            model = models.build(chosen["entity_name"], str(chosen["entity_version"]))
+            model = models.build(*_stand_in(chosen))
             answer, generated = model.answer(document, worse)
             return 200, answer, generated
         except (ConfigError, ValueError) as error:
@@ -342,6 +343,12 @@ class Service:
                 else self._rng.uniform(60_000, 300_000)
             )
         )
+
+
+def _stand_in(served: dict[str, Any]) -> tuple[str, str]:
+    """The model that answers for a served entity: its own, or the chat model for what runs elsewhere."""
+    name, version = str(served.get("entity_name")), str(served.get("entity_version"))
+    return (name, version) if name in MODELS.values() else (MODELS[models.CHAT], "1")
 
 
 def _version(model: str, version: int) -> dict[str, Any]:
