@@ -61,9 +61,9 @@ def write_json(json_file: Path | None, result: object) -> None:
 
 def state(config: Path | None) -> "Store":
     """Only the operational state: no workspace is asked."""
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
-    return Store(load(config).state)
+    return open_state(load(config))
 
 
 def me(acts: "Controller") -> str:
@@ -211,11 +211,11 @@ def local_name(settings: Settings) -> str:
 def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
     """Needs the state store and nothing else: no workspace, no secrets."""
     from lastgood.alerts.people import switch
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     settings = load(config)
     who = local_name(settings)
-    switch(Store(settings.state), on, who, why, datetime.now(UTC))
+    switch(open_state(settings), on, who, why, datetime.now(UTC))
     print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
 
 
@@ -258,12 +258,12 @@ def audit_verify(
     """Find changed, removed or reordered entries, and entries that are not those that were anchored; exit code 5 when there are any."""
     from lastgood.alerts.anchor import broken as not_as_anchored
     from lastgood.alerts.anchor import read
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     settings = load(config)
     path = anchors or settings.audit_anchor.file
     kept = read(path) if path and (anchors or path.exists()) else []
-    with Store(settings.state).read() as tx:
+    with open_state(settings).read() as tx:
         broken, entries = tx.verify(), tx.audit()
     broken += not_as_anchored(entries, kept)
     head = entries[-1]["hash"] if entries else ""

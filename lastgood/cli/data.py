@@ -245,7 +245,7 @@ def forget(
 def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Open incidents, and what is paused, from the operational state where there is one."""
     from lastgood.alerts.calendar import Calendar
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     try:
         path = settings.state.removeprefix("sqlite:///")
@@ -253,7 +253,7 @@ def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
         return {"operational state": [{"problem": str(error)}]}
     if path != settings.state and not Path(path).exists():
         return {}
-    state, now = Store(settings.state), datetime.now(UTC)
+    state, now = open_state(settings), datetime.now(UTC)
     with state.read() as tx:
         incidents, switch = tx.incidents(open_only=True, limit=1000), tx.kill_switch()
         pauses = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.in_force(now)]

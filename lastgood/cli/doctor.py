@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from lastgood import tables
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.errors import LastgoodError
 from lastgood.jobs import spark
 from lastgood.settings import EndpointSettings, Mode, Settings, secret
@@ -105,7 +105,7 @@ def _reached(store: tables.Store) -> Iterator[Finding]:
 
 
 def state(settings: Settings) -> Iterator[Finding]:
-    store = Store(settings.state)
+    store = open_state(settings)
     try:
         with store.read() as tx:
             problems, switch = tx.verify(), tx.kill_switch()

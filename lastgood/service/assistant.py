@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import __version__, tables
 from lastgood.alerts.brief import read
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.alerts.web.pages import leading
 from lastgood.errors import ConfigError, LastgoodError
 from lastgood.record.metrics import summary
@@ -35,7 +35,7 @@ class Questions:
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._settings, self._clock = settings, clock
-        self._state, self._tables = Store(settings.state), tables_of(settings)
+        self._state, self._tables = open_state(settings), tables_of(settings)
 
     def endpoints(self) -> list[dict[str, Any]]:
         """Every endpoint with its newest verdict, the versions compared, the mode and whether an incident is open."""

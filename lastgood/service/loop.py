@@ -12,7 +12,7 @@ from datetime import time as dt_time
 from difflib import get_close_matches
 from typing import Any
 
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.collectors import labels
 from lastgood.collectors.freshness import freshness
 from lastgood.collectors.reading import collect_all
@@ -47,7 +47,7 @@ def context(settings: Settings) -> Context:
 
 def judge(ctx: Context) -> list[Any]:
     """Judge now, knowing earlier rollbacks from the operational state."""
-    store = Store(ctx.settings.state)
+    store = open_state(ctx.settings)
     try:
         with store.read() as tx:
             known = {name: History(times) for name, times in tx.shifts().items()}

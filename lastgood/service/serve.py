@@ -24,7 +24,7 @@ from lastgood.alerts.notify import configured
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.telemetry import WindowTelemetry
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.alerts.web.app import create_app
 from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.asgi import bind
@@ -68,7 +68,7 @@ def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar
         )
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
     return Controller(
-        Store(settings.state),
+        open_state(settings),
         connect(settings.workspace),
         settings,
         configured(settings),

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL of the operational state; default: SQLite in storage",
     )
+    state_instance: str | None = Field(
+        None,
+        description="Databricks database instance that holds the state: its token is the password, and its address, where state_url is not set",
+    )
+    state_database: str = Field("databricks_postgres", description="database of that instance")
     window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
     live_every_s: float = Field(10.0, ge=0, description="the service judges its newest requests this often; 0: never")
     default: EndpointSettings = EndpointSettings()
@@ -92,9 +97,11 @@ class Settings(BaseSettings):
     def state(self) -> str:
         """SQLAlchemy URL of the operational state (incidents, approvals, audit). Errors: ConfigError where none is set and `storage` is no
         folder."""
+        if self.state_url is None and self.state_instance:
+            return "postgresql+psycopg://"  # completed by whoever logs in, see alerts.store.open_state
         if self.state_url is None and ("://" in self.storage or is_catalog(self.storage)):
             raise ConfigError(
-                f"storage {self.storage} is no folder, so the operational state needs a place of its own: set state_url to a PostgreSQL "
+                f"storage {self.storage} is no folder, so the operational state needs a place of its own: set state_instance, or state_url to a PostgreSQL "
                 "(postgresql+psycopg://...) that the jobs and the service share"
             )
         return self.state_url or f"sqlite:///{Path(self.storage).absolute()}/state.db"

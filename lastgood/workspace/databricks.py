@@ -58,7 +58,7 @@ def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
 
 
 @contextmanager
-def _errors(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
     """databricks-sdk errors by what the reader must do."""
     try:
         yield
@@ -220,7 +220,7 @@ class DatabricksWorkspace:
         return str(self._client.config.host)
 
     def endpoint(self, name: str) -> Endpoint:
-        with _errors(f"endpoint {name}"):
+        with translated(f"endpoint {name}"):
             document = self._call("GET", name)
         try:
             return parse(document)
@@ -228,16 +228,16 @@ class DatabricksWorkspace:
             raise ConfigError(f"endpoint {name}: the workspace's answer is not understood: {error!r}") from error
 
     def names(self) -> Sequence[str]:
-        with _errors("endpoints"):
+        with translated("endpoints"):
             return [str(endpoint.name) for endpoint in self._client.serving_endpoints.list()]
 
     def aliases(self, model: str) -> Mapping[str, str]:
-        with _errors(f"model {model}"):
+        with translated(f"model {model}"):
             registered = self._client.registered_models.get(model, include_aliases=True)
         return {str(alias.alias_name): str(alias.version_num) for alias in registered.aliases or ()}
 
     def permissions(self, name: str) -> Mapping[str, str]:
-        with _errors(f"permissions of {name}"):
+        with translated(f"permissions of {name}"):
             identity = str(self._client.serving_endpoints.get(name).id)
             entries = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
         levels: dict[str, str] = {}
@@ -248,16 +248,16 @@ class DatabricksWorkspace:
         return levels
 
     def me(self) -> str:
-        with _errors("current user"):
+        with translated("current user"):
             return str(self._client.current_user.me().user_name)
 
     def metrics(self, name: str) -> str:
-        with _errors(f"metrics of {name}"):
+        with translated(f"metrics of {name}"):
             contents = self._client.serving_endpoints.export_metrics(name).contents
             return contents.read().decode(errors="replace") if contents else ""
 
     def source(self, kind: str, name: str) -> SourceState:
-        with _errors(f"{kind} {name}"):
+        with translated(f"{kind} {name}"):
             return _SOURCES[kind](self._client, name)
 
     def invoke(
@@ -287,7 +287,7 @@ class DatabricksWorkspace:
     ) -> None:
         """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
         body = update_body(entities, traffic, passthrough)
-        with _errors(f"update of {name}"):
+        with translated(f"update of {name}"):
             try:
                 self._call("PUT", f"{name}/config", body)
             except ResourceConflict:

@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Service:
         self.chaos = Chaos()
         self.catalog = config.catalog or LocalCatalog()
         self.statements = Statements(self.catalog)
+        self.on_token: Callable[[str], None] = lambda token: None
         self.sources: dict[tuple[str, str], dict[str, Any]] = {}
 
     def app(self) -> Starlette:
@@ -119,8 +120,20 @@ class Service:
                 lambda r, b: statements.chunk(r["id"], r["chunk"], r["url"]),
             ),
             ("GET", f"/api/2.0/sql/warehouses/{WAREHOUSE}", lambda r, b: warehouse),
+            (
+                "GET",
+                "/api/2.0/database/instances/{name}",
+                lambda r, b: {"name": r["name"], "read_write_dns": "127.0.0.1"},
+            ),
+            ("POST", "/api/2.0/database/credentials", lambda r, b: self._database_credential()),
             ("PUT", "/local/catalog", lambda r, b: catalog.put(b)),
         ]
+
+    def _database_credential(self) -> dict[str, Any]:
+        """A token as a database's password; `on_token` hears of it, so that a server can be told."""
+        token, end = uuid.uuid4().hex, datetime.now(UTC) + timedelta(seconds=self.catalog.lease_s)
+        self.on_token(token)
+        return {"token": token, "expiration_time": end.isoformat().replace("+00:00", "Z")}
 
     async def _result(self, request: Request) -> Response:
         """A chunk of a statement's result. As behind a signed address, a token is refused, not needed."""
