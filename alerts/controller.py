@@ -16,6 +16,7 @@ from lastgood.alerts.people import People
 from lastgood.alerts.records import Pause
 from lastgood.alerts.rollback import git
 from lastgood.alerts.rollback.executor import Executor, lease_name
+from lastgood.alerts.rollback.leave import Leaving, choose_leaving
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.machine import Tick
 from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot
@@ -25,6 +26,7 @@ from lastgood.alerts.store import Store
 from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
 from lastgood.errors import GoneError, LastgoodError, RefusedError
+from lastgood.judge.ledger import Configuration
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
@@ -51,6 +53,7 @@ class Controller:
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         calendar: Callable[[datetime], Sequence[Pause]] = lambda now: (),
+        history: Callable[[str], Sequence[Configuration]] = lambda endpoint: (),
     ) -> None:
         self.store = store
         self.settings = settings
@@ -64,7 +67,7 @@ class Controller:
         watched[Kind.DRILL] = Probed(workspace, settings)
         self._executor = Executor(store, workspace, watched, settings, clock, new_nonce, self.teller.announce)
         self._effects = Effects(settings, self._executor, self.teller, clock, new_nonce)
-        self._calendar = calendar
+        self._calendar, self._history = calendar, history
         self._seen: dict[str, tuple[Endpoint, datetime]] = {}
         self._names: frozenset[str] = frozenset()
         self._gone: set[str] = set()
@@ -209,6 +212,18 @@ class Controller:
         """The plan to leave version `bad`, with the reasons for the version it goes back to. Errors: RefusedError."""
         situation = self._situation(tx, endpoint.name, endpoint, "", aliases)
         return plan_for(situation, bad, why=why, judged=judged, wanted=wanted)
+
+    def leaving(self, endpoint: Endpoint) -> Leaving:
+        """The version that a rollback nobody named one for would leave, and why. Errors: RefusedError where that is unclear."""
+        try:
+            configurations = self._history(endpoint.name)
+        except LastgoodError as error:
+            log.warning("the deployment history of %s cannot be read: %s", endpoint.name, error)
+            configurations = ()
+        with self.store.read() as tx:
+            accused = {incident.candidate for incident in tx.incidents(endpoint.name, open_only=True)}
+            away = tx.shifts().get(endpoint.name, {})
+        return choose_leaving(endpoint, configurations, away, accused, self.clock())
 
     # the loops
 

@@ -28,6 +28,7 @@ from lastgood.errors import RefusedError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode
 from lastgood.workspace import Endpoint, Update
+from lastgood.workspace.identity import model_of
 
 WORSE = 2.0
 """A rejected rollback is proposed again once the rate of bad requests is this many times what it was when a person rejected it."""
@@ -419,7 +420,7 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
     if endpoint is None:
         raise RefusedError(situation.problem)
     models = {e.entity_name for e in endpoint.entities if e.entity_version == bad}
-    own = [s for s in situation.snapshots if not models or s.settings.get("entity_name", "") in {"", *models}]
+    own = [s for s in situation.snapshots if not models or model_of(s.settings) in models]
     kept = {snapshot.version: snapshot for snapshot in reversed(own)}
     known = Known(
         judged,

@@ -49,6 +49,8 @@ def next_step(
     charge = max(others, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
     if charge is None:
         raise RefusedError(f"{endpoint.name} serves no other version: there is nothing to promote against")
+    if kept is None and not charge.entity_name and endpoint.entity(version) is None:
+        raise RefusedError(f"version {version} is of no registered model: deploy it first, then it can be promoted")
     if kept is None:
         name = f"{charge.entity_name.rsplit('.', 1)[-1]}-{version}"
         like = {**charge.settings, "entity_version": version, "name": name}

@@ -20,7 +20,7 @@ from lastgood.alerts.rollback.plan import Kind, make_plan
 from lastgood.errors import LastgoodError, RefusedError
 from lastgood.record import metrics
 from lastgood.record.windows import merge
-from lastgood.tables import delta, measures
+from lastgood.tables import measures
 from lastgood.workspace import Endpoint
 
 RECENT_WINDOWS = 30
@@ -109,11 +109,11 @@ class Checklist:
         return False, f"the tagged request {tag} was not found within {self.want.searchable_s:g} s"
 
     def _find(self, tag: str) -> str:
-        places = [("requests", self._store.path(tables.REQUESTS), "request_id")]
-        if self.settings.payload_table and tables.is_path(self.settings.payload_table):
-            places.append(("the inference table", self.settings.payload_table, "client_request_id"))
-        for name, path, column in places:
-            if delta.version(path) is not None and delta.read(path, [column], [(column, "=", tag)]).num_rows:
+        places = [("requests", self._store.home(tables.REQUESTS), "request_id")]
+        if self.settings.payload_table:
+            places.append(("the inference table", self._store.named(self.settings.payload_table), "client_request_id"))
+        for name, home, column in places:
+            if home.version() is not None and home.read([column], [(column, "=", tag)]).num_rows:
                 return name
         return ""
 

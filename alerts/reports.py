@@ -6,7 +6,7 @@ from lastgood.alerts import messages
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify.alertmanager import Reported
 from lastgood.alerts.tx import Tx
-from lastgood.errors import ConfigError
+from lastgood.errors import ConfigError, RefusedError
 from lastgood.workspace import Endpoint
 
 SOURCE = "Alertmanager"
@@ -24,16 +24,19 @@ def take(acts: Controller, reports: Sequence[Reported]) -> dict[str, list[str]]:
         except ConfigError:
             unknown.append(report.endpoint)
             continue
-        version = report.version or _busiest(endpoint)
+        version = report.version or _suspect(acts, endpoint)
         with acts.store.begin() as tx:
             (_fires if report.firing else _ends)(acts, tx, report, version)
         taken.append(report.key)
     return {"taken": taken, "unknown": unknown}
 
 
-def _busiest(endpoint: Endpoint) -> str:
-    busiest = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
-    return busiest.entity_version if busiest else "?"
+def _suspect(acts: Controller, endpoint: Endpoint) -> str:
+    """The version an alert that names none is about: the one a rollback would leave; "?" where that is unclear."""
+    try:
+        return acts.leaving(endpoint).version
+    except RefusedError:
+        return "?"
 
 
 def _fires(acts: Controller, tx: Tx, report: Reported, version: str) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -15,21 +15,35 @@ from lastgood.alerts.audit import GENESIS
 from lastgood.alerts.migrate import migrate
 from lastgood.alerts.tx import Tx
 from lastgood.errors import ConfigError, RefusedError, TransientError
+from lastgood.settings import Settings
+
+RECYCLE_S = 3600
+"""A connection is not kept longer: managed servers end idle ones."""
+
+
+class Login(Protocol):
+    """Who knows the password of the moment."""
+
+    def password(self, refused: bool = False) -> str:
+        """A password that is good now; another one where the server `refused` the last. Errors: LastgoodError."""
+        ...
 
 
 class Store:
     """SQLite (embedded) or PostgreSQL behind one SQLAlchemy URL. Safe to share between threads and processes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, login: Login | None = None) -> None:
         try:
             address = make_url(url)
             if address.drivername.startswith("sqlite") and address.database:
                 Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(address, pool_pre_ping=True)
+            self._engine = create_engine(address, pool_pre_ping=True, pool_recycle=RECYCLE_S)
         except (ArgumentError, ImportError, OSError) as error:
             raise ConfigError(f"state_url: cannot be used: {error}") from error
         if self._engine.dialect.name == "sqlite":
             _tune_sqlite(self._engine)
+        if login is not None:
+            _log_in(self._engine, login)
         try:
             with _storage_errors():
                 migrate(self._engine)
@@ -65,6 +79,34 @@ def _storage_errors() -> Iterator[None]:
         raise TransientError(f"the operational state cannot be reached or is busy: {error.orig}") from error
     except DataError as error:
         raise RefusedError("a value cannot be stored (too long, or not text)") from error
+
+
+def open_state(settings: Settings) -> Store:
+    """The operational state of these settings, with a password that is renewed where a database instance is named.
+
+    Errors: ConfigError, TransientError.
+    """
+    if not settings.state_instance:
+        return Store(settings.state)
+    from lastgood.workspace.database import database_login
+
+    login = database_login(settings.workspace, settings.state_instance)
+    return Store(settings.state_url or login.url(settings.state_database), login)
+
+
+def _log_in(engine: Engine, login: Login) -> None:
+    """Connect with the password of the moment, and once more with a new one where the server refuses it."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, named: dict[str, Any]) -> Any:
+        named["password"] = login.password()
+        try:
+            return dialect.connect(*arguments, **named)
+        except dialect.loaded_dbapi.OperationalError as error:
+            if "authentication" not in str(error):
+                raise
+        named["password"] = login.password(refused=True)
+        return dialect.connect(*arguments, **named)
 
 
 def _tune_sqlite(engine: Engine) -> None:

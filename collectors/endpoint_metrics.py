@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from lastgood import tables
 from lastgood.errors import CorruptError, LastgoodError
 from lastgood.record import telemetry
-from lastgood.tables import delta
 from lastgood.workspace import Platform
 
 GAUGES = {
@@ -59,5 +58,5 @@ def scrape(platform: Platform, endpoints: Iterable[str], store: tables.Store, no
         rows += [minute] if minute else []
     if rows:
         schema = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
-        delta.append(store.path(tables.ENDPOINT_MINUTES), pa.Table.from_pylist(rows, schema))
+        store.home(tables.ENDPOINT_MINUTES).append(pa.Table.from_pylist(rows, schema))
     return problems

@@ -27,7 +27,8 @@ from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
-from lastgood.tables import delta, measures
+from lastgood.tables import measures
+from lastgood.tables.homes import TableHome
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Ledger:
 
     path: Path | None = None
     versions: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     now: dict[Version, Totals] = field(default_factory=lambda: defaultdict(dict))
     exported: dict[Version, Totals] = field(default_factory=lambda: defaultdict(dict))
 
@@ -123,17 +125,22 @@ class Ledger:
         try:
             kept = json.loads(self.path.read_text())
             self.versions = {str(name): int(version) for name, version in kept["versions"].items()}
+            self.ids = {str(name): str(table_id) for name, table_id in kept.get("ids", {}).items()}
             for endpoint, version, now, exported in kept["totals"]:
                 self.now[endpoint, version], self.exported[endpoint, version] = now, exported
         except (ValueError, KeyError, TypeError):
-            self.versions, self.now, self.exported = {}, defaultdict(dict), defaultdict(dict)
+            self.restart()
+
+    def restart(self) -> None:
+        """Count anew: the tables are others than those that were counted."""
+        self.versions, self.ids, self.now, self.exported = {}, {}, defaultdict(dict), defaultdict(dict)
 
     def save(self) -> None:
         if self.path is None:
             return
         totals = [[*key, self.now[key], self.exported[key]] for key in sorted(self.now)]
         draft = self.path.with_suffix(".new")
-        draft.write_text(json.dumps({"versions": self.versions, "totals": totals}))
+        draft.write_text(json.dumps({"versions": self.versions, "ids": self.ids, "totals": totals}))
         draft.replace(self.path)
 
     def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -201,7 +208,7 @@ class Exporter:
     # what is new
 
     def _changed(self, table: tables.Table) -> bool:
-        version = delta.version(self._store.path(table))
+        version = self._store.home(table).version()
         changed = version is not None and version != self._seen.get(table.name)
         self._seen[table.name] = version
         return changed
@@ -214,18 +221,8 @@ class Exporter:
     def refresh(self) -> None:
         """Read what has changed since the last time."""
         started = time.perf_counter()
-        counted = False
-        for table in (tables.WINDOWS, tables.QUALITY):
-            path = self._store.path(table)
-            newest = delta.version(path)
-            done = self.ledger.versions.get(table.name)
-            if newest is not None and newest != done:
-                rows = self._first(path, newest) if done is None else self._changes(path, done + 1, newest)
-                self.ledger.take(rows)
-                self.ledger.versions[table.name], counted = newest, True
-                if table is tables.WINDOWS:
-                    self._note_newest(rows)
-        if counted:
+        counted = [self._count(table) for table in (tables.WINDOWS, tables.QUALITY)]
+        if any(counted):
             self.ledger.save()
         if self._changed(tables.VERDICTS):
             for verdict in measures.verdicts(self._store, self._judged):
@@ -246,6 +243,24 @@ class Exporter:
             self._encode(encode, kind)
         self._took = time.perf_counter() - started
 
+    def _count(self, table: tables.Table) -> bool:
+        """Take what changed in a table of counts into the ledger; whether anything did."""
+        home = self._store.home(table)
+        newest, done = home.version(), self.ledger.versions.get(table.name)
+        if newest is None or newest == done:
+            return False
+        table_id = home.identity() or ""
+        if self.ledger.ids.get(table.name, table_id) != table_id or (done is not None and done > newest):
+            log.warning("%s is another table than the one that was counted: counters start anew", table.name)
+            self.ledger.restart()
+            done = None
+        rows = self._first(home, newest) if done is None else self._changes(home, done + 1, newest)
+        self.ledger.take(rows)
+        self.ledger.versions[table.name], self.ledger.ids[table.name] = newest, table_id
+        if table is tables.WINDOWS:
+            self._note_newest(rows)
+        return True
+
     def _note_sources(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The newest that each source has said of its data; one that cannot be asked keeps what it last said, and so grows old."""
         for row in sorted(rows, key=lambda check: check["checked_at"]):
@@ -255,26 +270,23 @@ class Exporter:
     def _since(self, table: tables.Table, clock: str) -> list[dict[str, Any]]:
         """Rows of a table that only grows which were not read yet, by their own time."""
         last = self._read.get(table.name)
-        rows: list[dict[str, Any]] = delta.read(
-            self._store.path(table), filters=[(clock, ">", last)] if last else None
-        ).to_pylist()
+        filters: Any = [(clock, ">", last)] if last else None
+        rows: list[dict[str, Any]] = self._store.home(table).read(filters=filters).to_pylist()
         if rows:
             self._read[table.name] = max(row[clock] for row in rows)
         return rows
 
     @staticmethod
-    def _first(path: str, version: int) -> list[dict[str, Any]]:
+    def _first(home: TableHome, version: int) -> list[dict[str, Any]]:
         """Where nothing is counted yet, the newest day: a table may hold a year."""
-        newest = delta.newest(path, "window_start")
+        newest = home.newest("window_start")
         filters: Any = [("window_start", ">=", newest - FIRST)] if newest else None
-        return [
-            row | {"_change_type": "insert"} for row in delta.read(path, filters=filters, version=version).to_pylist()
-        ]
+        return [row | {"_change_type": "insert"} for row in home.read(filters=filters, version=version).to_pylist()]
 
     @staticmethod
-    def _changes(path: str, first: int, last: int) -> list[dict[str, Any]]:
+    def _changes(home: TableHome, first: int, last: int) -> list[dict[str, Any]]:
         try:
-            return delta.changes(path, first, last)
+            return home.changes(first, last)
         except TransientError as error:  # vacuumed while nobody counted: what lies between stays uncounted
             log.warning("%s", error)
             return []

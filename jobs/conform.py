@@ -292,8 +292,6 @@ def resolve(ctx: Context) -> int:
     shared = ctx.settings.sources.entities_table
     own = {endpoint.entities_table for endpoint in ctx.settings.endpoints.values()}
     histories = sorted({name for name in (shared, *own) if name and tables.exists(ctx.spark, name)})
-    if not histories:
-        return 0
     unknown = ctx.store.read(ctx.spark, tables.REQUESTS).where("model_version IS NULL AND served_entity IS NOT NULL")
     unknown = unknown.where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
     total = 0
@@ -306,7 +304,43 @@ def resolve(ctx: Context) -> int:
             sets = "model_version = s.known.entity_version, served_entity = coalesce(s.known.served_entity_name, t.served_entity)"
             on = "t.endpoint = s.endpoint AND t.request_id = s.request_id AND t.model_version IS NULL"
             total += merge(ctx, known, tables.REQUESTS, on, f"WHEN MATCHED THEN UPDATE SET {sets}")
-    return total
+    return total + _by_ledger(ctx, unknown)
+
+
+def _by_ledger(ctx: Context, unknown: "DataFrame") -> int:
+    """Give requests that name their served entity the version that the ledger of configurations says it was: of external models, feature specs
+    and models paid by token no history names one."""
+    from pyspark.sql import functions as f
+
+    if not _unregistered(ctx) or unknown.isEmpty():
+        return 0
+    ledger = ctx.store.read(ctx.spark, tables.DEPLOYMENTS).where(f.col("model_version") != "")
+    history = ledger.select(
+        f.concat_ws("/", "endpoint", "served_entity").alias("served_entity_id"), f.col("endpoint").alias("endpoint_name"),
+        f.col("served_entity").alias("served_entity_name"), f.col("model_version").alias("entity_version"),
+        f.col("observed_at").alias("change_time"),
+    )  # fmt: skip
+    rows = unknown.select(
+        "endpoint",
+        "request_id",
+        f.concat_ws("/", "endpoint", "served_entity").alias("entity"),
+        f.col("requested_at").alias("at"),
+    )
+    known = named(rows, history).where("known.entity_version IS NOT NULL")
+    if known.isEmpty():
+        return 0
+    on = "t.endpoint = s.endpoint AND t.request_id = s.request_id AND t.model_version IS NULL"
+    return merge(ctx, known, tables.REQUESTS, on, "WHEN MATCHED THEN UPDATE SET model_version = s.known.entity_version")
+
+
+def _unregistered(ctx: Context) -> bool:
+    """Whether the ledger holds a version that no registry has (NAME@HASH). A folder is asked without Spark."""
+    if ctx.store.in_catalog:
+        return not ctx.store.read(ctx.spark, tables.DEPLOYMENTS).where("model_version LIKE '%@%'").isEmpty()
+    held = ctx.store.home(tables.DEPLOYMENTS).read(["model_version"])
+    return held.num_rows > 0 and any(
+        "@" in version for version in held["model_version"].unique().to_pylist() if version
+    )
 
 
 def _conform(ctx: Context) -> Run | None:

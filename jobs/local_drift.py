@@ -5,6 +5,7 @@ read of all rows are the few columns that choose; features and texts are read of
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class _Part:
 def pairs(store: tables.Store) -> dict[str, Pair]:
     """endpoint -> Pair, from the windows."""
     names = ["endpoint", "model_version", "stratum", "window_start", "rows"]
-    rows = delta.read(store.path(tables.WINDOWS), columns=names).to_pylist()
+    rows = store.home(tables.WINDOWS).read(names).to_pylist()
     windows = (Counts(r["endpoint"], r["model_version"], r["stratum"], utc(r["window_start"]), r["rows"]) for r in rows)
     return pairs_of(windows)
 
@@ -82,7 +83,7 @@ def _pair(store: tables.Store, endpoint: str) -> Pair:
 def _groups(store: tables.Store, settings: Settings, endpoint: str, now: datetime) -> Iterator[Any]:
     pair = _pair(store, endpoint)
     samples = sampled(store, endpoint, pair, now)
-    baselines = delta.read(store.path(tables.BASELINES), filters=[("endpoint", "=", endpoint)])
+    baselines = store.home(tables.BASELINES).read(filters=[("endpoint", "=", endpoint)])
     if baselines.num_rows:
         newest = baselines.filter(pc.equal(baselines["baseline"], pc.max(baselines["baseline"])))
         names = [*samples.column_names, "baseline"]
@@ -98,10 +99,35 @@ def _near(pair: Pair, now: datetime) -> list[tuple[datetime, datetime]]:
     return [(start, now), (start - WEEK, now - WEEK), (since - CURRENT, since)]
 
 
-def _parts(store: tables.Store, spans: list[tuple[datetime, datetime]]) -> list[_Part]:
+def _files(store: tables.Store, endpoint: str, spans: list[tuple[datetime, datetime]], scratch: Path) -> list[Path]:
+    """Parquet files on this machine with the requests of these times: the table's own, or what is fetched of one that is elsewhere."""
+    if store.in_folder:
+        return delta.files(store.path(tables.REQUESTS))
+    files = []
+    for number, (first, last) in enumerate(merged(spans)):
+        filters: Any = [("endpoint", "=", endpoint), ("requested_at", ">=", first), ("requested_at", "<=", last)]
+        rows = store.home(tables.REQUESTS).read(list(SHOWN), filters)
+        if rows.num_rows:
+            files.append(scratch / f"{number}.parquet")
+            pq.write_table(rows, files[-1])
+    return files
+
+
+def merged(spans: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """The same times without overlap, in order."""
+    apart: list[tuple[datetime, datetime]] = []
+    for first, last in sorted(spans):
+        if apart and first <= apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(apart[-1][1], last))
+        else:
+            apart.append((first, last))
+    return apart
+
+
+def _parts(files: list[Path], spans: list[tuple[datetime, datetime]]) -> list[_Part]:
     """Row groups that may hold requests of these times, by the statistics of files and groups."""
     parts = []
-    for path in delta.files(store.path(tables.REQUESTS)):
+    for path in files:
         with pq.ParquetFile(path) as file:
             place = file.schema_arrow.get_field_index("requested_at")
             flat = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "requested_at")
@@ -121,7 +147,11 @@ def _parts(store: tables.Store, spans: list[tuple[datetime, datetime]]) -> list[
 def sampled(store: tables.Store, endpoint: str, pair: Pair, now: datetime) -> pa.Table:
     """Rows of `samples`, as many as the comparisons of an endpoint's pair can need, straight from `requests`."""
     spans = _near(pair, now)
-    parts = _parts(store, spans)
+    with tempfile.TemporaryDirectory(prefix="lastgood-drift-") as scratch:
+        return _sampled(_parts(_files(store, endpoint, spans, Path(scratch)), spans), endpoint, pair, spans)
+
+
+def _sampled(parts: list[_Part], endpoint: str, pair: Pair, spans: list[tuple[datetime, datetime]]) -> pa.Table:
     sampler = Sampler()
     held: list[pa.Table] = []
     for number, table in _narrow(parts, endpoint, spans):

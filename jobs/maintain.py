@@ -13,7 +13,7 @@ from lastgood.tables import delta
 from lastgood.tables.runs import UPKEEP, Context, Run, merge, record
 
 COLLECTED = {"inbox", "scores"}
-"""Receivers compact these, and only they: see docs/adr/0002."""
+"""In a folder receivers compact these, and only they: see docs/adr/0002."""
 AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
@@ -52,7 +52,7 @@ def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
         if table in (tables.REQUESTS, tables.INBOX):
             report["bodies_removed"] = _strip(ctx, table)
         if not ctx.dry_run:
-            if table.name not in COLLECTED:
+            if table.name not in COLLECTED or not ctx.store.in_folder:
                 report |= _compact(ctx, table)
             _vacuum(ctx, table)
     except (PySparkException, TransientError) as error:
@@ -123,13 +123,13 @@ def _vacuum(ctx: Context, table: tables.Table) -> None:
     if ctx.store.in_catalog:
         ctx.spark.sql(f"VACUUM {ctx.store.sql(table)} RETAIN {VACUUM_HOURS} HOURS").collect()
     else:
-        delta.vacuum(ctx.store.path(table), VACUUM_HOURS)
+        delta.vacuum(ctx.store.located(table), VACUUM_HOURS)
 
 
 def _files(ctx: Context, table: tables.Table) -> int:
     if ctx.store.in_catalog:
         return int(ctx.spark.sql(f"DESCRIBE DETAIL {ctx.store.sql(table)}").collect()[0]["numFiles"])
-    return int((delta.facts(ctx.store.path(table)) or {"files": 0})["files"])
+    return int((ctx.store.home(table).facts() or {"files": 0})["files"])
 
 
 def _compact(ctx: Context, table: tables.Table) -> dict[str, Any]:

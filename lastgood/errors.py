@@ -24,6 +24,10 @@ class GoneError(ConfigError):
     """The thing asked for is not there: the other side said so itself."""
 
 
+class DeniedError(ConfigError):
+    """The other side grants no right to it; the message names the right."""
+
+
 class TransientError(LastgoodError):
     """The same call may succeed later; `retry_after_s` is a hint in seconds."""
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck
@@ -12,6 +12,9 @@ from soak import SOAKING, scaled
 
 from lastgood.settings import SparkSettings
 from lastgood.tables import Store
+
+if TYPE_CHECKING:
+    from s3_support import S3
 
 for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "LASTGOOD_"))]:
     if name != "LASTGOOD_REQUIRE_SERVERS":
@@ -105,3 +108,21 @@ def postgres_url(postgres_server: str) -> str:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return f"{postgres_server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3"]:
+    """A real S3 server, in a process of its own."""
+    from s3_support import s3_server
+
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def s3(s3_server: "S3") -> Iterator["S3"]:
+    """The S3 server without faults."""
+    s3_server.fail()
+    s3_server.asked()
+    yield s3_server
+    s3_server.fail()

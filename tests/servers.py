@@ -38,7 +38,8 @@ def postgres_binaries() -> Path | None:
 
 @contextmanager
 def postgres(binaries: Path) -> Iterator[str]:
-    """A cluster of its own; gives a SQLAlchemy URL without a database. PostgreSQL refuses to run as root."""
+    """A cluster of its own; gives a SQLAlchemy URL without a database. PostgreSQL refuses to run as root. Its owner logs in as he likes,
+    the role `person@example.com` by password."""
     folder, port = Path(tempfile.mkdtemp(prefix="lastgood-pg-")), free_port()
     user: Sequence[str] = ()
     if os.getuid() == 0:
@@ -50,6 +51,8 @@ def postgres(binaries: Path) -> Iterator[str]:
 
     data = str(folder / "data")
     run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "lastgood", "--no-sync")
+    hba = Path(data) / "pg_hba.conf"
+    hba.write_text('host all "person@example.com" 127.0.0.1/32 scram-sha-256\n' + hba.read_text())
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     control = str(binaries / "pg_ctl"), "-D", data, "-w"
     run(*control, "-l", str(folder / "log"), "-o", options, "start")

@@ -17,6 +17,7 @@ from lastgood.alerts.tx import Tx
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
+from lastgood.workspace.identity import model_of, version_of
 
 MAX_REFUSALS = 3
 CHANGES = (Effect.RESTORE, Effect.SHIFT)
@@ -234,7 +235,7 @@ def _ready(prior: ServedEntity | None, view: View) -> Seen:
 
 def _is(target: Target, entities: Sequence[ServedEntity], traffic: Mapping[str, int]) -> bool:
     """Whether a configuration is the target: the same versions under the same names with the same traffic."""
-    wanted = {(s.get("name"), s.get("entity_name"), str(s.get("entity_version"))) for s in target.entities}
+    wanted = {(s.get("name"), model_of(s), version_of(s)) for s in target.entities}
     present = {(e.name, e.entity_name, e.entity_version) for e in entities}
     return wanted == present and _shares(traffic) == _shares(target.traffic)
 

@@ -13,6 +13,7 @@ from typing import Any
 from lastgood.alerts.rollback.capacity import asleep, cautions
 from lastgood.errors import CorruptError, RefusedError
 from lastgood.workspace import Endpoint, ServedEntity, Update
+from lastgood.workspace.identity import model_of, version_of
 
 MAX_ENTITIES = 15  # a serving endpoint holds no more served entities
 ADDED = ("cautions", "wake")
@@ -104,9 +105,7 @@ class Plan:
             if before != after:
                 lines.append(f"traffic of {name}: {before} % -> {after} %")
         left = sum(
-            self.traffic_after.get(str(e["name"]), 0)
-            for e in self.entities
-            if str(e.get("entity_version")) == self.bad_version
+            self.traffic_after.get(str(e["name"]), 0) for e in self.entities if version_of(e) == self.bad_version
         )
         if self.wake:
             lines.insert(0, f"wake {self.prior_entity}: it may have scaled to zero")
@@ -290,9 +289,9 @@ def _restore(endpoint: Endpoint, version: str, model: str, snapshot: Snapshot | 
         raise RefusedError(f"prior version {version} is not deployed and no snapshot of it is stored")
     if (snapshot.endpoint, snapshot.version) != (endpoint.name, version):
         raise RefusedError(f"the snapshot is of {snapshot.endpoint} version {snapshot.version}")
-    if snapshot.settings.get("entity_name", model) != model:
+    if model_of(snapshot.settings) != model:
         raise RefusedError(
-            f"the snapshot of version {version} is of the model {snapshot.settings['entity_name']}, not of {model}"
+            f"the snapshot of version {version} is of the model {model_of(snapshot.settings) or '-'}, not of {model or '-'}"
         )
     if len(endpoint.entities) >= MAX_ENTITIES:
         raise RefusedError(f"the endpoint already holds {MAX_ENTITIES} served entities")

@@ -30,6 +30,7 @@ from lastgood.collectors.otlp.columns import SCHEMA, Batch, TraceDecoder
 from lastgood.errors import LastgoodError, TransientError
 from lastgood.record import telemetry
 from lastgood.tables import delta
+from lastgood.tables.homes import FolderTable, TableHome
 
 log = logging.getLogger(__name__)
 COMMIT_BYTES = 32 * 2**20
@@ -64,7 +65,8 @@ def _time(record: spool.Record) -> datetime:
 
 @dataclass
 class Drain:
-    """`step` commits what is sealed. Errors of step: LastgoodError (nothing is lost: the segments stay)."""
+    """`step` commits what is sealed. `home`: how a table is reached; small files of one that is in no folder are merged by the job
+    `maintain`. Errors of step: LastgoodError (nothing is lost: the segments stay)."""
 
     folder: Path
     inbox: str
@@ -72,6 +74,7 @@ class Drain:
     decoder: TraceDecoder
     compact_every: int = 64
     report: Report = lambda figures, table: None
+    home: Callable[[str], TableHome] = FolderTable
     commits: int = 0
     _done: dict[str, int] = field(default_factory=dict)
 
@@ -100,7 +103,7 @@ class Drain:
 
     def _committed(self, path: str) -> int:
         if path not in self._done:
-            self._done[path] = delta.app_version(path, spool.identity(self.folder)) or 0
+            self._done[path] = self.home(path).app_version(spool.identity(self.folder)) or 0
         return self._done[path]
 
     def _commit(self, group: Sequence[Path], newest: int, tally: dict[str, int]) -> pa.Table | None:
@@ -117,7 +120,7 @@ class Drain:
             scored = path == self.scores
             table = pa.Table.from_pylist(batch.scores, _SCORES) if scored else batch.table
             if table.num_rows:
-                delta.append(path, table, app=app)
+                self.home(path).append(table, app=app)
                 self._done[path] = newest
                 self._compact(path)
             if scored:
@@ -150,7 +153,7 @@ class Drain:
 
     def _compact(self, path: str) -> None:
         self.commits += 1
-        if self.compact_every and self.commits % self.compact_every == 0:
+        if self.home is FolderTable and self.compact_every and self.commits % self.compact_every == 0:
             try:
                 delta.compact(path)
             except TransientError as error:
@@ -206,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version-attribute", action="append", default=[])
     parser.add_argument("--compact-every", type=int, default=64)
     parser.add_argument("--feed", action="store_true")
+    parser.add_argument("--reach", help="settings `tables` and `workspace` as JSON, where the tables are in no folder")
     given = parser.parse_args(arguments)
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it closes standard input when it is done
@@ -217,7 +221,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     decoder = TraceDecoder(given.version_attribute)
-    Drain(given.spool, given.inbox, given.scores, decoder, given.compact_every, _frames(given.feed)).run(closing)
+    home = _reached(given.reach) if given.reach else FolderTable
+    Drain(given.spool, given.inbox, given.scores, decoder, given.compact_every, _frames(given.feed), home).run(closing)
+
+
+def _reached(reach: str) -> Callable[[str], TableHome]:
+    """How tables of a catalog or an object store are reached by these settings."""
+    from lastgood.settings import Settings
+    from lastgood.workspace.stores import tables_of
+
+    return tables_of(Settings(**json.loads(reach))).named
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class OtlpReceiver:
     """Exports in over gRPC and HTTP; `running()` serves until its block ends, then drains.
 
     `redaction` gives the rule of an endpoint (None: all texts are kept); `sink` gets the requests of each commit as a table of inbox
-    columns without texts, in a thread of its own.
+    columns without texts, in a thread of its own. `reach`: settings `tables` and `workspace` as JSON, where the tables are in no folder.
     """
 
     inbox_path: str
@@ -68,6 +68,7 @@ class OtlpReceiver:
     scores_path: str = ""
     sink: Sink | None = None
     redaction: Callable[[str | None], Redactor] | None = None
+    reach: str = ""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     grpc_port: int = 0
     http_port: int = 0
@@ -223,7 +224,7 @@ class OtlpReceiver:
     async def running(self) -> AsyncIterator["OtlpReceiver"]:
         spool = open_spool(self.settings)
         self.writer = GroupCommit(spool, self.settings)
-        drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink)
+        drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach)
         server = self._grpc_server()
         web, sockets, self.http_port = bind(
             Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, **_https(self.settings)

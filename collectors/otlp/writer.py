@@ -98,13 +98,15 @@ class GroupCommit:
 
 @dataclass
 class DrainProcess:
-    """Runs `drain` on a spool; a drain that dies is started again. `sink` gets each commit's requests (without texts)."""
+    """Runs `drain` on a spool; a drain that dies is started again. `sink` gets each commit's requests (without texts). `reach`: see the
+    drain's argument of that name."""
 
     inbox: str
     scores: str
     settings: Receiver
     tally: Tally
     sink: Sink | None = None
+    reach: str = ""
     _closing: bool = False
     _process: "subprocess.Popen[bytes] | None" = None
     _thread: threading.Thread | None = field(default=None, repr=False)
@@ -117,6 +119,7 @@ class DrainProcess:
     def _command(self) -> list[str]:
         names = [part for name in self.settings.version_attributes for part in ("--version-attribute", name)]
         more = ["--compact-every", str(self.settings.compact_every), *names, *(["--feed"] if self.sink else [])]
+        more += ["--reach", self.reach] if self.reach else []
         return [
             sys.executable,
             "-m",

@@ -39,10 +39,10 @@ EndpointName = Annotated[str, typer.Argument(help="the endpoint's name")]
 @contextmanager
 def acting(settings: Settings) -> "Iterator[Controller]":
     """The alerting layer, as the service has it, while a command runs."""
-    from lastgood import tables
     from lastgood.service import serve
+    from lastgood.workspace.stores import tables_of
 
-    with closing(serve.controller(settings, tables.Store(settings.storage))) as controller:
+    with closing(serve.controller(settings, tables_of(settings))) as controller:
         yield controller
 
 
@@ -61,9 +61,9 @@ def write_json(json_file: Path | None, result: object) -> None:
 
 def state(config: Path | None) -> "Store":
     """Only the operational state: no workspace is asked."""
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
-    return Store(load(config).state)
+    return open_state(load(config))
 
 
 def me(acts: "Controller") -> str:
@@ -146,24 +146,12 @@ def show(plan: "Plan", hints: list[str]) -> None:
         console.print(f"note: {line}", markup=False)
 
 
-def leaving(acts: "Controller", endpoint: "Endpoint", version: str | None) -> str:
-    """The version to leave: the one named, else that of an open incident, else the one with the most traffic."""
-    if version:
-        return version
-    with acts.store.read() as tx:
-        for incident in tx.incidents(endpoint.name, open_only=True):
-            if endpoint.share(incident.candidate):
-                return incident.candidate
-    serving = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
-    if serving is None or not endpoint.share(serving.entity_version):
-        raise RefusedError(f"{endpoint.name} serves nothing")
-    return serving.entity_version
-
-
 def rollback(
     endpoint: EndpointName,
     to: Annotated[str | None, typer.Option("--to", help="the version to go back to (default: the best known)")] = None,
-    leave: Annotated[str | None, typer.Option("--from", help="the version to leave (default: the bad one)")] = None,
+    leave: Annotated[
+        str | None, typer.Option("--from", help="the version to leave (default: the newest, where that is clear)")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and do nothing")] = False,
     yes: Yes = False,
     why: Why = "asked for at the command line",
@@ -171,12 +159,15 @@ def rollback(
     config: ConfigFile = None,
 ) -> None:
     """Put the last good version back: shows the plan first, then moves the traffic and verifies it."""
+    from lastgood.alerts.rollback.leave import Leaving
+
     with acting(load(config)) as acts:
         banner(acts, as_json)
         now = acts.workspace.endpoint(endpoint)
-        bad, aliases = leaving(acts, now, leave), acts.aliases(now)
+        leaving, aliases = Leaving(leave, "") if leave else acts.leaving(now), acts.aliases(now)
+        because = f"{why}; leaving {leaving.why}" if leaving.why else why
         with acts.store.read() as tx:
-            plan = acts.plan(tx, now, bad, aliases, why=why, wanted=to)
+            plan = acts.plan(tx, now, leaving.version, aliases, why=because, wanted=to)
         hints = notes(acts, now)
         if not as_json:
             show(plan, hints)
@@ -220,11 +211,11 @@ def local_name(settings: Settings) -> str:
 def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
     """Needs the state store and nothing else: no workspace, no secrets."""
     from lastgood.alerts.people import switch
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     settings = load(config)
     who = local_name(settings)
-    switch(Store(settings.state), on, who, why, datetime.now(UTC))
+    switch(open_state(settings), on, who, why, datetime.now(UTC))
     print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
 
 
@@ -267,12 +258,12 @@ def audit_verify(
     """Find changed, removed or reordered entries, and entries that are not those that were anchored; exit code 5 when there are any."""
     from lastgood.alerts.anchor import broken as not_as_anchored
     from lastgood.alerts.anchor import read
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     settings = load(config)
     path = anchors or settings.audit_anchor.file
     kept = read(path) if path and (anchors or path.exists()) else []
-    with Store(settings.state).read() as tx:
+    with open_state(settings).read() as tx:
         broken, entries = tx.verify(), tx.audit()
     broken += not_as_anchored(entries, kept)
     head = entries[-1]["hash"] if entries else ""

@@ -140,32 +140,26 @@ def drift(
     report: Annotated[bool, typer.Option(help="also write Evidently's HTML report")] = True,
     config: ConfigFile = None,
 ) -> None:
-    """How far each column of the newest version moved, and Evidently's HTML report, from the same samples as the job's. Starts no Spark
-    where `storage` is a folder."""
-    from lastgood import tables
+    """How far each column of the newest version moved, and Evidently's HTML report, from the same samples as the job's. Starts no Spark."""
     from lastgood.jobs import local_drift
-    from lastgood.jobs.drift import evidently_html
-    from lastgood.service import loop
+    from lastgood.workspace.stores import tables_of
 
     settings = load(config)
-    store, now = tables.Store(settings.storage), datetime.now(UTC)
-    if store.in_catalog:
-        print(json.dumps(evidently_html(loop.context(settings), endpoint, html)))
-        return
+    store, now = tables_of(settings), datetime.now(UTC)
     done = {"columns": local_drift.measure(store, settings, endpoint, now)}
     if report:
         done |= local_drift.evidently_html(store, settings, endpoint, now, html)
     print(json.dumps(done, default=str))
 
 
-def _newest(storage: str, endpoint: str, days: float) -> list["Counts"]:
+def _newest(settings: Settings, endpoint: str, days: float) -> list["Counts"]:
     """Windows of the endpoint's newest days. Errors: ConfigError when there are none."""
-    from lastgood import tables
     from lastgood.tables import measures
+    from lastgood.workspace.stores import tables_of
 
-    windows = measures.windows(tables.Store(storage), endpoint)
+    windows = measures.windows(tables_of(settings), endpoint)
     if not windows:
-        raise ConfigError(f"{storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
+        raise ConfigError(f"{settings.storage}: no windows of endpoint {endpoint}; run `lastgood job windows`")
     since = max(window.start for window in windows) - timedelta(days=days)
     return [window for window in windows if window.start > since]
 
@@ -180,7 +174,7 @@ def cost(
     from lastgood.jobs import offers
 
     settings = load(config)
-    newest = _newest(settings.storage, endpoint, days)
+    newest = _newest(settings, endpoint, days)
     endpoint_settings = settings.endpoint(endpoint)
     report = offers.report(
         newest,
@@ -205,7 +199,7 @@ def outcomes(
     from lastgood.jobs.deployed import pairs_of
     from lastgood.judge.outcomes import report
 
-    newest = _newest(load(config).storage, endpoint, days)
+    newest = _newest(load(config), endpoint, days)
     pair = pairs_of(newest).get(endpoint)
     if pair is None:
         raise ConfigError(f"{endpoint}: no model version is known; see sources.entities_table in the settings")
@@ -251,12 +245,15 @@ def forget(
 def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Open incidents, and what is paused, from the operational state where there is one."""
     from lastgood.alerts.calendar import Calendar
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
-    path = settings.state.removeprefix("sqlite:///")
+    try:
+        path = settings.state.removeprefix("sqlite:///")
+    except ConfigError as error:
+        return {"operational state": [{"problem": str(error)}]}
     if path != settings.state and not Path(path).exists():
         return {}
-    state, now = Store(settings.state), datetime.now(UTC)
+    state, now = open_state(settings), datetime.now(UTC)
     with state.read() as tx:
         incidents, switch = tx.incidents(open_only=True, limit=1000), tx.kill_switch()
         pauses = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.in_force(now)]
@@ -272,14 +269,12 @@ def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Tables (size, files, age), how far behind their source the jobs are, the newest verdict of each endpoint, open incidents and what is
-    paused. Starts no Spark where `storage` is a folder."""
-    from lastgood import tables
-    from lastgood.jobs.spark import session
+    paused. Starts no Spark."""
     from lastgood.tables.health import health
+    from lastgood.workspace.stores import tables_of
 
     settings = load(config)
-    store = tables.Store(settings.storage)
-    facts = health(store, datetime.now(UTC), session(settings.spark) if store.in_catalog else None)
+    facts = health(tables_of(settings), datetime.now(UTC))
     facts |= _decisions(settings)
     if as_json:
         print(json.dumps(facts, default=str))

@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,13 +14,14 @@ from pathlib import Path
 import httpx
 
 from lastgood import tables
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.errors import LastgoodError
 from lastgood.jobs import spark
 from lastgood.settings import EndpointSettings, Mode, Settings, secret
 from lastgood.tables import delta
 from lastgood.workspace import Endpoint
 from lastgood.workspace.databricks import DatabricksWorkspace, connect
+from lastgood.workspace.stores import tables_of
 
 SKEW_S = 30.0
 """A clock that is off by more makes windows and signed links disagree."""
@@ -71,13 +73,9 @@ def delta_round_trip(settings: Settings) -> Iterator[Finding]:
 
 
 def storage(settings: Settings) -> Iterator[Finding]:
-    store = tables.Store(settings.storage)
-    if store.in_catalog:
-        yield Finding(
-            "storage",
-            Health.WARN,
-            f"{settings.storage}: a catalog; run `lastgood doctor --spark` on a cluster to look into it",
-        )
+    store = tables_of(settings)
+    if not store.in_folder:
+        yield from _reached(store)
         return
     folder = Path(settings.storage)
     probe = folder / f".doctor-{uuid.uuid4().hex}"
@@ -88,14 +86,26 @@ def storage(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("storage", Health.FAIL, f"{folder}: {error}", "give the service's user the right to write there")
         return
-    present = [table.name for table in tables.ALL if delta.version(store.path(table)) is not None]
+    present = [table.name for table in tables.ALL if store.home(table).version() is not None]
     sentence = f"{folder}: {len(present)} of {len(tables.ALL)} tables"
     fix = "" if present else "`lastgood job all` makes them"
     yield Finding("storage", Health.OK if present else Health.WARN, sentence, fix)
 
 
+def _reached(store: tables.Store) -> Iterator[Finding]:
+    """Which way the tables of an object store or a catalog are reached."""
+    ways = Counter(store.home(table).way() for table in tables.ALL)
+    for way, number in ways.items():
+        slow = way.startswith("SQL warehouse")
+        fix = "grant EXTERNAL USE SCHEMA, and turn external data access on in the metastore" if slow else ""
+        missing = way == "not there yet"
+        fix = "`lastgood job all` makes them" if missing else fix
+        sentence = f"{store.location}: {number} of {len(tables.ALL)} tables: {way}"
+        yield Finding("storage", Health.WARN if slow or missing else Health.OK, sentence, fix)
+
+
 def state(settings: Settings) -> Iterator[Finding]:
-    store = Store(settings.state)
+    store = open_state(settings)
     try:
         with store.read() as tx:
             problems, switch = tx.verify(), tx.kill_switch()

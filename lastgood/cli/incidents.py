@@ -34,10 +34,10 @@ def _people(settings: "Settings", store: "Store") -> "People":
 
 
 def _opened(config: Path | None) -> "tuple[Settings, Store]":
-    from lastgood.alerts.store import Store
+    from lastgood.alerts.store import open_state
 
     settings = load(config)
-    return settings, Store(settings.state)
+    return settings, open_state(settings)
 
 
 def _find(store: "Store", number: str) -> "Incident":

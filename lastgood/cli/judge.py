@@ -61,15 +61,15 @@ def explain(
     """What a verdict rests on: each metric of both versions, how much evidence, what of it counts, and what would change it."""
     from rich.table import Table as Grid
 
-    from lastgood import tables
     from lastgood.judge import explain as explained
     from lastgood.tables import measures
+    from lastgood.workspace.stores import tables_of
 
     if Path(verdict).is_file():
         chosen = Verdict.from_json(json.loads(Path(verdict).read_text()))
     else:
         endpoint, _, version = verdict.partition("/")
-        known = measures.verdicts(tables.Store(load(config).storage), datetime.now(UTC) - timedelta(days=30))
+        known = measures.verdicts(tables_of(load(config)), datetime.now(UTC) - timedelta(days=30))
         own = [v for v in known if v.endpoint == endpoint and version in ("", v.candidate)]
         if not own:
             raise ConfigError(f"no verdict on {verdict} in the last 30 days")

@@ -33,12 +33,12 @@ release = typer.Typer(no_args_is_help=True, help="The release checklist.")
 
 def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
     """How long each step of the policy, and of a few other shares, needs to see errors x2 and latency x1.3 at the traffic of the newest day."""
-    from lastgood import tables
     from lastgood.judge import power
     from lastgood.tables import measures
+    from lastgood.workspace.stores import tables_of
 
     policy, now = settings.endpoint(endpoint).policy, datetime.now(UTC)
-    counts = measures.windows(tables.Store(settings.storage), endpoint, now - timedelta(days=1))
+    counts = measures.windows(tables_of(settings), endpoint, now - timedelta(days=1))
     given = power.of_windows(counts, settings.window_s)
     patience = policy.promote_timeout_s / 60
     shares = sorted({share for share in (1, 5, 10, 25, 50, *policy.promote_shares) if share < 100})
@@ -65,8 +65,8 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
 @release.command("check")
 def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Run the checklist for real, a drill included; exit code 1 when a row fails."""
-    from lastgood import tables
     from lastgood.alerts.release import Checklist
+    from lastgood.workspace.stores import tables_of
 
     settings = load(config)
     with acting(settings) as acts:
@@ -79,7 +79,7 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
         def drill(rollback: "Rollback") -> "Rollback":
             return follow(acts, rollback, say)
 
-        done = Checklist(acts, tables.Store(settings.storage), drill, me(acts)).run(endpoint)
+        done = Checklist(acts, tables_of(settings), drill, me(acts)).run(endpoint)
         if as_json:
             print(json.dumps({**vars(done), **done.document, "document": None}, default=str))
         else:

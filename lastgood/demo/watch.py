@@ -17,7 +17,7 @@ from lastgood.record import metrics
 from lastgood.record.metrics import summary
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
-from lastgood.tables import delta, measures
+from lastgood.tables import measures
 from lastgood.workspace.local.models import CHAT
 
 SHOWN = ("requests", "p50_ms", "p95_ms", "error_rate", "bad_answers", "tokens_out")
@@ -42,9 +42,7 @@ class Watch:
         self.events.append((datetime.now(UTC), text))
 
     def refresh(self) -> None:
-        now = tuple(
-            delta.version(self.store.path(table)) for table in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY)
-        )
+        now = tuple(self.store.home(table).version() for table in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY))
         if now != self._versions:
             self._versions = now
             self.verdicts, self.counts = measures.verdicts(self.store), measures.windows(self.store, CHAT)

@@ -1,5 +1,6 @@
 """A Model Context Protocol server over standard input and output: an assistant's questions about endpoints, verdicts, windows, incidents and
-drift, answered from the state store and the tables. It cannot act: it opens both for reading and holds no workspace client.
+drift, answered from the state store and the tables. It cannot act: it opens both for reading and
+holds no client of the serving API (a catalog is asked for tables only).
 """
 
 import json
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import __version__, tables
 from lastgood.alerts.brief import read
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.alerts.web.pages import leading
 from lastgood.errors import ConfigError, LastgoodError
 from lastgood.record.metrics import summary
 from lastgood.settings import Settings
-from lastgood.tables import delta, measures
+from lastgood.tables import measures
+from lastgood.workspace.stores import tables_of
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -33,7 +35,7 @@ class Questions:
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._settings, self._clock = settings, clock
-        self._state, self._tables = Store(settings.state), tables.Store(settings.storage)
+        self._state, self._tables = open_state(settings), tables_of(settings)
 
     def endpoints(self) -> list[dict[str, Any]]:
         """Every endpoint with its newest verdict, the versions compared, the mode and whether an incident is open."""
@@ -104,7 +106,7 @@ class Questions:
 
     def drift(self, endpoint: str) -> list[dict[str, Any]]:
         """How far each input and output column of the newest version moved, by the newest measurement."""
-        rows = delta.read(self._tables.path(tables.DRIFT), filters=[("endpoint", "=", endpoint)]).to_pylist()
+        rows = self._tables.home(tables.DRIFT).read(filters=[("endpoint", "=", endpoint)]).to_pylist()
         last = max((row["computed_at"] for row in rows), default=None)
         newest = sorted((row for row in rows if row["computed_at"] == last), key=lambda row: -(row["distance"] or 0))
         kept = ("model_version", "against", "kind", "column", "computed_at", "distance", "low", "drifted", "reference")

@@ -12,8 +12,7 @@ from datetime import time as dt_time
 from difflib import get_close_matches
 from typing import Any
 
-from lastgood import tables
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.collectors import labels
 from lastgood.collectors.freshness import freshness
 from lastgood.collectors.reading import collect_all
@@ -32,6 +31,7 @@ from lastgood.judge import History
 from lastgood.service.tracing import spanned
 from lastgood.settings import Settings
 from lastgood.tables.runs import Context, Run
+from lastgood.workspace.stores import tables_of
 
 log = logging.getLogger("lastgood.jobs")
 Say = Callable[[dict[str, Any]], None]
@@ -40,14 +40,14 @@ Say = Callable[[dict[str, Any]], None]
 def context(settings: Settings) -> Context:
     """A job context with all tables made."""
     spark = session(settings.spark)
-    store = tables.Store(settings.storage)
+    store = tables_of(settings)
     store.ensure(spark)
     return Context(spark, store, settings)
 
 
 def judge(ctx: Context) -> list[Any]:
     """Judge now, knowing earlier rollbacks from the operational state."""
-    store = Store(ctx.settings.state)
+    store = open_state(ctx.settings)
     try:
         with store.read() as tx:
             known = {name: History(times) for name, times in tx.shifts().items()}

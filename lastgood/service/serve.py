@@ -24,7 +24,7 @@ from lastgood.alerts.notify import configured
 from lastgood.alerts.records import Incident
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.rollback.telemetry import WindowTelemetry
-from lastgood.alerts.store import Store
+from lastgood.alerts.store import open_state
 from lastgood.alerts.web.app import create_app
 from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.asgi import bind
@@ -40,9 +40,10 @@ from lastgood.service.protection import Facts, problems
 from lastgood.service.tracing import spanned
 from lastgood.settings import Settings, secret
 from lastgood.settings.redaction import rules
-from lastgood.tables import delta, measures
+from lastgood.tables import measures
 from lastgood.workspace import Platform, deployments
 from lastgood.workspace.databricks import connect
+from lastgood.workspace.stores import reach, tables_of
 
 log = logging.getLogger("lastgood.service.serve")
 Task = tuple[str, float, Callable[[], None]]
@@ -67,7 +68,7 @@ def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar
         )
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
     return Controller(
-        Store(settings.state),
+        open_state(settings),
         connect(settings.workspace),
         settings,
         configured(settings),
@@ -75,6 +76,7 @@ def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar
         Signer(keys),
         now,
         calendar=calendar or Calendar(settings.calendar),
+        history=lambda endpoint: ledger(deployments.read(delta_store, endpoint)).get(endpoint, ()),
     )
 
 
@@ -110,7 +112,7 @@ class _Verdicts:
         self._again: list[Verdict] = []
 
     def __call__(self) -> None:
-        version = delta.version(self._store.path(tables.VERDICTS))
+        version = self._store.home(tables.VERDICTS).version()
         new = [] if version == self._version else measures.verdicts(self._store, self._after)
         waiting, self._again = self._again, []
         for verdict in (*waiting, *new):
@@ -243,7 +245,7 @@ async def serve(
     `reload` reads the settings again; their policies are taken over while it runs.
     """
     steady_memory()
-    store = tables.Store(settings.storage)
+    store = tables_of(settings)
     calendar = Calendar(settings.calendar)
     acts, platform = controller(settings, store, calendar), connect(settings.workspace)
     live = Live(settings, now, Histories(acts.store, uuid4().hex))
@@ -254,7 +256,10 @@ async def serve(
         if settings.live_every_s:
             live.take(committed)
 
-    receiver = OtlpReceiver(store.path(tables.INBOX), settings.receiver, sink=sink, redaction=rules(settings))
+    inbox, scores = store.where(tables.INBOX), store.where(tables.SCORES)
+    receiver = OtlpReceiver(
+        inbox, settings.receiver, scores, sink, rules(settings), "" if store.in_folder else reach(settings)
+    )
     anchors = Anchors(acts.store, settings, now)
     overview = measures.Overview(store, now)
 

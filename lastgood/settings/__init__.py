@@ -6,8 +6,8 @@ from lastgood.settings.base import Mode, Model, secret
 from lastgood.settings.collectors import Labels, Receiver, Sources
 from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSource, Release
 from lastgood.settings.judge import WEIGHTS, Policy
-from lastgood.settings.platform import SparkSettings, WorkspaceSettings
-from lastgood.settings.reading import Settings, load
+from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
+from lastgood.settings.reading import Settings, is_catalog, load
 
 __all__ = [
     "WEIGHTS",
@@ -29,8 +29,10 @@ __all__ = [
     "Settings",
     "Sources",
     "SparkSettings",
+    "TableSettings",
     "Web",
     "WorkspaceSettings",
+    "is_catalog",
     "load",
     "secret",
 ]

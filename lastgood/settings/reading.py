@@ -3,6 +3,7 @@
 Secrets are given by reference: a setting that ends in `_env` names the environment variable that holds the value.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from lastgood.settings import mistakes
 from lastgood.settings.alerts import Alertmanager, AuditAnchor, Hooks, PagerDuty, Web
 from lastgood.settings.collectors import Receiver, Sources
 from lastgood.settings.endpoint import EndpointSettings
-from lastgood.settings.platform import SparkSettings, WorkspaceSettings
+from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
+
+CATALOG_SCHEMA = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
+
+
+def is_catalog(storage: str) -> bool:
+    """Whether `storage` names a Unity Catalog schema (catalog.schema)."""
+    return bool(CATALOG_SCHEMA.fullmatch(storage))
 
 
 class Settings(BaseSettings):
@@ -29,11 +37,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LASTGOOD_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    storage: str = Field("./lastgood-data", description="folder of the Delta tables, or catalog.schema")
+    storage: str = Field(
+        "./lastgood-data",
+        description="the Delta tables: a folder, an object-store address (s3://...), or catalog.schema",
+    )
     state_url: str | None = Field(
         None,
         description="SQLAlchemy URL of the operational state; default: SQLite in storage",
     )
+    state_instance: str | None = Field(
+        None,
+        description="Databricks database instance that holds the state: its token is the password, and its address, where state_url is not set",
+    )
+    state_database: str = Field("databricks_postgres", description="database of that instance")
     window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
     live_every_s: float = Field(10.0, ge=0, description="the service judges its newest requests this often; 0: never")
     default: EndpointSettings = EndpointSettings()
@@ -56,6 +72,7 @@ class Settings(BaseSettings):
     runbook_base_url: str = Field(
         "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"
     )
+    tables: TableSettings = TableSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
     spark: SparkSettings = SparkSettings()
 
@@ -78,7 +95,15 @@ class Settings(BaseSettings):
 
     @property
     def state(self) -> str:
-        """SQLAlchemy URL of the operational state (incidents, approvals, audit)."""
+        """SQLAlchemy URL of the operational state (incidents, approvals, audit). Errors: ConfigError where none is set and `storage` is no
+        folder."""
+        if self.state_url is None and self.state_instance:
+            return "postgresql+psycopg://"  # completed by whoever logs in, see alerts.store.open_state
+        if self.state_url is None and ("://" in self.storage or is_catalog(self.storage)):
+            raise ConfigError(
+                f"storage {self.storage} is no folder, so the operational state needs a place of its own: set state_instance, or state_url to a PostgreSQL "
+                "(postgresql+psycopg://...) that the jobs and the service share"
+            )
         return self.state_url or f"sqlite:///{Path(self.storage).absolute()}/state.db"
 
 

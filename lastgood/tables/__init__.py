@@ -1,4 +1,5 @@
-"""The Delta tables: which there are (`catalogue`), where they are (`store`), how far jobs have read (`runs`), what is read of measures."""
+"""The Delta tables: which there are (`catalogue`), where they are (`store`), how each home is reached without Spark (`homes`, `catalog`),
+how far jobs have read (`runs`), what is read of measures."""
 
 from lastgood.tables.catalogue import (
     ALL,

@@ -1,24 +1,85 @@
-"""Delta tables without Spark (delta-rs): exactly-once appends by the collectors, reads by service and dashboards."""
+"""Delta tables without Spark (delta-rs), by folder or object-store address: exactly-once appends, reads, what changed."""
 
 import fcntl
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from obstore.exceptions import BaseError
+from obstore.store import from_url
 
 from lastgood.errors import ConfigError, CorruptError, TransientError
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+STORAGE_ERRORS = (DeltaError, OSError, pa.ArrowException, BaseError)
+"""What the libraries raise when a storage refuses or fails."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CHANGE_FEED: dict[str, str | None] = {"delta.enableChangeDataFeed": "true"}
 """Set when a table is made: readers take what is new by its change data feed."""
 
 
+@dataclass(frozen=True)
+class Located:
+    """A table in an object store: its address, and delta-rs' storage options. They hold credentials: never shown."""
+
+    uri: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Where = str | Path | Located
+
+
+def is_remote(where: Where) -> bool:
+    """Whether the table is in an object store, not in a folder."""
+    return "://" in str(where)
+
+
+def _options(where: Where) -> dict[str, str] | None:
+    return dict(where.options) if isinstance(where, Located) else None
+
+
+def open_table(where: Where, version: int | None = None) -> DeltaTable:
+    """The table as of a version. Errors: delta-rs' own (TableNotFoundError where there is none)."""
+    return DeltaTable(str(where), version, storage_options=_options(where))
+
+
+@contextmanager
+def _storage_errors(where: Where) -> Iterator[None]:
+    """What an object store refuses or cannot do now as TransientError. A folder's errors stay as they are."""
+    try:
+        yield
+    except TableNotFoundError:
+        raise
+    except STORAGE_ERRORS as error:
+        if not is_remote(where):
+            raise
+        raise TransientError(f"{where}: {wording(error)}", 5.0) from error
+
+
+def wording(error: BaseException) -> str:
+    """An error of a storage in one line, without addresses that may be signed."""
+    return " ".join(COLOURS.sub("", str(error)).split("?", maxsplit=1)[0].split())[:300]
+
+
 def append(
-    path: str | Path,
+    where: Where,
     table: pa.Table,
     *,
     partition_by: Sequence[str] = (),
@@ -28,115 +89,130 @@ def append(
 
     `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
     repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
-    Errors: TransientError (commit conflict, disk), CorruptError (the schema does not fit).
+    Errors: TransientError (commit conflict, disk, storage), CorruptError (the schema does not fit).
     """
-    if app is not None and (last := app_version(path, app[0])) is not None and app[1] <= last:
+    held = _existing(where)
+    done = held.transaction_version(app[0]) if app is not None and held is not None else None
+    if app is not None and done is not None and app[1] <= done:
         return False
     properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
     try:
         write_deltalake(
-            str(path),
+            str(where) if held is None else held,
             table,
             mode="append",
-            schema_mode="merge" if DeltaTable.is_deltatable(str(path)) else None,
+            schema_mode="merge" if held is not None else None,
             configuration=CHANGE_FEED,
             partition_by=list(partition_by) or None,
             commit_properties=properties,
+            storage_options=_options(where),
         )
     except Exception as error:  # delta-rs raises a bare Exception for casts
         if not isinstance(error, (DeltaError, OSError)) or "chema" in str(error):
-            raise CorruptError(f"{path}: the rows do not fit the table: {error}") from error
-        raise TransientError(f"{path}: commit failed: {error}", 1.0) from error
+            raise CorruptError(f"{where}: the rows do not fit the table: {error}") from error
+        raise TransientError(f"{where}: commit failed: {wording(error)}", 1.0) from error
     return True
 
 
-def create(path: str | Path, schema: pa.Schema, partition_by: Sequence[str] = ()) -> None:
+def create(where: Where, schema: pa.Schema, partition_by: Sequence[str] = ()) -> None:
     """Make an empty table with a change data feed where there is none."""
-    DeltaTable.create(
-        str(path),
-        schema,
-        mode="ignore",
-        partition_by=list(partition_by) or None,
-        configuration=CHANGE_FEED,
-    )
+    with _storage_errors(where):
+        DeltaTable.create(
+            str(where),
+            schema,
+            mode="ignore",
+            partition_by=list(partition_by) or None,
+            configuration=CHANGE_FEED,
+            storage_options=_options(where),
+        )
 
 
-def version(path: str | Path) -> int | None:
+def _existing(where: Where) -> DeltaTable | None:
+    """The table; None where there is none."""
+    try:
+        with _storage_errors(where):
+            return open_table(where)
+    except TableNotFoundError:
+        return None
+
+
+def version(where: Where) -> int | None:
     """The newest version of a table; None when there is no table."""
-    try:
-        return DeltaTable(str(path)).version()
-    except TableNotFoundError:
-        return None
+    table = _existing(where)
+    return None if table is None else table.version()
 
 
-def identity(path: str | Path) -> str | None:
+def identity(where: Where) -> str | None:
     """What makes this table another than one that was there before; None when there is no table."""
-    try:
-        return str(DeltaTable(str(path)).metadata().id)
-    except TableNotFoundError:
-        return None
+    table = _existing(where)
+    return None if table is None else str(table.metadata().id)
 
 
 def committed_at(path: str | Path, version: int) -> float | None:
-    """When a version was committed, in seconds since 1970; None where its log file is gone."""
+    """When a version was committed, in seconds since 1970; None where its log file is gone, or not on this machine's disk."""
     try:
         return (Path(path) / "_delta_log" / f"{version:020}.json").stat().st_mtime
     except OSError:
         return None
 
 
-def facts(path: str | Path) -> dict[str, Any] | None:
+def facts(where: Where) -> dict[str, Any] | None:
     """Version, files, bytes, rows (None where a file has no statistics) and time of the newest commit; None when there is no table."""
-    try:
-        table = DeltaTable(str(path))
-    except TableNotFoundError:
+    table = _existing(where)
+    if table is None:
         return None
     files = pa.table(table.get_add_actions(flatten=True))
     rows = files["num_records"].to_pylist() if "num_records" in files.column_names else [None] * files.num_rows
-    newest = table.history(1)[0].get("timestamp")
+    with _storage_errors(where):
+        newest = table.history(1)[0].get("timestamp")
     return {
         "version": table.version(), "files": files.num_rows, "bytes": sum(files["size_bytes"].to_pylist()),
         "rows": None if None in rows else sum(rows), "changed_at": newest,
     }  # fmt: skip
 
 
-def vacuum(path: str | Path, hours: int) -> None:
+def vacuum(where: Where, hours: int) -> None:
     """Remove files that no version of the last `hours` needs. Errors: TransientError."""
     try:
-        DeltaTable(str(path)).vacuum(retention_hours=hours, dry_run=False)
+        open_table(where).vacuum(retention_hours=hours, dry_run=False)
     except TableNotFoundError:
         return
     except DeltaError as error:
-        raise TransientError(f"{path}: vacuum failed: {error}", 60.0) from error
+        raise TransientError(f"{where}: vacuum failed: {wording(error)}", 60.0) from error
 
 
-def keeps_changes(path: str | Path) -> bool:
+def keeps_changes(where: Where) -> bool:
     """Whether the table has a change data feed."""
-    return DeltaTable(str(path)).metadata().configuration.get("delta.enableChangeDataFeed") == "true"
+    return open_table(where).metadata().configuration.get("delta.enableChangeDataFeed") == "true"
 
 
-def app_version(path: str | Path, app_id: str) -> int | None:
+def app_version(where: Where, app_id: str) -> int | None:
     """The newest version that application `app_id` has committed to the table, or None."""
-    try:
-        return DeltaTable(str(path)).transaction_version(app_id)
-    except TableNotFoundError:
-        return None
+    table = _existing(where)
+    return None if table is None else table.transaction_version(app_id)
 
 
 def read(
-    path: str | Path,
+    where: Where,
     columns: Sequence[str] | None = None,
     filters: list[tuple[str, str, object]] | None = None,
     version: int | None = None,
 ) -> pa.Table:
-    """The table's rows (as of a version); an empty table without columns when there is no Delta table at `path` (yet)."""
+    """The table's rows (as of a version); an empty table without columns when there is no Delta table (yet)."""
     try:
-        table = DeltaTable(str(path), version)
+        with _storage_errors(where):
+            return rows_of(open_table(where, version), where, columns, filters)
     except TableNotFoundError:
         return pa.table({})
+
+
+def rows_of(
+    table: DeltaTable, where: Where, columns: Sequence[str] | None, filters: list[tuple[str, str, object]] | None
+) -> pa.Table:
+    """The rows of an opened table."""
     # delta-rs' own file system is Python: a reading thread of Arrow's that lets go of it while the process ends aborts the process
     # ("terminate called without an active exception", 2 of 40 processes that end right after reading on a busy machine).
-    local = None if "://" in str(path) else pyarrow.fs.SubTreeFileSystem(str(path), pyarrow.fs.LocalFileSystem())
+    local = None if is_remote(where) else pyarrow.fs.SubTreeFileSystem(str(where), pyarrow.fs.LocalFileSystem())
     return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters, filesystem=local)
 
 
@@ -156,22 +232,72 @@ def files(path: str | Path) -> list[Path]:
     return [Path(path) / uri for uri in pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()]
 
 
-def changes(path: str | Path, first: int, last: int) -> list[dict[str, Any]]:
-    """Rows changed in versions first..last (both included) with `_change_type`, from the table's change data feed.
+def changes(where: Where, first: int, last: int) -> list[dict[str, Any]]:
+    """Rows changed in versions first..last (both included) with `_change_type` and `_commit_version`, from the table's change data feed.
 
+    In an object store the log is read here, by the Delta protocol (section Change Data Files): delta-rs' `load_cdf` keeps Python's lock
+    while it waits for the network, so a slow storage would stop the whole service.
     Errors: TransientError when the feed cannot be read (vacuumed, or no feed in these versions).
     """
     try:
-        changed = pa.table(DeltaTable(str(path)).load_cdf(first, last))
-    except DeltaError as error:
-        raise TransientError(f"{path}: changes {first}..{last} cannot be read: {error}") from error
+        if isinstance(where, Located):
+            store = objects(where)
+            return [row for number in range(first, last + 1) for row in _commit_changes(store, number)]
+        changed = pa.table(open_table(where).load_cdf(first, last))
+    except STORAGE_ERRORS as error:
+        raise TransientError(f"{where}: changes {first}..{last} cannot be read: {wording(error)}") from error
     rows: list[dict[str, Any]] = changed.to_pylist()
     return rows
 
 
-def newest(path: str | Path, column: str) -> Any:
+def objects(located: Located) -> "ObjectStore":
+    """The table's folder in its object store, object by object."""
+    named: Any = {name.lower(): value for name, value in located.options.items()}
+    plain = named.pop("aws_allow_http", named.pop("allow_http", "false")).lower() == "true"
+    return from_url(located.uri, config=named or None, client_options={"allow_http": plain})
+
+
+def log_file(version: int) -> str:
+    """The commit of a version, below the table's folder."""
+    return f"_delta_log/{version:020}.json"
+
+
+def commit_tag(store: "ObjectStore", version: int) -> str | None:
+    """What a version's commit is known by, by one HEAD request; None where there is no such version. Errors: STORAGE_ERRORS."""
+    try:
+        meta = obstore.head(store, log_file(version))
+    except FileNotFoundError:
+        return None
+    return meta["e_tag"] or f"{meta['size']} {meta['last_modified']}"
+
+
+def _commit_changes(store: "ObjectStore", version: int) -> Iterator[dict[str, Any]]:
+    """Where a commit has change files, they are its changes; else what it adds was inserted and what it removes was deleted."""
+    log = bytes(obstore.get(store, log_file(version)).bytes()).decode()
+    actions = [json.loads(line) for line in log.splitlines() if line.strip()]
+    written = [action["cdc"]["path"] for action in actions if "cdc" in action]
+    parts: list[tuple[str, str | None]] = [(name, None) for name in written]
+    if not written:
+        for kind, meaning in (("add", "insert"), ("remove", "delete")):
+            listed = [action[kind] for action in actions if kind in action and action[kind].get("dataChange", True)]
+            if any(entry.get("deletionVector") or entry.get("partitionValues") for entry in listed):
+                raise OSError(f"version {version} has deletion vectors or partitions")
+            parts += [(entry["path"], meaning) for entry in listed]
+    for name, change in parts:
+        stamp = {"_commit_version": version} | ({"_change_type": change} if change else {})
+        content = bytes(obstore.get(store, unquote(name)).bytes())
+        yield from (row | stamp for row in pq.read_table(pa.BufferReader(content)).to_pylist())
+
+
+def newest(where: Where, column: str) -> Any:
     """The largest value of a column by the files' statistics; None where they do not say."""
-    files = pa.table(DeltaTable(str(path)).get_add_actions(flatten=True))
+    with _storage_errors(where):
+        return newest_of(open_table(where), column)
+
+
+def newest_of(table: DeltaTable, column: str) -> Any:
+    """See `newest`."""
+    files = pa.table(table.get_add_actions(flatten=True))
     name = f"max.{column}"
     return pc.max(files[name]).as_py() if name in files.column_names else None
 

@@ -1,48 +1,21 @@
-"""Tables and run records -> how they are: sizes, how far behind the jobs, the newest verdicts. Folders are read without Spark."""
+"""Tables and run records -> how they are: sizes, how far behind the jobs, the newest verdicts, and how the tables are reached."""
 
+from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lastgood import tables
-from lastgood.tables import delta
 from lastgood.tables.runs import UPKEEP, chain
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 Rows = list[dict[str, Any]]
 
 
-def _read(store: tables.Store, spark: "SparkSession | None", table: tables.Table, *columns: str) -> Rows:
-    if spark is None:
-        have = delta.read(store.path(table))
-        rows: Rows = have.select([name for name in columns if name in have.column_names]).to_pylist()
-        return rows
-    return [row.asDict() for row in store.read(spark, table).select(*columns).collect()]
-
-
-def _facts(store: tables.Store, spark: "SparkSession | None", table: tables.Table) -> dict[str, Any] | None:
-    """See `delta.facts`."""
-    if spark is None:
-        return delta.facts(store.path(table))
-    name = store.sql(table)
-    if not spark.catalog.tableExists(name):
-        return None
-    detail = spark.sql(f"DESCRIBE DETAIL {name}").collect()[0]
-    newest = (
-        spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").selectExpr("version", "unix_millis(timestamp) AS at").collect()[0]
-    )
-    return {
-        "version": newest["version"], "files": detail["numFiles"], "bytes": detail["sizeInBytes"],
-        "rows": spark.read.table(name).count(), "changed_at": newest["at"],
-    }  # fmt: skip
-
-
-def health(store: tables.Store, now: datetime, spark: "SparkSession | None" = None) -> dict[str, Rows]:
-    """What `lastgood status` shows; tables of a catalog take a Spark session. tables: size, files, seconds since the newest commit; jobs:
+def health(store: tables.Store, now: datetime) -> dict[str, Rows]:
+    """What `lastgood status` shows. tables: size, files, seconds since the newest commit; storage: how
+    many tables are reached which way; jobs:
     bookmark, how many versions of its source it has not taken in, its newest run; verdicts: the newest of each endpoint.
     """
-    sizes = {table.name: facts for table in tables.ALL if (facts := _facts(store, spark, table))}
+    sizes = {table.name: facts for table in tables.ALL if (facts := store.home(table).facts())}
     shown = [
         {
             "table": name, "rows": facts["rows"], "files": facts["files"], "MiB": round(facts["bytes"] / 2**20, 2),
@@ -52,7 +25,7 @@ def health(store: tables.Store, now: datetime, spark: "SparkSession | None" = No
     ]  # fmt: skip
     records: dict[tuple[str, str], Rows] = {}
     if tables.RUNS.name in sizes:
-        for run_record in _read(store, spark, tables.RUNS, *tables.RUNS.columns):
+        for run_record in store.home(tables.RUNS).read().to_pylist():
             records.setdefault((run_record["job"], run_record["source"]), []).append(run_record)
     jobs = []
     for (job, source), runs in sorted(records.items()):
@@ -68,9 +41,15 @@ def health(store: tables.Store, now: datetime, spark: "SparkSession | None" = No
         })  # fmt: skip
     newest: dict[str, dict[str, Any]] = {}
     if tables.VERDICTS.name in sizes:
-        verdicts = _read(store, spark, tables.VERDICTS, "endpoint", "state", "reason", "judged_at")
+        verdicts = store.home(tables.VERDICTS).read(["endpoint", "state", "reason", "judged_at"]).to_pylist()
         newest = {
             verdict["endpoint"]: verdict for verdict in sorted(verdicts, key=lambda verdict: verdict["judged_at"])
         }
     judged = [verdict | {"judged_at": str(verdict["judged_at"])} for verdict in newest.values()]
-    return {"tables": shown, "jobs": jobs, "verdicts": judged}
+    ways = Counter(store.home(table).way() for table in tables.ALL)
+    reached = (
+        []
+        if store.in_folder
+        else [{"storage": store.location, "tables": n, "reached by": way} for way, n in ways.items()]
+    )
+    return {"storage": reached, "tables": shown, "jobs": jobs, "verdicts": judged}

@@ -12,7 +12,6 @@ from lastgood import tables
 from lastgood.record import metrics
 from lastgood.record.verdict import Verdict
 from lastgood.record.windows import Counts, from_row, merge
-from lastgood.tables import delta
 
 NEAR = timedelta(hours=6)
 
@@ -31,10 +30,9 @@ def windows(
     filters: Any = [condition for condition in wanted if condition[2] is not None] or None
     key = ("endpoint", "model_version", "stratum", "window_start")
     answers = {
-        tuple(row[name] for name in key): row
-        for row in delta.read(store.path(tables.QUALITY), filters=filters).to_pylist()
+        tuple(row[name] for name in key): row for row in store.home(tables.QUALITY).read(filters=filters).to_pylist()
     }
-    rows = delta.read(store.path(tables.WINDOWS), filters=filters).to_pylist()
+    rows = store.home(tables.WINDOWS).read(filters=filters).to_pylist()
     counts = [from_row(answers.get(tuple(row[name] for name in key), {}) | row) for row in rows]
     return sorted(counts, key=lambda window: (window.start, window.model_version, window.stratum))
 
@@ -42,7 +40,7 @@ def windows(
 def verdicts(store: tables.Store, after: datetime | None = None) -> list[Verdict]:
     """Verdicts judged after `after`, by time."""
     filters: Any = [("judged_at", ">", after)] if after else None
-    rows = delta.read(store.path(tables.VERDICTS), filters=filters).to_pylist()
+    rows = store.home(tables.VERDICTS).read(filters=filters).to_pylist()
     return sorted(
         (Verdict.from_json(json.loads(row["document"])) for row in rows),
         key=lambda verdict: verdict.judged_at,
@@ -90,7 +88,7 @@ class Overview:
     _version: int | None = None
 
     def refresh(self) -> None:
-        version = delta.version(self.store.path(tables.WINDOWS))
+        version = self.store.home(tables.WINDOWS).version()
         if version == self._version:
             return
         by_endpoint: dict[str, list[Counts]] = {}
@@ -119,6 +117,8 @@ def report_path(store: tables.Store, endpoint: str, version: str) -> Path:
 
 def drift_report(store: tables.Store, endpoint: str, version: str) -> Path | None:
     """Evidently's report on a version, where somebody has made one."""
+    if not store.in_folder:
+        return None
     path = report_path(store, endpoint, version)
     return path if path.is_file() else None
 

@@ -131,7 +131,7 @@ def _records(ctx: Context, job: str, source: str) -> list[dict[str, Any]]:
         runs = ctx.store.read(ctx.spark, tables.RUNS).where((f.col("job") == job) & (f.col("source") == source))
         return [row.asDict() for row in runs.select(*columns).collect()]
     own: Any = [("job", "=", job), ("source", "=", source)]
-    records: list[dict[str, Any]] = delta.read(ctx.store.path(tables.RUNS), columns, own).to_pylist()
+    records: list[dict[str, Any]] = ctx.store.home(tables.RUNS).read(columns, own).to_pylist()
     return records
 
 
@@ -170,7 +170,7 @@ def increment(
 
 def _lost(ctx: Context, table: tables.Table, after: int, until: int) -> str | None:
     """Why the changes of versions (after, until] cannot be read; looked at where they are old, or where their age is not known."""
-    if not ctx.store.in_catalog:
+    if ctx.store.in_folder:
         committed = delta.committed_at(ctx.store.path(table), after + 1)
         if committed is not None and time.time() - committed < FRESH_S:
             return None
@@ -190,7 +190,7 @@ def record(ctx: Context, run: Run, seconds: float) -> None:
         values = tuple(row[name] for name in tables.RUNS.columns)
         append(ctx, ctx.spark.createDataFrame([values], spark_ddl(tables.RUNS.fields)), tables.RUNS)
         return
-    delta.append(ctx.store.path(tables.RUNS), pa.Table.from_pylist([row], arrow_schema(tables.RUNS.fields)))
+    ctx.store.home(tables.RUNS).append(pa.Table.from_pylist([row], arrow_schema(tables.RUNS.fields)))
 
 
 def append(ctx: Context, frame: "DataFrame", table: tables.Table) -> None:

@@ -1,18 +1,19 @@
 """Where the tables are: how one is named, made, read and grown; what is new in one."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
+from lastgood.settings import is_catalog
 from lastgood.tables import delta
+from lastgood.tables.catalog import Catalog, CatalogTable
 from lastgood.tables.catalogue import ALL, Table
+from lastgood.tables.homes import FolderTable, ObjectTable, TableHome
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-_UC_NAME = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
 
 
 def is_path(where: str) -> bool:
@@ -91,22 +92,44 @@ def as_of(spark: "SparkSession", where: str, version: int) -> "DataFrame":
     return reader.format("delta").load(where) if is_path(where) else reader.table(where)
 
 
+PROPERTIES = {
+    "delta.enableDeletionVectors": "false",
+    "delta.enableRowTracking": "false",
+    "delta.checkpointPolicy": "classic",
+}
+"""Of tables in a catalog: what keeps every reader in. docs/adr/0040 says why."""
+SERVED = ("inbox", "scores", "deployments", "endpoint_minutes")
+"""Tables that the service appends to without Spark: in a catalog they lie in `landing`."""
+
+
 @dataclass(frozen=True)
 class Store:
-    """Where the tables are: a folder (local path or /Volumes) or a Unity Catalog `catalog.schema`."""
+    """Where the tables are: a folder, an object-store address, or a Unity Catalog `catalog.schema`.
+
+    `catalog` reaches a catalog's tables without Spark; `options` are what the object store needs besides credentials; `landing` is an
+    external location for the tables that the service writes. `workspace.stores.tables_of` puts one together from settings.
+    """
 
     location: str
+    catalog: Catalog | None = field(default=None, compare=False, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    landing: str | None = field(default=None, compare=False)
+    _homes: dict[str, TableHome] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def in_catalog(self) -> bool:
-        return "/" not in self.location and bool(_UC_NAME.fullmatch(self.location))
+        return is_catalog(self.location)
+
+    @property
+    def in_folder(self) -> bool:
+        return not self.in_catalog and "://" not in self.location
 
     def where(self, table: Table) -> str:
-        """The table's folder, or its catalog name."""
+        """The table's folder or address, or its catalog name."""
         return f"{self.location}.{table.name}" if self.in_catalog else self.path(table)
 
     def path(self, table: Table) -> str:
-        """The table's folder. Errors: ConfigError in a catalog, where tables have names instead."""
+        """The table's folder or address. Errors: ConfigError in a catalog, where tables have names instead."""
         return f"{self.folder}/{table.name}"
 
     @property
@@ -115,6 +138,26 @@ class Store:
         if self.in_catalog:
             raise ConfigError(f"storage {self.location} is a catalog; this needs a folder")
         return self.location.rstrip("/")
+
+    def home(self, table: Table) -> TableHome:
+        """The table's calls without Spark."""
+        return self.named(self.where(table))
+
+    def named(self, where: str) -> TableHome:
+        """The calls of any table given by folder, address or catalog name. Errors: ConfigError where no workspace can be asked for a name."""
+        return self._homes.setdefault(where, self._home(where))
+
+    def _home(self, where: str) -> TableHome:
+        if where in self._homes:
+            return self._homes[where]
+        if "://" in where:
+            located = delta.Located(where, self.options)
+            return ObjectTable(lambda _: located)
+        if is_path(where):
+            return FolderTable(where)
+        if self.catalog is None:
+            raise ConfigError(f"{where} is a catalog name; a workspace must be named to reach it (workspace.host)")
+        return CatalogTable(where, self.catalog, self.options)
 
     def sql(self, table: Table) -> str:
         """How SQL names the table."""
@@ -129,10 +172,14 @@ class Store:
 
     def version(self, spark: "SparkSession", table: Table) -> int:
         """See `version`."""
+        if "://" in self.location and (newest := self.home(table).version()) is not None:
+            return newest
         return version(spark, self.where(table))
 
     def identity(self, spark: "SparkSession", table: Table) -> str:
         """See `identity`."""
+        if "://" in self.location:
+            return self.home(table).identity() or ""
         return identity(spark, self.where(table))
 
     def ensure(self, spark: "SparkSession", *tables: Table) -> None:
@@ -141,21 +188,31 @@ class Store:
         Errors: ConfigError when an existing column has another type.
         """
         for table in tables or ALL:
-            if not self.in_catalog and delta.version(self.path(table)) is None:
-                delta.create(self.path(table), telemetry.arrow_schema(table.fields), table.partition_by)
+            if not self.in_catalog and delta.version(self.located(table)) is None:
+                delta.create(self.located(table), telemetry.arrow_schema(table.fields), table.partition_by)
                 continue
-            feed = "TBLPROPERTIES (delta.enableChangeDataFeed = true)" if table.change_feed else ""
-            parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
             name = self.sql(table)
-            spark.sql(
-                f"CREATE TABLE IF NOT EXISTS {name} ({telemetry.spark_ddl(table.fields)}) USING delta {parts} {feed}"
-            )
+            spark.sql(self._made(table))
             have = dict(self.read(spark, table).dtypes)
-            for field in table.fields:
-                if field.name in have and have[field.name] != field.type:
+            for column in table.fields:
+                if column.name in have and have[column.name] != column.type:
                     raise ConfigError(
-                        f"{name}: column {field.name} is {have[field.name]}, expected {field.type}; move the table away"
+                        f"{name}: column {column.name} is {have[column.name]}, expected {column.type}; move the table away"
                     )
-            missing = [field for field in table.fields if field.name not in have]
+            missing = [column for column in table.fields if column.name not in have]
             if missing:
                 spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({telemetry.spark_ddl(tuple(missing))})")
+
+    def located(self, table: Table) -> delta.Where:
+        """The table's folder, or its address with what its storage needs. Errors: as `path`."""
+        return delta.Located(self.path(table), self.options) if "://" in self.location else self.path(table)
+
+    def _made(self, table: Table) -> str:
+        """The SQL that makes the table where it is missing."""
+        properties = PROPERTIES if self.in_catalog else {}
+        properties = properties | ({"delta.enableChangeDataFeed": "true"} if table.change_feed else {})
+        listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+        parts = f"PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+        place = f"LOCATION '{self.landing.rstrip('/')}/{table.name}'" if self.landing and table.name in SERVED else ""
+        columns, with_properties = telemetry.spark_ddl(table.fields), f"TBLPROPERTIES ({listed})" if listed else ""
+        return f"CREATE TABLE IF NOT EXISTS {self.sql(table)} ({columns}) USING delta {parts} {place} {with_properties}"

@@ -18,7 +18,7 @@ class Update(StrEnum):
 
 @dataclass(frozen=True)
 class ServedEntity:
-    """One model version behind an endpoint.
+    """One model version behind an endpoint. `entity_name` and `entity_version`: see `identity.model_of` and `identity.version_of`.
 
     `settings` is the entity's whole input document (entity_name, entity_version, name, workload_size,
     environment_vars, ...) so that it can be sent back unchanged.

@@ -1,8 +1,9 @@
-"""The real workspace, through databricks-sdk (its only user): endpoints read, and changed by the rollback executor.
+"""The real workspace, through databricks-sdk (this room is its only user): endpoints read, and changed by the rollback executor.
 
 Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an update always sends entities and routes.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from databricks.sdk.errors.base import DatabricksError
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
 from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
+from lastgood.workspace.identity import model_of, modern, name_of, version_of
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
@@ -35,8 +37,8 @@ _CONFIG_OUTPUT_ONLY = ("served_entities", "served_models", "config_version")
 _ROUTE = {"served_entity_name", "served_model_name", "traffic_percentage"}
 
 
-def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
-    """A workspace by settings, else by databricks-sdk's own authentication. Errors: ConfigError (no credentials)."""
+def client(settings: WorkspaceSettings) -> WorkspaceClient:
+    """databricks-sdk's client by settings, else by its own authentication. Errors: ConfigError (no credentials)."""
     try:
         config = Config(
             host=settings.host,
@@ -45,13 +47,18 @@ def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
             retry_timeout_seconds=settings.retry_timeout_s,
             http_timeout_seconds=min(30, settings.retry_timeout_s),
         )
-        return DatabricksWorkspace(WorkspaceClient(config=config))
+        return WorkspaceClient(config=config)
     except ValueError as error:
         raise ConfigError(f"workspace: {error}; set workspace.host and workspace.token_env") from error
 
 
+def connect(settings: WorkspaceSettings) -> "DatabricksWorkspace":
+    """A workspace by settings. Errors: as `client`."""
+    return DatabricksWorkspace(client(settings))
+
+
 @contextmanager
-def _errors(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
     """databricks-sdk errors by what the reader must do."""
     try:
         yield
@@ -59,37 +66,38 @@ def _errors(what: str) -> Iterator[None]:
         raise
     except NotFound as error:
         hint = "if it was deleted, take it out of `endpoints` in the configuration; what was measured of it stays"
-        raise GoneError(f"{what}: there is no such endpoint or source ({_said(error)}); {hint}") from error
+        raise GoneError(f"{what}: there is no such endpoint or source ({wording(error)}); {hint}") from error
     except Unauthenticated as error:
-        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({_said(error)})") from error
+        raise ConfigError(f"{what}: the workspace does not accept the token: renew it ({wording(error)})") from error
     except PermissionDenied as error:
         hint = "grant CAN_MANAGE, and check that the endpoint's creator exists"
-        raise ConfigError(f"{what}: permission denied; {hint} ({_said(error)})") from error
+        raise ConfigError(f"{what}: permission denied; {hint} ({wording(error)})") from error
     except (TooManyRequests, TemporarilyUnavailable, InternalError) as error:
-        raise TransientError(f"{what}: {_said(error)}", 5.0) from error
+        raise TransientError(f"{what}: {wording(error)}", 5.0) from error
     except ResourceConflict as error:
-        raise RefusedError(f"{what}: an update by someone else is in progress ({_said(error)})") from error
+        raise RefusedError(f"{what}: an update by someone else is in progress ({wording(error)})") from error
     except BadRequest as error:
-        raise ConfigError(f"{what}: the workspace refuses the request: {_said(error)}") from error
+        raise ConfigError(f"{what}: the workspace refuses the request: {wording(error)}") from error
     except (DatabricksError, OSError, TimeoutError) as error:
         cause = error.__cause__
-        why = _said(cause) if isinstance(cause, DatabricksError) else type(cause).__name__ if cause else ""
-        raise TransientError(f"{what}: {_said(error)} {why}".rstrip(), 5.0) from error
+        why = wording(cause) if isinstance(cause, DatabricksError) else type(cause).__name__ if cause else ""
+        raise TransientError(f"{what}: {wording(error)} {why}".rstrip(), 5.0) from error
 
 
-def _said(error: BaseException) -> str:
-    """The error without the configuration the SDK puts behind it."""
-    return str(error).split(" Config: ", maxsplit=1)[0]
+def wording(error: BaseException) -> str:
+    """The error without the configuration, or the request, that the SDK puts behind it."""
+    return re.split(r" Config: | This is likely a bug in the Databricks SDK", str(error), maxsplit=1)[0]
 
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:
-    settings = {key: value for key, value in document.items() if key not in _OUTPUT_ONLY}
-    settings.setdefault("scale_to_zero_enabled", False)
+    settings = modern({key: value for key, value in document.items() if key not in _OUTPUT_ONLY})
+    if "external_model" not in settings:
+        settings.setdefault("scale_to_zero_enabled", False)
     deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
     return ServedEntity(
-        str(document.get("name") or ""),
-        str(document.get("entity_name") or ""),
-        str(document.get("entity_version") or ""),
+        name_of(settings),
+        model_of(settings),
+        version_of(settings),
         str(deployment),
         settings,
     )
@@ -99,12 +107,17 @@ def _route_name(route: Mapping[str, Any]) -> str:
     return str(route.get("served_entity_name") or route.get("served_model_name"))
 
 
+def _served(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The configuration's served entities; endpoints of old have `served_models` only."""
+    return config.get("served_entities") or config.get("served_models") or ()
+
+
 def _traffic(config: Mapping[str, Any]) -> dict[str, int]:
     """Served entity -> per cent. A single entity without routes takes all."""
     routes = (config.get("traffic_config") or {}).get("routes") or []
-    entities = config.get("served_entities") or []
+    entities = _served(config)
     if not routes and len(entities) == 1:
-        return {str(entities[0].get("name")): 100}
+        return {name_of(entities[0]): 100}
     return {_route_name(route): int(route.get("traffic_percentage") or 0) for route in routes}
 
 
@@ -143,12 +156,12 @@ def parse(document: Mapping[str, Any]) -> Endpoint:
     return Endpoint(
         name=str(document.get("name")),
         config_version=int(config.get("config_version") or 0),
-        entities=tuple(_entity(entity) for entity in config.get("served_entities") or ()),
+        entities=tuple(_entity(entity) for entity in _served(config)),
         traffic=_traffic(config),
         ready=state.get("ready", "READY") == "READY",
         update=_update(state),
         pending_traffic=_traffic(pending) if pending else None,
-        pending_entities=tuple(_entity(entity) for entity in pending.get("served_entities") or ()),
+        pending_entities=tuple(_entity(entity) for entity in _served(pending)),
         tags={tag["key"]: tag.get("value", "") for tag in document.get("tags") or ()},
         passthrough=_passthrough(config),
         gateway=document.get("ai_gateway") or {},
@@ -207,7 +220,7 @@ class DatabricksWorkspace:
         return str(self._client.config.host)
 
     def endpoint(self, name: str) -> Endpoint:
-        with _errors(f"endpoint {name}"):
+        with translated(f"endpoint {name}"):
             document = self._call("GET", name)
         try:
             return parse(document)
@@ -215,16 +228,16 @@ class DatabricksWorkspace:
             raise ConfigError(f"endpoint {name}: the workspace's answer is not understood: {error!r}") from error
 
     def names(self) -> Sequence[str]:
-        with _errors("endpoints"):
+        with translated("endpoints"):
             return [str(endpoint.name) for endpoint in self._client.serving_endpoints.list()]
 
     def aliases(self, model: str) -> Mapping[str, str]:
-        with _errors(f"model {model}"):
+        with translated(f"model {model}"):
             registered = self._client.registered_models.get(model, include_aliases=True)
         return {str(alias.alias_name): str(alias.version_num) for alias in registered.aliases or ()}
 
     def permissions(self, name: str) -> Mapping[str, str]:
-        with _errors(f"permissions of {name}"):
+        with translated(f"permissions of {name}"):
             identity = str(self._client.serving_endpoints.get(name).id)
             entries = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
         levels: dict[str, str] = {}
@@ -235,16 +248,16 @@ class DatabricksWorkspace:
         return levels
 
     def me(self) -> str:
-        with _errors("current user"):
+        with translated("current user"):
             return str(self._client.current_user.me().user_name)
 
     def metrics(self, name: str) -> str:
-        with _errors(f"metrics of {name}"):
+        with translated(f"metrics of {name}"):
             contents = self._client.serving_endpoints.export_metrics(name).contents
             return contents.read().decode(errors="replace") if contents else ""
 
     def source(self, kind: str, name: str) -> SourceState:
-        with _errors(f"{kind} {name}"):
+        with translated(f"{kind} {name}"):
             return _SOURCES[kind](self._client, name)
 
     def invoke(
@@ -274,7 +287,7 @@ class DatabricksWorkspace:
     ) -> None:
         """See WorkspaceControl. A 409 whose config is the one we asked for is our own update, its answer lost."""
         body = update_body(entities, traffic, passthrough)
-        with _errors(f"update of {name}"):
+        with translated(f"update of {name}"):
             try:
                 self._call("PUT", f"{name}/config", body)
             except ResourceConflict:

@@ -10,7 +10,6 @@ import pyarrow as pa
 from lastgood import tables
 from lastgood.judge.ledger import Content, observations
 from lastgood.record.telemetry import arrow_schema
-from lastgood.tables import delta
 from lastgood.workspace import Endpoint
 
 
@@ -33,16 +32,15 @@ def record(store: tables.Store, endpoints: Iterable[Endpoint], now: datetime) ->
         for entity in endpoint.entities
     ]  # fmt: skip
     if rows:
-        delta.append(
-            store.path(tables.DEPLOYMENTS), pa.Table.from_pylist(rows, arrow_schema(tables.DEPLOYMENTS.fields))
-        )
+        store.home(tables.DEPLOYMENTS).append(pa.Table.from_pylist(rows, arrow_schema(tables.DEPLOYMENTS.fields)))
     return len(new)
 
 
-def read(store: tables.Store) -> list[dict[str, Any]]:
-    """All rows of `deployments`."""
-    path = store.path(tables.DEPLOYMENTS)
-    return delta.read(path).to_pylist() if delta.version(path) is not None else []
+def read(store: tables.Store, endpoint: str | None = None) -> list[dict[str, Any]]:
+    """Rows of `deployments`, all or an endpoint's."""
+    filters: Any = [("endpoint", "=", endpoint)] if endpoint else None
+    rows: list[dict[str, Any]] = store.home(tables.DEPLOYMENTS).read(filters=filters).to_pylist()
+    return rows
 
 
 def _content(endpoint: Endpoint) -> Content:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from lastgood.workspace.local.app import Service
+from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.models import CHAT, TABULAR, Prompts, row
 from lastgood.workspace.local.state import MODELS, Fault, LocalConfig, entity
 
@@ -18,6 +19,7 @@ __all__ = [
     "MODELS",
     "TABULAR",
     "Fault",
+    "LocalCatalog",
     "LocalConfig",
     "Prompts",
     "Running",

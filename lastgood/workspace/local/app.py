@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from lastgood.errors import ConfigError
+from lastgood.workspace.identity import version_of
 from lastgood.workspace.local import models
+from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.chaos import Chaos
 from lastgood.workspace.local.payload import PayloadWriter, as_json
-from lastgood.workspace.local.state import ApiError, Fault, LocalConfig, State, served_entity_id
+from lastgood.workspace.local.state import MODELS, ApiError, Fault, LocalConfig, State, served_entity_id
+from lastgood.workspace.local.statements import WAREHOUSE, Statements
 
 Handler = Callable[[Request], Awaitable[Response]]
 Entry = tuple[str, str, Callable[..., Any]]
@@ -43,14 +46,18 @@ class Service:
         self._rng = np.random.default_rng(config.seed)
         self._recent: dict[str, deque[tuple[float, int, float]]] = {}
         self.chaos = Chaos()
+        self.catalog = config.catalog or LocalCatalog()
+        self.statements = Statements(self.catalog)
+        self.on_token: Callable[[str], None] = lambda token: None
         self.sources: dict[tuple[str, str], dict[str, Any]] = {}
 
     def app(self) -> Starlette:
-        table = [*self._serving(), *self._platform(), *self._local()]
+        table = [*self._serving(), *self._platform(), *self._tables(), *self._local()]
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
         invoke = self._guarded(self._invoke)
         routes += [
             Route("/.well-known/databricks-config", lambda _: JSONResponse({})),
+            Route("/local/results/{id}/{chunk:int}", self._result),
             Route(f"{API}/{{name}}/metrics", self._guarded(self._metrics)),
             Route("/serving-endpoints/{name}/invocations", invoke, methods=["POST"]),
             Route("/serving-endpoints/{name}/served-models/{entity}/invocations", invoke, methods=["POST"]),
@@ -87,6 +94,53 @@ class Service:
                 for kind, path in SOURCES.items()
             ),
         ]
+
+    def _tables(self) -> list[Entry]:
+        """Unity Catalog's tables and the SQL warehouse."""
+        catalog, statements = self.catalog, self.statements
+        uc, sql = "/api/2.1/unity-catalog", "/api/2.0/sql/statements"
+        warehouse = {
+            "id": WAREHOUSE,
+            "name": "local",
+            "cluster_size": "2X-Small",
+            "auto_stop_mins": 10,
+            "state": "RUNNING",
+        }
+        return [
+            ("GET", uc + "/tables/{name}", lambda r, b: catalog.table(r["name"])),
+            ("POST", "/api/2.0/unity-catalog/temporary-table-credentials", lambda r, b: catalog.lend(b)),
+            ("POST", uc + "/temporary-table-credentials", lambda r, b: catalog.lend(b)),
+            ("GET", uc + "/metastore_summary", lambda r, b: catalog.metastore()),
+            ("GET", uc + "/effective-permissions/{kind}/{name}", lambda r, b: catalog.effective("person@example.com")),
+            ("POST", sql + "/", lambda r, b: statements.execute(b, r["url"])),
+            ("GET", sql + "/{id}", lambda r, b: statements.get(r["id"], r["url"])),
+            (
+                "GET",
+                sql + "/{id}/result/chunks/{chunk:int}",
+                lambda r, b: statements.chunk(r["id"], r["chunk"], r["url"]),
+            ),
+            ("GET", f"/api/2.0/sql/warehouses/{WAREHOUSE}", lambda r, b: warehouse),
+            (
+                "GET",
+                "/api/2.0/database/instances/{name}",
+                lambda r, b: {"name": r["name"], "read_write_dns": "127.0.0.1"},
+            ),
+            ("POST", "/api/2.0/database/credentials", lambda r, b: self._database_credential()),
+            ("PUT", "/local/catalog", lambda r, b: catalog.put(b)),
+        ]
+
+    def _database_credential(self) -> dict[str, Any]:
+        """A token as a database's password; `on_token` hears of it, so that a server can be told."""
+        token, end = uuid.uuid4().hex, datetime.now(UTC) + timedelta(seconds=self.catalog.lease_s)
+        self.on_token(token)
+        return {"token": token, "expiration_time": end.isoformat().replace("+00:00", "Z")}
+
+    async def _result(self, request: Request) -> Response:
+        """A chunk of a statement's result. As behind a signed address, a token is refused, not needed."""
+        if "authorization" in request.headers:
+            return _error(400, "INVALID_ARGUMENT", "Only one auth mechanism allowed.")
+        chunk = self.statements.result(request.path_params["id"], request.path_params["chunk"])
+        return Response(chunk, media_type="application/vnd.apache.arrow.stream")
 
     def _local(self) -> list[Entry]:
         """What only the local workspace has: faults, chaos, sources, a flush."""
@@ -126,7 +180,8 @@ class Service:
                     return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
-            return JSONResponse(await asyncio.to_thread(act, request.path_params, body))
+            where = {**request.path_params, "url": str(request.base_url).rstrip("/")}
+            return JSONResponse(await asyncio.to_thread(act, where, body))
 
         return self._guarded(handler)
 
@@ -220,7 +275,7 @@ class Service:
             chosen = entities[int(self._rng.choice(len(entities), p=np.asarray(shares) / 100))]
         request_id = str(uuid.uuid4())
         request.state.client_request_id = None
-        version = str(chosen["entity_version"])
+        version = version_of(chosen)
         fault = self.state.fault(name, version)
         status, document, generated = await self._answer(request, name, chosen, fault)
         await asyncio.sleep(
@@ -281,7 +336,7 @@ class Service:
             worse = None
             if self._rng.random() < fault.worse_answers:
                 worse = ("empty", "refusal", "repetitive")[int(self._rng.integers(3))]
-            model = models.build(chosen["entity_name"], str(chosen["entity_version"]))
+            model = models.build(*_stand_in(chosen))
             answer, generated = model.answer(document, worse)
             return 200, answer, generated
         except (ConfigError, ValueError) as error:
@@ -301,6 +356,12 @@ class Service:
                 else self._rng.uniform(60_000, 300_000)
             )
         )
+
+
+def _stand_in(served: dict[str, Any]) -> tuple[str, str]:
+    """The model that answers for a served entity: its own, or the chat model for what runs elsewhere."""
+    name, version = str(served.get("entity_name")), str(served.get("entity_version"))
+    return (name, version) if name in MODELS.values() else (MODELS[models.CHAT], "1")
 
 
 def _version(model: str, version: int) -> dict[str, Any]:

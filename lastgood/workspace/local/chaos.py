@@ -26,7 +26,8 @@ KINDS = (*ANSWERS, "lost", "timeout")
 class Rule:
     """`kind`: a status to answer without acting; `lost`: act, then cut the connection; `timeout`: act never, answer never.
 
-    `op`: update (PUT .../config), get (GET of an endpoint), any. `times`: how many calls it meets.
+    `op`: update (PUT .../config), get (GET of an endpoint), catalog (tables and their
+    credentials), statement (SQL), any. `times`: how many calls it meets.
     """
 
     kind: str
@@ -86,6 +87,10 @@ class Chaos:
 
 def _operation(request: Request) -> str:
     path = request.url.path
+    if path.startswith("/api/2.0/sql/statements"):
+        return "statement"
+    if "/unity-catalog/tables/" in path or path.endswith("/temporary-table-credentials"):
+        return "catalog"
     if not path.startswith("/api/2.0/serving-endpoints/"):
         return ""
     if request.method == "PUT" and path.endswith("/config"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lastgood.workspace.identity import modern, name_of, version_of
 from lastgood.workspace.local.models import CHAT, TABULAR
 
 
@@ -20,7 +21,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """`payload`: folder for the inference and system tables (None: not written). Times in seconds."""
+    """`payload`: folder for the inference and system tables (None: not written). `catalog`: a LocalCatalog, what Unity Catalog holds. Times
+    in seconds."""
 
     payload: str | None = None
     seed: int = 0
@@ -33,6 +35,7 @@ class LocalConfig:
     token: str = "local-token"
     host: str = "127.0.0.1"
     port: int = 0
+    catalog: Any = None
 
 
 @dataclass
@@ -79,6 +82,32 @@ def entity(model: str, version: str, **settings: Any) -> dict[str, Any]:
 KEPT = ("ai_gateway", "budget_policy_id", "description", "email_notifications", "route_optimized", "telemetry_config")
 """What an endpoint has besides its config; an update of the config does not touch it."""
 MODELS = {CHAT: "main.default.support_chat", TABULAR: "main.default.tumour_risk"}
+
+
+FEATURE_SPEC = "feature_spec"
+"""In the name of a feature spec here; the platform asks the catalog what an entity is."""
+
+
+def _whole(served: dict[str, Any]) -> bool:
+    """Whether an entity names what it serves: a model with its version, an external model, or a feature spec."""
+    if external := served.get("external_model"):
+        return isinstance(external, dict) and all(external.get(key) for key in ("provider", "name", "task"))
+    name = str(served.get("entity_name") or "")
+    return bool(name) and (str(served.get("entity_version", "")).isdigit() or FEATURE_SPEC in name)
+
+
+def entity_type(served: dict[str, Any]) -> str:
+    """As system.serving.served_entities words it."""
+    if served.get("external_model"):
+        return "EXTERNAL_MODEL"
+    name = str(served.get("entity_name") or "")
+    return (
+        "FEATURE_SPEC"
+        if FEATURE_SPEC in name
+        else "FOUNDATION_MODEL"
+        if name.startswith("system.ai.")
+        else "CUSTOM_MODEL"
+    )
 
 
 class State:
@@ -128,7 +157,7 @@ class State:
     def _settle(self, name: str, endpoint: _Endpoint) -> None:
         if endpoint.pending is None or self._clock() < endpoint.done_at:
             return
-        versions = [e["entity_version"] for e in endpoint.pending["served_entities"]]
+        versions = [version_of(e) for e in endpoint.pending["served_entities"]]
         if any(self.fault(name, version).never_ready for version in versions):
             endpoint.update = "UPDATE_FAILED"
         else:
@@ -140,14 +169,14 @@ class State:
         for served in endpoint.config["served_entities"]:
             self.history.append({
                 "endpoint_name": name, "served_entity_id": served_entity_id(name, served), "served_entity_name": served["name"],
-                "entity_name": served["entity_name"], "entity_version": served["entity_version"],
+                "entity_type": entity_type(served), "entity_name": served.get("entity_name"), "entity_version": served.get("entity_version"),
                 "endpoint_config_version": endpoint.config["config_version"],
             })  # fmt: skip
 
     @staticmethod
     def validate(body: dict[str, Any]) -> dict[str, Any]:
         """A config body with routes, checked as the service checks it."""
-        entities = body.get("served_entities") or body.get("served_models")
+        entities = body.get("served_entities") or [modern(e) for e in body.get("served_models") or ()]
         if not isinstance(entities, list) or not 1 <= len(entities) <= 15:
             raise ApiError(
                 400,
@@ -155,21 +184,14 @@ class State:
                 "served_entities: expected 1 to 15 entities",
             )
         for served in entities:
-            if (
-                not isinstance(served, dict)
-                or not served.get("entity_name")
-                or not str(served.get("entity_version", "")).isdigit()
-            ):
+            if not isinstance(served, dict) or not _whole(served):
                 raise ApiError(
                     400,
                     "INVALID_PARAMETER_VALUE",
                     "served_entities: entity_name and entity_version are required",
                 )
-            served.setdefault(
-                "name",
-                f"{served['entity_name'].rsplit('.', 1)[-1]}-{served['entity_version']}",
-            )
-            if "scale_to_zero_enabled" not in served:
+            served.setdefault("name", name_of(served))
+            if "external_model" not in served and "scale_to_zero_enabled" not in served:
                 raise ApiError(
                     400,
                     "INVALID_PARAMETER_VALUE",
@@ -261,7 +283,7 @@ class State:
         shown = copy.deepcopy(config)
         for served in shown["served_entities"]:
             served.pop("burst_scaling_enabled", None)
-            waiting = self.fault(name, served["entity_version"]).not_ready
+            waiting = self.fault(name, version_of(served)).not_ready
             served |= {
                 "creator": "person@example.com",
                 "state": {"deployment": "DEPLOYMENT_CREATING" if waiting else deployment},
@@ -324,6 +346,6 @@ def served_entity_id(endpoint: str, served: dict[str, Any]) -> str:
     import hashlib
 
     return hashlib.md5(
-        f"{endpoint}/{served['name']}/{served['entity_version']}".encode(),
+        f"{endpoint}/{served['name']}/{version_of(served)}".encode(),
         usedforsecurity=False,
     ).hexdigest()
