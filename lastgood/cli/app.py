@@ -64,7 +64,7 @@ def demo(
         str,
         typer.Option(help="errors, latency, quality, drift, stale-features or none"),
     ] = "errors",
-    mode: Annotated[Mode, typer.Option(help="auto, approve or observe")] = Mode.AUTO,
+    mode: Annotated[Mode, typer.Option(help="auto, approve (you click) or observe")] = Mode.AUTO,
     seed: int = 7,
     json_file: JsonFile = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave it running and print the URLs")] = False,
@@ -76,11 +76,13 @@ def demo(
         Path | None,
         typer.Option(help="folder for data and report (default: a new lastgood-demo-... here)"),
     ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the live page; 0: any that is free")] = 0,
+    click: Annotated[bool, typer.Option("--click", help="with approve: the demo clicks the link itself")] = False,
 ) -> None:
     """Serve a bad model version on this machine and watch it being noticed and rolled back."""
     from lastgood.demo import Demo, Options
 
-    outcome = Demo(Options(fault, mode, seed, keep, trace, out)).run()
+    outcome = Demo(Options(fault, mode, seed, keep, trace, out, port, click)).run()
     write_json(json_file, outcome)
 
 

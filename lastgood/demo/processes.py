@@ -63,6 +63,7 @@ class Process:
         raise TransientError(f"the {self.name} process was not ready after {timeout_s:.0f} s; see {self._log}")
 
     def end(self, timeout_s: float = 60) -> None:
+        """SIGTERM, and SIGKILL where that takes too long."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

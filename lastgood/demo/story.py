@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -45,12 +47,13 @@ FAULTS: dict[str, Fault | None] = {
 """What is wrong with version 3 (stale features: with the feature store, so with every version)."""
 GUILTY = ("errors", "latency", "quality")
 """The faults that are version 3's own: only these may be rolled back."""
-WINDOW_S, HEALTHY_S, WATCH_S = 5, 25.0, 60.0
+WINDOW_S, HEALTHY_S, WATCH_S, DECIDE_S, HURRY_S = 5, 25.0, 60.0, 1800.0, 5.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for. Errors: ConfigError for an unknown fault."""
+    """What the command line asks for. `port`: of the live page (0: the system's choice). `click`: the demo itself plays the person who
+    approves. Errors: ConfigError for an unknown fault."""
 
     fault: str = "errors"
     mode: Mode = Mode.AUTO
@@ -58,6 +61,8 @@ class Options:
     keep: bool = False
     trace: Path | None = None
     out: Path | None = None
+    port: int = 0
+    click: bool = False
 
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
@@ -68,20 +73,27 @@ class Options:
         return self.fault in GUILTY
 
 
+def _free_folder(now: datetime) -> Path:
+    """A folder that no other demo has."""
+    name = f"lastgood-demo-{now:%Y%m%d-%H%M%S}"
+    return next(path for i in range(1, 1000) if not (path := Path(f"{name}-{i}" if i > 1 else name)).exists())
+
+
 class Demo:
     """One demo. `run` gives the outcome (the fields of `--json`)."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.out = (options.out or Path(f"lastgood-demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")).absolute()
+        self.out = (options.out or _free_folder(datetime.now(UTC))).absolute()
         self.console = Console(stderr=False)
         self.store = tables.Store(str(self.out / "tables"))
         self.state = f"sqlite:///{self.out}/state.db"
-        self.watch = Watch(self.store)
+        self.watch = Watch(self.store, told=lambda line: None if self.console.is_terminal else print(line, flush=True))
         self.token, self.person = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self.peak_mb = 0.0
         self.outcome: dict[str, Any] = {"fault": options.fault, "mode": str(options.mode), "seed": options.seed}
         self.traffic: Traffic | None = None
+        self.finished = self.interrupted = False
 
     # parts
 
@@ -101,7 +113,7 @@ class Demo:
         }
 
     def _settings(self, url: str, pagerduty: str) -> str:
-        port, source = free_port(), self.out / "workspace"
+        port, source = self.options.port or free_port(), self.out / "workspace"
         endpoint = {
             "mode": str(self.options.mode),
             "payload_table": str(source / "local_payload"),
@@ -129,7 +141,7 @@ class Demo:
 
         def part(name: str, *arguments: str) -> Process:
             process = Process([*arguments], self.out / f"{name}.log", environment)
-            stack.callback(process.end)
+            stack.callback(lambda: process.end(HURRY_S if self.interrupted else 60))
             return process
 
         seed = str(self.options.seed)
@@ -158,9 +170,14 @@ class Demo:
         fetch_jars()
         self.out.mkdir(parents=True, exist_ok=False)
         with contextlib.ExitStack() as stack:
-            self.live = stack.enter_context(Live(console=self.console, refresh_per_second=4))
-            self._show("start")
+            for number in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, number, signal.signal(number, self._interrupted))
+            if self.options.out is None:
+                stack.callback(self._forget)
+            self.console.print("starting the workspace, the service and the jobs on this machine ...")
             self._start(stack)
+            self.console.print(f"watch it live: {self.web}/", soft_wrap=True)
+            self.live = stack.enter_context(Live(console=self.console, refresh_per_second=4, transient=True))
             self._play()
             if self.options.keep:
                 self._keep()
@@ -227,11 +244,24 @@ class Demo:
         return next((link["href"] for link in links if link["text"].endswith("rollback")), None)
 
     def _approve(self) -> None:
-        """Play the person that PagerDuty woke: open the link, read, confirm."""
+        """Wait for the person that PagerDuty woke."""
         self._until("roll back", lambda: self._link() is not None, 30)
         if (link := self._link()) is None:
             raise TransientError("PagerDuty was not told a link")
-        self.watch.say(f"PagerDuty has the signed link; a person opens it and confirms: {link[:60]}...")
+        if self.options.click:
+            self.watch.say("PagerDuty has the signed link; a person opens it and confirms")
+            self._click(link)
+            return
+        self.live.console.print(
+            f"PagerDuty has the signed link. You are on call: open it and decide.\n  {link}\n  person token: {self.person}",
+            soft_wrap=True,
+        )
+        self.watch.say("PagerDuty has the signed link: waiting for you to open it and decide")
+        waits = (Status.PROPOSED, Status.HELD)
+        self._until("roll back", lambda: (self._rollback() or {}).get("state") not in waits, DECIDE_S)
+
+    def _click(self, link: str) -> None:
+        """Play the person: open the link, read, confirm."""
         with httpx.Client(timeout=10) as browser:
             page = browser.get(link)
             form = next((part for part in page.text.split("<form") if 'value="approve"' in part), "")
@@ -271,10 +301,17 @@ class Demo:
     def _keep(self) -> None:
         self._show("report")
         self.live.stop()
-        self.console.print(f"service {self.web}  workspace {self.url}  person token {self.person}")
+        links = {
+            "live page": f"{self.web}/", "evidence": self._link(), "metrics": f"{self.web}/metrics", "workspace": self.url,
+            "person token": self.person, "settings": str(self.out / "lastgood.yaml"),
+        }  # fmt: skip
+        for name, value in links.items():
+            if value:
+                self.console.print(f"{name:<13}{value}", soft_wrap=True)
         self.console.print("running until Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
+        self.interrupted = False
 
     # the end
 
@@ -312,9 +349,23 @@ class Demo:
         title = f"Lastgood demo: {self.options.fault}"
         report.write_text(self.watch.page(title, self._headline(), BAD, self.outcome))
         self.outcome |= {"report": str(report), "wall_s": round(time.monotonic() - self.watch.started, 1)}
+        last = self.watch.view("report", "", BAD, f"{self.traffic.sent} requests sent, {self.traffic.failed} failed")
         self.live.stop()
+        self.console.print(last)
         self.console.print(f"{self._headline()}\nreport: {report}", soft_wrap=True)
+        self.finished = True
         return self.outcome
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        """The first signal ends the demo; the next ones must not end its cleaning up."""
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+    def _forget(self) -> None:
+        """A demo that was interrupted leaves nothing behind."""
+        if not self.finished:
+            shutil.rmtree(self.out, ignore_errors=True)
 
     def _decided(self) -> tuple[str, str, datetime]:
         """State, reason and time of the verdict that was acted on (whichever judge spoke first), else the scheduled job's."""

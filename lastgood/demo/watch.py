@@ -1,7 +1,7 @@
 """What the demo sees of itself: verdicts and windows read back from the tables -> the live view and the report."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,10 +36,14 @@ class Watch:
     events: list[tuple[datetime, str]] = field(default_factory=list)
     stages: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    told: Callable[[str], None] = lambda line: None
     _versions: tuple[int | None, ...] = ()
 
     def say(self, text: str) -> None:
-        self.events.append((datetime.now(UTC), text))
+        """An event of the story; `told` hears it at once."""
+        at = datetime.now(UTC)
+        self.events.append((at, text))
+        self.told(f"{at:%H:%M:%S} {text}")
 
     def refresh(self) -> None:
         now = tuple(self.store.home(table).version() for table in (tables.VERDICTS, tables.WINDOWS, tables.QUALITY))

@@ -1,14 +1,17 @@
 """The whole of Lastgood, as a newcomer starts it: processes, HTTP, Spark, a bad version."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import SPARK_FOR_TESTS
 from soak import seed
+from waiting import HANG_S
 
 
 def demo(folder: Path, *options: str) -> dict[str, Any]:
@@ -60,3 +63,22 @@ def test_an_unknown_fault_is_one_sentence() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: --fault gremlins: expected one of")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("java")
+def test_two_at_once_interrupted_twice_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SPARK_FOR_TESTS:
+        monkeypatch.delenv(name)
+    command = [sys.executable, "-m", "lastgood", "demo", "--port", "0"]
+    demos = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    addresses = {next(line for line in demo.stdout or () if line.startswith("watch it live: ")) for demo in demos}
+    assert len(addresses) == 2
+    parts = [part for demo in demos for part in psutil.Process(demo.pid).children(recursive=True)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for demo in demos:
+            demo.send_signal(number)
+    for demo in demos:
+        demo.communicate()
+    _, alive = psutil.wait_procs(parts, timeout=HANG_S)
+    assert not alive
+    assert list(tmp_path.iterdir()) == []

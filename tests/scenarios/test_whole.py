@@ -79,7 +79,7 @@ class Night(Demo):
 
 @pytest.mark.usefixtures("java")
 def test_a_failing_version_pages_a_person_is_rolled_back_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for what, names in {
         "Prometheus (Debian: prometheus)": ("prometheus",),
@@ -92,6 +92,11 @@ def test_a_failing_version_pages_a_person_is_rolled_back_and_nothing_is_lost(
     night = Night(Options("errors", Mode.APPROVE, seed=7, out=tmp_path / "demo"))
     found = night.run()
     assert found["rolled_back"], found
+    told = capsys.readouterr().out
+    live, story = told.index(f"watch it live: {night.web}/"), told.index("version 3 takes half of the traffic")
+    assert live < story < told.index("rolled back: version 2 serves all traffic again"), (
+        "said as it happens, without a terminal"
+    )
     assert (found["bad_version"], found["serving_version"], found["verdict"]) == ("3", "2", "RollBack")
     assert found["first_bad_request_at"] < found["verdict_at"] < found["rolled_back_at"] < found["verified_at"]
     assert "fails" in found["reason"]
