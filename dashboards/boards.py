@@ -130,6 +130,8 @@ def itself(p: Policy) -> list[Plot]:
         Plot("Seconds per commit", "Decoding and Delta commit of the receiver.",
              [(f"sum(rate(lastgood_commit_seconds_total[{RATE}])) / sum(rate(lastgood_commits_total[{RATE}]))", "commit")], "s"),
         Plot("Drain restarts in an hour", "Times the drain process died.", [("sum(increase(lastgood_drain_restarts_total[1h]))", "restarts")], limit=1),
+        Plot("Spool errors in an hour", "Times the spool could not be written: senders were told to try again.",
+             [("sum(increase(lastgood_spool_errors_total[1h]))", "errors")], limit=1),
         Plot("Task errors in an hour", "Times a task of the service failed in a way that nobody foresaw.",
              [("sum(increase(lastgood_task_errors_total[1h]))", "errors")], limit=1),
         Plot("Time since a job ran", "Since the newest run that had something to do.",

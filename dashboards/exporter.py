@@ -46,7 +46,8 @@ COUNTERS = {
 TALLY = {
     "accepted": "lastgood_spans_accepted", "refused": "lastgood_spans_refused", "rows": "lastgood_spans_stored",
     "set_aside": "lastgood_spans_set_aside", "others": "lastgood_spans_ignored", "commits": "lastgood_commits",
-    "commit_seconds": "lastgood_commit_seconds", "drain_restarts": "lastgood_drain_restarts", "task_errors": "lastgood_task_errors",
+    "commit_seconds": "lastgood_commit_seconds", "drain_restarts": "lastgood_drain_restarts", "spool_errors": "lastgood_spool_errors",
+    "task_errors": "lastgood_task_errors",
 }  # fmt: skip
 
 

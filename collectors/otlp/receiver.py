@@ -223,7 +223,7 @@ class OtlpReceiver:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["OtlpReceiver"]:
         spool = open_spool(self.settings)
-        self.writer = GroupCommit(spool, self.settings)
+        self.writer = GroupCommit(spool, self.settings, self.tally)
         drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach)
         server = self._grpc_server()
         web, sockets, self.http_port = bind(

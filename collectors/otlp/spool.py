@@ -13,6 +13,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -73,6 +74,7 @@ class Spool:
             raise ConfigError(f"{folder}: another receiver writes to this spool; give each its own folder") from error
         self.repaired_bytes = self._recover()
         self._next = max((int(segment.stem) for segment in sealed(folder)), default=0) + 1
+        self._left: list[Path] = []
         self._open()
         for empty in [segment for segment in sealed(folder) if segment.stat().st_size == 0]:
             empty.unlink()  # only now: the highest number must not be forgotten
@@ -102,11 +104,17 @@ class Spool:
             os.close(fd)
 
     def _open(self) -> None:
-        self._path = self.folder / f"{self._next:010}.open"
-        self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        self._size, self._opened = 0, time.monotonic()
+        """A new segment to write to. Where this fails nothing has changed, but that its number is spent."""
+        path = self.folder / f"{self._next:010}.open"
         self._next += 1
-        self._sync_folder()
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            self._sync_folder()
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._path, self._fd, self._size, self._opened, self._broken = path, fd, 0, time.monotonic(), False
 
     @property
     def pending_bytes(self) -> int:
@@ -127,38 +135,68 @@ class Spool:
             raise TransientError(f"the spool holds {self._max_bytes >> 20} MiB, its bound: Delta does not keep up", 2.0)
 
     def append(self, records: list[Record]) -> None:
-        """All of them on disk (written and fsynced), or none: TransientError (disk full, I/O error)."""
+        """All of them on disk (written and fsynced), or none: TransientError (disk full, I/O error).
+
+        A segment whose write or fsync failed takes nothing more: the system may have dropped its pages and call them clean. What of it was
+        acknowledged before is on disk, and the next records go to a new one.
+        """
         data = b"".join(map(pack, records))
+        if self._broken:
+            self._rotate()
         try:
             written = 0
             while written < len(data):
                 written += os.write(self._fd, memoryview(data)[written:])
             os.fdatasync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
-            os.lseek(self._fd, self._size, os.SEEK_SET)
+            self._broken = True
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)
             raise TransientError(f"{self.folder}: the spool could not be written: {error}", 5.0) from error
         self._size += len(data)
         self._known += len(data)
         if self._size >= self._segment_bytes:
-            self.seal()
+            with suppress(TransientError):  # what was appended is on disk; the next seal tries again
+                self.seal()
 
     def seal(self, older_than_s: float = 0.0) -> None:
-        """Hand the open segment to the drain, if it holds anything and is old enough."""
-        if self._size == 0 or time.monotonic() - self._opened < older_than_s:
+        """Hand the open segment to the drain, if it holds anything and is old enough. Errors: TransientError (disk full, I/O error); the
+        next call goes on where this one failed."""
+        if self._broken or (self._size and time.monotonic() - self._opened >= older_than_s):
+            self._rotate()
+        try:
+            while self._left:
+                self._left[0].rename(self._left[0].with_suffix(".seg"))
+                del self._left[0]
+                self._sync_folder()
+        except OSError as error:
+            raise TransientError(f"{self.folder}: a segment could not be handed to the drain: {error}", 5.0) from error
+
+    def _rotate(self) -> None:
+        """Write to a new segment from now on; the one before waits to be handed over, or is removed where it holds nothing."""
+        path, fd, size = self._path, self._fd, self._size
+        try:
+            self._open()
+        except OSError as error:
+            raise TransientError(f"{self.folder}: no new segment could be made: {error}", 5.0) from error
+        with suppress(OSError):  # every byte that counts was synced
+            os.close(fd)
+        if not size:
+            with suppress(OSError):
+                path.unlink()
             return
-        os.close(self._fd)
-        done = self._path
         with self._guard:
-            self._sealed[done.stem], self._size = self._size, 0
-        self._open()
-        done.rename(done.with_suffix(".seg"))
-        self._sync_folder()
+            self._sealed[path.stem] = size
+        self._left.append(path)
 
     def close(self) -> None:
-        self.seal()
-        os.close(self._fd)
-        self._lock.close()
+        """Errors: TransientError where the last segment could not be handed over: the next start does it."""
+        try:
+            self.seal()
+        finally:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self

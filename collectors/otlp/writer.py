@@ -39,6 +39,7 @@ class Tally:
     commits: int = 0
     commit_seconds: float = 0.0
     drain_restarts: int = 0
+    spool_errors: int = 0
 
 
 class GroupCommit:
@@ -47,8 +48,8 @@ class GroupCommit:
     Errors of put: TransientError when the spool is full or cannot be written, when too many wait, or when closing.
     """
 
-    def __init__(self, spool: Spool, settings: Receiver) -> None:
-        self.spool, self._settings = spool, settings
+    def __init__(self, spool: Spool, settings: Receiver, tally: Tally) -> None:
+        self.spool, self._settings, self._tally = spool, settings, tally
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._bytes = 0
@@ -81,6 +82,10 @@ class GroupCommit:
             except LastgoodError as error:
                 log.error("%s", error)
                 failure = error
+            except Exception as error:  # whatever it is: the next export is tried again, and this one has an answer
+                log.exception("the spool could not be written")
+                failure = TransientError(f"the spool could not be written: {error}", 5.0)
+            self._tally.spool_errors += failure is not None
             for _, done in waiting:
                 if not done.done():
                     done.set_result(None) if failure is None else done.set_exception(failure)
@@ -88,7 +93,11 @@ class GroupCommit:
     def _write(self, records: list[Record]) -> None:
         if records:
             self.spool.append(records)
-        self.spool.seal(self._settings.commit_interval_s)
+        try:
+            self.spool.seal(self._settings.commit_interval_s)
+        except TransientError as error:  # what was appended is on disk all the same
+            log.error("%s", error)
+            self._tally.spool_errors += 1
 
     def close(self) -> None:
         """Take no more; `run` ends once what was taken is on disk."""
@@ -132,16 +141,30 @@ class DrainProcess:
 
     def _keep_up(self) -> None:
         while not self._closing:
-            heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # see serve.steady_memory
-            self._process = subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=heap)
-            if self._closing:
-                self._close_stdin()
-            with self._process:  # closes its pipes and waits
-                self._listen(self._process)
+            how = ""
+            try:
+                self._run()
+            except Exception as error:  # no memory for a process, a frame that cannot be read, a sink that fails
+                log.exception("the drain is not heard")
+                how = f" ({error})"
             if not self._closing:
                 self.tally.drain_restarts += 1
-                log.error("the drain ended with %s; starting it again", self._process.returncode)
+                code = self._process.returncode if self._process else None
+                log.error("the drain ended with %s%s; starting it again", code, how)
                 time.sleep(0.5)
+
+    def _run(self) -> None:
+        """One process, until it ends."""
+        heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # see serve.steady_memory
+        self._process = subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=heap)
+        if self._closing:
+            self._close_stdin()
+        with self._process:  # closes its pipes and waits
+            try:
+                self._listen(self._process)
+            except BaseException:
+                self._process.kill()  # it must not wait for a reader that is gone
+                raise
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         out = process.stdout

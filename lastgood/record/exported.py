@@ -80,6 +80,7 @@ CATALOGUE = (
     Exported("lastgood_commits", "counter", "Delta commits of the receiver.",),
     Exported("lastgood_commit_seconds", "counter", "Time spent in them, decoding included.",),
     Exported("lastgood_drain_restarts", "counter", "Times the drain process died and was started again.",),
+    Exported("lastgood_spool_errors", "counter", "Times the spool could not be written or handed to the drain (disk full, I/O error).",),
     Exported("lastgood_task_errors", "counter", "Times a task of the service failed in a way that nobody foresaw.",),
     Exported("lastgood_series_dropped", "gauge", "Versions left out because the bound on series was reached.",),
     Exported("lastgood_scrape_seconds", "gauge", "Time the newest refresh of the figures took.", (), "for whoever tunes the scrape"),

@@ -46,7 +46,7 @@ from waiting import HANG_S, until
 from lastgood import instrument
 from lastgood.collectors.otlp import spool
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.collectors.otlp.writer import GroupCommit
+from lastgood.collectors.otlp.writer import GroupCommit, Tally
 from lastgood.errors import ConfigError, TransientError
 from lastgood.record.redact import Redactor
 from lastgood.settings import Capture, Receiver
@@ -342,7 +342,7 @@ def test_more_exports_than_may_wait_are_told_to_come_back(tmp_path: Path) -> Non
 
     async def put() -> list[BaseException | None]:
         with spool.Spool(settings.spool, 1 << 20, 1 << 20) as one:
-            group = GroupCommit(one, settings)
+            group = GroupCommit(one, settings, Tally())
             waiting = [asyncio.create_task(group.put(record)) for record in records]
             await asyncio.sleep(0)
             group.close()
@@ -353,6 +353,43 @@ def test_more_exports_than_may_wait_are_told_to_come_back(tmp_path: Path) -> Non
     assert taken is also is None
     assert isinstance(refused, TransientError) and refused.retry_after_s == 1.0
     assert spool.read(spool.sealed(settings.spool)[0]) == records[:2]
+
+
+def test_whatever_the_disk_does_every_export_has_an_answer_and_the_next_one_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, tally = Receiver(spool=tmp_path / "spool", commit_interval_s=0.2), Tally()
+    faults: list[BaseException] = [OSError("the disk is gone"), MemoryError("no memory")]
+
+    async def put() -> list[BaseException | None]:
+        answers: list[BaseException | None] = []
+        with spool.Spool(settings.spool, 1 << 20, 1 << 20) as one:
+            append, seal = one.append, one.seal
+
+            def failing_append(records: list[spool.Record]) -> None:
+                if faults:
+                    raise faults.pop(0)
+                append(records)
+
+            def failing_seal(older_than_s: float = 0.0) -> None:
+                if tally.spool_errors < 3:
+                    raise TransientError("a segment could not be handed to the drain")
+                seal(older_than_s)
+
+            monkeypatch.setattr(one, "append", failing_append)
+            monkeypatch.setattr(one, "seal", failing_seal)
+            group = GroupCommit(one, settings, tally)
+            running = asyncio.create_task(group.run())
+            for i in range(3):
+                answers += await asyncio.gather(group.put(spool.Record(spool.TRACES, i, b"x")), return_exceptions=True)
+            group.close()
+            await running
+        return answers
+
+    first, second, third = asyncio.run(put())
+    assert isinstance(first, TransientError) and isinstance(second, TransientError) and third is None
+    assert tally.spool_errors == 3, "two exports that were refused, and one segment that was not handed over"
+    assert [one.received_at for one in spool.read(spool.sealed(settings.spool)[0])] == [2]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
