@@ -24,7 +24,7 @@ TEMPLATE = """\
 # Lastgood's settings; `lastgood config show` says what holds. LASTGOOD_... environment variables override a value here.
 # Secrets are never written here: *_env names the variable that holds one.
 
-storage: {{ storage }}              # folder of the Delta tables (a /Volumes path works), or catalog.schema
+storage: {{ storage }}              # the Delta tables: a folder, s3://..., or catalog.schema
 window_s: 60                        # width of a window, seconds
 
 workspace:{% if host %}
