@@ -22,6 +22,7 @@ from lastgood.alerts.notify.fake_pagerduty import serve_fake
 from lastgood.demo.processes import Process, free_port
 from lastgood.demo.story import Demo, Options
 from lastgood.demo.traffic import Traffic
+from lastgood.service.loop import JOBS
 from lastgood.settings import Mode, WorkspaceSettings, load
 from lastgood.tables.store import SERVED
 from lastgood.workspace import local
@@ -32,7 +33,7 @@ from lastgood.workspace.stores import tables_of
 
 SCHEMA = "spark_catalog.lastgood"
 ROLE, PERSON = "person@example.com", "ann@example.com"
-JOBS = Path(__file__).parents[1] / "s3_jobs.py"
+SCRIPT = Path(__file__).parents[1] / "s3_jobs.py"
 
 
 class Here:
@@ -109,14 +110,14 @@ class OnDatabricks(Demo):
         self.space, self.url = Here(), running.url  # type: ignore[assignment]
         config = self._file()
         environment = self._environment() | self._app()
-        environment |= {"PYTHONPATH": str(JOBS.parent)}
+        environment |= {"PYTHONPATH": str(SCRIPT.parent)}
 
         def part(name: str, *arguments: str) -> Process:
             process = Process([*arguments], self.out / f"{name}.log", environment)
             stack.callback(process.end)
             return process
 
-        self.jobs = part("jobs", str(JOBS), str(config), self.s3.url, self.location.replace("s3://", "s3a://"))
+        self.jobs = part("jobs", str(SCRIPT), str(config), self.s3.url, self.location.replace("s3://", "s3a://"))
         self.jobs.ready(HANG_S)
         self.service = part("service", "-m", "lastgood", "serve", "--config", str(config), "--poll-s", "1")
         addresses = self.service.ready(HANG_S)
@@ -165,6 +166,10 @@ class OnDatabricks(Demo):
             name: self.store.named(f"{SCHEMA}.{name}").way() for name in ("windows", "verdicts", "inbox")
         }
         self.outcome["share"] = self.workspace.endpoint(CHAT).share("3")
+        self.jobs.end(HANG_S)
+        while not self.jobs.lines.empty():
+            line = self.jobs.lines.get()
+            self.outcome.setdefault("jobs", {})[line.get("job")] = line
         return self.outcome
 
 
@@ -184,6 +189,8 @@ def test_as_on_databricks(s3: S3, postgres_url: str, tmp_path: Path, monkeypatch
     assert outcome["state_sessions_of"] == [ROLE]
     assert f'lastgood_requests_total{{endpoint="{CHAT}"' in play.scraped
     assert 'version="3"' in play.scraped
+    assert set(outcome["jobs"]) >= set(JOBS) - {"collect", "conform", "windows", "quality", "judge"}
+    assert not [line for line in outcome["jobs"].values() if "again" in line]
     log = (play.out / "service.log").read_text()
     assert "Traceback" not in log, log[-3000:]
     assert not (Path.cwd() / SCHEMA).exists()
