@@ -52,9 +52,14 @@ class Gate:
         with self._lock:
             key = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
             lent = lent_for(key)
-            self._log.append(
-                {"method": method, "path": path, "query": environ.get("QUERY_STRING", ""), "lent": bool(lent)}
-            )
+            request = {
+                "method": method,
+                "path": path,
+                "query": environ.get("QUERY_STRING", ""),
+                "lent": bool(lent),
+                "bytes": 0,
+            }
+            self._log.append(request)
             rule = self._meet(method, path, bool(lent))
         if lent and (refusal := self._refused(method, path, *lent)):
             return _error(start, *ANSWERS[refusal])
@@ -66,7 +71,8 @@ class Gate:
             list(self._app(environ, lambda *_: None))
             environ["werkzeug.socket"].close()
             return []
-        answer: Iterable[bytes] = self._app(environ, start)
+        answer = list(self._app(environ, start))
+        request["bytes"] = sum(map(len, answer))
         return answer
 
     def _meet(self, method: str, path: str, lent: bool) -> Rule | None:

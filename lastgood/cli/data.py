@@ -37,11 +37,15 @@ def job(
         typer.Option(metavar="FROM TO", help="rebuild this range of request times (UTC), day by day; may be repeated"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would do and write nothing")] = False,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting, in place of the file's; may be repeated"),
+    ] = None,
 ) -> None:
     """Run a Spark job (or all, in order): takes what is new, may be repeated and killed at any time."""
     from lastgood.service import loop
 
-    settings = load(config)
+    settings = load(config, **_given(given or ()))
 
     def say(report: dict[str, Any]) -> None:
         print(loop.as_line(report), flush=True)
@@ -66,6 +70,21 @@ def job(
             loop.run_all(ctx, [each for each in loop.JOBS if each != "maintain"], say)
         else:
             say(loop.run_job(ctx, name))
+
+
+def _given(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of top-level settings, or of one below (`tables.warehouse_id=...`). Errors: ConfigError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair}: expected KEY=VALUE")
+        room, dot, name = key.partition(".")
+        if dot:
+            settings.setdefault(room, {})[name] = value
+        else:
+            settings[key] = value
+    return settings
 
 
 def _utc(moment: datetime) -> datetime:

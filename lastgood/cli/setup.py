@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lastgood.cli.acts import AsJson, ConfigFile
-from lastgood.errors import RefusedError
+from lastgood.errors import ConfigError, RefusedError
 from lastgood.settings import Mode, load
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ TEMPLATE = """\
 # Lastgood's settings; `lastgood config show` says what holds. LASTGOOD_... environment variables override a value here.
 # Secrets are never written here: *_env names the variable that holds one.
 
-storage: {{ storage }}              # folder of the Delta tables (a /Volumes path works), or catalog.schema
+storage: {{ storage }}              # the Delta tables: a folder, s3://..., or catalog.schema
 window_s: 60                        # width of a window, seconds
 
 workspace:{% if host %}
@@ -64,24 +64,44 @@ def register(app: typer.Typer) -> None:
 
 def init(
     out: Annotated[Path, typer.Option("--out", help="file to write")] = Path("conf/lastgood.yaml"),
-    storage: Annotated[str, typer.Option(prompt="Folder (or catalog.schema) for the Delta tables")] = "./lastgood-data",
-    host: Annotated[str, typer.Option(prompt="Workspace URL (empty: databricks-sdk's own authentication)")] = "",
+    storage: Annotated[str | None, typer.Option(help="folder (or catalog.schema) for the Delta tables")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="workspace URL; empty: databricks-sdk's own authentication", show_default=False)
+    ] = None,
     token_env: Annotated[str, typer.Option(help="variable that holds the workspace's token")] = "DATABRICKS_TOKEN",  # noqa: S107 - a variable's name
     endpoints: Annotated[
-        str, typer.Option(prompt="Endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated")
-    ] = "",
-    mode: Annotated[
-        Mode, typer.Option(prompt="What may Lastgood do by itself (observe, approve, auto)")
-    ] = Mode.APPROVE,
+        str | None, typer.Option(help="endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated")
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="what Lastgood may do by itself")] = None,
+    databricks: Annotated[
+        bool,
+        typer.Option(
+            "--databricks",
+            help="write a bundle that deploys jobs, tables, state and the app (into a clone of this repository)",
+        ),
+    ] = False,
+    catalog: Annotated[str | None, typer.Option(help="with --databricks: the catalog of the tables")] = None,
+    schema_name: Annotated[
+        str | None, typer.Option("--schema", help="with --databricks: the schema of the tables")
+    ] = None,
+    operators: Annotated[
+        str | None, typer.Option(help="with --databricks: group that may run the jobs and use the app")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite the file")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a few questions and write a commented settings file, with its JSON Schema beside it."""
+    """Ask a few questions and write a commented settings file, with its JSON Schema beside it; or all of a bundle."""
     from lastgood.cli.config import schema
 
+    if databricks:
+        _init_bundle(catalog, schema_name, endpoints, operators, mode, force, as_json)
+        return
     if out.exists() and not force:
         raise RefusedError(f"{out} is there already; --force overwrites it")
-    named = [tuple(map(str.strip, f"{entry}=".split("=")[:2])) for entry in endpoints.split(",") if entry.strip()]
+    storage = _ask(storage, "Folder (or catalog.schema) for the Delta tables", "./lastgood-data")
+    host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
+    named = _named(_ask(endpoints, ENDPOINTS, ""))
+    mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
@@ -103,17 +123,76 @@ def init(
     print(json.dumps(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
 
 
+ENDPOINTS = "Endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated"
+MODE = "What may Lastgood do by itself (observe, approve, auto)"
+
+
+def _ask(value: str | None, question: str, default: str) -> str:
+    return value if value is not None else str(typer.prompt(question, default=default))
+
+
+def _named(endpoints: str) -> list[tuple[str, str]]:
+    """(endpoint, payload table or nothing)."""
+    pairs = (f"{entry}=".split("=")[:2] for entry in endpoints.split(",") if entry.strip())
+    return [(name.strip(), table.strip()) for name, table in pairs]
+
+
+def _init_bundle(
+    catalog: str | None,
+    schema_name: str | None,
+    endpoints: str | None,
+    operators: str | None,
+    mode: Mode | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Ask what a bundle needs to know and write all of it here. Errors: ConfigError, RefusedError."""
+    from lastgood.cli import bundle
+
+    if not Path("pyproject.toml").is_file() or 'name = "lastgood"' not in Path("pyproject.toml").read_text():
+        raise ConfigError(
+            "--databricks writes into a clone of Lastgood's repository: its build makes the wheel that is deployed"
+        )
+    answers = bundle.Answers(
+        _ask(catalog, "Catalog of the tables", "main"),
+        _ask(schema_name, "Schema of the tables", "lastgood"),
+        {name: table or None for name, table in _named(_ask(endpoints, ENDPOINTS, ""))},
+        _ask(operators, "Group that may run the jobs and use the app", "users"),
+        (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
+    )
+    if not answers.endpoints:
+        raise ConfigError("no endpoint is named: the app would have nothing to watch")
+    files = bundle.files(answers)
+    changed = [path for path, text in files.items() if Path(path).exists() and Path(path).read_text() != text]
+    if changed and not force:
+        raise RefusedError(f"{', '.join(changed)}: there already and different; --force overwrites")
+    for path, text in files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    load(Path("conf/bundle/lastgood.yaml"))
+    ready = (
+        "written; next: databricks bundle validate -t dev --var warehouse_id=...; then: lastgood doctor --databricks"
+    )
+    print(json.dumps({"written": list(files)}) if as_json else f"{', '.join(files)} are {ready}")
+
+
 def doctor(
     config: ConfigFile = None,
     spark: Annotated[bool, typer.Option("--spark", help="also start Spark and write a table")] = False,
+    databricks: Annotated[
+        bool,
+        typer.Option("--databricks", help="also look at grants, metastore, warehouse and identity on the platform"),
+    ] = False,
     prometheus: Annotated[str | None, typer.Option(help="URL of the Prometheus that should scrape Lastgood")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at everything Lastgood needs and say how to mend what is not right. Exit code 1 when something fails."""
     from lastgood.cli import doctor as look
+    from lastgood.cli.platform import platform
 
     checks = list(look.CHECKS)
     checks += [look.delta_round_trip] if spark else []
+    checks += [platform] if databricks else []
     checks += [look.prometheus(prometheus)] if prometheus else []
     findings = list(look.examine(load(config), tuple(checks)))
     if as_json:

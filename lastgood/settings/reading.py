@@ -3,6 +3,7 @@
 Secrets are given by reference: a setting that ends in `_env` names the environment variable that holds the value.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,16 @@ def _with_file(document: dict[str, Any]) -> type[Settings]:
     return FromFile
 
 
+def _on_an_app(document: Any) -> Any:
+    """On a Databricks App the platform says at which port and under which address the service is to be found; the file may say otherwise."""
+    port, url = os.environ.get("DATABRICKS_APP_PORT"), os.environ.get("DATABRICKS_APP_URL")
+    if port is None or not isinstance(document or {}, dict):
+        return document
+    own = {"host": "0.0.0.0", "port": port} | ({"base_url": url} if url else {})  # noqa: S104 - the platform's proxy is in front
+    web = (document or {}).get("web") or {}
+    return {**(document or {}), "web": own | web if isinstance(web, dict) else web}
+
+
 def load(path: Path | None = None, **overrides: Any) -> Settings:
     """Settings from a YAML file (default: conf/lastgood.yaml when there), the environment, then `overrides`.
 
@@ -140,6 +151,7 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
             raise ConfigError(f"{source}: {twice}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    document = _on_an_app(document)
     if not isinstance(document or {}, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
     try:

@@ -84,15 +84,20 @@ def append(
     *,
     partition_by: Sequence[str] = (),
     app: tuple[str, int] | None = None,
+    held: DeltaTable | None = None,
+    known: int | None = None,
 ) -> bool:
-    """Append `table` in one commit, creating the Delta table when missing.
+    """Append `table` in one commit, creating the Delta table when missing. `held`: the table as it is now, where somebody has it open; `known`: what the
+    application has committed to it, where that need not be looked up.
 
     `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
     repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
     Errors: TransientError (commit conflict, disk, storage), CorruptError (the schema does not fit).
     """
-    held = _existing(where)
-    done = held.transaction_version(app[0]) if app is not None and held is not None else None
+    held = held or _existing(where)
+    done = known
+    if done is None and app is not None and held is not None:
+        done = held.transaction_version(app[0])
     if app is not None and done is not None and app[1] <= done:
         return False
     properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None

@@ -105,13 +105,15 @@ class FolderTable:
 
 @dataclass
 class _Held:
-    """A table that was opened: where, its folder, its snapshot, what its newest commit is known by, and when that was last compared."""
+    """A table that was opened: where, its folder, its snapshot, what its newest commit is known by, when that was last compared,
+    and what applications have committed to it here."""
 
     located: Located
     store: "ObjectStore"
     table: DeltaTable
     commit: str | None
     compared_at: float
+    apps: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -126,7 +128,7 @@ class ObjectTable:
     place: Callable[[bool], Located]
     renew: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
-    _held: _Held | None = None
+    _held: dict[bool, _Held] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def _with(self, work: Callable[[Located], T], write: bool = False) -> T:
@@ -146,10 +148,10 @@ class ObjectTable:
                     ) from error
         raise AssertionError
 
-    def _snapshot(self, located: Located) -> DeltaTable:
-        """The table as it is now. Errors: TableNotFoundError."""
+    def _snapshot(self, located: Located, write: bool = False) -> DeltaTable:
+        """The table as it is now, opened with credentials to read or to write. Errors: TableNotFoundError."""
         with self._lock:
-            held, now = self._held, self.clock()
+            held, now = self._held.get(write), self.clock()
             if held is not None and held.located == located:
                 version = held.table.version()
                 if now - held.compared_at >= CHECK_S:
@@ -158,9 +160,9 @@ class ObjectTable:
                         return held.table
                 elif delta.commit_tag(held.store, version + 1) is None:
                     return held.table
-            self._held = None
+            self._held.pop(write, None)
             store, table = delta.objects(located), delta.open_table(located)
-            self._held = _Held(located, store, table, delta.commit_tag(store, table.version()), now)
+            self._held[write] = _Held(located, store, table, delta.commit_tag(store, table.version()), now)
             return table
 
     def _ask(self, work: Callable[[Located, DeltaTable], T], missing: T) -> T:
@@ -191,7 +193,25 @@ class ObjectTable:
         return self._with(lambda located: delta.changes(located, first, last))
 
     def append(self, rows: pa.Table, app: App = None) -> bool:
-        return self._with(lambda located: delta.append(located, rows, app=app), write=True)
+        return self._with(lambda located: self._append(located, rows, app), write=True)
+
+    def _append(self, located: Located, rows: pa.Table, app: App) -> bool:
+        """Append to the snapshot that is kept: what was committed meanwhile delta-rs reads, not the whole log again."""
+        try:
+            table = self._snapshot(located, write=True)
+        except TableNotFoundError:
+            return delta.append(located, rows, app=app)
+        held = self._held[True]
+        known = held.apps.get(app[0]) if app else None
+        try:
+            stored = delta.append(located, rows, app=app, held=table, known=known)
+        except BaseException:  # whether it was committed is not known: the table is opened anew, and says so
+            self._held.pop(True, None)
+            raise
+        held.commit = delta.commit_tag(held.store, table.version())
+        if app and stored:
+            held.apps[app[0]] = app[1]
+        return stored
 
     def app_version(self, app_id: str) -> int | None:
         return self._ask(lambda _, table: table.transaction_version(app_id), None)
@@ -204,7 +224,7 @@ class ObjectTable:
 
     def forget(self) -> None:
         """Open the table anew at the next call: it is another one."""
-        self._held = None
+        self._held.clear()
 
     def way(self) -> str:
         return f"object store {self.place(False).uri.rpartition('/')[0]}"

@@ -1,6 +1,7 @@
 """The spool and its drain: torn tails, damage, a full disk, kill -9 at random points; what was acknowledged is stored once."""
 
 import errno
+import json
 import os
 import random
 import subprocess
@@ -278,9 +279,16 @@ def test_kills_of_a_writer_lose_nothing_acknowledged(tmp_path: Path) -> None:
 
 
 @pytest.mark.scaled
-def test_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
-    """Killed at random moments while segments keep coming; a commit that a dead drain made is not made again."""
+@pytest.mark.parametrize("home", ["folder", "s3"])
+def test_kills_of_the_drain_store_every_span_once(tmp_path: Path, home: str, request: pytest.FixtureRequest) -> None:
+    """Killed at random moments while segments keep coming; a commit that a dead drain made is not made again, nor is one whose answer the
+    storage lost."""
     r, folder = random.Random(seed(6)), tmp_path / "spool"
+    base, reach = str(tmp_path), []
+    if home == "s3":
+        s3 = request.getfixturevalue("s3")
+        base, reach = s3.bucket(), ["--reach", json.dumps({"tables": {"options": s3.own}, "workspace": {}})]
+        s3.fail(*({"kind": "lost", "method": "PUT", "path": "_delta_log", "after": 3, "times": 1} for _ in range(3)))
     spool.identity(folder)
     names: list[str] = []
     writing, enough = opened(folder, segment_bytes=1), threading.Event()
@@ -297,8 +305,9 @@ def test_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
         "-m",
         "lastgood.collectors.otlp.drain",
         str(folder),
-        str(tmp_path / "inbox"),
-        str(tmp_path / "scores"),
+        f"{base}/inbox",
+        f"{base}/scores",
+        *reach,
     ]
     for _ in range(scaled(4)):
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -310,9 +319,12 @@ def test_kills_of_the_drain_store_every_span_once(tmp_path: Path) -> None:
     enough.set()
     feeder.join()
     writing.close()
+    if home == "s3":
+        s3.fail()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         assert process.wait() == 0
-    assert stored(tmp_path) == sorted(names)
+    where = delta.Located(f"{base}/inbox", s3.own) if home == "s3" else f"{base}/inbox"
+    assert sorted(delta.read(where, ["request_id"])["request_id"].to_pylist()) == sorted(names)
     assert spool.sealed(folder) == []
 
 

@@ -1,33 +1,35 @@
-"""The bundle: every resource by the classes that Databricks generates from its published schema, and what the validator misses."""
+"""The bundle: every resource by the classes that Databricks generates from its published schema, and what the platform's tools refuse or miss."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from databricks.bundles.apps import App
+from databricks.bundles.database_instances import DatabaseInstance
 from databricks.bundles.jobs import Job
 from databricks.bundles.schemas import Schema
 from databricks.bundles.secret_scopes import SecretScope
 from databricks.bundles.volumes import Volume
+from typer.testing import CliRunner
 
+from lastgood.cli.app import app as cli
+from lastgood.cli.app_folder import make
+from lastgood.cli.bundle import INSTANCE, STORAGE, Answers, files
+from lastgood.errors import ConfigError, RefusedError
 from lastgood.service.loop import JOBS
 from lastgood.settings import load
 
 ROOT = Path(__file__).parents[2]
-KINDS: dict[str, Any] = {"jobs": Job, "schemas": Schema, "volumes": Volume, "apps": App, "secret_scopes": SecretScope}
-BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text())
-PARTS = {
-    path.name: yaml.safe_load(path.read_text()) for pattern in BUNDLE["include"] for path in sorted(ROOT.glob(pattern))
-}
-RESOURCES = [
-    (kind, name, one)
-    for part in PARTS.values()
-    for kind, group in part["resources"].items()
-    for name, one in group.items()
-]
+KINDS: dict[str, Any] = {
+    "jobs": Job, "schemas": Schema, "volumes": Volume, "apps": App, "secret_scopes": SecretScope, "database_instances": DatabaseInstance,
+}  # fmt: skip
 ROOTS = {
     "bundle",
     "include",
@@ -40,6 +42,59 @@ ROOTS = {
     "permissions",
     "sync",
 }
+OTHER = Answers("prod_ml", "watch", {"a": None, "b": "x.y.b_payload", "c": None}, "ml-ops", "auto")
+
+
+class Bundle:
+    """A bundle's files as read, and what a target makes of them."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+        self.root: dict[str, Any] = yaml.safe_load(texts["databricks.yml"])
+        parts = [
+            yaml.safe_load(text) for path, text in texts.items() if path.endswith(".yml") and path.startswith("conf/")
+        ]
+        self.parts: list[dict[str, Any]] = parts
+        self.resources = [
+            (kind, name, one)
+            for part in parts
+            for kind, group in part["resources"].items()
+            for name, one in group.items()
+        ]
+
+    def of(self, kind: str) -> dict[str, Any]:
+        return {name: one for other, name, one in self.resources if other == kind}
+
+    def target(self, name: str) -> dict[str, dict[str, Any]]:
+        """kind.name -> resource, with the target's overrides and variables in force."""
+        target = self.root["targets"][name]
+        values = {key: one.get("default") for key, one in self.root["variables"].items()} | target.get("variables", {})
+        overrides = {
+            f"{kind}.{key}": one for kind, group in target.get("resources", {}).items() for key, one in group.items()
+        }
+        prefix = "dev_ann_" if target["mode"] == "development" else ""
+        made = {}
+        for kind, key, one in self.resources:
+            merged = resolved(one, values) | resolved(overrides.get(f"{kind}.{key}", {}), values)
+            if kind in ("schemas", "jobs"):
+                merged["name"] = prefix + merged["name"]
+            made[f"{kind}.{key}"] = merged
+        return {
+            key: resolved(one, {f"resources.{k}.name": v["name"] for k, v in made.items()}) for key, one in made.items()
+        }
+
+
+def resolved(value: Any, values: dict[str, Any]) -> Any:
+    """References to variables (var.x) and to names (resources.kind.x.name) put in."""
+    if isinstance(value, dict):
+        return {key: resolved(one, values) for key, one in value.items()}
+    if isinstance(value, list):
+        return [resolved(one, values) for one in value]
+    if isinstance(value, str):
+        return re.sub(
+            r"\$\{(?:var\.)?([^}]+)\}", lambda m: str(values[m[1]]) if values.get(m[1]) is not None else m[0], value
+        )
+    return value
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -53,39 +108,99 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-@pytest.mark.parametrize(("kind", "name", "one"), RESOURCES, ids=[f"{kind}.{name}" for kind, name, _ in RESOURCES])
-def test_a_resource_has_only_fields_and_values_of_the_schema(kind: str, name: str, one: dict[str, Any]) -> None:
-    assert KINDS[kind].from_dict(one).as_dict().keys() >= one.keys() - {"permissions", "grants"}
-    with pytest.raises(ValueError, match="Unexpected field"):
-        KINDS[kind].from_dict(one | {"no_such_field": 1})
+BUNDLES = {"default": Bundle(files(Answers())), "other": Bundle(files(OTHER))}
 
 
-def test_the_bundle_itself_names_only_what_a_bundle_has_and_three_targets() -> None:
-    assert set(BUNDLE) <= ROOTS
-    assert set(BUNDLE["targets"]) == {"dev", "staging", "prod"}
-    assert [one["mode"] for one in BUNDLE["targets"].values()] == ["development", "production", "production"]
-    assert [name for name, one in BUNDLE["targets"].items() if one.get("default")] == ["dev"]
-    assert {kind for kind, _, _ in RESOURCES} == set(KINDS)
+@pytest.fixture(params=BUNDLES)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return BUNDLES[request.param]
 
 
-def test_every_reference_leads_somewhere() -> None:
-    known = {f"resources.{kind}.{name}" for kind, name, _ in RESOURCES}
-    names = {one for text in [*texts(BUNDLE), *texts(PARTS)] for one in re.findall(r"\$\{([^}]+)\}", text)}
+def test_the_repositorys_bundle_is_what_the_default_answers_make() -> None:
+    for path, text in files(Answers()).items():
+        assert (ROOT / path).read_text() == text, path
+
+
+def test_a_resource_has_only_fields_and_values_of_the_schema(bundle: Bundle) -> None:
+    assert {kind for kind, _, _ in bundle.resources} == set(KINDS)
+    for kind, _, one in bundle.resources:
+        assert KINDS[kind].from_dict(one).as_dict().keys() >= one.keys() - {"permissions", "grants"}
+        with pytest.raises(ValueError, match="Unexpected field"):
+            KINDS[kind].from_dict(one | {"no_such_field": 1})
+
+
+def test_the_bundle_itself_names_only_what_a_bundle_has_and_three_targets(bundle: Bundle) -> None:
+    assert set(bundle.root) <= ROOTS
+    assert {name: one["mode"] for name, one in bundle.root["targets"].items()} == {
+        "dev": "development", "staging": "production", "prod": "production",
+    }  # fmt: skip
+    assert [name for name, one in bundle.root["targets"].items() if one.get("default")] == ["dev"]
+
+
+def test_no_run_as_stands_beside_the_app_and_every_job_of_production_has_its_own(bundle: Bundle) -> None:
+    """The CLI: apps do not support a run_as user that is different from the owner."""
+    assert "run_as" not in bundle.root
+    for name, target in bundle.root["targets"].items():
+        assert "run_as" not in target
+        for key, one in bundle.target(name).items():
+            if key.startswith("jobs."):
+                assert ("run_as" in one) == (name != "dev"), (name, key)
+                Job.from_dict(one)
+            else:
+                assert "run_as" not in one
+
+
+@pytest.mark.parametrize("target", ["dev", "staging", "prod"])
+def test_jobs_app_and_schema_mean_the_same_tables_and_the_same_state_in_every_target(
+    bundle: Bundle, target: str
+) -> None:
+    made = bundle.target(target)
+    schema, state = made["schemas.tables"], made["database_instances.state"]["name"]
+    storage = f"{schema['catalog_name']}.{schema['name']}"
+    given = [
+        dict(pair.split("=", 1) for pair in parameters[parameters.index("--set") + 1 :] if "=" in pair)
+        for key, one in made.items() if key.startswith("jobs.")
+        for task in one["tasks"]
+        for parameters in [resolved(task["python_wheel_task"]["parameters"], {"resources.schemas.tables.catalog_name": schema["catalog_name"]})]
+    ]  # fmt: skip
+    assert given
+    assert {one["storage"] for one in given} == {storage}
+    assert {one["state_instance"] for one in given} == {state}
+    environment = {one["name"]: one.get("value") for one in made["apps.service"]["config"]["env"]}
+    assert (
+        resolved(environment["LASTGOOD_STORAGE"], {"resources.schemas.tables.catalog_name": schema["catalog_name"]})
+        == storage
+    )
+    assert environment["LASTGOOD_STATE_INSTANCE"] == state
+    assert storage.startswith("prod_ml." if bundle is BUNDLES["other"] else "main.")
+
+
+def test_nothing_but_the_bundle_names_the_schema(bundle: Bundle) -> None:
+    for path, text in bundle.texts.items():
+        if path != "databricks.yml":
+            settings = yaml.safe_load(text)
+            assert not {"storage", "state_url"} & set(settings), path
+    assert (STORAGE in str(bundle.parts), INSTANCE in str(bundle.parts)) == (True, True)
+
+
+def test_every_reference_leads_somewhere(bundle: Bundle) -> None:
+    known = {f"resources.{kind}.{name}" for kind, name, _ in bundle.resources}
+    names = {one for text in [*texts(bundle.root), *texts(bundle.parts)] for one in re.findall(r"\$\{([^}]+)\}", text)}
     for name in names:
         root = name.split(".")[0]
         if root == "var":
-            assert name.removeprefix("var.") in BUNDLE["variables"], name
+            assert name.removeprefix("var.") in bundle.root["variables"], name
         elif root == "resources":
             assert ".".join(name.split(".")[:3]) in known, name
         else:
-            assert name in {"bundle.name", "workspace.file_path"}, name
-    for target in BUNDLE["targets"].values():
-        assert set(target.get("variables", {})) <= set(BUNDLE["variables"])
+            assert name in {"bundle.name", "bundle.target", "workspace.file_path"}, name
+    for target in bundle.root["targets"].values():
+        assert set(target.get("variables", {})) <= set(bundle.root["variables"])
 
 
-def test_every_task_runs_a_job_there_is_in_an_environment_there_is_after_tasks_there_are() -> None:
+def test_every_task_runs_a_job_there_is_in_an_environment_there_is_after_tasks_there_are(bundle: Bundle) -> None:
     run = []
-    for name, one in PARTS["jobs.yml"]["resources"]["jobs"].items():
+    for name, one in bundle.of("jobs").items():
         environments = {env["environment_key"] for env in one["environments"]}
         tasks = {task["task_key"] for task in one["tasks"]}
         for task in one["tasks"]:
@@ -103,18 +218,101 @@ def test_every_task_runs_a_job_there_is_in_an_environment_there_is_after_tasks_t
             assert len(fields) in (6, 7), name
             assert fields.count("?") == 1, name
         for env in one["environments"]:
+            assert f'postgres = ["{env["spec"]["dependencies"][1]}"]' in (ROOT / "pyproject.toml").read_text()
             assert (ROOT / "conf" / "bundle" / env["spec"]["dependencies"][0]).resolve().parent == ROOT / "dist"
     assert len(run) == len(set(run))
     assert set(run) == set(JOBS) - {"samples"}, "drift takes the samples"
 
 
-def test_the_jobs_settings_are_settings_and_the_app_gets_secrets_by_reference_only() -> None:
-    settings = load(ROOT / "conf" / "bundle" / "lastgood.yaml")
-    assert settings.spark.mode == "databricks"
-    app = PARTS["app.yml"]["resources"]["apps"]["service"]
-    given = {one["name"]: one.get("value_from") for one in app["config"]["env"]}
-    known = {one["name"] for one in app["resources"]}
-    for name, source in given.items():
-        if any(word in name for word in ("KEY", "SECRET", "TOKEN", "STATE")):
-            assert source in known, name
-    assert (ROOT / "conf" / "bundle" / app["source_code_path"]).is_dir()
+def test_the_app_gets_what_it_needs_from_its_resources(bundle: Bundle) -> None:
+    app = bundle.of("apps")["service"]
+    resources = {one["name"]: one for one in app["resources"]}
+    for one in app["config"]["env"]:
+        if "value_from" in one:
+            assert one["value_from"] in resources
+        elif any(word in one["name"] for word in ("KEY", "SECRET", "TOKEN", "PASSWORD")):
+            pytest.fail(f"{one['name']} is a secret in plain text")
+    endpoints = [one["serving_endpoint"] for one in resources.values() if "serving_endpoint" in one]
+    watched = yaml.safe_load(bundle.texts["conf/bundle/lastgood.yaml"])["endpoints"]
+    assert {one["name"]: one["permission"] for one in endpoints} == dict.fromkeys(watched, "CAN_MANAGE")
+    assert all(re.fullmatch(r"[a-z0-9-]{1,30}", name) for name in resources)
+
+
+def test_the_app_folder_is_made_by_the_build_and_can_start(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the platform: requirements installed from the folder alone, the command run in it with the App's environment."""
+    settings, dist = tmp_path / "lastgood.yaml", tmp_path / "dist"
+    settings.write_text(bundle.texts["conf/bundle/lastgood.yaml"])
+    dist.mkdir()
+    with pytest.raises(ConfigError, match="no wheel"):
+        make(tmp_path / "app", dist, settings)
+    (dist / "lastgood-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
+    app = bundle.of("apps")["service"]
+    folder = (tmp_path / "conf" / "bundle" / app["source_code_path"]).resolve()
+    assert make(folder, dist, settings) == [
+        folder / name for name in ("lastgood-0.1.0-py3-none-any.whl", "lastgood.yaml", "requirements.txt")
+    ]
+    (requirement,) = (folder / "requirements.txt").read_text().splitlines()
+    assert (folder / requirement.partition("[")[0]).is_file()
+    assert any(str(folder).endswith(pattern.removesuffix("/**")) for pattern in bundle.root["sync"]["include"]), (
+        "ignored by Git: synced by name"
+    )
+    assert str(Path(app["source_code_path"]).name) in bundle.root["artifacts"]["lastgood"]["build"]
+    command = app["config"]["command"]
+    assert (folder / command[command.index("--config") + 1]).is_file()
+    for name, value in {
+        "DATABRICKS_APP_PORT": "8123", "DATABRICKS_APP_URL": "https://lastgood.example.com", "LASTGOOD_STORAGE": "main.lastgood",
+        "LASTGOOD_STATE_INSTANCE": "lastgood-prod", "LASTGOOD_TABLES__WAREHOUSE_ID": "w1", "LASTGOOD_WEB__TRUST_FORWARDED_USER": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    started = load(folder / "lastgood.yaml")
+    assert (started.web.host, started.web.port, started.web.base_url) == (
+        "0.0.0.0",
+        8123,
+        "https://lastgood.example.com",
+    )
+    assert (started.storage, started.state_instance, started.tables.warehouse_id) == (
+        "main.lastgood",
+        "lastgood-prod",
+        "w1",
+    )
+    given = {one["name"] for one in app["config"]["env"]}
+    assert {name for name in os.environ if name.startswith("LASTGOOD_") and name != "LASTGOOD_REQUIRE_SERVERS"} <= given
+
+
+def test_settings_given_to_a_job_are_in_force(tmp_path: Path) -> None:
+    from lastgood.cli.data import _given
+
+    path = tmp_path / "lastgood.yaml"
+    path.write_text(files(Answers())["conf/bundle/lastgood.yaml"])
+    settings = load(path, **_given(["storage=main.other", "state_instance=i", "tables.warehouse_id=w=1"]))
+    assert (settings.storage, settings.state_instance, settings.tables.warehouse_id) == ("main.other", "i", "w=1")
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        _given(["storage"])
+
+
+def test_init_asks_and_writes_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(cli, ["init", "--databricks"])
+    assert isinstance(refused.exception, ConfigError)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "lastgood"\n')
+    typed = "prod_ml\nwatch\na, b=x.y.b_payload, c\nml-ops\nauto\n"
+    done = CliRunner().invoke(cli, ["init", "--databricks"], input=typed)
+    assert done.exit_code == 0, done.output
+    assert {path: (tmp_path / path).read_text() for path in files(OTHER)} == files(OTHER)
+    again = CliRunner().invoke(cli, ["init", "--databricks"], input=typed.replace("watch", "other"))
+    assert isinstance(again.exception, RefusedError)
+    assert "databricks.yml" in str(again.exception)
+    assert CliRunner().invoke(cli, ["init", "--databricks"], input=typed).exit_code == 0
+    assert files(replace(OTHER, schema="other")) != files(OTHER)
+
+
+def test_the_build_makes_the_folder(tmp_path: Path) -> None:
+    dist, settings = tmp_path / "dist", tmp_path / "conf" / "bundle" / "lastgood.yaml"
+    dist.mkdir()
+    settings.parent.mkdir(parents=True)
+    settings.write_text("{}")
+    (dist / "lastgood-0.1.0-py3-none-any.whl").write_bytes(b"")
+    subprocess.run([sys.executable, "-m", "lastgood.cli.app_folder", "build/app"], cwd=tmp_path, check=True)
+    assert (tmp_path / "build" / "app" / "requirements.txt").is_file()

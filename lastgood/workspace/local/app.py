@@ -1,6 +1,7 @@
 """The serving API over HTTP (Starlette): what databricks-sdk and clients call. Loopback, for demo and tests."""
 
 import asyncio
+import base64
 import hmac
 import time
 import uuid
@@ -56,8 +57,13 @@ class Service:
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
         invoke = self._guarded(self._invoke)
         routes += [
-            Route("/.well-known/databricks-config", lambda _: JSONResponse({})),
+            Route(
+                "/.well-known/databricks-config",
+                lambda request: JSONResponse({"oidc_endpoint": f"{_base(request)}/oidc"}),
+            ),
             Route("/local/results/{id}/{chunk:int}", self._result),
+            Route("/oidc/.well-known/oauth-authorization-server", self._oidc),
+            Route("/oidc/v1/token", self._token, methods=["POST"]),
             Route(f"{API}/{{name}}/metrics", self._guarded(self._metrics)),
             Route("/serving-endpoints/{name}/invocations", invoke, methods=["POST"]),
             Route("/serving-endpoints/{name}/served-models/{entity}/invocations", invoke, methods=["POST"]),
@@ -135,6 +141,20 @@ class Service:
         self.on_token(token)
         return {"token": token, "expiration_time": end.isoformat().replace("+00:00", "Z")}
 
+    async def _oidc(self, request: Request) -> Response:
+        """Where a service principal gets its token."""
+        base = _base(request)
+        return JSONResponse(
+            {"authorization_endpoint": f"{base}/oidc/v1/authorize", "token_endpoint": f"{base}/oidc/v1/token"}
+        )
+
+    async def _token(self, request: Request) -> Response:
+        """A token for the principal whose secret is the workspace's token."""
+        expected = base64.b64encode(f"app:{self.config.token}".encode()).decode()
+        if not hmac.compare_digest(request.headers.get("authorization", ""), f"Basic {expected}"):
+            return JSONResponse({"error": "invalid_client"}, 401)
+        return JSONResponse({"access_token": self.config.token, "token_type": "Bearer", "expires_in": 3600})
+
     async def _result(self, request: Request) -> Response:
         """A chunk of a statement's result. As behind a signed address, a token is refused, not needed."""
         if "authorization" in request.headers:
@@ -180,7 +200,7 @@ class Service:
                     return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
-            where = {**request.path_params, "url": str(request.base_url).rstrip("/")}
+            where = {**request.path_params, "url": _base(request)}
             return JSONResponse(await asyncio.to_thread(act, where, body))
 
         return self._guarded(handler)
@@ -356,6 +376,10 @@ class Service:
                 else self._rng.uniform(60_000, 300_000)
             )
         )
+
+
+def _base(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
 
 
 def _stand_in(served: dict[str, Any]) -> tuple[str, str]:
