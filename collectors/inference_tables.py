@@ -5,18 +5,18 @@ Unity AI Gateway) and system tables (serving.endpoint_usage, ai_gateway.usage). 
 read as they come. `shaped` is a function from Arrow batch to Arrow batch: Spark's workers and the one-machine path call the same.
 """
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.collectors import bodies, coerce
+from lastgood.collectors.findings import Findings
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.vocabulary import STREAM_BROKEN
@@ -137,7 +137,14 @@ GENERATIONS = (
         unit="ms",
     ),
 )
-FRACTION = "model_version is a number with a fraction: 1.1 and 1.10 would be one; give it as text"
+INEXACT = "{} is a number that is no exact name: 1.1 and 1.10 would be one; give it as text"
+EXACT = (
+    "model_version", "destination_model", "request_id", "databricks_request_id", "invocation_id", "client_request_id", "served_entity_id",
+    "destination_name", "endpoint",
+)  # fmt: skip
+"""Columns that hold names: a number must say exactly which."""
+UNREADABLE = "unreadable"
+"""Attribute of a request: columns whose values were there and could not be read."""
 BY_NAME = {generation.name: generation for generation in GENERATIONS}
 
 
@@ -163,6 +170,11 @@ def needed(kind: str) -> tuple[str, ...]:
     return BY_NAME[kind].columns
 
 
+def clock_of(kind: str) -> str:
+    """The column that says when a request was made."""
+    return BY_NAME[kind].requested_at if kind in BY_NAME else "requested_at"
+
+
 @dataclass(frozen=True)
 class Shape:
     """How the rows of one table become candidates. `endpoint`: whose they are, where the table does not say. `versions`: major numbers of
@@ -182,91 +194,156 @@ def unnamed(kind: str) -> bool:
 
 
 class _Source:
-    """A batch's columns by name; null where the table lacks one."""
+    """A batch's columns by name (`map[key]`: an entry of a map), null where the table lacks one; notes what cannot be read."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
+    def __init__(self, batch: pa.RecordBatch, findings: Findings | None = None) -> None:
         self.rows = batch.num_rows
+        self.findings = findings
+        self.inexact: pa.Array = pa.nulls(batch.num_rows, pa.string())
         self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self._maps: dict[str, list[Mapping[str, Any] | None]] = {}
+        self._lost: dict[str, list[int]] = {}
 
-    def __getitem__(self, name: str | None) -> pa.Array:
-        if name is None:
-            return pa.nulls(self.rows)
-        column, _, key = name.partition("[")
-        held = self._columns.get(column)
-        if held is None:
-            return pa.nulls(self.rows)
-        if pa.types.is_dictionary(held.type):
-            held = held.dictionary_decode()
-        if not key:
-            return held
-        values = [pairs.get(key[:-1]) if pairs else None for pairs in coerce.mapping(held)]
-        # A number with a fraction is no name: 1.1 and 1.10 are one number.
-        return pa.array([None if v is None or isinstance(v, float) else str(v) for v in values], pa.string())
+    def raw(self, name: str | None) -> pa.Array:
+        """The column as it is, but for its encoding."""
+        held = self._columns.get(name or "")
+        return pa.nulls(self.rows) if held is None else coerce.plain(held)
+
+    def read(self, name: str | None, how: coerce.Coerce) -> pa.Array:
+        """The column, made by `how` of what is known in it."""
+        if name is None or name.partition("[")[0] not in self._columns:
+            return how(pa.nulls(self.rows))
+        if "[" in name:
+            column, key = name[:-1].split("[")
+            values = [pairs.get(key) if pairs else None for pairs in self.map(column)]
+            held = pa.array([None if v is None else v if isinstance(v, str) else repr(v) for v in values], pa.string())
+            held, made = coerce.known(held), pa.array([coerce.name_of(value) for value in values], pa.string())
+        else:
+            held = coerce.known(self.raw(name))
+            made = how(held)
+        self.lose(name, held, coerce.lost(held, made))
+        return made
+
+    def name(self, name: str | None) -> pa.Array:
+        """A column of names. A number that is no exact name: the table is refused, or (by Spark) the row set aside."""
+        return self.read(name, coerce.name)
+
+    def map(self, column: str) -> list[Mapping[str, Any] | None]:
+        """A column of maps as dictionaries."""
+        if column not in self._maps:
+            held = coerce.known(self.raw(column))
+            made = self._maps[column] = coerce.mapping(held)
+            empty = pa.array([None if pairs is None else True for pairs in made], pa.bool_())
+            self.lose(column, held, coerce.lost(held, empty))
+        return self._maps[column]
+
+    def lose(self, name: str, held: pa.Array, rows: Any) -> None:
+        """Values of rows that could not be read."""
+        if not len(rows):
+            return
+        if name in EXACT or name.endswith("[model_version]"):
+            if self.findings:
+                self.findings.refuse(name, int(rows[0]), held[int(rows[0])].as_py())
+            mask = np.zeros(self.rows, bool)
+            mask[rows] = True
+            self.inexact = pc.coalesce(self.inexact, pc.if_else(pa.array(mask), INEXACT.format(name), None))
+        if self.findings:
+            self.findings.lose(name, held, rows)
+        for row in rows.tolist():
+            self._lost.setdefault(name, []).append(row)
+
+    def marked(self, attributes: pa.Array) -> pa.Array:
+        """Attributes, with the columns that could not be read."""
+        if not self._lost:
+            return attributes
+        entries = [list(pairs or ()) for pairs in attributes.to_pylist()]
+        for row in {row for rows in self._lost.values() for row in rows}:
+            entries[row].append(
+                (UNREADABLE, ", ".join(sorted(name for name, rows in self._lost.items() if row in rows)))
+            )
+        return pa.array([pairs or None for pairs in entries], coerce.TEXTS)
 
 
-def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime) -> pa.RecordBatch:
+def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime, findings: Findings | None = None) -> pa.RecordBatch:
     """Rows of a table (see `needed`) -> candidates in the inbox's columns; `now` is when they were received.
 
     Where the table does not name a version, model_version is null: `served_entity` holds the entity, and its history the version.
+    `findings` hears what cannot be read, and names rows without an id. Errors: UnfitError, with `findings`, for a number that is no exact
+    name; without, its row has a reject_reason. Columns that could not be read are named in the attribute UNREADABLE either way.
     """
-    source = _Source(batch)
+    source = _Source(batch, findings)
     canonical = shape.kind == "canonical"
     made = _canonical(batch.schema.names, source, now) if canonical else _logged(source, shape, now)
+    made["reject_reason"] = pc.coalesce(made.get("reject_reason", pa.nulls(source.rows, pa.string())), source.inexact)
+    made["attributes"] = source.marked(made.get("attributes", pa.nulls(source.rows, coerce.TEXTS)))
+    if findings:
+        ids = made.get("request_id", pa.nulls(source.rows, pa.string()))
+        if ids.null_count:
+            made["request_id"] = pc.coalesce(ids, pa.array(findings.ids(source.rows), pa.string()))
     columns = [made[name] if name in made else pa.nulls(source.rows, SCHEMA.field(name).type) for name in SCHEMA.names]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _time(source: _Source, name: str, unit: str | None = None) -> pa.Array:
+    if source.findings and not unit:
+        source.findings.times(name, coerce.known(source.raw(name)))
+    return source.read(name, lambda held: coerce.time(held, unit))
 
 
 def _logged(source: _Source, shape: Shape, now: datetime) -> dict[str, pa.Array]:
     generation = BY_NAME[shape.kind]
     body = bodies.columns(
-        *(coerce.text(source[name]).cast(pa.string()).to_pylist() for name in ("request", "response"))
+        *(coerce.text(source.raw(name)).cast(pa.string()).to_pylist() for name in ("request", "response"))
     )
-    status = coerce.whole(source["status_code"], pa.int32())
+    if body["problem"].null_count < source.rows:
+        unread = pc.and_(pc.is_valid(body["problem"]), pc.is_null(body["error_code"]))
+        source.lose("request or response", body["problem"], np.flatnonzero(unread.to_numpy(zero_copy_only=False)))
+    status = source.read("status_code", coerce.status)
     failed = pc.fill_null(pc.greater_equal(status, 400), False)
     http = pc.binary_join_element_wise("HTTP_", status.cast(pa.string()), "")
     broken = pc.equal(body["error_code"], STREAM_BROKEN)
     code = pc.if_else(failed, pc.coalesce(body["error_code"], http), pc.if_else(broken, body["error_code"], None))
-    fraction = coerce.number(source["sampling_fraction"])
+    fraction = source.read("sampling_fraction", coerce.number)
     known = pc.fill_null(pc.and_(pc.greater(fraction, 0.0), pc.less_equal(fraction, 1.0)), False)
-    used_in, used_out = coerce.whole(source[generation.tokens_in]), coerce.whole(source[generation.tokens_out])
+    used_in, used_out = (source.read(name, coerce.whole) for name in (generation.tokens_in, generation.tokens_out))
     if generation.name == "endpoint_usage":  # custom models are counted with 0
         zero = pc.equal(used_in, 0)
         used_out = pc.if_else(pc.and_(pc.fill_null(zero, False), pc.equal(used_out, 0)), None, used_out)
         used_in = pc.if_else(zero, None, used_in)
-    entity = coerce.text(source[generation.served_entity])
+    entity = source.name(generation.served_entity)
     ids = (
-        coerce.filled(source["client_request_id"]),
+        source.name("client_request_id"),
         body["client_request_id"],
         _joined(source, generation.request_id),
     )
-    named_endpoint = coerce.text(source[generation.endpoint])
+    named_endpoint = source.name(generation.endpoint)
     return {
         "endpoint": pc.coalesce(named_endpoint, pa.scalar(shape.endpoint, pa.string())),
         "request_id": pc.coalesce(*(reversed(ids) if shape.alone else ids)),
         "served_entity": entity,
-        "model_version": pc.coalesce(coerce.filled(source[generation.version]), entity if shape.alone else pa.scalar(None, pa.string())),
-        "requested_at": coerce.time(source[generation.requested_at], generation.unit),
-        "latency_ms": coerce.number(source[generation.latency_ms]),
+        "model_version": pc.coalesce(source.name(generation.version), entity if shape.alone else pa.scalar(None, pa.string())),
+        "requested_at": _time(source, generation.requested_at, generation.unit),
+        "latency_ms": source.read(generation.latency_ms, coerce.number),
         "latency_scope": pa.repeat(pa.scalar(generation.latency_scope, pa.string()), source.rows),
-        "ttft_ms": coerce.number(source[generation.ttft_ms]),
+        "ttft_ms": source.read(generation.ttft_ms, coerce.number),
         "tokens_in": pc.coalesce(body["tokens_in"], used_in),
         "tokens_out": pc.coalesce(body["tokens_out"], used_out),
         "status_code": status,
         "error_code": code,
-        "requester": coerce.text(source["requester"]),
-        "team": pc.coalesce(body["team"], coerce.text(source[generation.team])),
+        "requester": source.name("requester"),
+        "team": pc.coalesce(body["team"], source.name(generation.team)),
         "weight": pc.if_else(known, pc.divide(1.0, pc.if_else(known, fraction, 1.0)), 1.0),
         "attributes": _notes(source, generation, body),
         "received_at": pa.repeat(pa.scalar(now, coerce.TIME), source.rows),
         "source": pa.repeat(generation.name, source.rows),
-        "reject_reason": _unknown_schema(coerce.text(source["schema_version"]), shape.versions),
+        "reject_reason": _unknown_schema(source.read("schema_version", coerce.text), shape.versions),
         **{name: body[name] for name in ("input", "output", "finish_reason", "streaming", "env", "features")},
     }  # fmt: skip
 
 
 def _joined(source: _Source, names: Sequence[str]) -> pa.Array:
     """Texts of the columns joined by a slash; null where all are."""
-    columns = [coerce.text(source[name]) for name in names]
+    columns = [source.name(name) for name in names]
     if len(columns) == 1:
         return columns[0]
     together = pc.binary_join_element_wise(*columns, "/", null_handling="skip")
@@ -292,15 +369,15 @@ def _notes(source: _Source, generation: Generation, body: Mapping[str, pa.Array]
     }.items():  # fmt: skip
         if body[field].null_count < source.rows:
             columns[name] = body[field].to_pylist()
-    codes = source["logging_error_codes"]
+    codes = source.raw("logging_error_codes")
     if pa.types.is_list(codes.type) and not pc.sum(pc.list_value_length(codes)).as_py():
         codes = pa.nulls(source.rows)  # none of the lists holds anything, as nearly always
     if codes.null_count < source.rows:
         columns["unlogged"] = [",".join(words) if words else None for words in coerce.words(codes)]
     if body["records"].null_count < source.rows:
         columns["records"] = [str(n) if n and n > 1 else None for n in body["records"].to_pylist()]
-    if (routing := source[generation.routing]).null_count < source.rows:
-        attempts = [len((pairs or {}).get("attempts") or ()) for pairs in coerce.mapping(routing)]
+    if generation.routing and source.raw(generation.routing).null_count < source.rows:
+        attempts = [len((pairs or {}).get("attempts") or ()) for pairs in source.map(generation.routing)]
         columns["routing.attempts"] = [str(n) if n > 1 else None for n in attempts]
     if not any(value is not None for values in columns.values() for value in values):
         return pa.nulls(source.rows, coerce.TEXTS)
@@ -312,21 +389,39 @@ def _notes(source: _Source, generation: Generation, body: Mapping[str, pa.Array]
     return pa.array(rows, coerce.TEXTS)
 
 
+NAMES = (
+    *EXACT,
+    "served_entity",
+    "error_code",
+    "requester",
+    "team",
+    "env",
+    "trace_id",
+    "latency_scope",
+    "finish_reason",
+)
+"""Columns of texts that are names or codes: space around them and words for "unknown" are not part of them."""
+
+
+def _field(field: telemetry.Field, source: _Source) -> pa.Array:
+    """A column of canonical records."""
+    if field.name in NAMES:
+        return source.name(field.name)
+    if field.type == "timestamp":
+        return _time(source, field.name)
+    if field.type in ("string", "binary"):
+        return coerce.BY_TYPE[field.type](source.raw(field.name))
+    how = coerce.status if field.name == "status_code" else coerce.BY_TYPE[field.type]
+    return source.read(field.name, how)
+
+
 def _canonical(names: Sequence[str], source: _Source, now: datetime) -> dict[str, pa.Array]:
     made = {
-        field.name: coerce.BY_TYPE[field.type](source[field.name]).cast(field.arrow.type)
-        for field in telemetry.INBOX
-        if field.name in names
+        field.name: _field(field, source).cast(field.arrow.type) for field in telemetry.INBOX if field.name in names
     }
-    odd = coerce.fractional(source["model_version"])
-    if odd is not None:
-        given = made.get("reject_reason", pa.nulls(source.rows, pa.string()))
-        made["reject_reason"] = pc.coalesce(given, pc.if_else(odd, FRACTION, None))
     made["source"] = pa.repeat("canonical", source.rows)
     if "received_at" not in names:
         made["received_at"] = pa.repeat(pa.scalar(now, coerce.TIME), source.rows)
-    if "request_id" not in names:
-        made["request_id"] = pa.array([f"row-{uuid.uuid4()}" for _ in range(source.rows)], pa.string())
     if "weight" not in names:
         made["weight"] = pa.array(np.ones(source.rows))
     return made

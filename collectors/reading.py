@@ -52,10 +52,15 @@ def origins(settings: Settings) -> list[Origin]:
     return [*own, *usage, *(Origin(table) for table in shared.span_tables)]
 
 
+def detect(columns: list[str]) -> str:
+    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError."""
+    return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+
+
 def kind_of(columns: list[str], table: str) -> str:
-    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError that names the table."""
+    """The same. Errors: ConfigError that names the table."""
     try:
-        return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+        return detect(columns)
     except ConfigError as error:
         raise ConfigError(f"{table}: {error}") from error
 
@@ -118,6 +123,8 @@ def candidates(
     """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of spans."""
     from pyspark.sql import functions as f
 
+    if alone and "request_id" not in frame.columns and kind_of(frame.columns, origin.table) == "canonical":
+        frame = _with_ids(frame, origin.table)
     if origin.workspace_id and "workspace_id" in frame.columns:
         frame = frame.where(f.col("workspace_id") == origin.workspace_id)
     if kind_of(frame.columns, origin.table) == "span_table":

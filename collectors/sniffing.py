@@ -8,34 +8,49 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import orjson
 
 from lastgood.collectors import coerce
+from lastgood.collectors.findings import LEAST_TIME, MOST_ODD, NOT_AN_OBJECT, Findings
 from lastgood.errors import ConfigError
 
 SAMPLE = 2**20
 """Bytes of a file that are looked at."""
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-MOST_RAGGED = 0.1
-"""A file in which more of the rows have another number of fields than the header is not read."""
 BODIES = ("request", "response", "features", "attributes", "request_metadata")
 CLOCKS = ("requested_at", "request_time", "timestamp_ms", "event_time")
-VERSIONS = ("model_version", "destination_model")
+ONCE = (
+    "model_version",
+    "destination_model",
+    "endpoint",
+    "request_id",
+    "databricks_request_id",
+    "latency_ms",
+    "status_code",
+    "error_code",
+    *CLOCKS,
+)
+"""Keys that an object may have only once, in every row; in the first rows no key may stand twice."""
 Detect = Callable[[list[str]], object]
 BOM = b"\xef\xbb\xbf"
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
+SEPARATOR = re.compile(r"sep=([,;\t|])")
+"""How Excel names the delimiter, in a line before the header."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV is written. `escape`: what makes a quote within quotes: a doubled quote, or a backslash."""
+    """How a CSV is written. `escape`: what makes a quote within quotes: a doubled quote, or a backslash; `end`: of a line."""
 
     delimiter: str
     escape: str = '"'
+    end: bytes = b"\n"
 
     @property
     def words(self) -> str:
@@ -54,9 +69,10 @@ class Sniffed:
     clock: str | None = None
 
 
-def _records(text: str, dialect: Dialect, whole: bool) -> list[list[str]]:
+def records(text: str, dialect: Dialect, whole: bool = True) -> list[list[str]]:
     """The records of a text; without the last, which may be cut, when the text is not the whole file."""
     doubled = dialect.escape == '"'
+    csv.field_size_limit(2**31 - 1)  # bodies are longer than its default
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=dialect.delimiter,
@@ -64,10 +80,10 @@ def _records(text: str, dialect: Dialect, whole: bool) -> list[list[str]]:
         escapechar=None if doubled else "\\",
     )
     try:
-        records = [record for record in reader if record]
+        read = [record for record in reader if record]
     except csv.Error:
         return []
-    return records if whole else records[:-1]
+    return read if whole else read[:-1]
 
 
 def _json_share(records: Sequence[Sequence[str]]) -> float:
@@ -119,8 +135,13 @@ def sniff(sample: bytes, whole: bool, name: str, detect: Detect) -> Sniffed:
 
 
 def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) -> Sniffed:
-    line = text[: text.find("\n") + 1] or text
-    headers = {d: next(csv.reader([line.strip("\r\n")], delimiter=d), []) for d in DELIMITERS}
+    delimiters: Sequence[str] = list(DELIMITERS)
+    line = _line(text)
+    if named := SEPARATOR.fullmatch(line.strip("\r\n")):
+        text, start, delimiters = text[len(line) :], start + len(line.encode()), [named[1]]
+        line = _line(text)
+    cells = {d: next(csv.reader([line.strip("\r\n")], delimiter=d), []) for d in delimiters}
+    headers = {d: [cell.strip() for cell in row] for d, row in cells.items()}
     known = [d for d, header in headers.items() if _known(header, detect)]
     if not known:
         widest = max(headers.values(), key=len)
@@ -132,15 +153,18 @@ def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) ->
     header = headers[delimiter]
     if doubled := {column for column in header if header.count(column) > 1}:
         raise ConfigError(f"{name}: row 1: column {sorted(doubled)[0]} stands there twice; give each column one name")
-    dialect, records = _quotes(text, delimiter, whole, name)
-    ragged = [(i, len(r)) for i, r in enumerate(records[1:], 2) if len(r) != len(header)]
-    if len(ragged) > MOST_RAGGED * max(1, len(records) - 1):
+    dialect, rows_read = _quotes(text, delimiter, whole, name)
+    if line.endswith("\r"):
+        dialect = replace(dialect, end=b"\r")
+    cells_of = rows_read[1:]
+    ragged = [(i, len(r)) for i, r in enumerate(cells_of, 2) if len(r) != len(header)]
+    if len(ragged) > MOST_ODD * max(1, len(cells_of)):
         row, fields = ragged[0]
         raise ConfigError(
-            f"{name}: row {row} has {fields} fields, the header {len(header)}, and so have {len(ragged)} of the first {len(records) - 1} rows; "
+            f"{name}: row {row} has {fields} fields, the header {len(header)}, and so have {len(ragged)} of the first {len(cells_of)} rows; "
             "quote fields that hold the delimiter or a line break, and double the quotes in them (RFC 4180)"
         )
-    rows = [dict(zip(header, record, strict=True)) for record in records[1:] if len(record) == len(header)]
+    rows = [dict(zip(header, record, strict=True)) for record in cells_of if len(record) == len(header)]
     clock, words = _clock(header, rows, name)
     phrases = [DELIMITERS[delimiter], dialect.words, f"{len(header)} columns", words]
     return Sniffed(
@@ -148,15 +172,20 @@ def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) ->
     )
 
 
+def _line(text: str) -> str:
+    first = LINE.match(text)
+    return first[0] if first else ""
+
+
 def _quotes(text: str, delimiter: str, whole: bool, name: str) -> tuple[Dialect, list[list[str]]]:
     """How quotes within quotes are written: the way in which rows have as many fields as the header and bodies are JSON."""
     ways = []
     for escape in ('"', "\\") if '\\"' in text else ('"',):
         dialect = Dialect(delimiter, escape)
-        records = _records(text, dialect, whole)
-        if records:
-            fits = sum(len(record) == len(records[0]) for record in records) / len(records)
-            ways.append(((round(fits, 3), round(_json_share(records), 3)), dialect, records))
+        rows = records(text, dialect, whole)
+        if rows:
+            fits = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+            ways.append(((round(fits, 3), round(_json_share(rows), 3)), dialect, rows))
     if not ways:
         raise ConfigError(f"{name}: no row of the CSV can be read; quotes are not closed")
     ways.sort(key=lambda way: way[0], reverse=True)
@@ -185,7 +214,7 @@ def _clock(columns: Sequence[str], rows: Sequence[dict[str, Any]], name: str) ->
             number = float(value) if value not in (None, "") and not isinstance(value, bool) else None
         except (TypeError, ValueError):
             number = None
-        if number is None or math.isnan(number):
+        if number is None or math.isnan(number) or abs(number) < LEAST_TIME:
             continue
         units.setdefault(coerce.unit_of(number)[0], i)
     if column == "timestamp_ms":
@@ -200,42 +229,65 @@ def _clock(columns: Sequence[str], rows: Sequence[dict[str, Any]], name: str) ->
 
 
 def loads(line: str | bytes) -> Any:
-    """The JSON value of a line, NaN and Infinity included; None for what is no JSON."""
+    """The JSON value of a line, NaN, Infinity and lone surrogates included; None for what is no JSON."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         pass
     try:
         text = line if isinstance(line, str) else line.decode()
-        return json.loads(text) if "NaN" in text or "Infinity" in text else None
-    except ValueError:
+        return json.loads(text) if "NaN" in text or "Infinity" in text or "\\ud" in text.lower() else None
+    except (ValueError, RecursionError):
         return None
 
 
-def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for line in lines:
-        value = loads(line)
+def _lines(text: str, whole: bool, name: str) -> list[dict[str, Any]]:
+    """The objects of a text, one a line. Errors: ConfigError where more than a tenth of the lines are none."""
+    lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = lines if whole or len(lines) < 2 else lines[:-1]
+    values = [(i, line, loads(line)) for i, line in lines]
+    odd = [(i, line) for i, line, value in values if not isinstance(value, dict)]
+    if len(odd) > MOST_ODD * len(lines):
+        row, line = odd[0]
+        hint = "; end it without a comma" if line.rstrip().endswith(",") else ""
+        raise ConfigError(
+            f"{name}: row {row} is not a JSON object on a line of its own, and so are {len(odd)} of the first {len(lines)} rows: {line[:60]!r}"
+            f"{hint}; expected JSON lines or an array of objects"
+        )
+    for i, line, value in values:
         if isinstance(value, dict):
-            rows.append(value)
-    return rows
+            key = doubled(line, value)
+            if key:
+                raise ConfigError(f"{name}: row {i}: key {key} stands there twice; give each key one value")
+    return [value for _, _, value in values if isinstance(value, dict)]
+
+
+def doubled(line: str | bytes, row: dict[str, Any]) -> str | None:
+    """The key that an object has twice, None where each is there once; nested objects may be as they are."""
+    twice: list[str] = []
+
+    def keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs) and made.keys() == row.keys():
+            names = [key for key, _ in pairs]
+            twice.extend(key for key in made if names.count(key) > 1)
+        return made
+
+    json.loads(line, object_pairs_hook=keys)
+    return twice[0] if twice else None
 
 
 def _sniff_json(text: str, first: str, start: int, whole: bool, name: str, detect: Detect) -> Sniffed:
     if first == "[":
+        findings = Findings()
         try:
-            rows = list(islice(array(iter([text]), whole), 1000))
+            rows = list(islice(array(iter([text]), findings, whole), 1000))
         except ValueError as error:
             raise ConfigError(f"{name}: the JSON array breaks off: {error}") from error
         form, words = "array", "an array of JSON objects"
     else:
-        lines = text.splitlines()
-        rows = _objects(lines if whole or len(lines) < 2 else lines[:-1])
+        rows = _lines(text, whole, name)
         form, words = "lines", "JSON, an object a line"
-        if not rows:
-            raise ConfigError(
-                f"{name}: row 1 is not a JSON object on a line of its own; expected JSON lines or an array of objects"
-            )
     if not rows:
         raise ConfigError(f"{name}: holds no rows that can be read; expected Delta, Parquet, CSV or JSON lines")
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
@@ -243,52 +295,78 @@ def _sniff_json(text: str, first: str, start: int, whole: bool, name: str, detec
         detect(list(columns))
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    for column in VERSIONS:
-        for i, row in enumerate(rows, 1):
-            if isinstance(row.get(column), float) and row[column] % 1:
-                raise ConfigError(
-                    f"{name}: row {i}, column {column}: the version is the number {row[column]}, which 1.1 and 1.10 share; write it as text"
-                )
+    if len(rows) == 1 and all(isinstance(rows[0].get(key), dict | list) for key in columns):
+        raise ConfigError(
+            f"{name}: one object that holds columns, not rows; expected an object a line (pandas: to_json(orient='records', lines=True))"
+        )
     clock, times = _clock(columns, rows, name)
     phrases = [words, f"{len(columns)} columns", times]
     return Sniffed(form, columns, ", ".join(part for part in phrases if part), None, start, clock)
 
 
-def array(texts: Any, whole: bool = True) -> Any:
-    """Texts of one JSON array of objects -> the objects, one by one. Where the text is not `whole`, what its end cuts is left out.
+SIGNS = {"[": "[", "item or ]": "]", "item": "", ",": ",]", "nothing": ""}
+"""Where a JSON array stands, by what must follow -> the signs of the array itself that may."""
+AFTER = {"[": "item or ]", ",": "item", "]": "nothing"}
 
-    Errors: ValueError with the position of what is no JSON.
+
+def array(texts: Iterable[str], findings: Findings, whole: bool = True) -> Iterator[dict[str, Any]]:
+    """Texts of one JSON array of objects -> the objects, one by one; other items are set aside. Where the text is not `whole`, what its end
+    cuts is left out.
+
+    Errors: ValueError with the position of what is no JSON, or no array.
     """
-    decoder, held, at, begun, ended = json.JSONDecoder(), "", 0, False, False
-    for text in [*texts, None] if isinstance(texts, list) else _then_none(texts):
-        held = held[at:] + (text or "")
-        at = 0
+    decoder, held, at, passed, items = json.JSONDecoder(object_pairs_hook=_once), "", 0, 0, 0
+    want = "["  # then an item or ], then a comma or ], then an item, at last nothing
+    for text in _then_none(texts):
+        passed, held, at = passed + at, held[at:] + (text or ""), 0
         while True:
-            while at < len(held) and (held[at].isspace() or held[at] in ",[" or ord(held[at]) == 0xFEFF):
-                if held[at] == "[" and begun:
-                    break
-                begun = begun or held[at] == "["
-                at += 1
+            at = _SPACE.match(held, at).end()  # type: ignore[union-attr]
             if at >= len(held):
                 break
-            if held[at] == "]":
-                ended = True
-                at = len(held)
-                break
+            sign = held[at]
+            if (sign in "[,]" and not (sign == "[" and want.startswith("item"))) or want in ("[", ","):
+                if sign not in SIGNS[want]:
+                    raise ValueError(f"character {passed + at}: {want!r} expected, found {held[at : at + 20]!r}")
+                want = AFTER[sign]
+                at += 1
+                continue
+            if want == "nothing":
+                raise ValueError(f"character {passed + at}: the array has ended, found {held[at : at + 20]!r}")
             try:
-                value, at = decoder.raw_decode(held, at)
-            except ValueError:
+                value, end = decoder.raw_decode(held, at)
+            except RecursionError:
+                raise ValueError(f"character {passed + at}: nested too deeply") from None
+            except json.JSONDecodeError as error:
                 if text is not None:
                     break
                 if not whole:
                     return
-                raise
+                raise ValueError(f"character {passed + error.pos}: {error.msg}") from None
+            if end >= len(held) and text is not None:
+                break  # a number may go on
+            at, want = end, ","
             if isinstance(value, dict):
                 yield value
-    if whole and not ended:
+            else:
+                findings.skip(NOT_AN_OBJECT, items, str(value))
+            items += 1
+    if whole and want != "nothing":
         raise ValueError("the array does not end")
 
 
-def _then_none(texts: Any) -> Any:
+_SPACE = re.compile(r"[\s\ufeff]*")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [key for key, _ in pairs]
+        key = next(key for key in names if names.count(key) > 1)
+        if key in ONCE:
+            raise ValueError(f"key {key} stands twice in an object; give each key one value")
+    return made
+
+
+def _then_none(texts: Iterable[str]) -> Iterator[str | None]:
     yield from texts
     yield None

@@ -383,7 +383,10 @@ class Exporter:
         )
         key = ("endpoint", "model_version", "against", "column")
         drift = [(tuple(str(row[name]) for name in key), row) for row in self._drift]
-        yield _gauge("lastgood_drift_distance", [(labels, row["distance"]) for labels, row in drift])
+        yield _gauge(
+            "lastgood_drift_distance",
+            [(labels, row["distance"]) for labels, row in drift if row["distance"] is not None],
+        )
         yield _gauge("lastgood_drifted", [(labels, float(bool(row["drifted"]))) for labels, row in drift])
         newest = [((name,), at.timestamp()) for name, at in self._newest.items()]
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_ROWS = 50
+NOT_MEASURED = "not measured: too few independent rows"
+"""Method of a column whose distance is unknown: its values go with time, so that neighbours say the same."""
 NUMERIC = {"tokens_in": "input", "input_chars": "input", "tokens_out": "output", "output_chars": "output"}
 CATEGORICAL = {"finish_reason": "output"}
 TEXTS = {"input": "input", "output": "output"}
@@ -136,12 +138,14 @@ def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.D
     key = [group[name].iloc[0] for name in ("endpoint", "version", "against")]
     rows = [
         (
-            *key, kinds[name], name, computed_at, ours.n_current, ours.n_reference, ours.distance, ours.low, bool(moved),
-            theirs.method if theirs else None, theirs.score if theirs else None, theirs.drifted if theirs else None, label, method, ours.p,
+            *key, kinds[name], name, computed_at, ours.n_current, ours.n_reference, ours.distance if ours.measured else None,
+            ours.low if ours.measured else None, bool(moved),
+            theirs.method if theirs else None, theirs.score if theirs else None, theirs.drifted if theirs else None, label,
+            method if ours.measured else NOT_MEASURED, ours.p,
         )
         for (name, ours, theirs, method), moved in zip(columns, fell, strict=True)
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(tables.DRIFT.columns))
+    return pd.DataFrame(rows, columns=list(tables.DRIFT.columns), dtype=object)  # None stays None
 
 
 def _columns(wide: "pd.DataFrame", kinds: Mapping[str, str], limit: float) -> Iterator[tuple[str, Any, Any, str]]:

@@ -63,12 +63,10 @@ def why_rejected(rows: pa.RecordBatch, now: datetime) -> pa.Array:
     return why
 
 
-def conformed(rows: pa.RecordBatch, now: datetime) -> tuple[pa.RecordBatch, dict[str, int]]:
-    """(candidates that can be records, with an error code wherever they failed; reason -> candidates set aside)."""
+def conformed(rows: pa.RecordBatch, now: datetime) -> tuple[pa.RecordBatch, pa.Array]:
+    """(candidates that can be records, with an error code wherever they failed; why each candidate is set aside, null where it is not)."""
     why = why_rejected(rows, now)
-    reasons = {}
     if why.null_count < len(why):
-        reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(why.drop_null()).to_pylist()}
         rows = rows.filter(pc.is_null(why))
     status = rows["status_code"]
     http = pc.binary_join_element_wise("HTTP_", status.cast(pa.string()), "")
@@ -76,7 +74,7 @@ def conformed(rows: pa.RecordBatch, now: datetime) -> tuple[pa.RecordBatch, dict
     code = pc.coalesce(stated, pc.if_else(pc.fill_null(pc.greater_equal(status, 400), False), http, None))
     place = rows.schema.get_field_index("error_code")
     columns = [code if i == place else column for i, column in enumerate(rows.columns)]
-    return pa.RecordBatch.from_arrays(columns, schema=rows.schema), reasons
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema), why
 
 
 def _best(field: telemetry.Field, group: Sequence[dict[str, Any]]) -> Any:
@@ -96,6 +94,28 @@ def _best(field: telemetry.Field, group: Sequence[dict[str, Any]]) -> Any:
             }.items()
         )
     return min(given, key=key)[field.name] if given else None
+
+
+def apart(rows: pa.Table) -> tuple[pa.Table, int]:
+    """(candidates, in which an id that names requests of several versions is one id of each; how many such ids there were).
+
+    Of one table: there, two versions under one id are two requests. Sources that saw one request may name its version differently.
+    """
+    names: dict[tuple[str, str], set[str]] = {}
+    keys = list(zip(*(rows[name].to_pylist() for name in ("endpoint", "request_id", "model_version")), strict=True))
+    for endpoint, request, version in keys:
+        if version is not None:
+            names.setdefault((endpoint, request), set()).add(version)
+    several = {key for key, versions in names.items() if len(versions) > 1}
+    if not several:
+        return rows, 0
+    ids = [
+        f"{request}@{version or '?'}" if (endpoint, request) in several else request
+        for endpoint, request, version in keys
+    ]
+    return rows.set_column(rows.schema.get_field_index("request_id"), "request_id", pa.array(ids, pa.string())), len(
+        several
+    )
 
 
 def fold(rows: pa.Table) -> pa.Table:

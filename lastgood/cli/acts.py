@@ -2,8 +2,10 @@
 
 import getpass
 import json
+import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.syntax import Syntax
 
-from lastgood.errors import LastgoodError, RefusedError
+from lastgood.errors import ConfigError, LastgoodError, RefusedError
 from lastgood.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -27,9 +29,30 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="settings file (default: conf/lastgood.yaml when there)")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+WIDE = 240
+"""Characters of a line where no terminal says how many it has."""
+
+
+def writable(path: Path | None) -> Path | None:
+    """The path of a file to be written, looked at before the work. Errors: ConfigError."""
+    if path is None or path == Path("-"):
+        return path
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {folder}"
+        raise ConfigError(f"{path}: {what}; name a file in a folder that exists")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"{path}: may not be written")
+    return path
+
+
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="write the result as one JSON document ('-': print it and nothing else)")
+    Path | None,
+    typer.Option(
+        "--json", callback=writable, help="write the result as one JSON document ('-': print it and nothing else)"
+    ),
 ]
+HtmlFile = Annotated[Path | None, typer.Option("--html", callback=writable, help="write a self-contained report")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 Why = Annotated[str, typer.Option("--why", help="the reason, kept in the audit log")]
 console = Console(highlight=False, soft_wrap=True)
@@ -47,16 +70,40 @@ def acting(settings: Settings) -> "Iterator[Controller]":
 
 
 def people(json_file: Path | None) -> Console:
-    """Where a command speaks to people: beside the JSON that it prints."""
-    return Console(stderr=json_file == Path("-"), highlight=False)
+    """Where a command speaks to people: nowhere when it prints JSON."""
+    return terminal(quiet=json_file == Path("-"))
+
+
+def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that cuts nothing where no terminal limits its width."""
+    made = Console(stderr=stderr, quiet=quiet, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = WIDE
+    return made
+
+
+def strict_json(value: object, indent: int | None = None) -> str:
+    """A JSON document: what is no JSON value as text, NaN and the infinities, which JSON does not have, as null."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False, indent=indent)
+    except ValueError:
+        return json.dumps(_finite(value), default=str, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def write_json(json_file: Path | None, result: object) -> None:
     """`--json FILE` as commands understand it."""
     if json_file == Path("-"):
-        print(json.dumps(result, default=str))
+        print(strict_json(result))
     elif json_file:
-        json_file.write_text(json.dumps(result, indent=1, default=str) + "\n")
+        json_file.write_text(strict_json(result, indent=1) + "\n")
 
 
 def state(config: Path | None) -> "Store":
@@ -174,14 +221,14 @@ def rollback(
         if dry_run:
             if as_json:
                 document = plan.as_dict() | {"entities": None, "diff": plan.diff(), "notes": hints}
-                print(json.dumps(document, default=str))
+                print(strict_json(document))
             return
         if not yes and (as_json or not typer.confirm("Do it?")):
             raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
         done = acts.people.start(plan, me(acts), why)
         done = follow(acts, done, (lambda line: None) if as_json else (lambda line: console.print(line, markup=False)))
         if as_json:
-            print(json.dumps(outcome(done), default=str))
+            print(strict_json(outcome(done)))
         if done.state not in ("Done", "Proposed"):
             raise typer.Exit(1)
 
@@ -216,7 +263,7 @@ def _switch(on: bool, why: str, as_json: bool, config: Path | None) -> None:
     settings = load(config)
     who = local_name(settings)
     switch(open_state(settings), on, who, why, datetime.now(UTC))
-    print(json.dumps({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
+    print(strict_json({"on": on, "who": who, "why": why}) if as_json else f"kill switch {'on' if on else 'off'}")
 
 
 @kill.command("status")
@@ -226,7 +273,7 @@ def kill_status(as_json: AsJson = False, config: ConfigFile = None) -> None:
     with store.read() as tx:
         switch = tx.kill_switch()
     sentence = f"{'on' if switch.on else 'off'} ({switch.who}: {switch.why})" if switch.who else "off"
-    print(json.dumps(vars(switch)) if as_json else sentence)
+    print(strict_json(vars(switch)) if as_json else sentence)
 
 
 audit = typer.Typer(no_args_is_help=True, help="The append-only log of who did what, when, why, on which evidence.")
@@ -268,7 +315,7 @@ def audit_verify(
     broken += not_as_anchored(entries, kept)
     head = entries[-1]["hash"] if entries else ""
     if as_json:
-        print(json.dumps({"entries": len(entries), "problems": broken, "head": head, "anchors": len(kept)}))
+        print(strict_json({"entries": len(entries), "problems": broken, "head": head, "anchors": len(kept)}))
     else:
         for line in broken or [f"{len(entries)} entries, unbroken; the newest hash is {head or '-'}"]:
             console.print(line, markup=False)
@@ -289,7 +336,7 @@ def audit_show(
         entries = [e for e in tx.audit() if endpoint is None or e["detail"].get("endpoint") == endpoint][-last:]
         switch = tx.kill_switch()
     if as_json:
-        print(json.dumps([dict(e) for e in entries], default=str))
+        print(strict_json([dict(e) for e in entries]))
         return
     if switch.on:
         console.print(f"The kill switch is on ({switch.who}: {switch.why}).", style="bold red", markup=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lastgood import __version__
 from lastgood.cli import acts, config, data, incidents, judge, release, setup, show
-from lastgood.cli.acts import ConfigFile, JsonFile, people, write_json
+from lastgood.cli.acts import ConfigFile, HtmlFile, JsonFile, people, write_json
 from lastgood.errors import LastgoodError
 from lastgood.service.tracing import tracing
 from lastgood.settings import Mode, load
@@ -93,7 +93,7 @@ def check(
         typer.Argument(help="Delta or Parquet folder, Parquet, CSV or JSON-lines file, or a catalog name"),
     ],
     config: ConfigFile = None,
-    html: Annotated[Path | None, typer.Option(help="write a self-contained report")] = None,
+    html: HtmlFile = None,
     json_file: JsonFile = None,
     endpoint: Annotated[
         str | None,

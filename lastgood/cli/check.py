@@ -2,8 +2,9 @@
 
 import gc
 import json
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from lastgood.cli.check_paths import Facts, Job, on_one_machine, with_spark
 from lastgood.errors import ConfigError
@@ -33,21 +35,14 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
     not fit go to Spark. Errors: ConfigError when the table cannot be read or holds no usable request.
     """
     with (
-        Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as bar,
+        _steps() as say,
         tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
         _no_collections(),
     ):
-        step = bar.add_task("")
-        job = Job(table, settings, endpoint or Path(table.rstrip("/")).stem, Path(scratch), _Steps(bar, step))
+        job = Job(table, settings, endpoint or Path(table.rstrip("/")).stem, Path(scratch), say)
         facts = on_one_machine(job) or with_spark(job)
         if not facts.windows:
-            sentence = "; ".join(f"{number} x {why}" for why, number in facts.reasons.items()) or "the table is empty"
+            sentence = "; ".join(_aside(facts.reasons, facts.first)) or "the table is empty"
             raise ConfigError(f"{table}: no usable request among its rows ({sentence})")
         job.say("judging")
         result = _result(table, facts, settings)
@@ -70,19 +65,39 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-class _Steps:
-    """Tells the progress bar what is being done, and how many rows are."""
+@contextmanager
+def _steps() -> Iterator["_Steps"]:
+    """Where people see what is being done: a line that moves, or a line a step where there is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Steps(lambda what: print(f"lastgood check: {what}", file=sys.stderr, flush=True))
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        step = bar.add_task("")
+        yield _Steps(lambda what: bar.update(step, description=what), moves=True)
 
-    def __init__(self, bar: Progress, task: TaskID) -> None:
-        self._bar, self._task, self._rows = bar, task, 0
+
+class _Steps:
+    """Tells what is being done, and how many rows are; `moves`: each may overwrite the one before it."""
+
+    def __init__(self, tell: Callable[[str], None], moves: bool = False) -> None:
+        self._tell, self._moves, self._rows, self._told = tell, moves, 0, 0
 
     def __call__(self, what: str) -> None:
-        self._bar.update(self._task, description=what)
+        self._tell(what)
 
     def rows(self, more: int, of: int | None) -> None:
         self._rows += more
+        if not self._moves and self._rows < self._told + ROWS_A_LINE:
+            return
+        self._told = self._rows
         whole = f" of {of:,}" if of and self._rows <= of else ""
         self(f"counting: {self._rows:,}{whole} rows")
+
+
+def _aside(reasons: Mapping[str, int], first: Mapping[str, str]) -> list[str]:
+    return [f"{number} x {why}{f', first in {first[why]}' if why in first else ''}" for why, number in reasons.items()]
 
 
 def _result(table: str, facts: Facts, settings: Settings) -> dict[str, Any]:
@@ -123,7 +138,8 @@ def _result(table: str, facts: Facts, settings: Settings) -> dict[str, Any]:
             }
         )
     return {
-        "table": table, "kind": facts.kind, "read": facts.read, "rows": facts.rows, "rejected": dict(facts.reasons), "notes": facts.notes,
+        "table": table, "kind": facts.kind, "read": facts.read, "rows": facts.rows, "rejected": dict(facts.reasons),
+        "rejected_first": dict(facts.first), "notes": facts.notes,
         "endpoints": endpoints,
     }  # fmt: skip
 
@@ -158,10 +174,12 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
             else str(value)
         )
 
-    plain: dict[str, Any] = json.loads(json.dumps(result, default=show))
+    plain: dict[str, Any] = json.loads(json.dumps(result, default=show), parse_constant=lambda _: None)
     return plain
 
 
+ROWS_A_LINE = 1_000_000
+"""Rows between two lines where there is no terminal."""
 HEADER = (
     "version",
     "requests",
@@ -172,7 +190,7 @@ HEADER = (
     "tokens in/out",
     "feature age p95",
     "bad answers",
-    "completeness",
+    "seen",
 )
 
 
@@ -183,20 +201,37 @@ def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
     codes = ", ".join(
         f"{code} {n:.0f}" for code, n in sorted(figures["error_codes"].items(), key=lambda kv: -kv[1])[:3]
     )
-    low, high = (f"{figures[name]:.2%}" for name in ("error_rate_low", "error_rate_high"))
-    rate = f"{figures['error_rate']:.2%} ({low}-{high}) {codes}".strip()
-    seen = f"{figures['sampled_share']:.0%} sampled, {figures['with_output_share']:.0%} with output"
+    low, rate, high = (_percent(figures[name], ".2%") for name in ("error_rate_low", "error_rate", "error_rate_high"))
+    rate = f"{rate} ({low}-{high}) {codes}".strip()
+    seen = (
+        f"{_percent(figures['sampled_share'])} of requests logged, {_percent(figures['with_output_share'])} with output"
+    )
     plain = (shown(name) for name in ("requests", "p50_ms", "p95_ms", "p99_ms"))
     tokens = f"{shown('tokens_in')}/{shown('tokens_out')}"
     return [version, *plain, rate, tokens, shown("feature_age_p95_ms"), shown("bad_answers"), seen]
 
 
+def _percent(share: float | None, form: str = ".0%") -> str:
+    return "-" if share is None else f"{share:{form}}"
+
+
+def _opinion(row: Mapping[str, Any]) -> str:
+    score = row["evidently_score"]
+    return "-" if row["evidently_method"] is None or score is None else f"{row['evidently_method']}: {score:.3g}"
+
+
+def _distance(row: Mapping[str, Any]) -> str:
+    if row["distance"] is None:
+        return f"- ({row['method']})"
+    return f"{row['distance']:.3f} (95 % sure of {row['low']:.3f} or more)"
+
+
 def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    ordered = sorted(moved, key=lambda row: (not row["drifted"], -row["distance"]))
+    ordered = sorted(moved, key=lambda row: (not row["drifted"], -(row["distance"] or 0.0)))
     return [
         [
-            row["model_version"], row["against"], row["kind"], row["column"], f"{row['distance']:.3f} (at least {row['low']:.3f})",
-            "drifted" if row["drifted"] else "", f"{row['evidently_method']}: {row['evidently_score']}",
+            row["model_version"], row["against"], row["kind"], row["column"], _distance(row),
+            "drifted" if row["drifted"] else "", _opinion(row),
         ]
         for row in ordered[:20]
     ]  # fmt: skip
@@ -207,28 +242,25 @@ DRIFT_HEADER = ("version", "against", "kind", "column", "distance", "", "Evident
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print a result for people."""
-    console.print(f"{result['table']} ({result['kind']}; {result['read']})", highlight=False)
-    for note in result["notes"]:
-        console.print(f"  {note}", style="yellow", highlight=False)
-    for why, number in result["rejected"].items():
-        console.print(f"  set aside: {number} x {why}", style="yellow", highlight=False)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+    console.print(f"{result['table']} ({result['kind']}; {result['read']})", **plain)
+    asides = [f"set aside: {line}" for line in _aside(result["rejected"], result["rejected_first"])]
+    for line in (*result["notes"], *asides):
+        console.print(f"  {line}", style="yellow", **plain)
     for endpoint in result["endpoints"]:
         for title, header, rows in (
             (endpoint["endpoint"], HEADER, [_row(v, f) for v, f in endpoint["versions"].items()]),
             ("drift", DRIFT_HEADER, _drift_rows(endpoint["drift"])),
         ):
-            table = Table(title=title, title_justify="left")
+            table = Table(title=Text(title), title_justify="left")
             for name in header:
                 table.add_column(name)
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             if rows:
                 console.print(table)
         if verdict := endpoint["verdict"]:
-            console.print(
-                f"verdict on {verdict['candidate']}: [bold]{verdict['state']}[/]: {verdict['reason']}\n",
-                highlight=False,
-            )
+            console.print(f"verdict on {verdict['candidate']}: {verdict['state']}: {verdict['reason']}\n", **plain)
 
 
 def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> "Report":

@@ -3,6 +3,7 @@
 Both call the same functions on Arrow batches; tests/spark/test_onemachine.py holds their figures together.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,9 @@ import pyarrow as pa
 from lastgood import tables
 from lastgood.cli import scan
 from lastgood.collectors import files, inference_tables
+from lastgood.collectors.findings import EXPECTED, Place
 from lastgood.collectors.inference_tables import Shape
-from lastgood.collectors.reading import Origin, candidates, kind_of, read_any
+from lastgood.collectors.reading import Origin, candidates, detect, kind_of, read_any
 from lastgood.jobs.deployed import pairs_of
 from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, from_row
@@ -26,6 +28,24 @@ if TYPE_CHECKING:
 
     from lastgood.tables.runs import Context
 
+CATALOG_NAME = re.compile(r"[^/\\\s]+(?:\.[^/\\\s.]+){1,2}")
+SUFFIXES = (
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".pq",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".zip",
+    ".log",
+)
+"""Of files: such a name is no table of a catalog."""
 MOST_ROWS = 100_000_000
 """Rows of a table that one machine reads: of each it holds eight bytes."""
 ENTITY = "the table does not name model versions: its served entities stand for them"
@@ -52,7 +72,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was read. `read`: what the reader took the table for; `reasons`: why rows were set aside -> how many."""
+    """What was read. `read`: what the reader took the table for; `reasons`: why rows were set aside -> how many; `first`: why -> the first
+    of them; `notes`: what a person must know of the figures."""
 
     kind: str
     read: str
@@ -62,13 +83,14 @@ class Facts:
     drifted: Sequence[dict[str, Any]]
     reasons: Mapping[str, int]
     notes: Sequence[str] = field(default_factory=list)
+    first: Mapping[str, str] = field(default_factory=dict)
 
 
 def on_one_machine(job: Job) -> Facts | None:
     """Without Spark; None for what only Spark reads: a catalog name, a table of spans, more than MOST_ROWS rows."""
-    if "/" not in job.table and "." in job.table and not Path(job.table).exists():
+    if CATALOG_NAME.fullmatch(job.table) and not job.table.endswith(SUFFIXES) and not Path(job.table).exists():
         return None
-    source = files.opened(job.table, job.scratch)
+    source = files.opened(job.table, job.scratch, detect)
     kind = kind_of(list(source.columns), job.table)
     if kind == "span_table" or (source.rows or 0) > MOST_ROWS:
         return None
@@ -78,12 +100,40 @@ def on_one_machine(job: Job) -> Facts | None:
         source, shape, inference_tables.needed(kind), job.settings.window_s, (), job.scratch, datetime.now(UTC)
     )
     counted = scan.scan(plan, lambda rows: job.say.rows(rows, source.rows))
+    findings = counted.findings
+    needed = {inference_tables.clock_of(kind): EXPECTED["time"], "request_metadata": EXPECTED["map"]}
+    findings.judged(counted.rows, needed, source.where)
     windows = _counts(counted)
     chosen = pairs_of(windows)
     job.say("measuring drift")
     drifted = list(_drift(job, scan.samples(counted), chosen, _end(windows))) if chosen else []
-    notes = [ENTITY] if inference_tables.unnamed(kind) else []
-    return Facts(kind, source.description, counted.rows, windows, chosen, drifted, counted.reasons, notes)
+    notes = [*_shared(*counted.folded), *source.notes, *findings.notes(source.where)]
+    first = {reason: _first(cases.value, cases.place, source) for reason, cases in findings.aside.items()}
+    return Facts(
+        kind, source.description, counted.rows, windows, chosen, drifted, findings.reasons, _entity(kind) + notes, first
+    )
+
+
+def _entity(kind: str) -> list[str]:
+    return [ENTITY] if inference_tables.unnamed(kind) else []
+
+
+def _first(value: str, place: Place, source: files.Source) -> str:
+    return f"{source.where(place)}{f': {value!r}' if value else ''}"
+
+
+def _shared(rows: int, requests: int, split: int) -> list[str]:
+    """What was done about rows that share an id."""
+    notes = []
+    if rows > requests:
+        notes.append(
+            f"{rows:,} rows share a request id with another and were counted as {requests:,} requests, a request per id"
+        )
+    if split:
+        notes.append(
+            f"{split:,} request ids stand on rows of several model versions: a request per id and version was counted"
+        )
+    return notes
 
 
 def _end(windows: Sequence[Counts]) -> datetime:
@@ -135,24 +185,23 @@ def with_spark(job: Job) -> Facts:
     kind = kind_of(frame.columns, job.table)
     job.say("conforming")
     rows = candidates(frame, Origin(job.table, job.endpoint), job.settings, alone=True)
-    requests, reasons = _conform(ctx, rows)
+    requests, reasons, notes = _conform(ctx, rows)
     job.say("counting")
     made = keyed(requests, job.settings.window_s)
     windows = counts(count(made), quality_flags(made))
     chosen = pairs_of(windows)
     job.say("measuring drift")
     drifted = [row.asDict() for row in of_requests(ctx, requests, chosen, _end(windows)).collect()] if chosen else []
-    notes = [ENTITY] if inference_tables.unnamed(kind) else []
     whole = sum(window.rows for window in windows) + sum(reasons.values())
-    return Facts(kind, "by Spark", whole, windows, chosen, drifted, reasons, notes)
+    return Facts(kind, "by Spark", whole, windows, chosen, drifted, reasons, _entity(kind) + notes)
 
 
-def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str, int]]:
-    """(one row per request, reason -> candidates set aside). Written to scratch, so that bodies are read once.
+def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str, int], list[str]]:
+    """(one row per request, reason -> candidates set aside, notes). Written to scratch, so that bodies are read once.
 
     Only requests that occur more than once are folded: sorting all rows with their bodies would cost most of the run.
     """
-    from pyspark.sql import Observation
+    from pyspark.sql import Observation, Window
     from pyspark.sql import functions as f
 
     from lastgood.jobs.conform import fold, once, rejections, split, why_rejected
@@ -164,10 +213,24 @@ def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str,
     rows = _kept(ctx, good.drop("raw").withColumn("key", f.xxhash64("endpoint", "request_id")), "candidates")
     doubled = _kept(ctx, rows.groupBy("key").count().where("count > 1").select("key"), "doubled")
     reasons = {name: number for name, number in seen.get.items() if number}
+    unread = f.element_at("attributes", inference_tables.UNREADABLE)
+    notes = [
+        f"{row['count']:,} rows have values that could not be read and count as unknown: {row['what']}"
+        for row in rows.select(unread.alias("what")).where("what IS NOT NULL").groupBy("what").count().collect()
+    ]
     if doubled.isEmpty():
-        return once(rows), reasons
-    twice = rows.join(f.broadcast(doubled), "key", "left_semi")
-    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(fold(twice)), reasons
+        return once(rows), reasons, notes
+    of_id = Window.partitionBy("endpoint", "request_id")
+    twice = rows.join(f.broadcast(doubled), "key", "left_semi").withColumn(
+        "of", f.size(f.collect_set("model_version").over(of_id))
+    )
+    apart = f.concat("request_id", f.lit("@"), f.coalesce("model_version", f.lit("?")))
+    several = twice.where("of > 1").select("endpoint", "request_id").distinct().count()
+    folded = fold(
+        twice.withColumn("request_id", f.when(f.col("of") > 1, apart).otherwise(f.col("request_id"))).drop("of")
+    )
+    notes += _shared(twice.count(), folded.count(), several)
+    return once(rows.join(f.broadcast(doubled), "key", "left_anti")).unionByName(folded), reasons, notes
 
 
 def _kept(ctx: "Context", frame: "DataFrame", name: str) -> "DataFrame":

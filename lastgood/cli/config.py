@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.cli.acts import AsJson, ConfigFile, strict_json
 from lastgood.settings import Settings, load
 from lastgood.settings.mistakes import Location, line_of
 
@@ -62,7 +62,7 @@ def show(
     """Print the effective settings and where each comes from. Secrets are never among them: settings name variables."""
     rows = [row for row in effective(config) if not changed or row["origin"] != "default"]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(strict_json(rows, indent=2))
         return
     table = Table("key", "value", "origin")
     for row in rows:

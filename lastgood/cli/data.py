@@ -1,6 +1,5 @@
 """The commands about jobs and tables: job, baseline, drift, cost, forget, status."""
 
-import json
 import signal
 import threading
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.cli.acts import AsJson, ConfigFile, strict_json, terminal, writable
 from lastgood.errors import ConfigError
 from lastgood.service.tracing import tracing
 from lastgood.settings import Settings, load
@@ -92,12 +92,12 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for name in header:
         table.add_column(name)
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    terminal().print(table)
 
 
 @baseline.command("set")
@@ -114,7 +114,7 @@ def baseline_set(
     from lastgood.service import loop
 
     done = set_baseline(loop.context(load(config)), endpoint, (_utc(since), _utc(until)), version, note)
-    print(json.dumps(done))
+    print(strict_json(done))
 
 
 @baseline.command("list")
@@ -127,7 +127,7 @@ def baseline_list(
 
     baselines = list_baselines(loop.context(load(config)), endpoint)
     if as_json:
-        print(json.dumps(baselines, default=str))
+        print(strict_json(baselines))
         return
     names = ("endpoint", "baseline", "note", "rows", "versions", "first", "last", "columns")
     shown = [[", ".join(row[n]) if isinstance(row[n], list) else row[n] for n in names] for row in baselines]
@@ -142,19 +142,26 @@ def baseline_diff(endpoint: Endpoint, old: int, new: int, config: ConfigFile = N
 
     changes = diff(loop.context(load(config)), endpoint, old, new)
     if as_json:
-        print(json.dumps(changes, default=str))
+        print(strict_json(changes))
         return
     rows = [
-        (r["kind"], r["column"], f"{r['distance']:.3f}", f"{r['low']:.3f}", "drifted" if r["drifted"] else "")
+        (r["kind"], r["column"], _cell(r["distance"]), _cell(r["low"]), "drifted" if r["drifted"] else "")
         for r in changes
     ]
     _table(f"{endpoint}: baseline {new} against {old}", ("kind", "column", "distance", "at least", ""), rows)
 
 
+def _cell(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
 def drift(
     endpoint: Endpoint,
     html: Annotated[
-        Path | None, typer.Option(help="write it here (else into the storage folder, and the evidence page links it)")
+        Path | None,
+        typer.Option(
+            callback=writable, help="write it here (else into the storage folder, and the evidence page links it)"
+        ),
     ] = None,
     report: Annotated[bool, typer.Option(help="also write Evidently's HTML report")] = True,
     config: ConfigFile = None,
@@ -168,7 +175,7 @@ def drift(
     done = {"columns": local_drift.measure(store, settings, endpoint, now)}
     if report:
         done |= local_drift.evidently_html(store, settings, endpoint, now, html)
-    print(json.dumps(done, default=str))
+    print(strict_json(done))
 
 
 def _newest(settings: Settings, endpoint: str, days: float) -> list["Counts"]:
@@ -203,7 +210,7 @@ def cost(
         endpoint_settings.policy.latency_target_s * 1000,
     )
     if as_json:
-        print(json.dumps(report))
+        print(strict_json(report))
         return
     offers.show(endpoint, report, lambda line: Console(highlight=False, soft_wrap=True).print(line), _table)
 
@@ -224,7 +231,7 @@ def outcomes(
         raise ConfigError(f"{endpoint}: no model version is known; see sources.entities_table in the settings")
     result = {"endpoint": endpoint} | report(newest, pair.candidate, pair.prior)
     if as_json:
-        print(json.dumps(result))
+        print(strict_json(result))
         return
     rows = [
         (
@@ -258,7 +265,7 @@ def forget(
     from lastgood.service import loop
 
     done = run(replace(loop.context(load(config)), dry_run=dry_run), requester)
-    print(json.dumps({"requester": requester, "rows": done, "dry_run": dry_run}))
+    print(strict_json({"requester": requester, "rows": done, "dry_run": dry_run}))
 
 
 def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
@@ -296,7 +303,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     facts = health(tables_of(settings), datetime.now(UTC))
     facts |= _decisions(settings)
     if as_json:
-        print(json.dumps(facts, default=str))
+        print(strict_json(facts))
         return
     if not any(facts.values()):
         Console().print(

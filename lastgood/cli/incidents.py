@@ -1,6 +1,5 @@
 """`lastgood incident`, `silence` and `freeze`: what is wrong, who looks at it, and what is paused. Only `explain` asks the workspace."""
 
-import json
 import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lastgood.cli.acts import AsJson, ConfigFile, acting, console, local_name
+from lastgood.cli.acts import AsJson, ConfigFile, acting, console, local_name, strict_json
 from lastgood.errors import ConfigError, RefusedError
 from lastgood.settings import load
 
@@ -70,7 +69,7 @@ def list_incidents(
     with store.read() as tx:
         rows = [_row(i) for i in tx.incidents(endpoint, open_only=not every, limit=1000)]
     if as_json:
-        print(json.dumps(rows))
+        print(strict_json(rows))
         return
     for row in rows:
         who = f", {row['acknowledged_by']} is looking" if row["acknowledged_by"] else ""
@@ -97,7 +96,7 @@ def show(number: IncidentId, as_json: AsJson = False, config: ConfigFile = None)
                   for e in entries],
     }  # fmt: skip
     if as_json:
-        print(json.dumps(document, default=str))
+        print(strict_json(document))
         return
     console.print(f"{i.endpoint} version {i.candidate} ({document['state']}): {i.verdict['reason']}", markup=False)
     for line in (*document["findings"], i.note, i.resolution, *(last.plan.diff() if last else ())):
@@ -118,7 +117,7 @@ def brief_of(number: IncidentId, as_json: AsJson = False, config: ConfigFile = N
     i = _find(store, number)
     with store.read() as tx:
         made = read(tx, i, datetime.now(UTC))
-    print(json.dumps(made.as_json()) if as_json else made)
+    print(strict_json(made.as_json()) if as_json else made)
 
 
 @incident.command("patch")
@@ -140,12 +139,12 @@ def patch(
     made = patch_of(settings, i, last.plan)
     if out:
         out.write_text(made.diff)
-    print(json.dumps(vars(made)) if as_json else made, end="\n" if as_json else "")
+    print(strict_json(vars(made)) if as_json else made, end="\n" if as_json else "")
 
 
 def _answer(store: "Store", number: str, as_json: bool) -> None:
     row = _row(_find(store, number))
-    print(json.dumps(row) if as_json else f"{row['id']}: {row['state']}")
+    print(strict_json(row) if as_json else f"{row['id']}: {row['state']}")
 
 
 @incident.command("ack")
@@ -188,7 +187,7 @@ def explain(
         decision = acts.explain(endpoint)
     effects = [type(effect).__name__ for effect in decision.effects]
     if as_json:
-        print(json.dumps({"because": decision.because, "effects": effects}))
+        print(strict_json({"because": decision.because, "effects": effects}))
         return
     for line in decision.because or ("nothing is open and no judge sees harm",):
         console.print(line, markup=False)
@@ -206,7 +205,7 @@ def _add(kind: str, endpoint: str, hours: float, why: str, as_json: bool, config
         secrets.token_hex(4), PauseKind(kind), endpoint, now, now + timedelta(hours=hours), local_name(settings), why
     )
     _people(settings, store).pause(pause)
-    print(json.dumps(vars(pause), default=str) if as_json else f"{pause.id}: {endpoint} {pause}")
+    print(strict_json(vars(pause)) if as_json else f"{pause.id}: {endpoint} {pause}")
 
 
 def _list(kind: str, as_json: bool, config: Path | None) -> None:
@@ -217,7 +216,7 @@ def _list(kind: str, as_json: bool, config: Path | None) -> None:
     with store.read() as tx:
         rows = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.kind == kind]
     if as_json:
-        print(json.dumps([vars(pause) for pause in rows], default=str))
+        print(strict_json([vars(pause) for pause in rows]))
         return
     for pause in rows:
         console.print(f"{pause.id}  {pause.endpoint}  {pause}", markup=False)
@@ -247,7 +246,7 @@ def _group(app: typer.Typer, kind: str) -> None:
         """End one before its time."""
         settings, store = _opened(config)
         _people(settings, store).end_pause(number, local_name(settings))
-        print(json.dumps({"ended": number}) if as_json else f"{number}: ended")
+        print(strict_json({"ended": number}) if as_json else f"{number}: ended")
 
 
 _group(silence, "silence")

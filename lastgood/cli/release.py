@@ -1,6 +1,5 @@
 """The way forward: `lastgood release check` before, `lastgood promote` step by step, with the judge between the steps."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from lastgood.cli.acts import (
     notes,
     outcome,
     show,
+    strict_json,
 )
 from lastgood.errors import RefusedError
 from lastgood.settings import Settings, load
@@ -45,8 +45,7 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
     steps = [power.step(given, share, policy, int(min(max(patience, 60), 480)), 21, 1) for share in shares]
     path = power.fastest(steps, patience)
     if as_json:
-        rows = [{**vars(step), **{k: None for k, v in vars(step).items() if v == float("inf")}} for step in steps]
-        print(json.dumps({"steps": rows, "path": [*(step.share for step in path), 100]}))
+        print(strict_json({"steps": [vars(step) for step in steps], "path": [*(step.share for step in path), 100]}))
         return
     console.print(f"{given.per_minute:,.0f} requests a minute, {given.errors:.2%} fail", highlight=False)
     for step in steps:
@@ -81,7 +80,7 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
 
         done = Checklist(acts, tables_of(settings), drill, me(acts)).run(endpoint)
         if as_json:
-            print(json.dumps({**vars(done), **done.document, "document": None}, default=str))
+            print(strict_json({**vars(done), **done.document, "document": None}))
         else:
             _table(done)
         if not done.passed:
@@ -147,11 +146,7 @@ def promote(
                 break
         stopped = bool(steps) and steps[-1].get("state") not in ("Done", None)
         if as_json:
-            print(
-                json.dumps(
-                    {"endpoint": endpoint, "version": version, "steps": steps, "promoted": not stopped}, default=str
-                )
-            )
+            print(strict_json({"endpoint": endpoint, "version": version, "steps": steps, "promoted": not stopped}))
         elif not dry_run:
             console.print(f"version {version} {'stopped' if stopped else 'takes all traffic'}")
         if stopped:

@@ -8,11 +8,13 @@ several rows tell of are counted in a second pass, folded.
 import gc
 import multiprocessing
 import os
+import signal
 import sys
-from collections import Counter
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -22,10 +24,11 @@ import pyarrow as pa
 
 from lastgood.collectors import inference_tables
 from lastgood.collectors.files import BATCH, Piece, Source
+from lastgood.collectors.findings import Findings, UnfitError, first_of
 from lastgood.collectors.inference_tables import Shape
 from lastgood.errors import ConfigError
 from lastgood.jobs import counting, quality, sampling
-from lastgood.jobs.conforming import conformed, fold
+from lastgood.jobs.conforming import apart, conformed, fold
 from lastgood.jobs.keyed import counted, keyed
 from lastgood.jobs.sampling import Ints, Sampler, hashes
 
@@ -36,7 +39,6 @@ HELD = 100_000
 """Requests that a process holds, without their texts, before it counts them."""
 PARTS = 16
 """Files over which requests that occur more than once are spread: one is held at a time."""
-UNNAMED = "version not named: served entity taken for it"
 Say = Callable[[int], None]
 
 
@@ -55,21 +57,22 @@ class Plan:
 
 @dataclass
 class Counted:
-    """What was counted: rows of `windows` and `quality` (several of a key), reasons why rows were set aside, hashes of the keys of all
-    requests, files of rows of `samples`."""
+    """What was counted: rows of `windows` and `quality` (several of a key), what the reader says, hashes of the keys of all requests, files of
+    rows of `samples`. `folded`: rows that share an id, the requests they became, and the ids that named several versions."""
 
     rows: int = 0
     windows: list[pa.Table] = field(default_factory=list)
     quality: list[pa.Table] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
     keys: list[Ints] = field(default_factory=list)
     samples: list[Path] = field(default_factory=list)
+    folded: tuple[int, int, int] = (0, 0, 0)
 
     def merge(self, other: "Counted") -> None:
         self.rows += other.rows
         self.windows += other.windows
         self.quality += other.quality
-        self.reasons += other.reasons
+        self.findings.merge(other.findings)
         self.keys += other.keys
         self.samples += other.samples
 
@@ -93,18 +96,21 @@ class Tally:
 
     def piece(self, piece: Piece) -> Iterator[int]:
         """Count a piece; gives the rows of each batch."""
-        plan, reasons = self.plan, dict[str, int]()
-        for batch in plan.source.read(piece, plan.names, reasons):
-            self.batch(inference_tables.shaped(batch, plan.shape, plan.now))
-            yield batch.num_rows
-        self.done.reasons += Counter(reasons)
+        plan, findings = self.plan, self.done.findings
+        try:
+            for batch in plan.source.read(piece, plan.names, findings):
+                self.batch(inference_tables.shaped(batch, plan.shape, plan.now, findings))
+                yield batch.num_rows
+        except UnfitError as unfit:
+            raise plan.source.refusal(unfit) from unfit
 
     def batch(self, rows: pa.RecordBatch) -> None:
         """Count candidates."""
         self.done.rows += rows.num_rows
-        good, reasons = conformed(rows, self.plan.now)
-        if self.leave_out is None:
-            self.done.reasons += Counter(reasons)
+        good, why = conformed(rows, self.plan.now)
+        if why.null_count < len(why):
+            for reason, (number, row) in first_of(why).items():
+                self.done.findings.set_aside(reason, number, row)
         if not good.num_rows:
             return
         requests = pa.Table.from_batches([good])
@@ -167,6 +173,7 @@ class Tally:
 def _work(plan: Plan, number: int, leave_out: Ints | None, tasks: Any, told: Any) -> None:
     """A process: pieces from `tasks` until None; tells (rows, None) and at last (0, Counted) or (0, error)."""
     gc.disable()  # nothing here makes cycles, and every parsed body would be looked through for them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told too, and ends this one
     pa.set_memory_pool(pa.system_memory_pool())  # gives back what it does not need: batches are large
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
@@ -187,11 +194,27 @@ def _context() -> Any:
     return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: in the middle of a fork it would be swallowed, or leave a process that nobody ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
+
+
 def _passed(plan: Plan, workers: int, leave_out: Ints | None, say: Say) -> Counted:
     """One pass over the table."""
     if workers < 2:
         counter = Tally(plan, 0, leave_out)
-        for piece in plan.source.pieces(plan.names, 1):
+        for piece in plan.source.pieces(plan.names, 1, counter.done.findings):
             for rows in counter.piece(piece):
                 say(rows)
         return counter.finish()
@@ -201,14 +224,16 @@ def _passed(plan: Plan, workers: int, leave_out: Ints | None, say: Say) -> Count
         context.Process(target=_work, args=(plan, number, leave_out, tasks, told), daemon=True)
         for number in range(workers)
     ]
-    for process in processes:
-        process.start()
     try:
+        with _uninterrupted():
+            for process in processes:
+                process.start()
         return _gathered(plan, workers, tasks, told, processes, say)
     finally:
         for process in processes:
-            process.terminate()
-            process.join()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
 
 
 def _gathered(plan: Plan, workers: int, tasks: Any, told: Any, processes: Sequence[Any], say: Say) -> Counted:
@@ -230,7 +255,7 @@ def _gathered(plan: Plan, workers: int, tasks: Any, told: Any, processes: Sequen
             total.merge(result)
 
     waiting: list[Piece | None] = []
-    pieces = plan.source.pieces(plan.names, workers)
+    pieces = plan.source.pieces(plan.names, workers, total.findings)
     exhausted = False
     while finished < workers:
         if not waiting and not exhausted:
@@ -264,16 +289,19 @@ def scan(plan: Plan, say: Say, workers: int | None = None) -> Counted:
     for path in first.samples:
         path.unlink()
     second = _passed(plan, workers, doubled, say)
-    second.reasons = first.reasons
-    folder = Tally(plan, -1, None)
+    second.findings = first.findings
+    folder, rows_of_several, requests, split = Tally(plan, -1, None), 0, 0, 0
     for number in range(PARTS):
         rows = [_ipc(path) for path in sorted(plan.scratch.glob(f"doubled-{number}-*"))]
         if rows:
-            folded = fold(pa.concat_tables(rows)).combine_chunks()
+            several, ids = apart(pa.concat_tables(rows))
+            folded = fold(several).combine_chunks()
+            rows_of_several, requests, split = rows_of_several + len(several), requests + len(folded), split + ids
             for start in range(0, folded.num_rows, BATCH):
                 some = folded.slice(start, BATCH)
                 folder.requests(some, hashes(some["request_id"]))
     second.merge(folder.finish())
+    second.folded = (rows_of_several, requests, split)
     return second
 
 
@@ -285,10 +313,6 @@ def samples(counted_rows: Counted) -> pa.Table:
     """Rows that may be in a sample, on disk until they are chosen."""
     tables = [_ipc(path) for path in counted_rows.samples if path.exists()]
     return pa.concat_tables(tables) if tables else sampling.SCHEMA.empty_table()
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 __all__ = ["Counted", "Plan", "samples", "scan"]

@@ -1,6 +1,5 @@
 """`lastgood init` writes a commented conf/lastgood.yaml; `lastgood doctor` says what is not right yet, and how to mend it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.cli.acts import AsJson, ConfigFile, strict_json
 from lastgood.errors import ConfigError, RefusedError
 from lastgood.settings import Mode, load
 
@@ -120,7 +119,7 @@ def init(
     draft.replace(out)
     (out.parent / SCHEMA).write_text(schema())
     result = {"written": [str(out), str(out.parent / SCHEMA)]}
-    print(json.dumps(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
+    print(strict_json(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
 
 
 ENDPOINTS = "Endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated"
@@ -173,7 +172,7 @@ def _init_bundle(
     ready = (
         "written; next: databricks bundle validate -t dev --var warehouse_id=...; then: lastgood doctor --databricks"
     )
-    print(json.dumps({"written": list(files)}) if as_json else f"{', '.join(files)} are {ready}")
+    print(strict_json({"written": list(files)}) if as_json else f"{', '.join(files)} are {ready}")
 
 
 def doctor(
@@ -196,7 +195,7 @@ def doctor(
     checks += [look.prometheus(prometheus)] if prometheus else []
     findings = list(look.examine(load(config), tuple(checks)))
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print(strict_json([asdict(finding) for finding in findings], indent=2))
     else:
         _show(findings)
     if any(finding.health is look.Health.FAIL for finding in findings):

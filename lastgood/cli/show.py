@@ -1,12 +1,11 @@
 """`lastgood rules build` and `lastgood dashboards build`: what Prometheus and Grafana are given, from the settings."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lastgood.cli.acts import AsJson, ConfigFile
+from lastgood.cli.acts import AsJson, ConfigFile, strict_json
 from lastgood.settings import load
 
 rules = typer.Typer(no_args_is_help=True, help="Prometheus rules from the policies.")
@@ -46,4 +45,4 @@ def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = Non
 
 
 def _written(paths: list[Path], as_json: bool) -> None:
-    print(json.dumps({"written": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
+    print(strict_json({"written": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))

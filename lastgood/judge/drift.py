@@ -20,13 +20,14 @@ LEAST_INDEPENDENT = 20.0
 @dataclass(frozen=True)
 class Distance:
     """Jensen-Shannon distance (base 2, 0-1) corrected for sample size, and its lower confidence limit. `p`: how likely so much or more
-    is where the true distance is the limit that matters (1: no evidence)."""
+    is where the true distance is the limit that matters (1: no evidence). `measured`: False where too few rows are independent."""
 
     distance: float
     low: float
     n_current: int
     n_reference: int
     p: float = 1.0
+    measured: bool = True
 
 
 def discoveries(ps: Sequence[float], level: float = 0.05) -> list[bool]:
@@ -115,13 +116,13 @@ def distance(
     """Distance of two samples (no nulls). `numeric`: values are numbers; else categories by their text. `limit` is what p is about."""
     n, m = len(current), len(reference)
     if n < 2 or m < 2:
-        return Distance(0.0, 0.0, n, m)
+        return Distance(0.0, 0.0, n, m, measured=False)
     cur, ref = _codes(current, reference, numeric)
     size = int(max(cur.max(), ref.max())) + 1
     sides = ((cur, current_times), (ref, reference_times))
     worth = [_worth(codes, times, numeric) for codes, times in sides]
     if min(n * worth[0], m * worth[1]) < LEAST_INDEPENDENT:
-        return Distance(0.0, 0.0, n, m)
+        return Distance(0.0, 0.0, n, m, measured=False)
     tables = []
     for codes, times in sides:
         block = blocks(times)

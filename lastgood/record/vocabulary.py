@@ -10,6 +10,8 @@ from lastgood.record.finish_reasons import OURS, SILENT
 STREAM_BROKEN = "stream_broken"
 """Error code of an answer that began with status 200 and then broke off: an error event, or no end."""
 MAX_REASON = 40
+MISSING = frozenset({"", "-", "null", "none", "nan", "nat", "na", "n/a", "<na>", "\\n"})
+"""Text, in lower case, that stands for "unknown" in files without nulls."""
 
 
 def finish_reason(value: Any) -> str | None:

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.errors import ConfigError
+from lastgood.record.vocabulary import MISSING
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-NOTHING = frozenset({"", "-", "null", "none", "nan", "nat", "na", "n/a", "<na>", "\\n"})
-"""Text that stands for "unknown" in files without nulls."""
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 MONTH = re.compile(r"[A-Za-z]{3}")
 
@@ -29,7 +28,7 @@ def text(column: pa.ChunkedArray, name: str = "") -> tuple[Ints, list[str]]:
         words = _words(whole.dictionary)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: expected text or numbers, found {column.type}") from error
-    known = [word is not None and word.lower() not in NOTHING for word in words]
+    known = [word is not None and word.lower() not in MISSING for word in words]
     names = list(dict.fromkeys(word for word, use in zip(words, known, strict=True) if use and word is not None))
     number = {word: i for i, word in enumerate(names)}
     place = np.array(
@@ -64,7 +63,7 @@ def moments(column: pa.ChunkedArray, name: str = "requested_at") -> Floats:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise ConfigError(f"{name}: expected times, found {kind}")
     values = column.to_pandas().astype(object)
-    values = values.where(~values.astype(str).str.strip().str.lower().isin(NOTHING), None)
+    values = values.where(~values.astype(str).str.strip().str.lower().isin(MISSING), None)
     first = next((value for value in values if value is not None), None)
     if first is None:
         return np.full(len(values), np.nan)
@@ -121,7 +120,7 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 def _parsed(texts: "pd.Series[Any]", first: str, name: str) -> Floats:
     """Numbers from text."""
     numbers = pd.to_numeric(texts, errors="coerce")
-    odd = texts[numbers.isna() & ~texts.astype(str).str.strip().str.lower().isin(NOTHING)]
+    odd = texts[numbers.isna() & ~texts.astype(str).str.strip().str.lower().isin(MISSING)]
     if len(odd):
         raise ConfigError(f"{name}: expected numbers, found {odd.iloc[0]!r}")
     return np.asarray(numbers, float)

@@ -2,36 +2,17 @@
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
+from files_support import HALVES, PROMPT, ROWS, START, csv, legacy, rows, run, versions
 
-from lastgood.cli.check import check
 from lastgood.errors import ConfigError
-from lastgood.settings import load
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ROWS = 120
-PROMPT = 'Tell me,\n"please", about\nversion 7, and; "tabs"\t|too'
-
-
-def rows(**change: Any) -> list[dict[str, Any]]:
-    """Canonical records of two versions."""
-    return [
-        {
-            "endpoint": "chat", "model_version": "2" if i % 2 else "1", "requested_at": (START + timedelta(seconds=i)).isoformat(),
-            "latency_ms": 20.0 + i, "error_code": "TIMEOUT" if i % 10 == 0 else None, "input": PROMPT, "output": f"answer {i}",
-            "request_id": f"r{i}",
-        }
-        | {name: value(i) if callable(value) else value for name, value in change.items()}
-        for i in range(ROWS)
-    ]  # fmt: skip
 
 
 def gateway() -> list[dict[str, Any]]:
@@ -46,26 +27,6 @@ def gateway() -> list[dict[str, Any]]:
         }
         for i in range(ROWS)
     ]  # fmt: skip
-
-
-def run(path: Path) -> dict[str, Any]:
-    return check(str(path), load(None))
-
-
-def csv(path: Path, made: list[dict[str, Any]], **how: Any) -> Path:
-    pd.DataFrame(made).to_csv(path, index=False, **how)
-    return path
-
-
-def versions(result: dict[str, Any]) -> dict[str, float]:
-    return {
-        version: figures["requests"]
-        for endpoint in result["endpoints"]
-        for version, figures in endpoint["versions"].items()
-    }
-
-
-HALVES = {"1": ROWS / 2, "2": ROWS / 2}
 
 
 @pytest.mark.parametrize(("delimiter", "words"), [(",", "commas"), (";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
@@ -117,11 +78,11 @@ def test_versions_are_texts(tmp_path: Path) -> None:
 def test_a_version_that_is_a_number_with_a_fraction_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows(model_version=1.1)))
-    with pytest.raises(ConfigError, match=r"row 1, column model_version: the version is the number 1.1"):
+    with pytest.raises(ConfigError, match=r"row 1, column model_version: 1.1 is a number that is no exact name"):
         run(path)
     table = tmp_path / "x.parquet"
     pq.write_table(pa.Table.from_pylist(rows(model_version=1.1)), table)
-    with pytest.raises(ConfigError, match=r"120 x model_version is a number with a fraction"):
+    with pytest.raises(ConfigError, match=r"row 1, column model_version: 1.1 is a number that is no exact name"):
         run(table)
 
 
@@ -129,16 +90,6 @@ def test_whole_versions_that_pandas_made_floats(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.Table.from_pylist(rows(model_version=lambda i: None if i == 0 else float(1 + i % 2))), path)
     assert versions(run(path)) == {"?": 1, "1": ROWS / 2 - 1, "2": ROWS / 2}
-
-
-def legacy(metadata: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "databricks_request_id": f"r{i}", "timestamp_ms": round((START.timestamp() + i) * 1e3), "status_code": "200",
-            "execution_time_ms": 20.0, "request_metadata": metadata({"endpoint_name": "chat", "model_name": "m", "model_version": str(1 + i % 2)}),
-        }
-        for i in range(ROWS)
-    ]  # fmt: skip
 
 
 def test_request_metadata_as_text(tmp_path: Path) -> None:
@@ -240,7 +191,8 @@ def test_lines_that_are_no_objects_are_counted(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in rows()]
     (tmp_path / "x.jsonl").write_text("\n".join([*lines[:50], "{broken", "[1]", "", *lines[50:]]))
     result = run(tmp_path / "x.jsonl")
-    assert result["rejected"] == {"line is not a JSON object": 2}
+    assert result["rejected"] == {"not a JSON object": 2}
+    assert "row 51: '{broken'" in result["rejected_first"]["not a JSON object"]
     assert versions(result) == HALVES
 
 
