@@ -11,6 +11,7 @@ def lastgood(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str,
     """Exit code, stdout, stderr."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["lastgood", *words])
+        patch.delenv("COLUMNS", raising=False)  # the width of the terminal that the suite was started in
         main()
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out, err

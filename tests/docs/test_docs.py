@@ -19,7 +19,7 @@ from tools import reference
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts)
 BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-ELSEWHERE = {"lastgood demo": "tests/scenarios/test_demo.py"}
+ELSEWHERE = {"lastgood demo": "tests/scenarios/test_demo.py", "lastgood init --databricks": "tests/pure/test_bundle.py"}
 """Commands that take minutes and have a test of their own."""
 ON_SPARK = ("lastgood job", "lastgood check", "lastgood baseline", "lastgood forget")
 
