@@ -189,6 +189,14 @@ def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSetti
             "keep the prior version at 0 %: a rollback then takes seconds",
         )
     table = settings.payload_table
+    if not table and endpoint.payload_table:
+        fix = f"set endpoints.{endpoint.name}.payload_table: {endpoint.payload_table}"
+        yield Finding(
+            f"{title}: inference table",
+            Health.WARN,
+            f"the endpoint logs into {endpoint.payload_table}, which is not read",
+            fix,
+        )
     if table and tables.is_path(table):
         exists = delta.version(table) is not None
         feed = exists and delta.keeps_changes(table)

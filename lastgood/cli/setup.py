@@ -1,5 +1,6 @@
 """`lastgood init` writes a commented conf/lastgood.yaml; `lastgood doctor` says what is not right yet, and how to mend it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json
-from lastgood.errors import ConfigError, RefusedError
-from lastgood.settings import Mode, load
+from lastgood.errors import ConfigError, LastgoodError, RefusedError
+from lastgood.settings import Mode, WorkspaceSettings, load
 
 if TYPE_CHECKING:
     from lastgood.cli.doctor import Finding
@@ -101,6 +102,7 @@ def init(
     host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
     named = _named(_ask(endpoints, ENDPOINTS, ""))
     mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
+    named = _proposed(named, host, token_env)
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
@@ -136,6 +138,22 @@ def _named(endpoints: str) -> list[tuple[str, str]]:
     return [(name.strip(), table.strip()) for name, table in pairs]
 
 
+def _proposed(named: list[tuple[str, str]], host: str | None, token_env: str) -> list[tuple[str, str]]:
+    """The endpoints, with the payload table that each says itself where none was given; as given where the workspace cannot be asked."""
+    from lastgood.workspace.databricks import connect
+
+    if not (host or os.environ.get("DATABRICKS_HOST")) or all(table for _, table in named):
+        return named
+    try:
+        workspace = connect(
+            WorkspaceSettings(host=host or None, token_env=token_env if host else None, retry_timeout_s=5)
+        )
+        return [(name, table or workspace.endpoint(name).payload_table) for name, table in named]
+    except LastgoodError as error:
+        typer.echo(f"payload tables are not proposed: {error}", err=True)
+        return named
+
+
 def _init_bundle(
     catalog: str | None,
     schema_name: str | None,
@@ -155,7 +173,7 @@ def _init_bundle(
     answers = bundle.Answers(
         _ask(catalog, "Catalog of the tables", "main"),
         _ask(schema_name, "Schema of the tables", "lastgood"),
-        {name: table or None for name, table in _named(_ask(endpoints, ENDPOINTS, ""))},
+        {name: table or None for name, table in _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
         (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
     )

@@ -32,16 +32,18 @@ def build_rules(out: Out, as_json: AsJson = False, config: ConfigFile = None) ->
 
 @dashboards.command("build")
 def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI."""
-    from lastgood.dashboards import aibi
+    """Write the boards as OUT/NAME.json for Grafana, and OUT/lastgood.lvdash.json for Databricks AI/BI; OUT/lastgood-tables.json asks the tables."""
+    from lastgood.dashboards import aibi, from_tables
     from lastgood.dashboards.grafana import write
     from lastgood.tables import Store
 
     settings = load(config)
     paths = list(write(settings, out))
-    path = out / "lastgood.lvdash.json"
-    path.write_text(aibi.build(settings.storage if Store(settings.storage).in_catalog else "main.lastgood"))
-    _written([*paths, path], as_json)
+    where = settings.storage if Store(settings.storage).in_catalog else "main.lastgood"
+    made = {out / "lastgood.lvdash.json": aibi.build(where), out / "lastgood-tables.json": from_tables.build(where)}
+    for path, text in made.items():
+        path.write_text(text)
+    _written([*paths, *made], as_json)
 
 
 def _written(paths: list[Path], as_json: bool) -> None:

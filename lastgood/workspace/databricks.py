@@ -166,7 +166,22 @@ def parse(document: Mapping[str, Any]) -> Endpoint:
         passthrough=_passthrough(config),
         gateway=document.get("ai_gateway") or {},
         creator=str(document.get("creator") or ""),
+        payload_table=_payload_table(document),
     )
+
+
+def _payload_table(document: Mapping[str, Any]) -> str:
+    """Where requests are logged: by the endpoint's telemetry, the AI Gateway, or the inference table of old. Of telemetry the workspace shows this
+    table only (`table_names` can be written and is never read back)."""
+    telemetry = (document.get("telemetry_config") or {}).get("inference_table_config") or {}
+    if telemetry.get("name"):
+        return str(telemetry["name"])
+    gateway = (document.get("ai_gateway") or {}).get("inference_table_config") or {}
+    for capture in (gateway, (document.get("config") or {}).get("auto_capture_config") or {}):
+        if capture.get("enabled") and capture.get("catalog_name") and capture.get("schema_name"):
+            prefix = capture.get("table_name_prefix") or document.get("name")
+            return f"{capture['catalog_name']}.{capture['schema_name']}.{prefix}_payload"
+    return ""
 
 
 def _update(state: Mapping[str, Any]) -> Update:

@@ -15,7 +15,7 @@ import yaml
 from lastgood.alerts.rules import build as build_rules
 from lastgood.alerts.rules import document
 from lastgood.cli.config import schema
-from lastgood.dashboards import aibi
+from lastgood.dashboards import aibi, from_tables
 from lastgood.dashboards.boards import BOARDS
 from lastgood.dashboards.grafana import build as build_board
 from lastgood.record.exported import CATALOGUE, SERIES
@@ -46,6 +46,8 @@ def test_boards_are_what_the_code_gives(one: Any) -> None:
 def test_the_databricks_dashboard_is_what_the_code_gives_and_names_what_its_queries_say() -> None:
     found = json.loads((ROOT / "dashboards" / "built" / "lastgood.lvdash.json").read_text())
     assert found == json.loads(aibi.build("main.lastgood")), COMMANDS
+    board = (ROOT / "dashboards" / "built" / "lastgood-tables.json").read_text()
+    assert board == from_tables.build("main.lastgood"), COMMANDS
     datasets = {one["name"] for one in found["datasets"]}
     taken: set[tuple[int, int]] = set()
     for one in found["pages"][0]["layout"]:

@@ -24,6 +24,7 @@ def tool(name: str, *arguments: str) -> str:
 
 def test_configurations_are_valid() -> None:
     tool("promtool", "check", "config", str(CONF / "prometheus.yml"))
+    tool("promtool", "check", "config", "--syntax-only", str(CONF / "databricks-app.yml"))
     tool("amtool", "check-config", str(CONF / "alertmanager.yml"))
 
 

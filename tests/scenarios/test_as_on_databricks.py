@@ -134,8 +134,9 @@ class OnDatabricks(Demo):
         self.traffic = Traffic(self.url, self.token, int(addresses["grpc"]), self.options.seed)
 
     def _rollback(self) -> dict[str, Any] | None:
-        incidents = httpx.get(f"{self.web}/api/incidents", headers={"x-forwarded-email": PERSON}, timeout=30).json()
-        return next((one["rollback"] for one in incidents if one["endpoint"] == CHAT and one["rollback"]), None)
+        answer = httpx.get(f"{self.web}/api/incidents", headers={"x-forwarded-email": PERSON}, timeout=30)
+        answer.raise_for_status()
+        return next((one["rollback"] for one in answer.json() if one["endpoint"] == CHAT and one["rollback"]), None)
 
     def _approve(self) -> None:
         """A person whom the App's proxy names opens the link and confirms; the figures are on the page and at /metrics."""

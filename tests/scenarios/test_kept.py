@@ -32,7 +32,11 @@ BESIDES: dict[str, Any] = {
     "description": "answers customers",
     "email_notifications": {"on_update_failure": ["ann@example.com"]},
     "route_optimized": True,
-    "telemetry_config": {"table_names": {"logs": "main.logs.chat"}},
+    "telemetry_config": {
+        "telemetry_profile_id": "profile-1",
+        "enabled_telemetry_features": ["TRACES"],
+        "inference_table_config": {"name": "main.logs.chat_payload", "sampling_fraction": 1.0},
+    },
 }
 CAPTURE = {"catalog_name": "main", "schema_name": "logs", "table_name_prefix": "chat", "enabled": True}
 CHANGED = {"config", "pending_config", "state", "last_updated_timestamp"}

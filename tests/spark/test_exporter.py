@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from lastgood import tables
-from lastgood.dashboards import aibi
+from lastgood.dashboards import aibi, from_tables
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.dashboards.exporter import Exporter, Operations
 from lastgood.jobs.conform import conform
@@ -255,6 +255,8 @@ def test_every_query_of_the_databricks_dashboard_runs_and_its_figures_are_the_wi
         table = spark.sql(query)
         assert {*chart.y, *((chart.x, chart.colour) if chart.x else ())} <= set(table.columns), chart.name
         found[chart.name] = table.collect()
+        asked = re.sub(r"\bT\.(\w+)", lambda name: f"delta.`{store.location}/{name[1]}`", from_tables.query(chart, "T"))
+        assert set(spark.sql(asked).columns) == ({"time", "metric", "value"} if chart.x else set(chart.y)), chart.name
     assert sum(row["value"] for row in found["requests"]) == 200
     failed = sum(row["status_code"] == 500 for row in given)
     hours = {row["hour"]: row["value"] for row in found["requests"]}

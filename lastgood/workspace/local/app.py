@@ -80,6 +80,7 @@ class Service:
             ("DELETE", API + "/{name}", lambda r, b: state.delete(r["name"])),
             ("PUT", API + "/{name}/config", lambda r, b: state.update(r["name"], b)),
             ("PATCH", API + "/{name}/tags", lambda r, b: state.patch_tags(r["name"], b)),
+            ("PATCH", API + "/{name}/telemetry-config", lambda r, b: state.patch_telemetry(r["name"], b)),
             ("PUT", API + "/{name}/ai-gateway", lambda r, b: state.put_gateway(r["name"], b)),
             ("GET", permissions, lambda r, b: state.permissions(r["id"], None)),
             ("PUT", permissions, lambda r, b: state.permissions(r["id"], b)),

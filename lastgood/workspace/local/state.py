@@ -1,6 +1,7 @@
 """Endpoints and their updates over time: what the local workspace knows, without HTTP. One lock, injected clock."""
 
 import copy
+import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +95,29 @@ def _whole(served: dict[str, Any]) -> bool:
         return isinstance(external, dict) and all(external.get(key) for key in ("provider", "name", "task"))
     name = str(served.get("entity_name") or "")
     return bool(name) and (str(served.get("entity_version", "")).isdigit() or FEATURE_SPEC in name)
+
+
+TELEMETRY = {
+    "table_names": {"logs_table", "traces_table", "metrics_table", "annotations_table"},
+    "inference_table_config": {"name", "sampling_fraction"},
+}
+
+
+def telemetry(wanted: dict[str, Any], entities: list[dict[str, Any]]) -> dict[str, Any]:
+    """A telemetry config as it is kept and shown: the tables' names make a profile and are not read back; the payload table has its name from
+    the logs table."""
+    known = {*TELEMETRY, "telemetry_profile_id", "enabled_telemetry_features"}
+    odd = set(wanted) - known | {key for room, keys in TELEMETRY.items() for key in set(wanted.get(room) or {}) - keys}
+    if odd:
+        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"telemetry_config: unknown {', '.join(sorted(odd))}")
+    if all(served.get("external_model") and not served.get("entity_version") for served in entities):
+        raise ApiError(400, "INVALID_PARAMETER_VALUE", "telemetry is not supported for endpoints of external models")
+    shown = {key: copy.deepcopy(value) for key, value in wanted.items() if key != "table_names"}
+    if names := wanted.get("table_names"):
+        shown["telemetry_profile_id"] = hashlib.sha256(repr(sorted(names.items())).encode()).hexdigest()[:32]
+        if "inference_table_config" in shown and names.get("logs_table"):
+            shown["inference_table_config"]["name"] = f"{names['logs_table']}_payload"
+    return shown
 
 
 def entity_type(served: dict[str, Any]) -> str:
@@ -235,6 +259,8 @@ class State:
             config = self.validate(body.get("config") or {}) | {"config_version": 1}
             tags = {t["key"]: t.get("value", "") for t in body.get("tags") or ()}
             extra = {key: copy.deepcopy(body[key]) for key in KEPT if key in body}
+            if "telemetry_config" in extra:
+                extra["telemetry_config"] = telemetry(extra["telemetry_config"], config["served_entities"])
             self._endpoints[name] = _Endpoint(config, tags=tags, created=len(self._endpoints) + 1, extra=extra)
             self._remember(name, self._endpoints[name])
             return self.get(name)
@@ -295,6 +321,14 @@ class State:
             self._find(name).extra["ai_gateway"] = copy.deepcopy(body)
             return body
 
+    def patch_telemetry(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            endpoint = self._find(name)
+            endpoint.extra["telemetry_config"] = telemetry(
+                body.get("telemetry_config") or {}, endpoint.config["served_entities"]
+            )
+            return self.get(name)
+
     def names(self) -> list[str]:
         with self.lock:
             return list(self._endpoints)
@@ -343,8 +377,6 @@ class State:
 
 def served_entity_id(endpoint: str, served: dict[str, Any]) -> str:
     """A stable id, as system.serving.served_entities has one per served entity."""
-    import hashlib
-
     return hashlib.md5(
         f"{endpoint}/{served['name']}/{version_of(served)}".encode(),
         usedforsecurity=False,
