@@ -21,7 +21,17 @@ from lastgood.alerts.rollback.machine import Approve, Hold, Reject
 from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.openapi import DOCUMENT
-from lastgood.alerts.web.pages import ACTIONS, COOKIE, INCIDENT_ACTIONS, NOTHING, Evidence, Overview, Pages, Report
+from lastgood.alerts.web.pages import (
+    ACTIONS,
+    COOKIE,
+    INCIDENT_ACTIONS,
+    NOTHING,
+    Evidence,
+    Failing,
+    Overview,
+    Pages,
+    Report,
+)
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
 
@@ -34,8 +44,9 @@ def create_app(
     overview: Overview = lambda endpoint, new, prior: NOTHING,
     report: Report = lambda endpoint, version: None,
     broken: Callable[[], Mapping[str, str]] = dict,
+    failing: Failing = lambda incident: (),
 ) -> Starlette:
-    """The web application. What the pages show besides verdicts and incidents comes from the three functions (see pages); `broken`: why
+    """The web application. What the pages show besides verdicts and incidents comes from the functions (see pages); `broken`: why
     Lastgood cannot protect the endpoints now, by reason."""
     web = controller.settings.web
     store = controller.store
@@ -49,7 +60,7 @@ def create_app(
             tx.use_nonce(f"session:{number}", "", "logout", "", controller.clock())
 
     auth = Auth(web, controller.people.signer.derived("session"), ended, end)
-    pages = Pages(controller, evidence, auth, overview, report, broken)
+    pages = Pages(controller, evidence, auth, overview, report, broken, failing)
     acts = Acts(controller, auth, pages)
 
     def reading(page: Page) -> Page:

@@ -32,6 +32,8 @@ Report = Callable[[str, str], Path | None]
 """(endpoint, version) -> its drift report, where there is one."""
 Overview = Callable[[str, str, str | None], Mapping[str, Any]]
 """(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
+Failing = Callable[[Incident], Sequence[Mapping[str, Any]]]
+"""The newest failed requests of an incident's version: requested_at, error_code, latency_ms, request_id, trace_id."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 REPORT_CSP = (
@@ -54,12 +56,14 @@ class Pages:
         overview: Overview,
         report: Report,
         broken: Callable[[], Mapping[str, str]],
+        failing: Failing,
     ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
+        self._failing = failing
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
@@ -147,6 +151,8 @@ class Pages:
             main=main,
             axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
+            failed=self._failing(incident),
+            trace_url=self._web.trace_url,
             incident=incident,
             rollback=rollback,
             decidable=decidable,

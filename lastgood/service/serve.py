@@ -224,7 +224,13 @@ def _pages(
         width = acts.settings.window_s
         return measures.evidence_series(store, incident.endpoint, incident.candidate, incident.prior, judged, width)
 
-    return create_app(acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken)
+    def failing(incident: Incident) -> list[dict[str, Any]]:
+        since = incident.verdict["since"] or incident.opened_at.isoformat()
+        return measures.failing(store, incident.endpoint, incident.candidate, datetime.fromisoformat(since))
+
+    return create_app(
+        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing
+    )
 
 
 def _stopped_by_signals() -> asyncio.Event:

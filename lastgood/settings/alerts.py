@@ -28,6 +28,9 @@ class Web(Model):
     base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
     link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
     link_ttl_s: int = Field(3600, ge=60)
+    trace_url: str | None = Field(
+        None, description="address of a trace in your tracing tool, with {trace_id} where its id belongs"
+    )
     max_exported_versions: int = Field(
         1000, ge=1, description="how many versions /metrics shows at most, the busiest first"
     )

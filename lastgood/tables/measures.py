@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pyarrow.compute as pc
+
 from lastgood import tables
 from lastgood.record import metrics
 from lastgood.record.verdict import Verdict
@@ -121,6 +123,20 @@ def drift_report(store: tables.Store, endpoint: str, version: str) -> Path | Non
         return None
     path = report_path(store, endpoint, version)
     return path if path.is_file() else None
+
+
+FAILING = ("requested_at", "error_code", "latency_ms", "request_id", "trace_id")
+
+
+def failing(store: tables.Store, endpoint: str, version: str, since: datetime, most: int = 3) -> list[dict[str, Any]]:
+    """The newest failed requests of a version since a moment, without their texts (FAILING)."""
+    wanted: Any = [("endpoint", "=", endpoint), ("model_version", "=", version), ("requested_at", ">=", since)]
+    rows = store.home(tables.REQUESTS).read([*FAILING, "endpoint", "model_version"], wanted)
+    if not rows.num_rows:
+        return []
+    failed = rows.filter(pc.is_valid(rows["error_code"])).sort_by([("requested_at", "descending")])
+    newest: list[dict[str, Any]] = failed.select(list(FAILING)).slice(0, most).to_pylist()
+    return newest
 
 
 def evidence_series(

@@ -5,9 +5,11 @@ import json
 import sqlite3
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from alerts_support import START, Build, House, MemoryWorkspace, endpoint, entity
@@ -27,6 +29,7 @@ from lastgood.record.verdict import State
 from lastgood.service.assistant import TOOLS
 from lastgood.settings import Mode
 from lastgood.tables import delta
+from lastgood.tables.measures import FAILING, failing
 
 
 @pytest.fixture
@@ -143,8 +146,6 @@ def test_an_assistant_may_ask_everything_and_changes_nothing(house: House, confi
         "requests": 4.0,
     }
     row |= {"errors": [("HTTP_500", 1.0)]}
-    import pyarrow as pa
-
     delta.append(store.path(tables.WINDOWS), pa.Table.from_pylist([row], arrow_schema(tables.WINDOWS.fields)))
     with house.store.read() as tx:
         number, before = tx.incidents()[0].id, tx.audit_head()
@@ -174,3 +175,17 @@ def test_an_assistant_may_ask_everything_and_changes_nothing(house: House, confi
     assert contents(house.folder) == files
     with house.store.read() as tx:
         assert tx.audit_head() == before
+
+
+def test_the_newest_failed_requests_of_a_version_are_read_without_their_texts(tmp_path: Path) -> None:
+    store, fields = tables.Store(str(tmp_path)), tables.REQUESTS.fields
+    assert failing(store, "chat", "3", START) == []
+    rows = [
+        {"endpoint": "chat", "request_id": f"r{i}", "model_version": version, "requested_at": START + timedelta(seconds=i), "error_code": code}
+        for i, (version, code) in enumerate([("3", "HTTP_500"), ("3", None), ("2", "HTTP_500"), ("3", "HTTP_503"), ("3", "HTTP_504"), ("3", "timeout")])
+    ]  # fmt: skip
+    delta.append(store.path(tables.REQUESTS), pa.Table.from_pylist(rows, arrow_schema(fields)))
+    shown = failing(store, "chat", "3", START)
+    assert [row["request_id"] for row in shown] == ["r5", "r4", "r3"]
+    assert [*shown[0]] == [*FAILING]
+    assert [row["request_id"] for row in failing(store, "chat", "3", START + timedelta(seconds=4))] == ["r5", "r4"]

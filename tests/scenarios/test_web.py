@@ -20,6 +20,10 @@ from lastgood.record.verdict import State
 from lastgood.settings import Mode, Web
 
 EVIL = "<script>alert(1)</script>"
+FAILED: Any = [
+    {"requested_at": START, "error_code": "HTTP_500", "latency_ms": 1204.0, "request_id": "r-1", "trace_id": "0af7/651"},
+    {"requested_at": START, "error_code": EVIL * 9, "latency_ms": None, "request_id": EVIL, "trace_id": None},
+]  # fmt: skip
 SERIES: Any = [{"name": "error rate", "unit": "%", "new": [0.1, None, 6.1, 6.0], "prior": [0.4, 0.4, 0.3, None]}]
 
 
@@ -30,7 +34,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE, web))
     house.verdict()
     house.tick()
-    with serving(create_app(house.controller, lambda one: SERIES if one.endpoint == "chat" else ())) as url:
+    series = lambda one: SERIES if one.endpoint == "chat" else ()  # noqa: E731
+    with serving(create_app(house.controller, series, failing=lambda one: FAILED)) as url:
         built = Site(house, url)
         yield built
         built.browser.close()
@@ -78,6 +83,14 @@ def test_the_page_says_what_a_person_needs(site: Site) -> None:
         assert part in page, part
     assert "<script" not in page
     assert 'name="viewport"' in page
+
+
+@pytest.mark.parametrize("site", [{"trace_url": "https://traces.example.com/t/{trace_id}"}], indirect=True)
+def test_failing_requests_are_shown_with_a_link_to_their_trace(site: Site) -> None:
+    page = site.browser.get(site.path).text
+    assert '<a href="https://traces.example.com/t/0af7/651">trace 0af7/651</a>' in page
+    assert "1,204 ms" in page and "HTTP_500" in page and "r-1" in page
+    assert EVIL not in page
 
 
 def test_a_person_rolls_back_and_sees_the_progress(site: Site) -> None:
