@@ -135,9 +135,9 @@ class Findings:
 
     def merge(self, other: "Findings") -> None:
         """Add what another process found."""
-        for mine, theirs in ((self.unread, other.unread), (self.aside, other.aside), (self.units, other.units)):
+        for own, theirs in ((self.unread, other.unread), (self.aside, other.aside), (self.units, other.units)):
             for name, cases in theirs.items():
-                _note(mine, name, cases)
+                _note(own, name, cases)
         self.clock = self.clock or other.clock
 
     @property

@@ -89,8 +89,8 @@ def _alike(folder: Path, parts: Sequence[Part], detect: Detect) -> list[str]:
         name = part.path.relative_to(folder)
         try:
             columns[name] = {*pq.read_schema(part.path).names, *part.constants}
-            found = detect(sorted(columns[name]))
-            kind = found if isinstance(found, str) else "table"
+            detected = detect(sorted(columns[name]))
+            kind = detected if isinstance(detected, str) else "table"
         except ConfigError as error:
             raise ConfigError(f"{folder}: {name}: {error}") from error
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -123,6 +123,8 @@ WINDOWS = Table(
             "map<string,array<double>>",
             "hash of a requester/name -> its part of `scores`; at most 512",
         ),
+        Field("told_in", "double", "requests that say their prompt tokens"),
+        Field("told_out", "double", "requests that say their generated tokens"),
     ),
     _KEY_NAMES,
     change_feed=True,
