@@ -30,6 +30,8 @@ FILES = {
     "spark.databricks.delta.optimize.maxFileSize": "268435456",
 }
 BODIES = ("input", "output", "features")
+COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES)
+"""Tables that hold bodies."""
 
 
 def maintain(ctx: Context) -> list[dict[str, Any]]:
@@ -49,7 +51,7 @@ def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
 
     try:
         report["deleted"] = _expire(ctx, table)
-        if table in (tables.REQUESTS, tables.INBOX):
+        if table in COPIES:
             report["bodies_removed"] = _strip(ctx, table)
         if not ctx.dry_run:
             if table.name not in COLLECTED:
@@ -99,7 +101,7 @@ def _expire_runs(ctx: Context, limit: datetime) -> int:
 
 
 def _strip(ctx: Context, table: tables.Table) -> int:
-    """Take bodies out of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
+    """Take bodies out of copies of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
     names = list(ctx.settings.endpoints)
     total = 0
     for name in [*names, None]:
