@@ -19,6 +19,7 @@ from lastgood.record import telemetry
 from lastgood.record.redact import Redactor
 from lastgood.settings import Settings
 from lastgood.settings.redaction import rules
+from lastgood.tables.forgotten import remembered
 from lastgood.tables.runs import Context, Run, append, bookmark, place, record, unreadable
 
 if TYPE_CHECKING:
@@ -274,6 +275,8 @@ def _take(ctx: Context, origin: Origin, new: _New) -> int:
     rows = candidates(read, origin, ctx.settings, entities)
     if new.again:
         rows = _unseen(ctx, rows, lately=new.run.table_id is None)
+    rows, forgotten = remembered(ctx, rows)
+    new.run.passed_over += forgotten
     if "scores" in rows.columns and span_tables.has_scores(read):
         append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
     append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)

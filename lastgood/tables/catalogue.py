@@ -302,6 +302,27 @@ RUNS = Table(
     ),
 )
 
+SALTS = Table(
+    "salts",
+    (
+        Field("month", "string", "month of requests, as 2026-03"),
+        Field("salt", "string", "what hashes of that month's requesters begin with"),
+        Field("made_at", "timestamp", "when, UTC"),
+    ),
+    ("month",),
+    days=62,
+)
+FORGOTTEN = Table(
+    "forgotten",
+    (
+        Field("requester", "string", "hash of a requester who is forgotten, with `salt` before the name"),
+        Field("salt", "string", "the same in all rows"),
+        Field("until", "timestamp", "requests until then are not taken in again, UTC"),
+    ),
+    ("requester",),
+    days=36_500,
+)
+
 ALL = (
     INBOX,
     REQUESTS,
@@ -321,4 +342,6 @@ ALL = (
     DEPLOYMENTS,
     VERDICTS,
     RUNS,
+    SALTS,
+    FORGOTTEN,
 )
