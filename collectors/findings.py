@@ -135,9 +135,9 @@ class Findings:
 
     def merge(self, other: "Findings") -> None:
         """Add what another process found."""
-        for held, more in ((self.unread, other.unread), (self.aside, other.aside), (self.units, other.units)):
-            for name, cases in more.items():
-                _note(held, name, cases)
+        for own, theirs in ((self.unread, other.unread), (self.aside, other.aside), (self.units, other.units)):
+            for name, cases in theirs.items():
+                _note(own, name, cases)
         self.clock = self.clock or other.clock
 
     @property

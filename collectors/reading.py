@@ -5,7 +5,7 @@ of the last day again, without those the inbox has. docs/adr/0007 says why.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.collectors import inference_tables, span_tables
-from lastgood.collectors.otlp.bodies import is_text
+from lastgood.collectors.otlp.capture import attribute, error_code
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.redact import Redactor
 from lastgood.settings import Settings
 from lastgood.settings.redaction import rules
+from lastgood.tables.forgotten import remembered
 from lastgood.tables.runs import Context, Run, append, bookmark, place, record, unreadable
 
 if TYPE_CHECKING:
@@ -92,8 +93,15 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
     return frame
 
 
+def _allowed(pairs: Mapping[str, str | None], rule: Redactor) -> dict[str, str | None]:
+    if not rule.active:
+        return dict(pairs)
+    kept = {key: None if value is None else attribute(key, value, rule) for key, value in pairs.items()}
+    return {key: value for key, value in kept.items() if value is not None or pairs[key] is None}
+
+
 def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
-    """Rows without what their endpoint's rule hides of input, output, features and attributes."""
+    """Rows without what their endpoint's rule hides: of bodies, features, attributes, error codes and explanations."""
     from pyspark.sql import functions as f
 
     text = f.udf(lambda endpoint, value: rule(endpoint).text(value), "string")
@@ -102,12 +110,21 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
         "map<string,string>",
     )
     rest = f.udf(
-        lambda endpoint, pairs: (
-            pairs and {key: value for key, value in pairs.items() if not (rule(endpoint).active and is_text(key))}
-        ),
+        lambda endpoint, pairs: pairs and _allowed(pairs, rule(endpoint)),
         "map<string,string>",
     )
-    hide = {"input": text, "output": text, "features": feature, "attributes": rest, "raw": None}
+    code = f.udf(
+        lambda endpoint, value: error_code(value, rule(endpoint)) if rule(endpoint).active else value, "string"
+    )
+    if "scores" in rows.columns:
+        explained = f.udf(
+            lambda endpoint, scores: (
+                scores and [s.asDict() | {"explanation": rule(endpoint).text(s["explanation"])} for s in scores]
+            ),
+            rows.schema["scores"].dataType,
+        )
+        rows = rows.withColumn("scores", explained("endpoint", "scores"))
+    hide = {"input": text, "output": text, "features": feature, "attributes": rest, "error_code": code, "raw": None}
     return rows.withColumns(
         {name: how("endpoint", name) if how else f.lit(None).cast("binary") for name, how in hide.items()}
     )
@@ -258,6 +275,8 @@ def _take(ctx: Context, origin: Origin, new: _New) -> int:
     rows = candidates(read, origin, ctx.settings, entities)
     if new.again:
         rows = _unseen(ctx, rows, lately=new.run.table_id is None)
+    rows, forgotten = remembered(ctx, rows)
+    new.run.passed_over += forgotten
     if "scores" in rows.columns and span_tables.has_scores(read):
         append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
     append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)

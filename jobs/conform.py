@@ -8,6 +8,7 @@ from lastgood import tables
 from lastgood.jobs.completeness import known_skews
 from lastgood.record import telemetry
 from lastgood.tables.entities import named
+from lastgood.tables.forgotten import remembered
 from lastgood.tables.runs import Context, Run, increment, merge
 
 if TYPE_CHECKING:
@@ -351,6 +352,8 @@ def _conform(ctx: Context) -> Run | None:
             return None
         changes, run = candidates
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
+        new, forgotten = remembered(ctx, new)
+        run.passed_over += forgotten
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)

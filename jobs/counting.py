@@ -209,6 +209,7 @@ def count(requests: pa.Table) -> pa.Table:
     made["requests"] = pa.array(np.bincount(k, weight, many))
     for name, tokens in {"tokens_in": _numbers(requests, "tokens_in"), "tokens_out": out}.items():
         made[name] = pa.array(np.bincount(k, np.nan_to_num(tokens) * weight, many))
+        made[name.replace("tokens", "told")] = pa.array(np.bincount(k, ~np.isnan(tokens) * weight, many))
     error, names = codes(requests["error_code"])
     failed = error >= 0
     placed = {}
@@ -270,6 +271,12 @@ def add(windows: pa.Table) -> pa.Table:
     made: dict[str, pa.Array] = dict(keys)
     for name in ("rows", "requests", "tokens_in", "tokens_out"):
         made[name] = pa.array(np.bincount(k, _numbers(windows, name), many))
+    for side in ("in", "out"):
+        told, tokens = _numbers(windows, f"told_{side}"), _numbers(windows, f"tokens_{side}")
+        before = np.where(
+            tokens > 0, _numbers(windows, "requests"), 0.0
+        )  # counted before this was: see windows.from_row
+        made[f"told_{side}"] = pa.array(np.bincount(k, np.where(np.isnan(told), before, told), many))
     made["rows"] = made["rows"].cast(pa.int64())
     for name in HISTOGRAMS:
         parent, key, item = entries(windows[name])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.counting import HASH_CHARS
 from lastgood.jobs.deployed import Key
+from lastgood.jobs.requesters import known_as, salts
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, budget
 from lastgood.judge.ledger import Configuration, Pair, planned
@@ -65,7 +66,8 @@ def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], no
     requests = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(first))
     requests = requests.where(f.col("endpoint").isin(list(starts)))
     requests = requests.join(f.broadcast(chosen), ["endpoint", "model_version"]).where("requested_at >= start")
-    requests = requests.select("endpoint", "candidate", "model_version", "request_id", "trace_id", "requester")
+    asked_by = known_as(salts(ctx, [(first, now)])).alias("requester")
+    requests = requests.select("endpoint", "candidate", "model_version", "request_id", "trace_id", asked_by)
     key = ["endpoint", "candidate", "model_version"]
     per_request = about(recent, requests).groupBy(*key, "request_id", "name")
     who = f.substring(f.sha2(f.first("requester", ignorenulls=True), 256), 1, HASH_CHARS)

@@ -10,6 +10,7 @@ from lastgood.errors import ConfigError, TransientError
 from lastgood.record.windows import utc
 from lastgood.settings import Capture
 from lastgood.tables import delta
+from lastgood.tables.forgotten import bury
 from lastgood.tables.runs import UPKEEP, Context, Run, merge, record
 
 COLLECTED = {"inbox", "scores"}
@@ -17,7 +18,8 @@ COLLECTED = {"inbox", "scores"}
 AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
-    "endpoint_minutes": "minute", "freshness": "checked_at",
+    "endpoint_minutes": "minute", "freshness": "checked_at", "salts": "made_at",
+    "forgotten": "until",
 }  # fmt: skip
 """Time column that retention goes by; the others: window_start."""
 VACUUM_HOURS = 168
@@ -30,6 +32,8 @@ FILES = {
     "spark.databricks.delta.optimize.maxFileSize": "268435456",
 }
 BODIES = ("input", "output", "features")
+COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES)
+"""Tables that hold bodies."""
 
 
 def maintain(ctx: Context) -> list[dict[str, Any]]:
@@ -49,7 +53,7 @@ def _one(ctx: Context, table: tables.Table) -> dict[str, Any]:
 
     try:
         report["deleted"] = _expire(ctx, table)
-        if table in (tables.REQUESTS, tables.INBOX):
+        if table in COPIES:
             report["bodies_removed"] = _strip(ctx, table)
         if not ctx.dry_run:
             if table.name not in COLLECTED or not ctx.store.in_folder:
@@ -99,7 +103,7 @@ def _expire_runs(ctx: Context, limit: datetime) -> int:
 
 
 def _strip(ctx: Context, table: tables.Table) -> int:
-    """Take bodies out of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
+    """Take bodies out of copies of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
     names = list(ctx.settings.endpoints)
     total = 0
     for name in [*names, None]:
@@ -144,12 +148,16 @@ def _compact(ctx: Context, table: tables.Table) -> dict[str, Any]:
 def forget(ctx: Context, requester: str) -> dict[str, int]:
     """Delete a requester's requests and everything that came of them row by row; rows deleted by table.
 
-    Counts remain: a window names a requester by a hash at most, and that goes too. Deleted files stay on disk until VACUUM (a week), as
-    do the tables' own histories. Errors: ConfigError without a requester.
+    A tombstone stays (a salted hash): sources and the inbox do not bring back what was asked until now. Counts remain: a window names a
+    requester by a hash whose salt is deleted after two months. Deleted files stay on disk until VACUUM (a week), as do the tables' own
+    histories. Errors: ConfigError without a requester.
     """
-    if not requester.strip():
+    requester = requester.strip()
+    if not requester:
         raise ConfigError("forget needs a requester")
-    matches = f"requester = {tables.literal(requester)}"
+    matches = f"trim(requester) = {tables.literal(requester)}"
+    if not ctx.dry_run:
+        bury(ctx, requester)  # first: what is collected meanwhile does not come back
     ids = (
         ctx.store.read(ctx.spark, tables.REQUESTS)
         .where(matches)
@@ -168,6 +176,12 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
         done[table.name] = merge(
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )
+    unplaced = frame.dropDuplicates(["request_id"])
+    done["scores"] += merge(
+        ctx, unplaced, tables.SCORES, "t.endpoint IS NULL AND t.request_id = s.request_id", "WHEN MATCHED THEN DELETE"
+    )
+    traced = frame.where("trace_id IS NOT NULL").dropDuplicates(["trace_id"])
+    done["scores"] += merge(ctx, traced, tables.SCORES, "t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE")
     done["quarantine"] = _affected(
         ctx, f"DELETE FROM {ctx.store.sql(tables.QUARANTINE)}", f"contains(cast(raw as string), {tables.literal(requester)})", tables.QUARANTINE
     )  # fmt: skip

@@ -6,6 +6,7 @@ from lastgood import tables
 from lastgood.jobs import counting
 from lastgood.jobs.keyed import SCORE_PREFIX
 from lastgood.jobs.quality import quality_flags
+from lastgood.jobs.requesters import known_as, salts, within
 from lastgood.jobs.spark import narrow_rows
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
 from lastgood.record.telemetry import spark_ddl
@@ -35,8 +36,8 @@ def _stratum() -> "Column":
     return f.concat_ws("/", f.coalesce("latency_scope", f.lit("?")), size)
 
 
-def keyed(requests: "DataFrame", seconds: int) -> "DataFrame":
-    """Requests with the window key."""
+def keyed(requests: "DataFrame", seconds: int, salted: dict[str, str] | None = None) -> "DataFrame":
+    """Requests with the window key. `salted`: month -> salt of the hashes that stand for requesters."""
     from pyspark.sql import functions as f
 
     return (
@@ -44,6 +45,7 @@ def keyed(requests: "DataFrame", seconds: int) -> "DataFrame":
         .withColumn("stratum", _stratum())
         .withColumn("window_start", window_start(seconds))
         .withColumn("weight", f.coalesce("weight", f.lit(1.0)))
+        .withColumn("requester", known_as(salted) if salted else f.col("requester"))
     )
 
 
@@ -102,14 +104,16 @@ def aged(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
 
 
 def _count(ctx: Context, rows: "DataFrame", which: Touched) -> "DataFrame":
-    return count(keyed(aged(ctx, rows, which), ctx.settings.window_s), which.hours)
+    return count(keyed(aged(ctx, rows, which), ctx.settings.window_s, salts(ctx, within(which.spans))), which.hours)
 
 
 WINDOWS = Measure("windows", tables.WINDOWS, _count)
 QUALITY = Measure(
     "quality",
     tables.QUALITY,
-    lambda ctx, rows, _: quality_flags(keyed(rows, ctx.settings.window_s), ctx.settings.toxic_words),
+    lambda ctx, rows, which: quality_flags(
+        keyed(rows, ctx.settings.window_s, salts(ctx, within(which.spans))), ctx.settings.toxic_words
+    ),
 )
 HOURS = Measure(
     "hours", tables.WINDOWS_HOUR, lambda ctx, rows, _: add(rows), tables.WINDOWS, "window_start", 3600

@@ -4,14 +4,19 @@ A report names the request, what is said of it and the value: a number, true / f
 name and source replace each other by time (the last one holds); all of them stay in the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from lastgood.collectors.otlp.capture import attribute
 from lastgood.collectors.otlp.rows import Decoded
+from lastgood.record.redact import Redactor
+
+REMOVED = "removed"
+"""Label of a report whose own is not kept."""
 
 
 class Report(BaseModel):
@@ -44,6 +49,18 @@ def parse(body: bytes) -> list[Report]:
         if report.value is None and report.label is None:
             raise ValueError(f"report {i}: expected a value or a label")
     return reports
+
+
+def redacted(reports: list[Report], rule: Callable[[str | None], Redactor]) -> bytes:
+    """Reports without what their endpoint's capture setting hides: explanations, and labels that are no word."""
+    kept = []
+    for report in reports:
+        own = rule(report.endpoint)
+        if own.active:
+            label = report.label and (attribute("label.", report.label, own) or REMOVED)
+            report = report.model_copy(update={"label": label, "explanation": own.text(report.explanation)})
+        kept.append(report.model_dump(mode="json"))
+    return orjson.dumps(kept)
 
 
 def decode(body: bytes, received_at: datetime) -> Decoded:

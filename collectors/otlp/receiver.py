@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,7 +22,7 @@ from starlette.routing import Route
 
 from lastgood.collectors.otlp import feedback, rows
 from lastgood.collectors.otlp.asgi import bind
-from lastgood.collectors.otlp.bodies import redact
+from lastgood.collectors.otlp.capture import redact
 from lastgood.collectors.otlp.signals import JSON, PROTOBUF, SIGNALS, Signal, answer, refusal, retry_info, unpack
 from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
@@ -82,7 +81,7 @@ class OtlpReceiver:
     async def accept(self, signal: Signal, body: bytes, message: Message | None = None) -> Message:
         """Check and keep one export. Errors: DecodeError (no such message), TransientError (send it again)."""
         message = message or signal.request.FromString(body)
-        if self.redaction and isinstance(message, trace_pb.ExportTraceServiceRequest):
+        if self.redaction:
             redact(message, self.redaction)
             body = b""
         now = self.clock()
@@ -151,6 +150,8 @@ class OtlpReceiver:
                 return refusal(JSON, 401, "no sender's token", {"www-authenticate": "Bearer"})
             body = await self._body(request)
             reports = feedback.parse(body)
+            if self.redaction:
+                body = feedback.redacted(reports, self.redaction)
             await self.writer.put(Record(FEEDBACK, int(self.clock().timestamp() * 1e6), body))
         except TimeoutError:
             return refusal(JSON, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")

@@ -38,6 +38,11 @@ def _share(part: float, whole: float) -> Value:
     return part / whole if whole else None
 
 
+def _per_request(tokens: float, told: float, requests: float) -> Value:
+    """Tokens per request that says them; None where none does. Counts that were made without `told` stand for all requests."""
+    return _share(tokens, told or requests) if tokens or told else None
+
+
 def tokens_per_s(counts: Counts) -> Value:
     """Generated tokens per second of serving (sum of latencies, within windows.RELATIVE_ERROR)."""
     return _share(
@@ -101,14 +106,18 @@ CATALOGUE = (
         "{:.0f} ms",
     ),
     Metric(
-        "tokens_in", "tokens in", "1/request", "prompt tokens per request", lambda c: _share(c.tokens_in, c.requests)
+        "tokens_in",
+        "tokens in",
+        "1/request",
+        "prompt tokens per request that says them",
+        lambda c: _per_request(c.tokens_in, c.told_in, c.requests),
     ),
     Metric(
         "tokens_out",
         "tokens out",
         "1/request",
-        "generated tokens per request",
-        lambda c: _share(c.tokens_out, c.requests),
+        "generated tokens per request that says them",
+        lambda c: _per_request(c.tokens_out, c.told_out, c.requests),
     ),
     Metric(
         "bad_answers",

@@ -72,7 +72,7 @@ class Counts:
     """Counts of one (endpoint, model_version, stratum, window). Sums are weights (1 / sampling fraction); `rows` is not.
 
     errors: error code -> requests. latency, ttft, feature_age: milliseconds; failed_latency: the part of `latency` that failed; ttft,
-    length (tokens_out) and pace (see START_TOKENS) are of successes only. quality: flag -> answers
+    length (tokens_out) and pace (see START_TOKENS) are of successes only. told_in, told_out: requests that say their tokens. quality: flag -> answers
     (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
     callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number, sum and sum of
     squares of the buckets of the latencies of its successes).
@@ -102,6 +102,8 @@ class Counts:
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     answer_callers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     score_callers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    told_in: float = 0.0
+    told_out: float = 0.0
 
     @property
     def failed(self) -> float:
@@ -125,9 +127,15 @@ def from_row(row: Mapping[str, Any]) -> Counts:
     maps: dict[str, Any] = {name: dict(row.get(name) or ()) for name in _MAPS}
     return Counts(
         row["endpoint"], row["model_version"], row["stratum"], utc(row["window_start"]), row["rows"], row["requests"],
-        tokens_in=row.get("tokens_in") or 0.0, tokens_out=row.get("tokens_out") or 0.0,
+        tokens_in=row.get("tokens_in") or 0.0, tokens_out=row.get("tokens_out") or 0.0, told_in=_told(row, "in"), told_out=_told(row, "out"),
         error_requesters=tuple(row.get("error_requesters") or ()), **maps,
     )  # fmt: skip
+
+
+def _told(row: Mapping[str, Any], side: str) -> float:
+    """Requests that say their tokens; of windows that were counted before this was: all, where any did."""
+    told = row.get(f"told_{side}")
+    return float(told) if told is not None else float(row["requests"]) if row.get(f"tokens_{side}") else 0.0
 
 
 def _sum(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -170,6 +178,8 @@ def merge(
         feature_age=add(*(window.feature_age for window in group)),
         tokens_in=math.fsum(window.tokens_in for window in group),
         tokens_out=math.fsum(window.tokens_out for window in group),
+        told_in=math.fsum(window.told_in for window in group),
+        told_out=math.fsum(window.told_out for window in group),
         error_requesters=tuple(sorted({r for window in group for r in window.error_requesters})[:KEPT_REQUESTERS]),
         quality=_sum(window.quality for window in group),
         length=add(*(window.length for window in group)),

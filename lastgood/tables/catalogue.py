@@ -123,6 +123,8 @@ WINDOWS = Table(
             "map<string,array<double>>",
             "hash of a requester/name -> its part of `scores`; at most 512",
         ),
+        Field("told_in", "double", "requests that say their prompt tokens"),
+        Field("told_out", "double", "requests that say their generated tokens"),
     ),
     _KEY_NAMES,
     change_feed=True,
@@ -300,6 +302,27 @@ RUNS = Table(
     ),
 )
 
+SALTS = Table(
+    "salts",
+    (
+        Field("month", "string", "month of requests, as 2026-03"),
+        Field("salt", "string", "what hashes of that month's requesters begin with"),
+        Field("made_at", "timestamp", "when, UTC"),
+    ),
+    ("month",),
+    days=62,
+)
+FORGOTTEN = Table(
+    "forgotten",
+    (
+        Field("requester", "string", "hash of a requester who is forgotten, with `salt` before the name"),
+        Field("salt", "string", "the same in all rows"),
+        Field("until", "timestamp", "requests until then are not taken in again, UTC"),
+    ),
+    ("requester",),
+    days=36_500,
+)
+
 ALL = (
     INBOX,
     REQUESTS,
@@ -319,4 +342,6 @@ ALL = (
     DEPLOYMENTS,
     VERDICTS,
     RUNS,
+    SALTS,
+    FORGOTTEN,
 )

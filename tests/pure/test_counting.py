@@ -105,6 +105,7 @@ def one(row: dict[str, Any]) -> Counts:
     key = (row["endpoint"], row["model_version"], stratum(row["latency_scope"], row["size"]), row["window_start"])
     return Counts(
         *key, 1, weight, tokens_in=(row["tokens_in"] or 0) * weight, tokens_out=(out or 0) * weight,
+        told_in=weight * (row["tokens_in"] is not None), told_out=weight * (out is not None),
         scores={n: (1.0, v, v * v) for n, v in rounded.items()},
         score_callers={f"{who}/{n}": (1.0, v, v * v) for n, v in rounded.items() if row["requester"]}, **made,
     )  # fmt: skip

@@ -570,3 +570,9 @@ def test_a_distance_that_was_not_measured_is_no_zero(tmp_path: Path, capsys: pyt
     assert drift["distance"] is None
     _, out, _ = lastgood(capsys, "check", str(path))
     assert "- (not measured: too few independent rows)" in out
+
+
+def test_tokens_are_those_of_requests_that_say_them(tmp_path: Path) -> None:
+    result = run(lines(tmp_path / "x.jsonl", rows(tokens_in=lambda i: 400 if i % 4 < 2 else None)))
+    assert (figures(result)["tokens_in"], figures(result)["tokens_out"]) == (400, None)
+    assert figures(run(lines(tmp_path / "y.jsonl", rows(tokens_in=0))))["tokens_in"] == 0

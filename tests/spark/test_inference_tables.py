@@ -129,7 +129,6 @@ def test_files_of_every_kind_are_read_alike_and_garbage_is_named(spark: Any, tmp
             "canonical",
         ), path
         assert row["requested_at"].replace(tzinfo=UTC) == AT
-        assert row["request_id"]
     (tmp_path / "x.parquet").write_bytes(b"garbage")
     (tmp_path / "garbage").write_bytes(b"\x00\xff\x01")
     (tmp_path / "empty").write_bytes(b"")

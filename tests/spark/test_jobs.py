@@ -191,7 +191,12 @@ def bad_answer(one: dict[str, Any]) -> bool:
     return text in ("", "I'm sorry, I cannot") or text.startswith("ja ja")
 
 
-def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tuple[Any, ...]:
+def known_as(name: str, salt: str) -> str:
+    """What windows know a requester as."""
+    return sha256(sha256((salt + name).encode()).hexdigest().encode()).hexdigest()[:12]
+
+
+def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float], salt: str) -> tuple[Any, ...]:
     """(length, pace, failed latency, callers, scores) of one window, one request at a time."""
     length, pace, people, scores = {}, {}, [], []
     for one in group:
@@ -203,7 +208,7 @@ def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tup
         mark = (1, bucket(ms), bucket(ms) ** 2) if ms is not None and ms > 0 and not failed else (0, 0, 0)
         if name is not None:
             facts = (1, *(int(failed and fault(one["error_code"]) is kind) for kind in FAULTS), *mark)
-            people.append(Counts("", "", "", START, callers={sha256(name.encode()).hexdigest()[:12]: facts}))
+            people.append(Counts("", "", "", START, callers={known_as(name, salt): facts}))
         for key, value in one["attributes"] or ():
             if key.startswith("eval.") and value != "no number":
                 v = min(1.0, max(0.0, float(value)))
@@ -212,7 +217,7 @@ def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float]) -> tup
     return length, pace, failed_latency, found[0].callers, found[1].scores
 
 
-def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
+def by_hand(requests: list[dict[str, Any]], salt: str) -> tuple[dict[Any, Counts], dict[Any, dict[str, float]]]:
     """Window counts and answers recomputed one request at a time with lastgood.record.windows."""
     groups = defaultdict(list)
     for one in requests:
@@ -236,14 +241,11 @@ def by_hand(requests: list[dict[str, Any]]) -> tuple[dict[Any, Counts], dict[Any
             )
         ]
         sums = [sum((one[name] or 0) * one["weight"] for one in group) for name in ("tokens_in", "tokens_out")]
-        who = {
-            sha256(one["requester"].encode()).hexdigest()[:12] if one["requester"] else "?"
-            for one in group
-            if one["error_code"]
-        }
+        who = {known_as(one["requester"], salt) if one["requester"] else "?" for one in group if one["error_code"]}
         counted[key] = Counts(
             *key, len(group), sum(one["weight"] for one in group), dict(errors), *histograms[:3], *sums,
-            tuple(sorted(who)[:KEPT_REQUESTERS]), {}, *shapes(group, histograms[3]),
+            tuple(sorted(who)[:KEPT_REQUESTERS]), {}, *shapes(group, histograms[3], salt),
+            **{f"told_{side}": sum(one["weight"] for one in group if one[f"tokens_{side}"] is not None) for side in ("in", "out")},
         )  # fmt: skip
         looked = [one for one in group if not one["error_code"] and one["output"] is not None]
         if looked:
@@ -264,7 +266,9 @@ def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callab
             assert job(ctx) is not None
     assert ctx.spark.conf.get("spark.sql.execution.arrow.maxBytesPerBatch") == limit, "bodies need it"
     requests = delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()
-    counted, answers = by_hand(requests)
+    (salt,) = delta.read(ctx.store.path(tables.SALTS)).to_pylist()
+    assert salt["month"] == f"{START:%Y-%m}"
+    counted, answers = by_hand(requests, salt["salt"])
     found = {(one.endpoint, one.model_version, one.stratum, one.start): one for one in measures.windows(ctx.store)}
     assert found.keys() == counted.keys()
     for key, mine in counted.items():
@@ -273,6 +277,7 @@ def test_windows_and_quality_are_what_a_recomputation_by_hand_gives(make: Callab
         assert one.error_requesters == mine.error_requesters
         assert (one.latency, one.ttft, one.feature_age) == (mine.latency, mine.ttft, mine.feature_age)
         assert (one.tokens_in, one.tokens_out) == (mine.tokens_in, mine.tokens_out)
+        assert (one.told_in, one.told_out) == (mine.told_in, mine.told_out)
         assert (one.length, one.pace, one.failed_latency) == (mine.length, mine.pace, mine.failed_latency)
         assert {who: tuple(facts) for who, facts in one.callers.items()} == mine.callers
         assert one.scores.keys() == mine.scores.keys()

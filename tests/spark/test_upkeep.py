@@ -204,11 +204,13 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     windows(ctx)
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
+    report(ctx, {"request_id": "r3", "name": "thumbs", "value": 1.0})  # which names no endpoint
+    assert rows_of(ctx, tables.FORGOTTEN) == []
     would = forget(replace(ctx, dry_run=True), "ann")
     assert would["requests"] > 0
     assert sum(one["requester"] == "ann" for one in rows_of(ctx, tables.REQUESTS)) == 450
     done = forget(ctx, "ann")
-    assert (done["requests"], done["scores"], done["quarantine"]) == (450, 1, 1)
+    assert (done["requests"], done["scores"], done["quarantine"]) == (450, 2, 1)
     for table in (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES, tables.QUARANTINE):
         left = json.dumps(rows_of(ctx, table), default=lambda one: one.decode() if isinstance(one, bytes) else str(one))
         assert '"ann"' not in left, table.name
@@ -218,6 +220,16 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     }
     windows(ctx)
     assert measures.windows(ctx.store) == counted
+    put(ctx.store, some(300, 0.0))  # the source brings them again
+    conform(ctx)
+    assert {one["requester"] for one in rows_of(ctx, tables.REQUESTS)} == {"bob"}
+    later = ctx.clock() + timedelta(minutes=1)
+    put(ctx.store, [row(9001, requester="ann", requested_at=later, received_at=later)])
+    conform(ctx)
+    assert [one["request_id"] for one in rows_of(ctx, tables.REQUESTS) if one["requester"] == "ann"] == ["r9001"]
+    stones = rows_of(ctx, tables.FORGOTTEN)
+    assert len(stones) == 1
+    assert "ann" not in json.dumps(stones, default=str)
     with pytest.raises(ConfigError, match="forget needs a requester"):
         forget(ctx, " ")
 
