@@ -60,6 +60,8 @@ def main(config: str, url: str, location: str) -> None:
             report = loop.run_job(ctx, name)
         except TransientError as error:
             report = {"job": name, "again": str(error)}
+        except Exception as error:
+            report = {"job": name, "error": f"{type(error).__name__}: {error}"[:2000]}
         print(loop.as_line(report), flush=True)
 
     print('{"ready": true}', flush=True)

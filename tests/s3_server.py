@@ -57,6 +57,7 @@ class Gate:
                 "path": path,
                 "query": environ.get("QUERY_STRING", ""),
                 "lent": bool(lent),
+                "key": key[:8],
                 "bytes": 0,
             }
             self._log.append(request)

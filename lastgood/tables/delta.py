@@ -259,7 +259,8 @@ def objects(located: Located) -> "ObjectStore":
     """The table's folder in its object store, object by object."""
     named: Any = {name.lower(): value for name, value in located.options.items()}
     plain = named.pop("aws_allow_http", named.pop("allow_http", "false")).lower() == "true"
-    return from_url(located.uri, config=named or None, client_options={"allow_http": plain})
+    more: Any = {"client_options": {"allow_http": True}} if plain else {}
+    return from_url(located.uri, config=named or None, **more)
 
 
 def log_file(version: int) -> str:

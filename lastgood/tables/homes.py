@@ -122,7 +122,7 @@ class ObjectTable:
     storage refused, and says whether there are others to be had.
 
     A snapshot is kept: asking an unchanged table for its version is one HEAD request, for the commit that would be next. Once in CHECK_S
-    it is for the newest known commit: where that is gone or another one, the table was made anew.
+    it is for the newest known commit: where that is gone or another one, the table was made anew. One that grew is read on from there.
     """
 
     place: Callable[[bool], Located]
@@ -159,6 +159,11 @@ class ObjectTable:
                     if delta.commit_tag(held.store, version) == held.commit:
                         return held.table
                 elif delta.commit_tag(held.store, version + 1) is None:
+                    return held.table
+                elif delta.commit_tag(held.store, version) == held.commit:  # the same table has grown
+                    held.table.update_incremental()
+                    held.commit, held.compared_at = delta.commit_tag(held.store, held.table.version()), now
+                    held.apps.clear()
                     return held.table
             self._held.pop(write, None)
             store, table = delta.objects(located), delta.open_table(located)

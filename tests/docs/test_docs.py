@@ -70,7 +70,16 @@ def test_every_command_of_the_page_works(
         request.getfixturevalue("spark")
     monkeypatch.chdir(tmp_path)
     requests(tmp_path / "requests.jsonl")
-    with local.serve(local.LocalConfig()) as space:
+    catalog = local.LocalCatalog({"main.lastgood": str(tmp_path / "tables")})
+    with local.serve(local.LocalConfig(catalog=catalog)) as space:
+        if "--databricks" in page.read_text():  # what its reader has: a clone, and the App's identity
+            (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+            environment = {
+                "DATABRICKS_HOST": space.url, "DATABRICKS_TOKEN": space.token, "LASTGOOD_STORAGE": "main.lastgood",
+                "LASTGOOD_STATE_URL": f"sqlite:///{tmp_path}/state.db", "LASTGOOD_LINK_KEY": "k" * 32,
+            }  # fmt: skip
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
         if "lastgood init" not in page.read_text():
             (tmp_path / "conf").mkdir()
             document = {
