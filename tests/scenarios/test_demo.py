@@ -51,7 +51,8 @@ def test_a_guilty_version_is_rolled_back_by_itself_and_another_is_left_alone(
     told = demo(tmp_path, "--fault", fault, "--seed", str(seed(7) % 10_000))
     assert told["rolled_back"] is ENDS[fault], told
     assert told["requests_lost"] == 0
-    assert told["spans"] == told["inference_rows"] == told["requests"] > 0
+    assert told["spans"] == told["requests"] > 0
+    assert told["inference_rows"] == told["inference_rows_logged"] > 0
     if ENDS[fault]:
         assert (told["bad_version"], told["serving_version"], told["verdict"]) == ("3", "2", "RollBack")
         assert told["first_bad_request_at"] < told["verdict_at"] < told["rolled_back_at"] < told["verified_at"]
