@@ -4,8 +4,10 @@ A table with a change data feed is read by version. Any other (system tables, sh
 of the last day again, without those the inbox has. docs/adr/0007 says why.
 """
 
+import difflib
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from lastgood.tables.runs import Context, Run, append, bookmark, place, record, 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
+log = logging.getLogger(__name__)
 LATE_S = 86_400
 """How late a row may appear in a table that is read by its clock."""
 Rule = Callable[[str | None], Redactor]
@@ -152,15 +155,41 @@ def candidates(
     return _hidden(rows, rule) if rule else rows
 
 
-def _there(table: str) -> bool:
-    """Whether there is a table to read. Errors: ConfigError where a path holds something else than a Delta table."""
-    if not tables.is_path(table) or (Path(table) / "_delta_log").is_dir():
-        return True
-    if Path(table).exists():
-        raise ConfigError(
-            f"{table}: is no Delta table, and only what is new in one can be told; write it as Delta, or look at it with `lastgood check`"
-        )
-    return False
+def mistake(table: str, named: Iterable[str] = ()) -> str | None:
+    """What a person must mend about a table that the settings name; None where it is one, or may become one. `named`: all that they name."""
+    path = Path(table)
+    if not tables.is_path(table) or "://" in table or (path / "_delta_log").is_dir():
+        return None
+    if path.exists():
+        return f"{table}: is no Delta table, and only what is new in one can be told; write it as Delta, or look at it with `lastgood check`"
+    if not path.parent.is_dir():
+        return f"{table}: there is no folder {path.parent}; is it misspelt?"
+    others = {str(log.parent) for log in path.parent.glob("*/_delta_log")} - {str(Path(name)) for name in named}
+    near = difflib.get_close_matches(path.name, [Path(other).name for other in others], cutoff=0.8)
+    return f"{table}: there is no such table, but {path.parent / near[0]}; is it misspelt?" if near else None
+
+
+def mistakes(settings: Settings) -> list[str]:
+    """What must be mended about the tables of requests and of entities that the settings name."""
+    every = [origin.table for origin in origins(settings)]
+    every += [origin.entities for origin in origins(settings) if origin.entities]
+    return [sentence for table in dict.fromkeys(every) if (sentence := mistake(table, every))]
+
+
+def check(settings: Settings) -> None:
+    """Errors: ConfigError that names every table that is misspelt or of another kind."""
+    if wrong := mistakes(settings):
+        raise ConfigError("; ".join(wrong))
+
+
+def _there(table: str, settings: Settings) -> bool:
+    """Whether there is a table to read; where it is not there yet, the log says so. Errors: ConfigError, see `mistake`."""
+    if wrong := mistake(table, [origin.table for origin in origins(settings)]):
+        raise ConfigError(wrong)
+    missing = tables.is_path(table) and "://" not in table and not Path(table).exists()
+    if missing:
+        log.warning("%s: there is no table yet; nothing of it is taken in", table)
+    return not missing
 
 
 def _clock(columns: list[str], table: str) -> "Column":
@@ -252,7 +281,7 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
     Errors: ConfigError when the table cannot be read or is not one of requests.
     """
     table = origin.table
-    if not _there(table):
+    if not _there(table, ctx.settings):
         return None
     started = time.monotonic()
     with _named(table):
@@ -268,7 +297,7 @@ def collect(ctx: Context, origin: Origin) -> Run | None:
 def _take(ctx: Context, origin: Origin, new: _New) -> int:
     """Append new rows of a table to the inbox; how many were looked at."""
     named = origin.entities
-    entities = read_any(ctx.spark, named) if named and _there(named) else None
+    entities = read_any(ctx.spark, named) if named and _there(named, ctx.settings) else None
     read = new.rows
     if "request_id" not in read.columns and kind_of(read.columns, origin.table) == "canonical":
         read = _with_ids(read, new.run.table_id or origin.table)

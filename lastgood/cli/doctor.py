@@ -15,6 +15,7 @@ import httpx
 
 from lastgood import tables
 from lastgood.alerts.store import open_state
+from lastgood.collectors.reading import mistake, mistakes
 from lastgood.errors import LastgoodError
 from lastgood.jobs import spark
 from lastgood.settings import EndpointSettings, Mode, Settings, secret
@@ -201,12 +202,13 @@ def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSetti
         exists = delta.version(table) is not None
         feed = exists and delta.keeps_changes(table)
         sentence = "read by its change feed" if feed else "read by its clock" if exists else "not there yet"
-        yield Finding(
-            f"{title}: inference table",
-            Health.OK if exists else Health.WARN,
-            f"{table}: {sentence}",
-            "is it enabled on the endpoint?",
-        )
+        if not mistake(table):
+            yield Finding(
+                f"{title}: inference table",
+                Health.OK if exists else Health.WARN,
+                f"{table}: {sentence}",
+                "is it enabled on the endpoint?",
+            )
 
 
 def service(settings: Settings) -> Iterator[Finding]:
@@ -260,7 +262,13 @@ def prometheus(url: str) -> Check:
     return look
 
 
-CHECKS: tuple[Check, ...] = (java, storage, state, secrets, workspace, calendar, service)
+def sources(settings: Settings) -> Iterator[Finding]:
+    """Tables that the settings name and that can be none: misspelt, or of another kind."""
+    for sentence in mistakes(settings):
+        yield Finding("sources", Health.FAIL, sentence, "name a Delta table in the settings")
+
+
+CHECKS: tuple[Check, ...] = (java, storage, state, sources, secrets, workspace, calendar, service)
 
 
 def examine(settings: Settings, checks: tuple[Check, ...] = CHECKS) -> Iterator[Finding]:

@@ -114,6 +114,7 @@ class Demo:
 
     def _settings(self, url: str, pagerduty: str) -> str:
         port, source = self.options.port or free_port(), self.out / "workspace"
+        source.mkdir(parents=True, exist_ok=True)
         endpoint = {
             "mode": str(self.options.mode),
             "payload_table": str(source / "local_payload"),

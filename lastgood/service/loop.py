@@ -15,6 +15,7 @@ from typing import Any
 from lastgood.alerts.store import open_state
 from lastgood.collectors import labels
 from lastgood.collectors.freshness import freshness
+from lastgood.collectors.reading import check as check_tables
 from lastgood.collectors.reading import collect_all
 from lastgood.errors import ConfigError, LastgoodError, TransientError
 from lastgood.jobs.completeness import completeness
@@ -38,7 +39,8 @@ Say = Callable[[dict[str, Any]], None]
 
 
 def context(settings: Settings) -> Context:
-    """A job context with all tables made."""
+    """A job context with all tables made. Errors: ConfigError where the settings name a table that can be none."""
+    check_tables(settings)
     spark = session(settings.spark)
     store = tables_of(settings)
     store.ensure(spark)
