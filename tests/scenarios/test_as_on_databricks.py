@@ -143,7 +143,7 @@ class OnDatabricks(Demo):
         assert self._until("roll back", lambda: self._link() is not None, HANG_S), "nobody was paged"
         with httpx.Client(timeout=60, headers={"x-forwarded-email": PERSON}) as browser:
             page = browser.get(str(self._link()))
-            assert page.status_code == 200
+            assert page.status_code == 200, (self.out / "service.log").read_text()[-4000:]
             assert "<svg" in page.text, "the page draws from the tables"
             form = next(part for part in page.text.split("<form") if 'value="approve"' in part)
             nonce = form.split('name="form" value="')[1].split('"')[0]

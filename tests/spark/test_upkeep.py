@@ -24,9 +24,12 @@ from lastgood.jobs.outcomes import outcomes
 from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
 from lastgood.record import telemetry
+from lastgood.settings import Settings
 from lastgood.tables import Store, delta, measures
 from lastgood.tables.health import health
 from lastgood.tables.runs import Context
+from lastgood.workspace import local
+from lastgood.workspace.stores import tables_of
 
 Make = Callable[..., Context]
 
@@ -290,8 +293,11 @@ def test_maintenance_deletes_what_is_old_strips_bodies_and_merges_files_and_stat
     assert json.loads(shown.output)["requests"] == 11
 
 
-def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(spark: Any, make: Make, tmp_path: Path) -> None:
+def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(
+    spark: Any, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same requests in a folder and in a schema: the same windows, and the same status but for the files' ages."""
+    monkeypatch.setenv("LOCAL", local.LocalConfig.token)
     folder = make("folder")
     spark.sql(f"CREATE SCHEMA named LOCATION '{tmp_path / 'named'}'")
     try:
@@ -308,7 +314,11 @@ def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(spark: Any,
                 job(ctx)
         was = sorted(map(str, folder.store.read(spark, tables.WINDOWS).toPandas().to_dict("records")))
         assert sorted(map(str, store.read(spark, tables.WINDOWS).toPandas().to_dict("records"))) == was
-        told = [health(ctx.store, datetime.now(UTC), session) for ctx, session in ((folder, None), (named, spark))]
+        catalog = local.LocalCatalog({store.location: str(tmp_path / "named")})
+        with local.serve(local.LocalConfig(catalog=catalog)) as space:
+            asked = Settings(storage=store.location, workspace={"host": space.url, "token_env": "LOCAL"})
+            told = [health(each, datetime.now(UTC)) for each in (folder.store, tables_of(asked))]
+        assert [row["reached by"] for row in told[1]["storage"]] == ["lent credentials (managed table)"]
         jobs = [{(one["job"], one["behind"], one["rows_in"], one["rows_out"]) for one in each["jobs"]} for each in told]
         assert jobs[0] == jobs[1]
         assert {one[:2] for one in jobs[0]} == {("conform", 0), ("windows", 0), ("quality", 0)}
