@@ -102,7 +102,9 @@ def test_a_failing_version_pages_a_person_is_rolled_back_and_nothing_is_lost(
     assert "fails" in found["reason"]
     assert found["requests_lost"] == 0
     assert found["spans"] == found["requests"] > 0
-    assert found["inference_rows"] == found["inference_rows_logged"] > 0, "a call that the client gave up may be in no table"
+    assert found["inference_rows"] == found["inference_rows_logged"] > 0, (
+        "a call that the client gave up may be in no table"
+    )
     page = Path(found["report"]).read_text()
     assert "<svg" in page
     assert not re.search(r"""(src|href)=["']?http|<script|@import""", page), "the report must load nothing"
