@@ -85,7 +85,7 @@ class OnDatabricks(Demo):
         }  # fmt: skip
         document = {
             "window_s": 1, "live_every_s": 0, "spark": {"mode": "databricks"}, "endpoints": {CHAT: endpoint},
-            "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(self.out / "spool")}, "pagerduty": {"url": self.pager.url},
+            "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(self.out / "spool"), "commit_interval_s": 5.0}, "pagerduty": {"url": self.pager.url},
         }  # fmt: skip
         path = self.out / "lastgood.yaml"
         path.write_text(yaml.safe_dump(document))
