@@ -241,6 +241,13 @@ def _stopped_by_signals() -> asyncio.Event:
     return stop
 
 
+def _receiver(settings: Settings, store: tables.Store, sink: Callable[[pa.Table], None]) -> OtlpReceiver:
+    """The receiver, whose drain reaches the tables wherever they are."""
+    inbox, scores = store.where(tables.INBOX), store.where(tables.SCORES)
+    more = "" if store.in_folder else reach(settings)
+    return OtlpReceiver(inbox, settings.receiver, scores, sink, rules(settings), more)
+
+
 async def serve(
     settings: Settings,
     say: Callable[[str], None],
@@ -264,10 +271,7 @@ async def serve(
         if settings.live_every_s:
             live.take(committed)
 
-    inbox, scores = store.where(tables.INBOX), store.where(tables.SCORES)
-    receiver = OtlpReceiver(
-        inbox, settings.receiver, scores, sink, rules(settings), "" if store.in_folder else reach(settings)
-    )
+    receiver = _receiver(settings, store, sink)
     anchors = Anchors(acts.store, settings, now)
     overview = measures.Overview(store, now)
 
