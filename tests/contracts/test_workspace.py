@@ -256,10 +256,12 @@ def test_fields_that_the_pinned_sdk_does_not_know_survive_get_and_update(
     assert stored["traffic_config"]["routes"][0] == route | {"traffic_percentage": 0}
 
 
-def test_an_endpoint_with_one_entity_and_no_routes_takes_all_and_an_external_model_has_no_version() -> None:
+def test_an_endpoint_with_one_entity_and_no_routes_takes_all_and_an_external_model_is_a_version() -> None:
     document = {"name": "e", "config": {"served_entities": [{"name": "gpt", "external_model": {"name": "gpt-4"}}]}}
     endpoint = parse(document | {"state": {"config_update": "A_STATE_OF_2027"}})
-    assert (endpoint.traffic, endpoint.entities[0].entity_version) == ({"gpt": 100}, "")
+    version = endpoint.entities[0].entity_version
+    assert endpoint.traffic == {"gpt": 100} and version.startswith("gpt@")
+    assert parse(document).entities[0].entity_version == version, "the same model is the same version"
     assert endpoint.update is Update.IN_PROGRESS, "nothing is changed in a state that is not known"
 
 

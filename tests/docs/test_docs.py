@@ -89,7 +89,7 @@ def test_every_command_of_the_page_works(
             (tmp_path / "conf" / "lastgood.yaml").write_text(yaml.safe_dump(document))
         monkeypatch.setenv("LASTGOOD_LOCAL_TOKEN", space.token)
         for line in commands(page):
-            words = shlex.split(line)
+            words = shlex.split(line.removeprefix("uv run "))
             if elsewhere := next((file for prefix, file in ELSEWHERE.items() if line.startswith(prefix)), None):
                 assert words[1] in (ROOT / elsewhere).read_text()
                 continue
