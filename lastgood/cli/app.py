@@ -43,9 +43,11 @@ def version(
 @app.command()
 def serve(config: ConfigFile = None, poll_s: float = 5.0) -> None:
     """Run the service: OTLP receiver, evidence pages, incidents and rollbacks."""
+    from lastgood.collectors.reading import check as check_tables
     from lastgood.service.serve import serve as run
 
     settings = load(config)
+    check_tables(settings)
     with tracing(settings, "lastgood-serve"):
         asyncio.run(run(settings, lambda line: print(line, flush=True), poll_s, lambda: load(config)))
 

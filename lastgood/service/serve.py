@@ -29,7 +29,6 @@ from lastgood.alerts.web.app import create_app
 from lastgood.collectors.endpoint_metrics import scrape as scrape_endpoints
 from lastgood.collectors.otlp.asgi import bind
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.collectors.reading import check as check_tables
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import LastgoodError, RefusedError, TransientError
 from lastgood.judge import History, Verdict
@@ -258,7 +257,6 @@ async def serve(
 
     `reload` reads the settings again; their policies are taken over while it runs.
     """
-    check_tables(settings)
     steady_memory()
     store = tables_of(settings)
     calendar = Calendar(settings.calendar)
