@@ -25,7 +25,9 @@ AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FEED = "TBLPROPERTIES (delta.enableChangeDataFeed = true)"
 
 
-TABLES = (tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.WINDOWS, tables.FRESHNESS)
+TABLES = (
+    tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.WINDOWS, tables.FRESHNESS, tables.FORGOTTEN, tables.SALTS,
+)  # fmt: skip
 
 
 @pytest.fixture
