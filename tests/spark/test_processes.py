@@ -159,16 +159,18 @@ def test_jobs_that_die_after_each_of_their_commits_end_the_same(uninterrupted: S
     ctx = context(spark, store)
     died_after: dict[str, list[str]] = {}
     for name in NAMES:
-        for at in range(1, 20):
+        at = 1
+        while at < 20:
             with dying_after_commit(at) as commits:
                 try:
                     run(ctx, name)
                 except CrashError:
                     died_after.setdefault(name, []).append(commits[-1])
+                    at += commits[-1] != "salts"  # made once: the next run has one commit less
                     continue
             break
     assert died_after == {
-        "conform": ["quarantine", "requests", "runs"], "windows": ["windows", "runs"], "quality": ["quality", "runs"],
+        "conform": ["quarantine", "requests", "runs"], "windows": ["salts", "windows", "runs"], "quality": ["quality", "runs"],
         "completeness": ["completeness", "runs"], "samples": ["samples", "runs"], "drift": ["drift"], "judge": ["verdicts"],
     }  # fmt: skip
     assert_same(store, uninterrupted)
