@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import SPARK_FOR_TESTS
 from s3_support import S3
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 from waiting import HANG_S
 
@@ -156,7 +156,7 @@ class OnDatabricks(Demo):
         """What is true while everything still runs."""
         assert self.traffic
         self.traffic.stop()
-        with create_engine(self.state).connect() as connection:
+        with create_engine(self.state, poolclass=NullPool).connect() as connection:
             sessions = connection.execute(
                 text("SELECT DISTINCT usename FROM pg_stat_activity WHERE usename = :role"), {"role": ROLE}
             )
