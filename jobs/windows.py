@@ -112,7 +112,7 @@ QUALITY = Measure(
     "quality",
     tables.QUALITY,
     lambda ctx, rows, which: quality_flags(
-        keyed(rows, ctx.settings.window_s, salts(ctx, within(which.spans))), ctx.settings.toxic_words
+        keyed(rows, ctx.settings.window_s, salts(ctx, within(which.spans))), ctx.settings.bad_answers
     ),
 )
 HOURS = Measure(

@@ -97,7 +97,13 @@ def on_one_machine(job: Job) -> Facts | None:
     job.say("counting")
     shape = Shape(kind, job.endpoint, tuple(job.settings.sources.schema_versions), alone=True)
     plan = scan.Plan(
-        source, shape, inference_tables.needed(kind), job.settings.window_s, (), job.scratch, datetime.now(UTC)
+        source,
+        shape,
+        inference_tables.needed(kind),
+        job.settings.window_s,
+        job.settings.bad_answers,
+        job.scratch,
+        datetime.now(UTC),
     )
     counted = scan.scan(plan, lambda rows: job.say.rows(rows, source.rows))
     findings = counted.findings
@@ -188,7 +194,7 @@ def with_spark(job: Job) -> Facts:
     requests, reasons, notes = _conform(ctx, rows)
     job.say("counting")
     made = keyed(requests, job.settings.window_s)
-    windows = counts(count(made), quality_flags(made))
+    windows = counts(count(made), quality_flags(made, job.settings.bad_answers))
     chosen = pairs_of(windows)
     job.say("measuring drift")
     drifted = [row.asDict() for row in of_requests(ctx, requests, chosen, _end(windows)).collect()] if chosen else []

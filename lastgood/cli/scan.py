@@ -31,6 +31,7 @@ from lastgood.jobs import counting, quality, sampling
 from lastgood.jobs.conforming import apart, conformed, fold
 from lastgood.jobs.keyed import counted, keyed
 from lastgood.jobs.sampling import Ints, Sampler, hashes
+from lastgood.record.answer_flags import BadAnswers
 
 SMALL = 8 * 2**20
 """Bytes of a table that one process reads alone."""
@@ -50,7 +51,7 @@ class Plan:
     shape: Shape
     names: tuple[str, ...]
     window_s: int
-    words: tuple[str, ...]
+    rule: BadAnswers
     scratch: Path
     now: datetime
 
@@ -129,7 +130,7 @@ class Tally:
         self._write("samples", self.sampler.take(requests, hashed))
         made = keyed(requests, self.plan.window_s)
         self._narrow.append(counted(made))
-        self._marked.append(quality.marked(made.select(list(quality.COUNTED)), self.plan.words))
+        self._marked.append(quality.marked(made.select(list(quality.COUNTED)), self.plan.rule))
         self._held += requests.num_rows
         if self._held >= HELD:
             self.count()
@@ -138,7 +139,7 @@ class Tally:
         """Bring what is held together."""
         if self._held:
             self.done.windows.append(counting.count(pa.concat_tables(self._narrow)))
-            self.done.quality.append(quality.tallied(pa.concat_tables(self._marked), self.plan.words))
+            self.done.quality.append(quality.tallied(pa.concat_tables(self._marked), self.plan.rule))
         self._narrow, self._marked, self._held = [], [], 0
 
     def finish(self) -> Counted:

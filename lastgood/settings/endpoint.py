@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+from lastgood.record.answer_flags import AnswerFlag
 from lastgood.record.redact import Capture
 from lastgood.settings.base import Mode, Model
 from lastgood.settings.judge import Policy
@@ -58,6 +59,11 @@ class EndpointSettings(Model):
     )
     redact_hook: str | None = Field(None, description="package.module:function, str -> str, after the patterns")
     policy: Policy = Policy()
+    flags_shown_only: tuple[AnswerFlag, ...] = Field(
+        (),
+        description="flags of answers that are counted and shown for this endpoint and do not make an answer bad (echo of a proofreader, "
+        "script of a translator)",
+    )
     payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(
         None,

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from lastgood.errors import ConfigError
+from lastgood.record.answer_flags import AnswerFlag, BadAnswers
 from lastgood.settings import mistakes
 from lastgood.settings.alerts import Alertmanager, AuditAnchor, Hooks, PagerDuty, Web
 from lastgood.settings.collectors import Receiver, Sources
@@ -83,6 +84,15 @@ class Settings(BaseSettings):
         """Settings of one endpoint."""
         endpoints, default = self._adopted or (self.endpoints, self.default)
         return endpoints.get(name, default)
+
+    @property
+    def bad_answers(self) -> BadAnswers:
+        """Which flags make an answer bad, by endpoint."""
+        endpoints, default = self._adopted or (self.endpoints, self.default)
+        named: dict[str | None, tuple[AnswerFlag, ...]] = {
+            name: own.flags_shown_only for name, own in endpoints.items()
+        }
+        return BadAnswers(self.toxic_words, named | {None: default.flags_shown_only})
 
     def adopt(self, newer: "Settings") -> bool:
         """From now on `endpoint` answers as `newer`'s does, for everybody who holds these settings; False when nothing changed.

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.flags.labelled import Result, answers, measured
+from lastgood.errors import ConfigError
 from lastgood.jobs import quality
-from lastgood.jobs.quality import DISTINCT_SHARE, FLAGS, LEAST_WORDS, REPETITION_CHARS, flags
+from lastgood.jobs.flags import LEAST_WORDS, LOOPS, flags
+from lastgood.record.answer_flags import FLAGS, PROVEN, BadAnswers
+from lastgood.settings import load
 
 words = st.lists(st.sampled_from(["a", "b", "A", "long", "\n", "word"]), min_size=13, max_size=60).map(" ".join)
 
@@ -21,11 +25,33 @@ def flagged(output: str, asked: str | None = None, reason: str | None = None, **
     return {name for name, marks in flags(*columns, attributes).items() if marks[0]}
 
 
-@given(words)
-def test_repetition_is_the_share_of_distinct_words(text: str) -> None:
-    seen = text.strip()[:REPETITION_CHARS].lower().split()
-    few = len(seen) >= LEAST_WORDS and len(set(seen)) < DISTINCT_SHARE * len(seen)
-    assert ("repetitive" in flagged(text)) == few
+@given(
+    st.lists(st.sampled_from(["a", "bc", "d", "word"]), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 60)
+)
+def test_a_text_that_ends_in_a_loop_is_repetitive(run: list[str], times: int, before: int) -> None:
+    """A loop that is most of the text is seen; a text of words of its own, each once, is never one."""
+    own = [f"w{i}x" for i in range(before)]
+    text = " ".join([*own, *run * times])
+    if times > LOOPS and len(run) * times >= max(LEAST_WORDS, 2 * before + len(run)):
+        assert "repetitive" in flagged(text)
+    assert "repetitive" not in flagged(" ".join(own))
+
+
+@pytest.mark.parametrize("result", measured(), ids=lambda result: result.flag)
+def test_a_flag_makes_an_answer_bad_only_where_it_is_right_on_labelled_answers(result: Result) -> None:
+    assert result.texts >= 40
+    assert result.recall >= 0.8
+    assert (result.precision >= 0.95) == (result.flag in PROVEN)
+
+
+def test_labelled_answers_are_of_eight_languages_and_of_every_flag() -> None:
+    assert {result.flag for result in measured()} == set(FLAGS) - {"toxic"}
+    assert len(
+        {
+            (answer.text, answer.asked, answer.finish_reason, answer.response_format, answer.section)
+            for answer in answers()
+        }
+    ) == len(answers())
 
 
 INNOCENT = [
@@ -69,11 +95,11 @@ def test_each_flag_is_raised_by_its_text() -> None:
         "truncated": flagged("and then the whole of the answer was cut off in", reason="length"),
         "template": flagged("<|im_start|>assistant hello"),
         "echo": flagged("what is the capital of France? Paris", "what is the capital of France?"),
-        "script": flagged("это ответ на совсем другом языке", "a question that is asked in English"),
+        "script": flagged("это ответ на совсем другом языке", "a question that is asked in plain words"),
         "not_json": flagged("yes", response_format="json"),
         "not_schema": flagged('{"b": 1}', response_format="json:a"),
     }
-    assert tuple(raised) == FLAGS
+    assert (*raised, "toxic") == FLAGS
     assert all(name in names for name, names in raised.items())
     assert "refusal" in flagged("no", refusal="1")
 
@@ -118,3 +144,33 @@ def test_answers_are_counted_by_requester_also_in_parts(rows: list[dict[str, Any
                 sums[1] += row["weight"] * (row["output"] == "")
     for made in (quality.count(pa.concat_tables(parts)), quality.add(pa.concat_tables(map(quality.count, parts)))):
         assert {row["model_version"]: dict(row["answer_callers"]) for row in made.to_pylist()} == wanted
+
+
+def test_a_flag_can_be_left_out_for_an_endpoint() -> None:
+    """It is counted there and makes no answer bad; elsewhere it does. Words of toxic answers count where they are given."""
+    settings = load(None, toxic_words=("darn",), endpoints={"proofreader": {"flags_shown_only": ["echo"]}})
+    asked = "please correct: this is a text"
+    rows = [
+        {
+            "endpoint": endpoint, "model_version": "1", "stratum": "?/?", "window_start": datetime(2026, 3, 1, tzinfo=UTC), "weight": 1.0,
+            "error_code": None, "output": output, "input": asked, "finish_reason": "stop", "attributes": None, "requester": "ann",
+        }
+        for endpoint in ("proofreader", "chat") for output in (asked, "", "darn it", "fine")
+    ]  # fmt: skip
+    kinds = {
+        "window_start": pa.timestamp("us", "UTC"), "weight": pa.float64(), "attributes": pa.map_(pa.string(), pa.string()),
+    }  # fmt: skip
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in quality.COUNTED])
+    made = quality.count(pa.Table.from_pylist(rows, schema), settings.bad_answers).to_pylist()
+    seen = {row["endpoint"]: dict(row["quality"]) for row in made}
+    assert {name: (counts["bad"], counts["echo"], counts["toxic"]) for name, counts in seen.items()} == {
+        "chat": (3.0, 1.0, 1.0),
+        "proofreader": (2.0, 1.0, 1.0),
+    }
+    assert BadAnswers().bits("chat") == sum(1 << FLAGS.index(flag) for flag in PROVEN - {"toxic"})
+
+
+@pytest.mark.parametrize("name", ["ecoh", "EMPTY", ""])
+def test_a_flag_that_does_not_exist_is_refused_with_its_key(name: str) -> None:
+    with pytest.raises(ConfigError, match="flags_shown_only"):
+        load(None, endpoints={"chat": {"flags_shown_only": [name]}})
