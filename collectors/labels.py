@@ -1,6 +1,7 @@
 """Tables and files of labels -> rows of `scores`, new and corrected ones. The newest by `at` holds; earlier ones stay.
 
-A report that the table has already is not appended again, so a source may be read whole, again and again.
+A report that the table has already is not appended again, so a source may be read whole, again and again. Where a source gives no times,
+its last row about a request holds, and one that differs from the newest report is a correction made now.
 """
 
 import time
@@ -16,7 +17,8 @@ from lastgood.tables.runs import Context, Run, append, record
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SAID = ("endpoint", "request_id", "name", "value", "label")
+ABOUT = ("endpoint", "request_id", "name")
+SAID = (*ABOUT, "value", "label")
 """What makes two reports of one source the same, besides `at` where the source gives it."""
 
 
@@ -62,8 +64,13 @@ def collect_labels(ctx: Context, source: Labels) -> Run | None:
 
     started = time.monotonic()
     key = [*SAID, "at"] if source.at else list(SAID)
-    rows = reports(read_any(ctx.spark, source.table), source).dropDuplicates(key)
+    rows = reports(read_any(ctx.spark, source.table), source)
     had = ctx.store.read(ctx.spark, tables.SCORES).where(f.col("source") == source.table)
+    if source.at:
+        rows = rows.dropDuplicates(key)
+    else:
+        rows = _last(rows.withColumn("_order", f.monotonically_increasing_id()), "_order").drop("_order")
+        had = _last(had, "received_at")
     same = " AND ".join(f"n.{name} <=> h.{name}" for name in key)
     new = rows.alias("n").join(had.alias("h"), f.expr(same), "left_anti")
     run = Run("labels", source.table, ctx.store.version(ctx.spark, tables.SCORES), new.count())
@@ -72,6 +79,18 @@ def collect_labels(ctx: Context, source: Labels) -> Run | None:
     append(ctx, new, tables.SCORES)
     record(ctx, run, time.monotonic() - started)
     return run
+
+
+def _last(rows: "DataFrame", order: str) -> "DataFrame":
+    """The last row by `order` about each request and name."""
+    from pyspark.sql import functions as f
+
+    whole = f.struct(order, *(column for column in rows.columns if column != order)).alias("_row")
+    return (
+        rows.groupBy(*(f.col(name).alias(f"_{name}") for name in ABOUT))
+        .agg(f.max_by(whole, order).alias("_row"))
+        .select("_row.*")
+    )
 
 
 def collect_all(ctx: Context) -> list[Run]:

@@ -54,10 +54,10 @@ CHARTS = (
           ("endpoint", "candidate", "prior", "state", "reason", "judged_at"), width=6),
     Chart("p95", "Latency p95, ms", _quantile(0.95), ("ms",), "hour"),
     Chart("p50", "Latency p50, ms", _quantile(0.5), ("ms",), "hour"),
-    Chart("errors", "Error rate", _hourly(f"{FAILED} / sum(requests)"), ("value",), "hour"),
+    Chart("errors", "Error rate", _hourly(f"try_divide({FAILED}, sum(requests))"), ("value",), "hour"),
     Chart("requests", "Requests an hour", _hourly("sum(requests)"), ("value",), "hour"),
     Chart("tokens", "Tokens an hour", _hourly("sum(coalesce(tokens_in, 0) + coalesce(tokens_out, 0))"), ("value",), "hour"),
-    Chart("answers", "Bad answers, share", _hourly("sum(quality['bad']) / sum(quality['answers'])", "quality"), ("value",), "hour"),
+    Chart("answers", "Bad answers, share", _hourly("try_divide(sum(quality['bad']), sum(quality['answers']))", "quality"), ("value",), "hour"),
     Chart("drift", "Columns that drifted", f"""SELECT endpoint, model_version, against, `column`, distance, low, computed_at FROM (
   SELECT *, row_number() OVER (PARTITION BY endpoint, model_version, against, `column` ORDER BY computed_at DESC) AS newest
   FROM {{drift}} WHERE computed_at >= {SINCE}) WHERE newest = 1 AND drifted""",

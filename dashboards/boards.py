@@ -77,9 +77,9 @@ def endpoint(p: Policy) -> list[Plot]:
         Plot("Errors by code", "Failed requests per second by code.",
              [(_rate("lastgood_errors_total", VERSIONS, "model_version, error_code"), "{{model_version}} {{error_code}}")], "reqps"),
         Plot("Throughput", "Requests per second per version: where the traffic goes.", [(_rate("lastgood_requests_total", VERSIONS), WHO)], "reqps"),
-        Plot("Tokens per request", "Prompt and generated tokens per request.", [
-            (_ratio("lastgood_tokens_in_total", "lastgood_requests_total", VERSIONS), f"{WHO} in"),
-            (_ratio("lastgood_tokens_out_total", "lastgood_requests_total", VERSIONS), f"{WHO} out"),
+        Plot("Tokens per request", "Prompt and generated tokens / requests that say them.", [
+            (_ratio("lastgood_tokens_in_total", "lastgood_requests_with_tokens_in_total", VERSIONS), f"{WHO} in"),
+            (_ratio("lastgood_tokens_out_total", "lastgood_requests_with_tokens_out_total", VERSIONS), f"{WHO} out"),
         ]),
         Plot("Feature age p95", "Age of the oldest feature used, at request time.", [(_quantile(0.95, age, VERSIONS), WHO)], "s",
              p.feature_age_limit_ms / 1000),

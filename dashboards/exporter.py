@@ -41,6 +41,7 @@ HISTOGRAMS = {
 }
 COUNTERS = {
     "requests": "lastgood_requests", "tokens_in": "lastgood_tokens_in", "tokens_out": "lastgood_tokens_out",
+    "told_in": "lastgood_requests_with_tokens_in", "told_out": "lastgood_requests_with_tokens_out",
     "answers": "lastgood_answers", "bad": "lastgood_bad_answers",
 }  # fmt: skip
 TALLY = {
@@ -70,7 +71,9 @@ class Operations:
 
 def amounts(row: Mapping[str, Any]) -> Totals:
     """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/BUCKET`, ..."""
-    totals: Totals = {name: row[name] for name in ("requests", "tokens_in", "tokens_out") if row.get(name)}
+    totals: Totals = {
+        name: row[name] for name in ("requests", "tokens_in", "tokens_out", "told_in", "told_out") if row.get(name)
+    }
     totals |= {f"error/{code}": number for code, number in row.get("errors") or ()}
     for name in HISTOGRAMS:
         totals |= {f"{name}/{index}": number for index, number in row.get(name) or ()}

@@ -58,6 +58,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     ]
     used = rows.groupBy(*key, "window_start").agg(
         f.sum(weight).alias("requests"), f.coalesce(f.sum(f.col("tokens_in") * weight), f.lit(0.0)).alias("tokens_in"),
+        f.sum(f.when(f.col("tokens_in").isNotNull() | f.col("tokens_out").isNotNull(), weight).otherwise(0.0)).alias("requests_with_tokens"),
         f.coalesce(f.sum(f.col("tokens_out") * weight), f.lit(0.0)).alias("tokens_out"),
         f.round(f.coalesce(f.sum(f.col("latency_ms") * weight), f.lit(0.0)) / 1000, 3).alias("busy_s"),
     )  # fmt: skip

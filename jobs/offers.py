@@ -180,12 +180,16 @@ def report(
         for bucket, weight in window.latency.items():
             latency[bucket] = latency.get(bucket, 0.0) + weight
     p95 = quantile(latency, 0.95)
+    requests, told = (
+        math.fsum(values) for values in zip(*((w.requests, max(w.told_in, w.told_out)) for w in windows), strict=True)
+    )
     available = offers(traffic, window_s, prices, cost, p95, target_ms)
     best = cheapest(available)
     by: Mapping[str, Offer] = {offer.mode: offer for offer in available}
     return {
         "requests": sum(load.requests for load in traffic), "tokens_in": sum(load.tokens_in for load in traffic),
         "tokens_out": sum(load.tokens_out for load in traffic), "busy_s": sum(load.busy_s for load in traffic), "p95_ms": p95,
+        "tokens_known": told / requests if requests else None,
         "target_ms": target_ms, "mode": cost.mode, "offers": [vars(offer) for offer in available], "cheapest": best.mode if best else None,
         "cheapest_meets": best.meets if best else None, "saving": by[cost.mode].money - best.money if best and cost.mode in by else None,
         "changes": [{"traffic": factor, "mode": mode} for factor, mode in changes(traffic, window_s, prices, cost, p95, target_ms)],
@@ -214,6 +218,11 @@ def show(
         HEADER,
         rows,
     )
+    known_share = report["tokens_known"]
+    if known_share is not None and known_share < 1:
+        say(
+            f"{1 - known_share:.1%} of the requests, or more, say no tokens: what is paid by token, or needed for them, is at least this"
+        )
     best, money = report["cheapest"], report["currency"]
     if best is None:
         say("no mode is known to meet the latency target: set `cost.latency`, or prices for more modes")

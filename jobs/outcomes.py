@@ -25,11 +25,11 @@ SET = "attributes = map_concat(map_filter(coalesce(t.attributes, map()), (k, v) 
 
 
 def _matched(scores: "DataFrame", requests: "DataFrame") -> "DataFrame":
-    """The newest score of each request and name."""
+    """The newest score of each request and name: by when it was evaluated (not known: received), then by when it was received."""
     from pyspark.sql import functions as f
 
     asked = requests.select("endpoint", "request_id", "trace_id", "output")
-    newest = f.struct("at", "value", "label")
+    newest = f.struct(f.coalesce("at", "scored_at").alias("at"), "scored_at", "value", "label")
     grouped = about(scores.where("name IS NOT NULL"), asked).groupBy("endpoint", "request_id", "name")
     return grouped.agg(f.max(newest).alias("newest"), f.first("output").alias("output"))
 

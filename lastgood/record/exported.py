@@ -40,6 +40,8 @@ CATALOGUE = (
     Exported("lastgood_feature_age_seconds", "histogram", "Age of the oldest feature used, at request time.", VERSION),
     Exported("lastgood_tokens_in", "counter", "Prompt tokens.", VERSION),
     Exported("lastgood_tokens_out", "counter", "Generated tokens.", VERSION),
+    Exported("lastgood_requests_with_tokens_in", "counter", "Requests whose prompt tokens are known.", VERSION),
+    Exported("lastgood_requests_with_tokens_out", "counter", "Requests whose generated tokens are known.", VERSION),
     Exported("lastgood_answers", "counter", "Successful answers whose text was looked at.", VERSION),
     Exported("lastgood_bad_answers", "counter", "Answers that were empty, refused, repetitive, cut, leaking or echoing.", VERSION),
     Exported("lastgood_verdict", "gauge", "Newest verdict: 0 Healthy, 1 Inconclusive, 2 Watch, 3 Page, 4 RollBack.", VERSION),

@@ -240,6 +240,9 @@ COST = Table(
         Field("requests", "double", "requests"),
         Field("tokens_in", "double", "prompt tokens"),
         Field("tokens_out", "double", "generated tokens"),
+        Field(
+            "requests_with_tokens", "double", "requests that say their tokens: what is paid by token knows only these"
+        ),
         Field("busy_s", "double", "seconds of serving: sum of latencies"),
         Field("mode", "string", "how the endpoint is served, by its settings"),
         Field("dbu", "double", "DBU by conf/prices.yaml; null when it has no price for that"),

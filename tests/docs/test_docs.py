@@ -13,6 +13,8 @@ import pytest
 import yaml
 from cli_support import lastgood
 
+from lastgood.dashboards.boards import BOARDS
+from lastgood.settings import Policy
 from lastgood.workspace import local
 from tools import reference
 
@@ -122,3 +124,24 @@ def test_the_architecture_names_files_that_are_there() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for path in re.findall(r"`((?:lastgood|alerts|jobs|collectors|dashboards|tests|docs)/[\w/.]+)`", text):
         assert list(ROOT.glob(f"{path}*")), path
+
+
+def test_every_plot_of_a_ratio_is_defined_by_its_formula() -> None:
+    page = (ROOT / "docs/reference/figures.md").read_text()
+    plots = {
+        plot.title
+        for board in BOARDS
+        if board.title != "Lastgood / Lastgood itself"
+        for plot in board.plots(Policy())
+        if any("/" in query for query, _ in plot.queries)
+    }
+    assert plots
+    assert {title for title in plots if title.split(",")[0] not in page} == set()
+    tests = {
+        name.strip()
+        for line in page.splitlines()
+        if line.startswith("| ")
+        for name in line.rsplit("|", 2)[1].split(",")
+    } - {"test", ""}
+    there_are = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert tests - there_are == set()

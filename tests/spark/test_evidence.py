@@ -59,6 +59,22 @@ def test_labels_of_files_and_tables_are_taken_once_and_corrections_are_added(
     assert [(row["value"], row["at"].day, row["endpoint"]) for row in of_r2] == [(0.0, 1, "chat"), (1.0, 9, "chat")]
 
 
+def test_of_labels_without_a_time_the_last_holds_and_a_change_is_a_correction(
+    make: Callable[..., Context], tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("request_id,label\nr1,yes\nr1,no\nr2,no\nr2,yes\nr3,yes\n")
+    ctx = make(sources={"labels": [{"table": str(file), "name": "label", "label": "label"}]})
+    assert [run.rows_in for run in collect_all(ctx)] == [3]
+    assert said(ctx) == [("r1", "label", None, "no"), ("r2", "label", None, "yes"), ("r3", "label", None, "yes")]
+    for label in ("yes", "no"):
+        file.write_text(f"request_id,label\nr1,{label}\nr2,yes\nr3,yes\n")
+        assert [run.rows_in for run in collect_all(ctx)] == ([1])
+    assert collect_all(ctx) == []
+    newest = ctx.store.read(ctx.spark, tables.SCORES).where("request_id = 'r1'").orderBy("received_at").collect()
+    assert [row["label"] for row in newest] == ["no", "yes", "no"]
+
+
 def test_a_label_source_without_its_columns_is_named(make: Callable[..., Context], tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("a,b\n1,2\n")
     for column, match in (

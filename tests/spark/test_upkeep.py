@@ -66,6 +66,9 @@ def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: M
     conform(ctx)
     report(ctx, {"request_id": "r6", "name": "thumbs", "value": 0.0, "at": START})
     report(ctx, {"request_id": "r6", "name": "thumbs", "value": 1.0, "at": START + timedelta(minutes=1)})
+    for minutes, value in ((0, 0.75), (1, 0.5)):  # without a time of their own: the one that was received last
+        late = {"at": None, "received_at": START + timedelta(hours=1, minutes=minutes)}
+        report(ctx, {"request_id": "r6", "name": "unsure", "value": value} | late)
     put(ctx.store, [row(7, requested_at=START), row(8, requested_at=START)])  # their output was not captured
     conform(ctx)
     report(
@@ -99,7 +102,7 @@ def test_labels_reach_the_windows_of_their_requests_whichever_came_first(make: M
     assert (found.quality["abs_error_sq"], found.quality["thumbs_sq"]) == (0.25, 1.25)
     assert (found.quality["answers"], found.quality["labelled"]) == (7, 6)
     (faithful,) = [dict(one["attributes"]) for one in rows_of(ctx, tables.REQUESTS) if one["request_id"] == "r6"]
-    assert faithful == {"outcome.faithful": "0.25", "outcome.thumbs": "1.0"}
+    assert faithful == {"outcome.faithful": "0.25", "outcome.thumbs": "1.0", "outcome.unsure": "0.5"}
     told = CliRunner().invoke(app, ["outcomes", "chat", "--json", "--config", config_of(ctx, tmp_path)])
     said = json.loads(told.stdout)
     assert (said["new"], said["prior"], said["labelled"]["new"]) == ("2", None, 6 / 9)
