@@ -180,9 +180,8 @@ def report(
         for bucket, weight in window.latency.items():
             latency[bucket] = latency.get(bucket, 0.0) + weight
     p95 = quantile(latency, 0.95)
-    requests, told = (
-        math.fsum(values) for values in zip(*((w.requests, max(w.told_in, w.told_out)) for w in windows), strict=True)
-    )
+    requests = math.fsum(window.requests for window in windows)
+    told = max(math.fsum(window.told_in for window in windows), math.fsum(window.told_out for window in windows))
     available = offers(traffic, window_s, prices, cost, p95, target_ms)
     best = cheapest(available)
     by: Mapping[str, Offer] = {offer.mode: offer for offer in available}
