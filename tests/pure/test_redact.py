@@ -1,6 +1,7 @@
 """What capture settings let through."""
 
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +43,22 @@ def test_own_patterns_and_a_hook_come_after(monkeypatch: pytest.MonkeyPatch) -> 
         EndpointSettings(capture=Capture.REDACTED, redact={"CASE": r"case-\d+"}, redact_hook=f"{__name__}:shout")
     )
     assert rule.text("secret of case-77") == "[HOOK] of [CASE]"
+
+
+def test_presidio_is_a_hook_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a pattern is found without a language model, and no connection is made."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    rule = redactor(EndpointSettings(capture=Capture.REDACTED, redact_hook="lastgood.record.presidio:blot"))
+    assert (
+        rule.text("see 0xde0B295669a9FD93d5F28D9Ec85E40f4cb697BAe or https://example.com/ann thanks")
+        == "see 0xde0B295669a9FD93d5F28D9Ec85E40f4cb697BAe or <URL> thanks"
+    )
+    assert rule.text("my passport is fine") == "my passport is fine"
+    assert rule.text("ann@mail.example.com, 4111 1111 1111 1111") == "[EMAIL], [CARD]"
 
 
 def test_modes() -> None:
