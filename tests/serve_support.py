@@ -16,7 +16,11 @@ class Service:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
         assert self.process.stdout is not None
         said = json.loads(self.process.stdout.readline())
-        self.url, self.grpc = f"http://127.0.0.1:{said['web']}", int(said["grpc"])
+        self.url, self.grpc, self.http = (
+            f"http://127.0.0.1:{said['web']}",
+            int(said["grpc"]),
+            f"http://127.0.0.1:{said['http']}",
+        )
 
     def end(self) -> None:
         self.process.terminate()
