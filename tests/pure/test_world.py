@@ -70,6 +70,27 @@ def test_the_champion_is_who_carried_the_traffic_not_who_was_seen_last() -> None
     assert judged(short, away) == [Pair("3", "2", BEGIN)], "a version that was rolled back is nobody's champion"
 
 
+def test_a_canary_is_compared_with_what_serves_beside_it_however_short_a_time_that_has_served() -> None:
+    for hours in (6, 24, 48):
+        daily = [
+            Configuration(at(-90_000), {"1": 100}),
+            Configuration(at(-60 * hours), {"2": 100}),
+            Configuration(BEGIN, {"2": 90, "3": 10}),
+        ]
+        assert judged(daily) == [Pair("3", "2", BEGIN)], "1 carried more, and serves no more: nothing would be compared"
+        assert judged([*daily, Configuration(at(90), {"3": 100})]) == [Pair("3", "2", BEGIN)], (
+            "as it was while 2 served"
+        )
+    bad_again = [
+        Configuration(at(-90_000), {"1": 100}),
+        Configuration(at(-60), {"1": 50, "2": 50}),
+        Configuration(at(-30), {"1": 100}),
+    ]
+    assert judged([*bad_again, Configuration(BEGIN, {"2": 100})]) == [Pair("2", "1", BEGIN)], (
+        "nobody serves beside it: who carried most"
+    )
+
+
 def test_a_configuration_seen_by_two_services_counts_once_and_one_made_anew_counts() -> None:
     def rows(number: int, minute: float, *versions: str) -> list[dict[str, Any]]:
         share = 100 // len(versions)
