@@ -194,6 +194,17 @@ def one_requester(rng: np.random.Generator, bad: bool) -> Story:
     return Story(made.records(rng), made.version, plain())
 
 
+def some_testers(rng: np.random.Generator, bad: bool) -> Story:
+    """Four people try the new version by its URL, 3 % of traffic, and a third of what they send fails (bad: everybody's requests fail)."""
+    made = traffic(rng)
+    theirs = rng.random(len(made.at)) < 0.03
+    made.who = np.where(theirs, PEOPLE + rng.integers(0, 4, len(made.at)), made.who)
+    made.version = np.where(theirs, 2, made.version)
+    made.fails = np.where(theirs, 0.35, made.fails)
+    made.fails = made.fails * np.where((made.version == 2) & ~theirs & bad, 5.0, 1.0)
+    return Story(made.records(rng), made.version, plain())
+
+
 def slow_requester(rng: np.random.Generator, bad: bool) -> Story:
     """One requester with slow prompts of its own, a fifth of traffic, meets the new version only (bad: everybody is slower there)."""
     made = traffic(rng)
@@ -328,6 +339,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "4 pinned client with 400s": pinned_client,
     "4 rate limit": rate_limited,
     "5 one requester fails": one_requester,
+    "5 some testers' requests fail": some_testers,
     "5 one requester is slow": slow_requester,
     "5 one requester's answers": low_scores,
     "6 over long ago": over_long_ago,

@@ -21,7 +21,7 @@ from lastgood.settings import Policy
 
 def judge(evidence: Evidence, policy: Policy, history: History, now: datetime) -> Verdict:
     """The verdict on the candidate. Missing, old or incomplete evidence is Inconclusive: never healthy, never a rollback."""
-    case = case_of(evidence, policy, history)
+    case = case_of(evidence, policy, history, only_last=True)
     if case is None:
         return _nothing(evidence, now)
     return _verdict(Look(case, case.length - 1, now))
@@ -51,8 +51,8 @@ def first_rollback(evidence: Evidence, policy: Policy, history: History) -> tupl
     return float(case.trail.e[:, 0].max()), next(decided, None)
 
 
-def case_of(evidence: Evidence, policy: Policy, history: History) -> Case | None:
-    """The comparison, or None without a window."""
+def case_of(evidence: Evidence, policy: Policy, history: History, only_last: bool = False) -> Case | None:
+    """The comparison, or None without a window. only_last: for one look, after its last window."""
     given = evidence.windows
     if not isinstance(given, Columns):
         limit = bucket(policy.feature_age_limit_ms)
@@ -60,7 +60,7 @@ def case_of(evidence: Evidence, policy: Policy, history: History) -> Case | None
     if not len(given.times):
         return None
     cols, left_out = comparable(given.since_new(), evidence, policy)
-    return Case(follow(cols, policy)[0], evidence, policy, history, left_out)
+    return Case(follow(cols, policy)[0], evidence, policy, history, left_out, only_last)
 
 
 def _nothing(evidence: Evidence, now: datetime) -> Verdict:

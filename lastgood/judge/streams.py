@@ -168,8 +168,15 @@ def _by_rank(name: str, metric: str, weight: float, tolerance: float, cols: Colu
     return made, blocks
 
 
-def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], dict[str, Blocks]]:
-    """All streams, and the blocks that proofs of safety are made of (metric -> Blocks)."""
+def harm_streams(cols: Columns, policy: Policy) -> list[Stream]:
+    """The streams of harm of a whole comparison, from nothing."""
+    return streams(cols, policy, nothing(), changes=False)[0]
+
+
+def streams(
+    cols: Columns, policy: Policy, carry: Carry, changes: bool = True
+) -> tuple[list[Stream], dict[str, Blocks]]:
+    """All streams, and the blocks that proofs of safety are made of (metric -> Blocks). changes: those of change too."""
     minutes = (cols.times + cols.width - _zero(cols, carry)) / 60
     weights, eta = _weights(cols, policy, carry), policy.tempering
     counted = tuple(kind for kind in FAULTS if kind in policy.rollback_faults)
@@ -188,7 +195,7 @@ def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], 
         eta,
     )
     for kind in (Fault.CLIENT, Fault.LIMIT, Fault.CONTENT):
-        if kind not in counted:
+        if kind not in counted and (changes or kind not in CHANGE):
             share = {str(kind): CHANGE.get(kind, weights["client"])}
             several = Blocks(cols.n, failures(cols, (kind,)).x[..., :1])
             made += fold(kind, share, several, policy.error_tolerance, cols, carry, minutes, eta)
@@ -200,6 +207,8 @@ def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], 
         ("pace", "pace", policy.latency_tolerance, 1), ("longer", "length", policy.length_tolerance, 1),
         ("shorter", "length", policy.length_tolerance, -1),
     ):  # fmt: skip
+        if not changes:
+            break
         part = CHANGE[metric] * (0.5 if metric == "length" else 1.0)
         made += _by_rank(name, metric, part, limit, cols, carry, minutes, eta, sign)[0]
     return made + _scores(cols, policy, carry, minutes), blocks
