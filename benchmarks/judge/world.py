@@ -268,6 +268,19 @@ def hanging(rng: np.random.Generator, bad: bool) -> Story:
     return Story(records.take(kept), made.version[kept], ledger, usual=USUAL, page=True)
 
 
+def alone_with_a_probe(rng: np.random.Generator, bad: bool) -> Story:
+    """Version 2 has all traffic, and three probes go on calling 1 by its URL, short and fast (bad: 2 becomes three times as slow)."""
+    made = traffic(rng, 1.0, minutes=60)
+    probe = rng.random(len(made.at)) < 0.01
+    made.version, made.who = (
+        np.where(probe, 1, made.version),
+        np.where(probe, PEOPLE + rng.integers(0, 3, len(probe)), made.who),
+    )
+    ms = np.where(probe, 80.0, made.latency() * np.where((made.minute > 20) & bad, 3.0, 1.0))
+    ledger = (Configuration(at(-5000), {"1": 100}), Configuration(BEGIN, {"2": 100}))
+    return Story(made.records(rng, ms), made.version, ledger, usual=USUAL, page=True)
+
+
 def cold_start(rng: np.random.Generator, bad: bool) -> Story:
     """A fresh replica is three times as slow for sixty seconds (bad: it stays one and a half times as slow)."""
     made = traffic(rng)
@@ -344,6 +357,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "5 one requester's answers": low_scores,
     "6 over long ago": over_long_ago,
     "6 alone": alone,
+    "6 alone, the prior version is probed": alone_with_a_probe,
     "6 hanging": hanging,
     "7 cold start": cold_start,
     "7 split changes": split_changes,

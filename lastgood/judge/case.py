@@ -32,8 +32,8 @@ COMPARABLE, COMPARABLE_OF = 0.2, 200.0
 REVERSE_E = 5.0
 """Evidence that the prior version is worse in a harm metric, from which nobody goes back to it."""
 NOT_NOW, ONE_REQUESTER, OTHER_INPUT, PINNED, FEW_CLIENTS = (
-    "it is no longer so in the newest windows", "it rests on one requester, or on some who meet one version only", "the two versions are not sent the same kind of requests",
-    "requesters always meet the same version", "too few requesters see them",
+    "it is no longer so in the newest windows", "it rests on one requester, or on some who meet one version only",
+    "the two versions are not sent the same kind of requests", "requesters always meet the same version", "too few requesters see them",
 )  # fmt: skip
 
 

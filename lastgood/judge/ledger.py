@@ -2,8 +2,9 @@
 
 - A version's newest deployment begins with the configuration since which it has had traffic without a pause, or when traffic was last moved
   away from it if that was later. What it did before is spent.
-- Its champion is the version that carried most traffic before that, the last days counting most, of those that have served beside it where there
-  are any: with a release a day, the version that carried most may be gone. A version that was rolled back carries nothing from before its rollback. A version that is its own champion (it came back) has no prior version: history is what it is held to.
+- Its champion is the version that carried most traffic before that, the last days counting most, of those that have served beside it where
+  there are any: with a release a day, the version that carried most may be gone. A version that was rolled back carries nothing from before
+  its rollback. A version that is its own champion (it came back) has no prior version: history is what it is held to.
 - Judged is every version with traffic, but for champions that serve beside what they are compared with.
 """
 

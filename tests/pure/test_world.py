@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_support import requests, windows
+from judge_support import START, requests, windows
 from soak import scaled
 
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
-from lastgood.judge import Evidence, History, State, Verdict, judge, power
+from lastgood.judge import Evidence, History, Planned, State, Verdict, judge, power
 from lastgood.judge.explain import COLUMNS, explain
-from lastgood.judge.judge import first_rollback
+from lastgood.judge.judge import case_of, first_rollback
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.fault import FAULTS, Fault, fault
@@ -163,6 +163,18 @@ def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
     plain, told = (Evidence("chat", "2", "1", cols, 20, scaled=scaled) for scaled in ((), (added,)))
     assert first_rollback(plain, POLICY, History())[1] is not None
     assert first_rollback(told, POLICY, History())[1] is None
+
+
+def test_windows_that_count_for_nobody_change_no_mean_of_the_prompts() -> None:
+    """Both versions are sent the same prompts; the split changes, so the windows near it are left out, prompts and all."""
+    rng, asked = np.random.default_rng(3), requests(3, minutes=30, per_minute=240)
+    share = np.where(asked.at < START + 600, 0.02, 0.6)
+    labelled = asked.labelled((rng.random(len(asked.at)) < share).astype(np.int64))
+    plans = [Planned(0.02, BEGIN, at(9.5)), Planned(0.6, at(10.3))]
+    evidence = Evidence("chat", "2", "1", columns_of(labelled, 20), 20, planned=plans, deployed=BEGIN)
+    case = case_of(evidence, Policy(), History())
+    assert case is not None and case.left_out["the split changed"].any()
+    assert not case.other_input.any()
 
 
 def test_no_version_is_accused_while_the_ledger_is_empty() -> None:
