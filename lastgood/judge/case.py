@@ -102,7 +102,8 @@ class Case:
             if metric in INPUT_DEPENDENT:
                 why[OTHER_INPUT] = self.other_input
             if metric == "client":
-                why[FEW_CLIENTS] = self.who_failed((Fault.CLIENT,)) < self.policy.client_requesters
+                asked = np.minimum(self.policy.client_requesters, np.maximum(self.callers_so_far, 1))
+                why[FEW_CLIENTS] = self.who_failed((Fault.CLIENT,)) < asked
             if metric in self.by_one:
                 own = summed(streams)
                 why[ONE_REQUESTER] = (self.by_one[metric] < self.threshold) & (own > self.by_one[metric] * 1.001)
@@ -180,6 +181,13 @@ class Case:
         _, first = np.unique(callers.who[hit], return_index=True)
         return np.cumsum(np.bincount(callers.t[hit][first], minlength=self.length)).astype(float)
 
+    @cached_property
+    def callers_so_far(self) -> Floats:
+        """Distinct requesters so far [T]: where there are few, no more of them can be asked to have seen anything."""
+        callers = self.cols.callers
+        _, first = np.unique(callers.who, return_index=True)
+        return np.cumsum(np.bincount(callers.t[first], minlength=self.length)).astype(float)
+
     # whether the versions are compared on the same
 
     @cached_property
@@ -227,6 +235,18 @@ class Case:
             expected += planned.share * so_far.sum(1)
             log_e += eprocess.log_e_split(so_far[:, 1], so_far[:, 0], planned.share)
         return seen, expected, log_e
+
+    @cached_property
+    def unseen(self) -> Floats:
+        """Requests that the plan should have brought the new version since it was warm, as long as not one came [T]; else 0."""
+        cols, total = self.cols, np.zeros(self.length)
+        begun = self.evidence.deployed.timestamp() if self.evidence.deployed else float(cols.times[0])
+        warm = cols.times >= begun + self.policy.warmup_s
+        for planned in self.evidence.planned:
+            if 0 < planned.share < 1:
+                within = cols.within(planned.since, planned.until) & warm
+                total += np.cumsum(cols.n[..., 0].sum(1) * within) * planned.share / (1 - planned.share)
+        return np.where(self.served[:, 1] > 0, 0.0, total)
 
     @cached_property
     def off_plan(self) -> Bools:
