@@ -1,6 +1,7 @@
 """Window counts, drift and deployment of one endpoint -> a verdict with its findings and one sentence (pure)."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 
 import numpy as np
@@ -74,6 +75,8 @@ def _verdict(look: Look) -> Verdict:
     vetoes = guards.vetoes(look) if state.severity >= State.PAGE.severity else []
     findings = [] if missing else [*say.tests(look), *guards.others(look)]
     figures = {"new": _figures(look, 1), "prior": _figures(look, 0), "windows": look.windows, "trail": _numbers(look)}
+    if evidence.drift:
+        figures["drifted"] = [asdict(drifted) for drifted in evidence.drift]
     if evidence.deployed is not None:
         figures["deployed"] = evidence.deployed.isoformat()
     return Verdict(
