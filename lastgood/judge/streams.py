@@ -107,14 +107,18 @@ def failures(cols: Columns, kinds: tuple[Fault, ...]) -> Blocks:
     """Failed requests of `kinds`, over all and by class.
 
     Where failures in a window have no prompt length (a failed request may not say it), the lengths of that window and scope are
-    pooled: a stratum that only failures can enter would hide them.
+    pooled: a stratum that only failures can enter would hide them. So are the scopes, where failures say none (who never reached the model has
+    no latency of it).
     """
     by_kind = cols.faults[..., [FAULTS.index(kind) for kind in kinds]]
     n, x = cols.n.copy(), np.concatenate([by_kind.sum(-1, keepdims=True), by_kind], -1)
-    for scope in np.unique(cols.scope):
-        cells = np.flatnonzero(cols.scope == scope)
-        unknown = cells[~cols.sized[cells]]
-        if not len(unknown) or len(cells) == 1:
+    unscoped = np.array([stratum.startswith("?/") for stratum in cols.strata])
+    pools = [(np.flatnonzero(cols.scope == scope), ~cols.sized) for scope in np.unique(cols.scope)]
+    if unscoped.any():
+        pools += [(np.flatnonzero(cols.series == series), unscoped) for series in np.unique(cols.series)]
+    for cells, unsaid in pools:
+        unknown = cells[unsaid[cells]]
+        if len(unknown) in (0, len(cells)):
             continue
         lost = x[..., 0][:, unknown].sum((1, 2)) > 0
         for counts in (n, x):

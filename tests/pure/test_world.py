@@ -18,6 +18,7 @@ from lastgood.judge.explain import COLUMNS, explain
 from lastgood.judge.judge import case_of, first_rollback
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
+from lastgood.judge.streams import failures
 from lastgood.record.fault import FAULTS, Fault, fault
 from lastgood.record.windows import Counts
 from lastgood.settings import Policy
@@ -163,6 +164,20 @@ def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
     plain, told = (Evidence("chat", "2", "1", cols, 20, scaled=scaled) for scaled in ((), (added,)))
     assert first_rollback(plain, POLICY, History())[1] is not None
     assert first_rollback(told, POLICY, History())[1] is None
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_failures_that_say_no_latency_scope_are_compared_with_the_requests_that_do(lengths: bool) -> None:
+    """Who never reached the model has no latency of it: a stratum of failures alone would hide that one version has ten times as many."""
+    asked = requests(5, minutes=60, per_minute=240, failing=0.0015, errors=10)
+    failed = asked.code >= 0
+    scoped = replace(asked, scope=np.where(failed, 1, 0), scopes=("model", "?"))
+    scoped = replace(scoped, tokens_in=np.where(failed & ~lengths, np.nan, scoped.tokens_in))
+    assert first_rollback(Evidence("chat", "2", "1", columns_of(scoped, 20), 20), POLICY, History())[1] is not None
+    nowhere = replace(asked, scopes=("?",))
+    assert failures(columns_of(nowhere, 20), FAULTS).n.any((0, 2)).sum() > 1, (
+        "where nobody says a scope, lengths are still compared with like"
+    )
 
 
 def test_windows_that_count_for_nobody_change_no_mean_of_the_prompts() -> None:
