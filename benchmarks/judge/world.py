@@ -194,6 +194,17 @@ def one_requester(rng: np.random.Generator, bad: bool) -> Story:
     return Story(made.records(rng), made.version, plain())
 
 
+def some_testers(rng: np.random.Generator, bad: bool) -> Story:
+    """Four people try the new version by its URL, 3 % of traffic, and a third of what they send fails (bad: everybody's requests fail)."""
+    made = traffic(rng)
+    theirs = rng.random(len(made.at)) < 0.03
+    made.who = np.where(theirs, PEOPLE + rng.integers(0, 4, len(made.at)), made.who)
+    made.version = np.where(theirs, 2, made.version)
+    made.fails = np.where(theirs, 0.35, made.fails)
+    made.fails = made.fails * np.where((made.version == 2) & ~theirs & bad, 5.0, 1.0)
+    return Story(made.records(rng), made.version, plain())
+
+
 def slow_requester(rng: np.random.Generator, bad: bool) -> Story:
     """One requester with slow prompts of its own, a fifth of traffic, meets the new version only (bad: everybody is slower there)."""
     made = traffic(rng)
@@ -255,6 +266,19 @@ def hanging(rng: np.random.Generator, bad: bool) -> Story:
     kept = (made.minute < 20) | (rng.random(len(made.at)) < 0.1) if bad else np.ones(len(made.at), bool)
     ledger = (Configuration(at(-5000), {"1": 100}), Configuration(BEGIN, {"2": 100}))
     return Story(records.take(kept), made.version[kept], ledger, usual=USUAL, page=True)
+
+
+def alone_with_a_probe(rng: np.random.Generator, bad: bool) -> Story:
+    """Version 2 has all traffic, and three probes go on calling 1 by its URL, short and fast (bad: 2 becomes three times as slow)."""
+    made = traffic(rng, 1.0, minutes=60)
+    probe = rng.random(len(made.at)) < 0.01
+    made.version, made.who = (
+        np.where(probe, 1, made.version),
+        np.where(probe, PEOPLE + rng.integers(0, 3, len(probe)), made.who),
+    )
+    ms = np.where(probe, 80.0, made.latency() * np.where((made.minute > 20) & bad, 3.0, 1.0))
+    ledger = (Configuration(at(-5000), {"1": 100}), Configuration(BEGIN, {"2": 100}))
+    return Story(made.records(rng, ms), made.version, ledger, usual=USUAL, page=True)
 
 
 def cold_start(rng: np.random.Generator, bad: bool) -> Story:
@@ -328,10 +352,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     "4 pinned client with 400s": pinned_client,
     "4 rate limit": rate_limited,
     "5 one requester fails": one_requester,
+    "5 some testers' requests fail": some_testers,
     "5 one requester is slow": slow_requester,
     "5 one requester's answers": low_scores,
     "6 over long ago": over_long_ago,
     "6 alone": alone,
+    "6 alone, the prior version is probed": alone_with_a_probe,
     "6 hanging": hanging,
     "7 cold start": cold_start,
     "7 split changes": split_changes,

@@ -11,8 +11,8 @@ from lastgood.judge import budget, eprocess, loo
 from lastgood.judge.columns import Bools, Columns, Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
-from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream
-from lastgood.judge.trail import Trail, follow
+from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream, harm_streams
+from lastgood.judge.trail import Trail
 from lastgood.judge.usual import Usual, alarms, missing, usual
 from lastgood.record.fault import FAULTS, Fault
 from lastgood.settings import Policy
@@ -32,8 +32,8 @@ COMPARABLE, COMPARABLE_OF = 0.2, 200.0
 REVERSE_E = 5.0
 """Evidence that the prior version is worse in a harm metric, from which nobody goes back to it."""
 NOT_NOW, ONE_REQUESTER, OTHER_INPUT, PINNED, FEW_CLIENTS = (
-    "it is no longer so in the newest windows", "it rests on one requester", "the two versions are not sent the same kind of requests",
-    "requesters always meet the same version", "too few requesters see them",
+    "it is no longer so in the newest windows", "it rests on one requester, or on some who meet one version only",
+    "the two versions are not sent the same kind of requests", "requesters always meet the same version", "too few requesters see them",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ class Case:
     policy: Policy
     history: History
     left_out: Mapping[str, Bools] = field(default_factory=dict)
+    only_last: bool = False
+    """Whether nobody looks at any window but the last: whose evidence it is, is then asked once."""
 
     @property
     def cols(self) -> Columns:
@@ -100,7 +102,8 @@ class Case:
             if metric in INPUT_DEPENDENT:
                 why[OTHER_INPUT] = self.other_input
             if metric == "client":
-                why[FEW_CLIENTS] = self.who_failed((Fault.CLIENT,)) < self.policy.client_requesters
+                asked = np.minimum(self.policy.client_requesters, np.maximum(self.callers_so_far, 1))
+                why[FEW_CLIENTS] = self.who_failed((Fault.CLIENT,)) < asked
             if metric in self.by_one:
                 own = summed(streams)
                 why[ONE_REQUESTER] = (self.by_one[metric] < self.threshold) & (own > self.by_one[metric] * 1.001)
@@ -150,21 +153,22 @@ class Case:
 
     @cached_property
     def by_one(self) -> dict[str, Floats]:
-        """metric -> its part of the evidence without the requester who carries most of it [T]. Who that is is looked at when evidence first
-        reaches a page, and then after 1, 2, 4, ... more windows."""
+        """metric -> its part of the evidence without the requesters who carry most of it (see loo.heaviest) [T]. Who they are is looked at
+        when evidence first reaches a page, and then after 1, 2, 4, ... more windows."""
         over = np.flatnonzero(self.trail.e[:, 0] >= self.policy.page_e)
         if not len(over) or not len(self.cols.callers.t):
             return {}
         first, length = int(over[0]), self.length
         looks = [first + step for step in (0, *(2**k for k in range(32))) if first + step < length]
-        trails: dict[int, dict[str, Floats]] = {}
+        trails: dict[loo.Group, dict[str, Floats]] = {}
         out: dict[str, Floats] = {}
-        for t, until in zip(looks, [*looks[1:], length], strict=True):
+        spans = list(zip(looks, [*looks[1:], length], strict=True))
+        for t, until in spans[-1:] if self.only_last else spans:
             for metric, people in loo.heaviest(self.cols, t, self.policy).items():
                 for who in people:
                     if who not in trails:
-                        alone = follow(loo.without(self.cols, who), self.policy)[0]
-                        trails[who] = {m: summed([s for s in alone.streams if s.metric == m]) for m in self.metrics}
+                        alone = harm_streams(loo.without(self.cols, who), self.policy)
+                        trails[who] = {m: summed([s for s in alone if s.metric == m]) for m in self.metrics}
                     if metric in trails[who]:
                         part = out.setdefault(metric, np.full(length, np.inf))
                         part[t:until] = np.minimum(part[t:until], trails[who][metric][t:until])
@@ -176,6 +180,13 @@ class Case:
         hit = (callers.faults[:, [FAULTS.index(kind) for kind in kinds]].sum(1) > 0) & (callers.arm == 1)
         _, first = np.unique(callers.who[hit], return_index=True)
         return np.cumsum(np.bincount(callers.t[hit][first], minlength=self.length)).astype(float)
+
+    @cached_property
+    def callers_so_far(self) -> Floats:
+        """Distinct requesters so far [T]: where there are few, no more of them can be asked to have seen anything."""
+        callers = self.cols.callers
+        _, first = np.unique(callers.who, return_index=True)
+        return np.cumsum(np.bincount(callers.t[first], minlength=self.length)).astype(float)
 
     # whether the versions are compared on the same
 
@@ -226,6 +237,18 @@ class Case:
         return seen, expected, log_e
 
     @cached_property
+    def unseen(self) -> Floats:
+        """Requests that the plan should have brought the new version since it was warm, as long as not one came [T]; else 0."""
+        cols, total = self.cols, np.zeros(self.length)
+        begun = self.evidence.deployed.timestamp() if self.evidence.deployed else float(cols.times[0])
+        warm = cols.times >= begun + self.policy.warmup_s
+        for planned in self.evidence.planned:
+            if 0 < planned.share < 1:
+                within = cols.within(planned.since, planned.until) & warm
+                total += np.cumsum(cols.n[..., 0].sum(1) * within) * planned.share / (1 - planned.share)
+        return np.where(self.served[:, 1] > 0, 0.0, total)
+
+    @cached_property
     def off_plan(self) -> Bools:
         """Sample-ratio mismatch: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
         seen, expected, log_e = self.planned
@@ -237,10 +260,9 @@ class Case:
     @cached_property
     def reverse(self) -> dict[str, Floats]:
         """metric -> evidence that the *prior* version is worse in it [T]."""
-        trail = follow(self.cols.flipped(), self.policy)[0]
-        evidence = {}
+        flipped, evidence = harm_streams(self.cols.flipped(), self.policy), {}
         for metric in self.metrics:
-            streams = [stream for stream in trail.streams if stream.metric == metric and stream.share > 0]
+            streams = [stream for stream in flipped if stream.metric == metric and stream.share > 0]
             evidence[metric] = (
                 summed(streams) / sum(stream.share for stream in streams) if streams else np.zeros(self.length)
             )

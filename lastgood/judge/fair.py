@@ -1,11 +1,13 @@
 """Columns -> the columns that may be compared, and how much was left out and why (pure).
 
+- Requests that reach a version to which the configuration gives no traffic count for nobody: probes, calls of its URL, a gateway's fallbacks.
 - Windows in which the split of traffic changes count for nobody: whatever is slow just then is slow for one version more than the other.
 - While a version warms up, and while replicas are added, speed counts for nobody, nor do failures of the platform and timeouts.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +28,41 @@ def comparable(cols: Columns, evidence: Evidence, policy: Policy) -> tuple[Colum
     """(columns without what is no comparison, which windows were left out [T], by reason). Comparisons of one version only."""
     if not len(cols.times):
         return cols, {}
+    cols, strays = _without_strays(cols, evidence)
     served = cols.n.sum(1)
     moving = (_replanned(cols, evidence, policy) | _moved(served)) & (served.sum(1) > 0)
     cold = _warming(cols, evidence, policy) & (served[:, 1] > 0)
-    left = {"the split changed": moving, "warming up": cold & ~moving}
+    left = {"the split changed": moving, "warming up": cold & ~moving, "one version is given no traffic": strays}
     return _without(cols, moving, cold | moving), left
+
+
+def _counts(cols: Columns) -> dict[str, Any]:
+    """Copies of what is counted by window, group and version."""
+    known = {name: getattr(cols, name) for name in ("n", "faults", "answers", "bad", "prompts")}
+    return {name: counts.copy() for name, counts in known.items() if counts is not None}
+
+
+def _without_strays(cols: Columns, evidence: Evidence) -> tuple[Columns, Bools]:
+    """(columns without the requests of a version while the configuration gives it no traffic, windows that had some [T])."""
+    stray = np.zeros((len(cols.times), 2), bool)
+    for plan in evidence.planned:
+        if plan.share in (0.0, 1.0):
+            stray[cols.within(plan.since, plan.until), 1 - int(plan.share)] = True
+    gone = (stray & (cols.n.sum(1) > 0)).any(1)
+    if not gone.any():
+        return cols, gone
+    at, arm = np.nonzero(stray)
+    kept = _counts(cols)
+    scores = {name: sums.copy() for name, sums in cols.scores.items()}
+    for counts in (*kept.values(), *scores.values()):
+        counts[at, :, arm] = 0.0
+    histograms = {
+        name: Entries(**{column: value[~stray[entry.t, entry.arm]] for column, value in vars(entry).items()})
+        for name, entry in cols.histograms.items()
+    }
+    callers = cols.callers.take(~stray[cols.callers.t, cols.callers.arm])
+    scored = {name: whose.take(~stray[whose.t, whose.arm]) for name, whose in cols.scored.items()}
+    return replace(cols, **kept, scores=scores, histograms=histograms, callers=callers, scored=scored), gone
 
 
 def _replanned(cols: Columns, evidence: Evidence, policy: Policy) -> Bools:
@@ -94,7 +126,7 @@ def _warming(cols: Columns, evidence: Evidence, policy: Policy) -> Bools:
 def _without(cols: Columns, moving: Bools, cold: Bools) -> Columns:
     if not cold.any():
         return cols
-    kept = {name: getattr(cols, name).copy() for name in ("n", "faults", "answers", "bad")}
+    kept = _counts(cols)
     for counts in kept.values():
         counts[moving] = 0.0
     for kind in COLD:

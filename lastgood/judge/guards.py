@@ -35,7 +35,7 @@ def missing(look: Look) -> str | None:
 
 def state(look: Look) -> State:
     """From the evidence to what follows from it."""
-    if _own_count(look):
+    if _own_count(look) or _none_came(look):
         return State.PAGE
     if missing(look):
         return State.INCONCLUSIVE
@@ -63,7 +63,7 @@ def turns(case: Case) -> Ints:
     marks = np.stack([
         *limits, trail.e[:, 0] >= policy.watch_e, trail.change[:, 0] >= CHANGE_E, case.safe, case.off_plan, trail.windows[:, 0] > 0,
         case.served[:, 0] > 0, case.unmatched, (trail.slo[:, 0, 1] >= SLO_E) & case.objective[:, 1], *alarms,
-        (hoped > 0) & (arrived < hoped / 2), *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
+        (hoped > 0) & (arrived < hoped / 2), case.unseen >= LEAST_MISSING, *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
     ])  # fmt: skip
     turned = np.concatenate([[True], (marks[:, 1:] != marks[:, :-1]).any(0)])
     return np.flatnonzero(turned | limits[0] | case.off_plan)
@@ -105,14 +105,14 @@ def vetoes(look: Look) -> list[str]:
 def _too_few(look: Look) -> list[str]:
     """Failures so few, or of so few requesters, that they are one client's affair. A caller whom both versions serve request by
     request is a fair comparison by itself, so no more requesters are asked for than there are."""
-    bad, callers = float(look.trail.bad[look.t, 0]), look.trail.cols.callers
+    bad = float(look.trail.bad[look.t, 0])
     metric = look.lead.metric if look.lead else ""
     reasons = [f"only {bad:.0f} failed requests so far"] if bad < look.policy.min_bad and metric == "errors" else []
     if not look.trail.known[look.t, 0]:
         return reasons
     kinds = look.policy.rollback_faults if metric == "errors" else (Fault.CLIENT,)
     who = look.case.who_failed(kinds)[look.t]
-    wanted = min(look.policy.min_requesters, len(np.unique(callers.who[callers.t <= look.t])))
+    wanted = min(look.policy.min_requesters, int(look.case.callers_so_far[look.t]))
     return reasons + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted else [])
 
 
@@ -153,7 +153,7 @@ def others(look: Look) -> list[Finding]:
             f"{worst.column} of {evidence.candidate} differs from {evidence.prior} (distance {worst.distance:.2f})"
         )
         reasons.append(Finding("output drift", sentence))
-    return [*reasons, *_objective(look), *_split(look), *_history(look), *_own_count(look)]
+    return [*reasons, *_objective(look), *_split(look), *_history(look), *_own_count(look), *_none_came(look)]
 
 
 def _objective(look: Look) -> list[Finding]:
@@ -231,3 +231,15 @@ def _own_count(look: Look) -> list[Finding]:
         return []
     sentence = f"the endpoint counted {counted:.0f} requests lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
     return [Finding("missing requests", sentence, new_rate=seen / counted)]
+
+
+def _none_came(look: Look) -> list[Finding]:
+    """A version that the plan gives traffic and that has not shown one request."""
+    unseen = float(look.case.unseen[look.t])
+    if unseen < LEAST_MISSING:
+        return []
+    sentence = (
+        f"version {look.evidence.candidate} shows none of the {unseen:.0f} requests that it should have served since it was deployed: they "
+        "hang, fail unseen or are lost"
+    )
+    return [Finding("missing requests", sentence, new_rate=0.0)]

@@ -1,6 +1,7 @@
 """Window counts, drift and deployment of one endpoint -> a verdict with its findings and one sentence (pure)."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 
 import numpy as np
@@ -21,7 +22,7 @@ from lastgood.settings import Policy
 
 def judge(evidence: Evidence, policy: Policy, history: History, now: datetime) -> Verdict:
     """The verdict on the candidate. Missing, old or incomplete evidence is Inconclusive: never healthy, never a rollback."""
-    case = case_of(evidence, policy, history)
+    case = case_of(evidence, policy, history, only_last=True)
     if case is None:
         return _nothing(evidence, now)
     return _verdict(Look(case, case.length - 1, now))
@@ -51,8 +52,8 @@ def first_rollback(evidence: Evidence, policy: Policy, history: History) -> tupl
     return float(case.trail.e[:, 0].max()), next(decided, None)
 
 
-def case_of(evidence: Evidence, policy: Policy, history: History) -> Case | None:
-    """The comparison, or None without a window."""
+def case_of(evidence: Evidence, policy: Policy, history: History, only_last: bool = False) -> Case | None:
+    """The comparison, or None without a window. only_last: for one look, after its last window."""
     given = evidence.windows
     if not isinstance(given, Columns):
         limit = bucket(policy.feature_age_limit_ms)
@@ -60,7 +61,7 @@ def case_of(evidence: Evidence, policy: Policy, history: History) -> Case | None
     if not len(given.times):
         return None
     cols, left_out = comparable(given.since_new(), evidence, policy)
-    return Case(follow(cols, policy)[0], evidence, policy, history, left_out)
+    return Case(follow(cols, policy)[0], evidence, policy, history, left_out, only_last)
 
 
 def _nothing(evidence: Evidence, now: datetime) -> Verdict:
@@ -74,6 +75,8 @@ def _verdict(look: Look) -> Verdict:
     vetoes = guards.vetoes(look) if state.severity >= State.PAGE.severity else []
     findings = [] if missing else [*say.tests(look), *guards.others(look)]
     figures = {"new": _figures(look, 1), "prior": _figures(look, 0), "windows": look.windows, "trail": _numbers(look)}
+    if evidence.drift:
+        figures["drifted"] = [asdict(drifted) for drifted in evidence.drift]
     if evidence.deployed is not None:
         figures["deployed"] = evidence.deployed.isoformat()
     return Verdict(

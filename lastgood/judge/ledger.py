@@ -2,8 +2,9 @@
 
 - A version's newest deployment begins with the configuration since which it has had traffic without a pause, or when traffic was last moved
   away from it if that was later. What it did before is spent.
-- Its champion is the version that carried most traffic before that, the last days counting most; a version that was rolled back carries
-  nothing from before its rollback. A version that is its own champion (it came back) has no prior version: history is what it is held to.
+- Its champion is the version that carried most traffic before that, the last days counting most, of those that have served beside it where
+  there are any: with a release a day, the version that carried most may be gone. A version that was rolled back carries nothing from before
+  its rollback. A version that is its own champion (it came back) has no prior version: history is what it is held to.
 - Judged is every version with traffic, but for champions that serve beside what they are compared with.
 """
 
@@ -71,6 +72,9 @@ def judged(configurations: Iterable[Configuration], away: Away | None = None) ->
     for version in now:
         since = max([_deployed(ordered, version), *gone.get(version, ())])
         carried = _carried(ordered, since, gone)
+        beside = _served_from(ordered, since)
+        if (beside - {version}) & set(carried):
+            carried = {other: much for other, much in carried.items() if other in beside}
         champion = max(carried, key=lambda v: (carried[v], v), default=None)
         pairs.append(Pair(version, champion if champion != version else None, since))
     champions = {pair.prior for pair in pairs if pair.prior in now}
@@ -89,6 +93,13 @@ def _deployed(ordered: Sequence[Configuration], version: str) -> datetime:
             break
         since = configuration.since
     return since
+
+
+def _served_from(ordered: Sequence[Configuration], since: datetime) -> set[str]:
+    """The versions with traffic in the configurations in force from `since` on."""
+    ends = [*(configuration.since for configuration in ordered[1:]), None]
+    later = [c for c, end in zip(ordered, ends, strict=True) if end is None or end > since]
+    return {version for configuration in later for version, share in configuration.traffic.items() if share > 0}
 
 
 def _carried(ordered: Sequence[Configuration], until: datetime, away: Away) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Columns without one requester: evidence must stand without whoever carries most of it (pure)."""
+"""Columns without some requesters: evidence must stand without whoever carries most of it, and without those who do not meet the versions
+as the split has it (pure)."""
 
 from dataclasses import replace
 
@@ -13,9 +14,17 @@ ITSELF = 0.8
 """A requester with so much of all requests, whom both versions serve, is a fair comparison by itself: there are no others to stand on."""
 
 
-def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
+APART = 0.1
+"""Of those who are taken to be kept to one version, at most this share is so by chance (false discovery rate). What is left out blindly to
+the outcome, and lowers evidence only, may be generous."""
+Group = frozenset[int]
+"""Requesters that are left out together."""
+
+
+def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[Group]]:
     """metric -> requesters without whom its evidence after window t must stand: who has most failures of the new version beyond its share,
-    most of its slowness, bad answers or low scores, and whose requests went to one version most one-sidedly. One comparison only."""
+    most of its slowness, bad answers or low scores; and all together whose requests go to one version more than the split has it, with who
+    is the most one-sided. One comparison only."""
     callers = cols.callers.take(cols.callers.t <= t)
     if not len(callers.t):
         return {}
@@ -25,9 +34,9 @@ def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
     counted = [FAULTS.index(kind) for kind in policy.rollback_faults]
     alone = _by_itself(new, prior, share)
 
-    def most(score: Floats) -> set[int]:
+    def most(score: Floats) -> set[Group]:
         who = int(np.argmax(score))
-        return {who} if score[who] > 0 and who not in alone else set()
+        return {frozenset({who})} if score[who] > 0 and who not in alone else set()
 
     def bad(kinds: list[int]) -> Floats:
         failed = callers.faults[:, kinds].sum(1)
@@ -36,11 +45,14 @@ def heaviest(cols: Columns, t: int, policy: Policy) -> dict[str, set[int]]:
     middle = callers.latency_sum.sum() / max(callers.timed.sum(), 1)
     excess = (callers.latency_sum - middle * callers.timed) * np.where(callers.arm == 1, 1 - share, -share)
     uneven = most(np.abs(new * (1 - share) - prior * share))
+    if apart := frozenset(_apart(callers, size) - alone):
+        uneven = {apart.union(*uneven)}
     slow = most(np.asarray(tally(callers.who, excess, size))) | uneven
     poor = tally(callers.who, callers.bad * np.where(callers.arm == 1, 1 - share, -share), size)
     return {
         "errors": most(bad(counted)) | uneven, "client": most(bad([FAULTS.index(Fault.CLIENT)])) | uneven, "latency": slow, "ttft": slow,
-        "quality": most(poor) | uneven, "scores": uneven | {who for sums in cols.scored.values() for who in _lowest(sums, t) - alone},
+        "quality": most(poor) | uneven,
+        "scores": uneven | {frozenset({who}) for sums in cols.scored.values() for who in _lowest(sums, t) - alone},
     }  # fmt: skip
 
 
@@ -57,6 +69,37 @@ def _lowest(scored: Scored, t: int) -> set[int]:
     return {int(np.argmax(amount)) for amount in (below, apart) if amount.max() > 0}
 
 
+def _apart(callers: Callers, size: int) -> set[int]:
+    """Requesters whose requests do not meet the versions as everybody else's in the same windows do: whoever calls a version by its URL, or
+    is kept to one. Under independent labels the n requests of one go to the new version k times, and P(K >= k) <= exp(-n KL(k/n || p)) with p
+    the mean of the others' shares (Hoeffding 1963, Theorem 1, for labels that are not alike); that depends on no outcome. Who they
+    are follows from these chances by Benjamini and Hochberg (1995)."""
+    cells, place = np.unique(callers.t * size + callers.who, return_inverse=True)
+    t, who = np.divmod(cells, size)
+    own = np.stack([tally(place[callers.arm == arm], callers.n[callers.arm == arm], len(cells)) for arm in (0, 1)], -1)
+    length = int(callers.t.max()) + 1
+    rest = np.stack([tally(t, own[:, arm], length) for arm in (0, 1)], -1)[t] - own
+    beside = rest.sum(1)
+    n = own.sum(1) * (beside > 0)
+    whole, others = tally(who, n, size), tally(who, beside, size)
+    p, k = (
+        tally(who, n * part, size) / np.maximum(whole, 1)
+        for part in (rest[:, 1] / np.maximum(beside, 1), own[:, 1] / own.sum(1))
+    )
+    p = (p * whole + 0.5) / (whole + 1)
+    served = np.flatnonzero(whole)
+    sure = (whole * others / np.maximum(whole + others, 1))[served]  # p is an estimate, too
+    chance = 2 * np.exp(-sure * (_part(k, p) + _part(1 - k, 1 - p))[served])
+    ranked = np.sort(chance)
+    below = ranked[ranked <= APART * np.arange(1, len(ranked) + 1) / max(len(ranked), 1)]
+    return {int(who) for who in served[chance <= below[-1]]} if len(below) else set()
+
+
+def _part(a: Floats, b: Floats) -> Floats:
+    """a log(a/b), a term of the divergence of two distributions; 0 where a is."""
+    return np.asarray(a * np.log(np.where(a > 0, a, b) / b))
+
+
 def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
     """The requester with nearly all requests, where both versions serve it about as the split says."""
     who = int(np.argmax(new + prior))
@@ -66,10 +109,11 @@ def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
     return {who} if of >= ITSELF * (new.sum() + prior.sum()) and 0.5 < odds < 2 else set()
 
 
-def without(cols: Columns, who: int) -> Columns:
-    """The columns as if the requester had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
-    that is the requester's where its latencies and the others' are log-normal, with the means and spreads that are known of both."""
-    caller = cols.callers.take(cols.callers.who == who)
+def without(cols: Columns, who: Group) -> Columns:
+    """The columns as if these requesters had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
+    that is theirs where their latencies and the others' are log-normal, with the means and spreads that are known of both."""
+    gone = np.isin(cols.callers.who, list(who))
+    caller = cols.callers.take(gone)
     n, faults = cols.n.copy(), cols.faults.copy()
     np.subtract.at(n, (caller.t, caller.g, caller.arm), caller.n)
     np.subtract.at(faults, (caller.t, caller.g, caller.arm), caller.faults)
@@ -83,13 +127,13 @@ def without(cols: Columns, who: int) -> Columns:
     np.subtract.at(bad, (caller.t, caller.g, caller.arm), caller.bad)
     scores = {name: sums.copy() for name, sums in cols.scores.items()}
     for name, scored in cols.scored.items():
-        its = scored.take(scored.who == who)
+        its = scored.take(np.isin(scored.who, list(who)))
         np.subtract.at(scores[name], (its.t, np.zeros_like(its.t), its.arm), its.sums)
     return replace(
         cols, n=np.maximum(n, 0.0), faults=np.maximum(faults, 0.0), answers=np.maximum(answers, 0.0), bad=np.maximum(bad, 0.0),
         histograms=histograms, scores={name: np.maximum(sums, 0.0) for name, sums in scores.items()},
-        callers=cols.callers.take(cols.callers.who != who),
-        scored={name: scored.take(scored.who != who) for name, scored in cols.scored.items()},
+        callers=cols.callers.take(~gone),
+        scored={name: scored.take(~np.isin(scored.who, list(who))) for name, scored in cols.scored.items()},
     )  # fmt: skip
 
 
@@ -104,7 +148,7 @@ def _moments(
 
 
 def _taken(entries: Entries, caller: Callers, latency: Entries) -> Entries:
-    """Entries without the requester's part. Times to the first token are taken to lie as far from their mean as latencies do from theirs."""
+    """Entries without these requesters' part. Times to the first token are taken to lie as far from their mean as latencies do from theirs."""
     size = 2 * (int(max(entries.g.max(initial=0), caller.g.max(initial=0), latency.g.max(initial=0))) + 1)
     side, own, its = entries.g * 2 + entries.arm, caller.g * 2 + caller.arm, latency.g * 2 + latency.arm
     lat = latency.bucket.astype(float)

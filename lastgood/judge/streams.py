@@ -107,14 +107,18 @@ def failures(cols: Columns, kinds: tuple[Fault, ...]) -> Blocks:
     """Failed requests of `kinds`, over all and by class.
 
     Where failures in a window have no prompt length (a failed request may not say it), the lengths of that window and scope are
-    pooled: a stratum that only failures can enter would hide them.
+    pooled: a stratum that only failures can enter would hide them. So are the scopes, where failures say none (who never reached the model has
+    no latency of it).
     """
     by_kind = cols.faults[..., [FAULTS.index(kind) for kind in kinds]]
     n, x = cols.n.copy(), np.concatenate([by_kind.sum(-1, keepdims=True), by_kind], -1)
-    for scope in np.unique(cols.scope):
-        cells = np.flatnonzero(cols.scope == scope)
-        unknown = cells[~cols.sized[cells]]
-        if not len(unknown) or len(cells) == 1:
+    unscoped = np.array([stratum.startswith("?/") for stratum in cols.strata])
+    pools = [(np.flatnonzero(cols.scope == scope), ~cols.sized) for scope in np.unique(cols.scope)]
+    if unscoped.any():
+        pools += [(np.flatnonzero(cols.series == series), unscoped) for series in np.unique(cols.series)]
+    for cells, unsaid in pools:
+        unknown = cells[unsaid[cells]]
+        if len(unknown) in (0, len(cells)):
             continue
         lost = x[..., 0][:, unknown].sum((1, 2)) > 0
         for counts in (n, x):
@@ -168,8 +172,15 @@ def _by_rank(name: str, metric: str, weight: float, tolerance: float, cols: Colu
     return made, blocks
 
 
-def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], dict[str, Blocks]]:
-    """All streams, and the blocks that proofs of safety are made of (metric -> Blocks)."""
+def harm_streams(cols: Columns, policy: Policy) -> list[Stream]:
+    """The streams of harm of a whole comparison, from nothing."""
+    return streams(cols, policy, nothing(), changes=False)[0]
+
+
+def streams(
+    cols: Columns, policy: Policy, carry: Carry, changes: bool = True
+) -> tuple[list[Stream], dict[str, Blocks]]:
+    """All streams, and the blocks that proofs of safety are made of (metric -> Blocks). changes: those of change too."""
     minutes = (cols.times + cols.width - _zero(cols, carry)) / 60
     weights, eta = _weights(cols, policy, carry), policy.tempering
     counted = tuple(kind for kind in FAULTS if kind in policy.rollback_faults)
@@ -188,7 +199,7 @@ def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], 
         eta,
     )
     for kind in (Fault.CLIENT, Fault.LIMIT, Fault.CONTENT):
-        if kind not in counted:
+        if kind not in counted and (changes or kind not in CHANGE):
             share = {str(kind): CHANGE.get(kind, weights["client"])}
             several = Blocks(cols.n, failures(cols, (kind,)).x[..., :1])
             made += fold(kind, share, several, policy.error_tolerance, cols, carry, minutes, eta)
@@ -200,6 +211,8 @@ def streams(cols: Columns, policy: Policy, carry: Carry) -> tuple[list[Stream], 
         ("pace", "pace", policy.latency_tolerance, 1), ("longer", "length", policy.length_tolerance, 1),
         ("shorter", "length", policy.length_tolerance, -1),
     ):  # fmt: skip
+        if not changes:
+            break
         part = CHANGE[metric] * (0.5 if metric == "length" else 1.0)
         made += _by_rank(name, metric, part, limit, cols, carry, minutes, eta, sign)[0]
     return made + _scores(cols, policy, carry, minutes), blocks

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lastgood.judge import Evidence, History, Verdict, budget, judge
+from lastgood.judge import Drifted, Evidence, History, Verdict, budget, judge
 from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, judged, planned
 from lastgood.judge.records import columns_of
 from lastgood.record.verdict import LIVE
@@ -68,6 +68,7 @@ class Live:
         self._endpoints: dict[str, _Endpoint] = {}
         self._ledger: dict[str, Sequence[Configuration]] = {}
         self._told: dict[str, dict[str, Pair]] = {}
+        self._drifted: dict[tuple[str, str], Sequence[Drifted]] = {}
         self._lock = threading.Lock()
 
     def take(self, table: pa.Table) -> None:
@@ -114,11 +115,15 @@ class Live:
             self._ledger = dict(ledger)
 
     def knows(self, verdict: Verdict) -> None:
-        """Learn from a scheduled verdict against which version another one is judged, and since when; for want of a ledger."""
+        """Learn from a scheduled verdict what drifted, which only tables tell; and for want of a ledger against which version another one is
+        judged, and since when."""
         since = verdict.figures.get("deployed")
         since = datetime.fromisoformat(since) if isinstance(since, str) else since
         with self._lock:
             told = self._told.setdefault(verdict.endpoint, {})
+            if verdict.judge != LIVE:
+                moved = verdict.figures.get("drifted", ())
+                self._drifted[verdict.endpoint, verdict.candidate] = [Drifted(**drifted) for drifted in moved]
             if verdict.judge != LIVE and verdict.prior is not None:
                 told[verdict.candidate] = Pair(verdict.candidate, verdict.prior, since or verdict.judged_at - KEPT)
 
@@ -206,6 +211,7 @@ class Live:
             pair.prior,
             cols,
             round(width),
+            drift=self._drifted.get((name, pair.candidate), ()),
             planned=planned(configurations, pair),
             deployed=pair.since,
         )

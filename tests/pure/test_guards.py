@@ -80,6 +80,18 @@ def test_1_a_few_requests_whose_version_nobody_names_are_no_mismatch_and_a_versi
     assert look(hangs).state is not State.PAGE
 
 
+def test_1_a_version_of_which_not_one_request_was_ever_seen_pages() -> None:
+    """At a tenth of the traffic the endpoint's own count misses too little to say so."""
+    every = requests(3, minutes=60, split=0.1)
+    prior = every.take(every.arm == 0)
+    verdict = look(prior, planned=(Planned(0.1),), deployed=datetime.fromtimestamp(START, UTC))
+    assert verdict.state is State.PAGE and "shows none of the" in verdict.reason
+    few = prior.take(prior.at < START + 600)
+    assert look(few, planned=(Planned(0.1),)).state is State.INCONCLUSIVE, "fewer are missed than may be late"
+    assert look(prior).state is State.INCONCLUSIVE, "no plan gives it traffic"
+    assert look(prior, planned=(Planned(0.0),)).state is State.INCONCLUSIVE
+
+
 def test_2_without_strata_a_shift_of_the_mix_is_taken_for_a_regression() -> None:
     mix = next(one for one in SCENARIOS if one.name == "mix shift")
     found = simulate(mix, 0.5, HEALTHY, 40, np.random.default_rng(1))

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_support import requests, windows
+from judge_support import START, requests, windows
 from soak import scaled
 
 from benchmarks.judge.world import BEGIN, SCENARIOS, at, outcome, run
-from lastgood.judge import Evidence, History, State, Verdict, judge, power
+from lastgood.judge import Evidence, History, Planned, State, Verdict, judge, power
 from lastgood.judge.explain import COLUMNS, explain
-from lastgood.judge.judge import first_rollback
+from lastgood.judge.judge import case_of, first_rollback
 from lastgood.judge.ledger import Configuration, Pair, Served, from_traffic, judged, ledger, planned
 from lastgood.judge.records import columns_of
+from lastgood.judge.streams import failures
 from lastgood.record.fault import FAULTS, Fault, fault
 from lastgood.record.windows import Counts
 from lastgood.settings import Policy
@@ -68,6 +69,27 @@ def test_the_champion_is_who_carried_the_traffic_not_who_was_seen_last() -> None
     assert judged([*short, Configuration(at(40), {"3": 100, "4": 0})])[0].since == BEGIN
     away = {"1": [at(-20)]}
     assert judged(short, away) == [Pair("3", "2", BEGIN)], "a version that was rolled back is nobody's champion"
+
+
+def test_a_canary_is_compared_with_what_serves_beside_it_however_short_a_time_that_has_served() -> None:
+    for hours in (6, 24, 48):
+        daily = [
+            Configuration(at(-90_000), {"1": 100}),
+            Configuration(at(-60 * hours), {"2": 100}),
+            Configuration(BEGIN, {"2": 90, "3": 10}),
+        ]
+        assert judged(daily) == [Pair("3", "2", BEGIN)], "1 carried more, and serves no more: nothing would be compared"
+        assert judged([*daily, Configuration(at(90), {"3": 100})]) == [Pair("3", "2", BEGIN)], (
+            "as it was while 2 served"
+        )
+    bad_again = [
+        Configuration(at(-90_000), {"1": 100}),
+        Configuration(at(-60), {"1": 50, "2": 50}),
+        Configuration(at(-30), {"1": 100}),
+    ]
+    assert judged([*bad_again, Configuration(BEGIN, {"2": 100})]) == [Pair("2", "1", BEGIN)], (
+        "nobody serves beside it: who carried most"
+    )
 
 
 def test_a_configuration_seen_by_two_services_counts_once_and_one_made_anew_counts() -> None:
@@ -142,6 +164,32 @@ def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
     plain, told = (Evidence("chat", "2", "1", cols, 20, scaled=scaled) for scaled in ((), (added,)))
     assert first_rollback(plain, POLICY, History())[1] is not None
     assert first_rollback(told, POLICY, History())[1] is None
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_failures_that_say_no_latency_scope_are_compared_with_the_requests_that_do(lengths: bool) -> None:
+    """Who never reached the model has no latency of it: a stratum of failures alone would hide that one version has ten times as many."""
+    asked = requests(5, minutes=60, per_minute=240, failing=0.0015, errors=10)
+    failed = asked.code >= 0
+    scoped = replace(asked, scope=np.where(failed, 1, 0), scopes=("model", "?"))
+    scoped = replace(scoped, tokens_in=np.where(failed & ~lengths, np.nan, scoped.tokens_in))
+    assert first_rollback(Evidence("chat", "2", "1", columns_of(scoped, 20), 20), POLICY, History())[1] is not None
+    nowhere = replace(asked, scopes=("?",))
+    assert failures(columns_of(nowhere, 20), FAULTS).n.any((0, 2)).sum() > 1, (
+        "where nobody says a scope, lengths are still compared with like"
+    )
+
+
+def test_windows_that_count_for_nobody_change_no_mean_of_the_prompts() -> None:
+    """Both versions are sent the same prompts; the split changes, so the windows near it are left out, prompts and all."""
+    rng, asked = np.random.default_rng(3), requests(3, minutes=30, per_minute=240)
+    share = np.where(asked.at < START + 600, 0.02, 0.6)
+    labelled = asked.labelled((rng.random(len(asked.at)) < share).astype(np.int64))
+    plans = [Planned(0.02, BEGIN, at(9.5)), Planned(0.6, at(10.3))]
+    evidence = Evidence("chat", "2", "1", columns_of(labelled, 20), 20, planned=plans, deployed=BEGIN)
+    case = case_of(evidence, Policy(), History())
+    assert case is not None and case.left_out["the split changed"].any()
+    assert not case.other_input.any()
 
 
 def test_no_version_is_accused_while_the_ledger_is_empty() -> None:

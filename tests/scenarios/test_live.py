@@ -11,7 +11,7 @@ from alerts_support import House, MemoryWorkspace, endpoint, settings
 from judge_support import START, requests, windows
 
 from lastgood.alerts.store import Store
-from lastgood.judge import Evidence, History, State, Verdict, budget, judge
+from lastgood.judge import Drifted, Evidence, History, State, Verdict, budget, judge
 from lastgood.judge.ledger import Configuration, judged, planned
 from lastgood.judge.records import Records
 from lastgood.record import telemetry
@@ -66,6 +66,18 @@ def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:
 def one_look(live: Live, history: History | None = None) -> Verdict:
     (verdict,) = live.look("chat", history or History())
     return verdict
+
+
+def test_what_the_scheduled_judge_knows_of_drift_holds_for_the_fast_one_too() -> None:
+    """Version 2 is sent another kind of prompts, which only the drift report tells; their answers take longer."""
+    live, clock = watched(requests(1, latency=1.5))
+    assert one_look(live).state is State.ROLL_BACK, "nothing says that the prompts differ"
+    drift = [Drifted("2", "prior", "input", "input_text", 0.4, 0.3)]
+    told = judge(Evidence("chat", "2", "1", windows(requests(1)), 60, drift), POLICY, History(), clock())
+    live.knows(Verdict.from_json(told.as_json()))
+    assert one_look(live).state is State.WATCH
+    live.knows(replace(told, figures={}))
+    assert one_look(live).state is State.ROLL_BACK, "the newest report has no drift"
 
 
 def test_both_speeds_say_the_same_once_late_data_has_arrived() -> None:
