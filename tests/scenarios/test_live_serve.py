@@ -142,9 +142,7 @@ def pages(url: str, first: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         left += re.findall(r'href="([^"#]+)', answer.text) if "html" in answer.headers["content-type"] else []
 
 
-@pytest.mark.parametrize(
-    ("capture", "hidden"), [("none", b"canary"), ("features", b"canary"), ("redacted", b"ann@")]
-)
+@pytest.mark.parametrize(("capture", "hidden"), [("none", b"canary"), ("features", b"canary"), ("redacted", b"ann@")])
 def test_no_file_page_metric_or_message_has_what_is_not_kept(
     tmp_path: Path, stack: ExitStack, capture: str, hidden: bytes
 ) -> None:
