@@ -29,7 +29,7 @@ class Team:
     def __init__(self, spark: Any, folder: Path) -> None:
         self.spark, self.path = spark, str(folder / "payload")
         store = Store(str(folder / "data"))
-        store.ensure(spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES)
+        store.ensure(spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES, tables.FORGOTTEN)
         self.ctx = Context(spark, store, Settings(storage=store.location), lambda: AT + timedelta(hours=2))
 
     def sql(self, statement: str) -> None:
@@ -46,6 +46,12 @@ class Team:
     def collect(self) -> None:
         collect(self.ctx, Origin(self.path, "chat"))
         conform(self.ctx)
+
+    def expect(self, column: str, wanted: set[Any]) -> None:
+        """Errors: ValueError where the requests hold other values."""
+        held = set(delta.read(self.ctx.store.path(tables.REQUESTS), [column])[column].to_pylist())
+        if held != wanted:
+            raise ValueError(f"{column}: {held}")
 
     def rows(self) -> tuple[int, int]:
         """(requests, rows set aside)."""
@@ -145,6 +151,61 @@ def _added_column(team: Team) -> None:
     team.sql(f"INSERT INTO @ SELECT *, 'x' FROM ({select(5, 8, NOON, 'concat(chr(114), id)')})")
 
 
+def _nameless_again(team: Team) -> None:
+    team.make(0, 8, ids="")
+    team.collect()
+    team.sql(f"DELETE FROM delta.`{team.ctx.store.path(tables.RUNS)}` WHERE job = 'collect'")
+
+
+def _widened(team: Team) -> None:
+    team.make(0, 5)
+    team.sql("ALTER TABLE @ SET TBLPROPERTIES ('delta.enableTypeWidening' = 'true')")
+    team.sql("ALTER TABLE @ ADD COLUMNS (tokens_in int)")
+    team.collect()
+    team.sql("ALTER TABLE @ ALTER COLUMN tokens_in TYPE bigint")
+    team.sql(f"INSERT INTO @ SELECT *, 5000000000L FROM ({select(5, 8, NOON, 'concat(chr(114), id)')})")
+    team.collect()
+    team.expect("tokens_in", {None, 5_000_000_000})
+
+
+def _clustered(team: Team) -> None:
+    team.sql(
+        f"CREATE TABLE @ USING delta CLUSTER BY (requested_at) TBLPROPERTIES ({FEED}) AS {select(0, 4, NOON, 'concat(chr(114), id)')}"
+    )
+    team.collect()
+    team.add(4, 6)
+    team.sql("OPTIMIZE @")
+    team.add(6, 8)
+
+
+def _dropped_column(team: Team) -> None:
+    team.make(0, 5)
+    team.sql(f"ALTER TABLE @ SET TBLPROPERTIES ({MAPPED})")
+    team.sql("ALTER TABLE @ ADD COLUMNS (note string)")
+    team.collect()
+    team.sql("ALTER TABLE @ DROP COLUMN note")
+    team.add(5, 8)
+
+
+def _elsewhere(zone: str, at: str, wanted: set[datetime]) -> Callable[[Team], None]:
+    """A session whose time zone is not UTC, for the team and for Lastgood."""
+
+    def act(team: Team) -> None:
+        team.spark.conf.set("spark.sql.session.timeZone", zone)
+        try:
+            team.make(0, 4, at=at)
+            team.collect()
+            team.add(4, 8, at)
+            team.collect()
+        finally:
+            team.spark.conf.set("spark.sql.session.timeZone", "UTC")
+        team.expect("requested_at", wanted)
+
+    return act
+
+
+BERLIN = "if(id % 2 = 0, '2025-10-26T02:30:00+02:00', '2025-10-26T02:30:00+01:00')"
+"""The hour that came twice in Berlin."""
 MAPPED = "delta.columnMapping.mode = 'name', delta.minReaderVersion = 2, delta.minWriterVersion = 5"
 CASES: dict[str, tuple[Callable[[Team], None], tuple[int, int]]] = {
     "a feed enabled after the table was made": (_late_feed, (8, 0)),
@@ -156,11 +217,17 @@ CASES: dict[str, tuple[Callable[[Team], None], tuple[int, int]]] = {
     "one row without a time": (_clock("cast(null as timestamp)"), (8, 1)),
     "records without ids": (_nameless, (8, 0)),
     "killed before its bookmark": (_again, (8, 0)),
+    "records without ids, killed before its bookmark": (_nameless_again, (8, 0)),
+    "liquid clustering": (_clustered, (8, 0)),
+    "a column dropped": (_dropped_column, (8, 0)),
+    "a session in another zone": (_elsewhere("America/New_York", "timestamp'2026-03-01 07:00:00'", {AT}), (8, 0)),
+    "times without a zone in a session in another zone": (_elsewhere("Asia/Tokyo", "timestamp_ntz'2026-03-01 12:00:00'", {AT}), (8, 0)),
+    "the hour that comes twice": (_elsewhere("Europe/Berlin", BERLIN, {datetime(2025, 10, 26, h, 30, tzinfo=UTC) for h in (0, 1)}), (8, 0)),
     "changed and deleted rows": (_changed, (8, 0)),
     "deletion vectors": (_featured("delta.enableDeletionVectors = true"), (8, 0)),
     "column mapping": (_featured(MAPPED), (8, 0)),
     "column mapping, a column renamed": (_featured(MAPPED, "ALTER TABLE @ RENAME COLUMN latency_ms TO latency"), (8, 0)),
-    "type widening": (_featured("delta.enableTypeWidening = true"), (8, 0)),
+    "type widening": (_widened, (8, 0)),
     "a column added": (_added_column, (8, 0)),
 }  # fmt: skip
 
