@@ -29,7 +29,9 @@ class Team:
     def __init__(self, spark: Any, folder: Path) -> None:
         self.spark, self.path = spark, str(folder / "payload")
         store = Store(str(folder / "data"))
-        store.ensure(spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES, tables.FORGOTTEN)
+        store.ensure(
+            spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES, tables.FORGOTTEN
+        )
         self.ctx = Context(spark, store, Settings(storage=store.location), lambda: AT + timedelta(hours=2))
 
     def sql(self, statement: str) -> None:
