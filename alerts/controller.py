@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from lastgood.alerts import registry
 from lastgood.alerts.decide import Decision, Situation, decide, plan_for
 from lastgood.alerts.effects import Effects
 from lastgood.alerts.notify import Notifier
@@ -59,7 +60,7 @@ class Controller:
         self.settings = settings
         self.workspace = workspace
         self.clock = clock
-        self._notifiers = notifiers
+        self._notifiers = {**notifiers, registry.CHANNEL: registry.RegistryNotifier(workspace)}
         self._new_nonce = new_nonce
         self._holder = new_nonce()
         self.teller = Teller(settings, signer, tuple(notifiers), clock, new_nonce)
@@ -101,7 +102,7 @@ class Controller:
         affected.
         """
         endpoint, problem = self._read(verdict.endpoint) if verdict.bad else self._last_seen(verdict.endpoint)
-        aliases = self.aliases(endpoint) if endpoint and verdict.state is State.ROLL_BACK else {}
+        aliases = self.aliases(endpoint) if endpoint and verdict.state in (State.ROLL_BACK, State.HEALTHY) else {}
         with self.store.begin() as tx:
             if tx.save_verdict(verdict):
                 self._decide(tx, verdict.endpoint, endpoint, problem, aliases)
@@ -181,7 +182,8 @@ class Controller:
 
     def aliases(self, endpoint: Endpoint) -> dict[str, str]:
         """The registry aliases that name good versions, best first; none where the registry cannot be read."""
-        wanted = self.settings.endpoint(endpoint.name).aliases
+        own = self.settings.endpoint(endpoint.name)
+        wanted = tuple(dict.fromkeys(filter(None, (*own.aliases, own.registry_alias))))
         roles: dict[str, str] = {}
         for model in {e.entity_name for e in endpoint.entities} if wanted else ():
             roles |= self._registry(model)
@@ -261,6 +263,8 @@ class Controller:
         """channel -> what was wrong with sending this now; empty when it was taken."""
         answers = {}
         for name, notifier in self._notifiers.items():
+            if name == registry.CHANNEL:
+                continue
             try:
                 notifier.send(event)
                 answers[name] = ""

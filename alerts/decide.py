@@ -19,15 +19,15 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lastgood.alerts import messages
+from lastgood.alerts import messages, registry
 from lastgood.alerts.records import Incident, KillSwitch, Pause, PauseKind, Rollback
 from lastgood.alerts.rollback.machine import Status
-from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot, make_plan
+from lastgood.alerts.rollback.plan import WHOLE, Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.prior import Known, choose
 from lastgood.errors import RefusedError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode
-from lastgood.workspace import Endpoint, Update
+from lastgood.workspace import Endpoint, RegistryMark, Update
 from lastgood.workspace.identity import model_of
 
 WORSE = 2.0
@@ -151,7 +151,17 @@ class ServedWell:
     at: datetime
 
 
-Effect = Open | Renew | Close | Note | Say | Observe | Propose | ApproveAlone | WithdrawRollback | ServedWell
+@dataclass(frozen=True)
+class Register:
+    """The registry's alias moves; asked once per `once`."""
+
+    endpoint: str
+    mark: RegistryMark
+    once: str
+    why: str
+
+
+Effect = Open | Renew | Close | Note | Say | Observe | Propose | ApproveAlone | WithdrawRollback | ServedWell | Register
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,7 @@ def decide(situation: Situation) -> Decision:
         news = verdict.candidate not in known or verdict.judged_at > known[verdict.candidate]
         if verdict.state is State.HEALTHY and _fresh(situation, verdict) and news:
             effects.append(ServedWell(situation.name, verdict.candidate, verdict.judged_at))
+            effects.extend(_registered(situation, verdict))
     open_incidents = {incident.candidate: incident for incident in situation.incidents}
     for version in sorted({verdict.candidate for verdict in situation.verdicts} | set(open_incidents)):
         for step in _on_version(situation, version, open_incidents.get(version)):
@@ -179,6 +190,19 @@ def decide(situation: Situation) -> Decision:
             else:
                 effects.append(step)
     return Decision(tuple(effects), tuple(because))
+
+
+def _registered(situation: Situation, verdict: Verdict) -> Iterator[Register]:
+    """The alias of good versions moves to a version that is healthy with all of the traffic, where it is elsewhere. Once per configuration:
+    a person who moves it back has the last word."""
+    endpoint, alias, version = situation.endpoint, situation.settings.registry_alias, verdict.candidate
+    if endpoint is None or not alias or endpoint.update is Update.IN_PROGRESS or endpoint.share(version) != WHOLE:
+        return
+    models = {entity.entity_name for entity in endpoint.entities if entity.entity_version == version}
+    model = models.pop() if len(models) == 1 else ""
+    if model and not model.startswith(registry.PLATFORMS_OWN) and situation.aliases.get(alias) != version:
+        once = f"alias:{situation.name}:{model}:{version}:{endpoint.config_version}"
+        yield Register(situation.name, registry.good(model, version, alias), once, verdict.reason)
 
 
 def harm(situation: Situation, version: str) -> Verdict | None:
@@ -439,6 +463,7 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
         reasons=(why, *choice.reasons),
         now=situation.now,
         write_only=situation.settings.write_only,
+        registry_alias=situation.settings.registry_alias,
     )
 
 

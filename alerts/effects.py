@@ -12,6 +12,7 @@ from lastgood.alerts.decide import (
     Observe,
     Open,
     Propose,
+    Register,
     Renew,
     Say,
     ServedWell,
@@ -77,6 +78,8 @@ class Effects:
                 self._alone(tx, incident, rollback)
             case WithdrawRollback(rollback, why):
                 self._executor.apply(tx, rollback, Withdraw(why))
+            case Register(endpoint, mark, once, why):
+                self._teller.register(tx, mark, once, endpoint=endpoint, why=why)
             case ServedWell(endpoint, version, at):
                 tx.add_served_well(endpoint, version, at)
 

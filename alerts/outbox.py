@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+from lastgood.alerts import registry
 from lastgood.alerts.notify import Notifier
 from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.records import Message
@@ -57,7 +58,11 @@ def send_due(store: Store, notifiers: Mapping[str, Notifier], clock: Callable[[]
             if error and not again:
                 tx.record(clock(), "lastgood", "undeliverable", message=message.id, error=error)
             elif refused:
-                _say_elsewhere(tx, message, error, [name for name in notifiers if name != message.channel], clock())
+                others = [name for name in notifiers if name not in (message.channel, registry.CHANNEL)]
+                _say_elsewhere(tx, message, error, others, clock())
+            elif message.channel == registry.CHANNEL and not error:
+                facts = {name: message.event[name] for name in ("model", "version", "alias")}
+                tx.record(clock(), "lastgood", "registry written", message=message.id, **facts)
         if error:
             log.warning("message %d (%s): %s", message.id, message.channel, error)
         if again:

@@ -1,27 +1,35 @@
 """A version that passed staging -> the next step of its promotion, as a plan. The judge speaks between the steps."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from lastgood.alerts.registry import refusal
 from lastgood.alerts.rollback.plan import Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.tx import Tx
-from lastgood.errors import RefusedError
+from lastgood.errors import LastgoodError, RefusedError
 from lastgood.settings import EndpointSettings
-from lastgood.workspace import Endpoint
+from lastgood.workspace import Endpoint, Workspace
 
 
-def allowed(tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now: datetime, again: bool) -> None:
+REGISTRY_ROW = "registry agrees"
+"""The row of the release check that `--again` answers."""
+
+
+def allowed(
+    tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now: datetime, again: bool, tags: Mapping[str, str]
+) -> None:
     """Errors: RefusedError with what must be done first.
 
-    `again`: a person says that a version which was rolled back may be promoted.
+    `tags`: what the registry says of the version. `again`: a person says that a version which was rolled back may be promoted.
     """
     if settings.staging is None:
         raise RefusedError(f"endpoints.{endpoint}.staging is not set: name the endpoint whose release check must pass")
     check, how = tx.last_check(settings.staging, version), f"run `lastgood release check {settings.staging}`"
     if check is None:
         raise RefusedError(f"version {version} was not checked on {settings.staging}: {how}")
-    if not check.passed:
-        failed = ", ".join(row["name"] for row in check.document["rows"] if not row["passed"])
+    rows = [row["name"] for row in check.document["rows"] if not row["passed"]]
+    if failed := ", ".join(name for name in rows if not (again and name == REGISTRY_ROW)):
         raise RefusedError(f"the release check of version {version} on {settings.staging} failed ({failed}): {how}")
     if now - check.at > timedelta(seconds=settings.release.max_age_s):
         raise RefusedError(
@@ -29,8 +37,28 @@ def allowed(tx: Tx, endpoint: str, version: str, settings: EndpointSettings, now
         )
     if version in tx.rolled_back(endpoint) and not again:
         raise RefusedError(f"version {version} was rolled back on {endpoint} before: --again promotes it all the same")
+    if (why := refusal(tags, version)) and not again:
+        raise RefusedError(f"{why}: --again promotes it all the same")
     if open_incidents := tx.incidents(endpoint, open_only=True):
         raise RefusedError(f"an incident of {endpoint} version {open_incidents[0].candidate} is open: resolve it first")
+
+
+def registry_tags(workspace: Workspace, endpoint: Endpoint, version: str) -> Mapping[str, str]:
+    """What the registry says of the version; nothing of what has none there. Errors: RefusedError where the registry cannot be asked."""
+    model = (
+        max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0)).entity_name if endpoint.entities else ""
+    )
+    deployed = endpoint.entity(version)
+    model = deployed.entity_name if deployed else model
+    if not model:
+        return {}
+    try:
+        return workspace.version_tags(model, version)
+    except LastgoodError as error:
+        raise RefusedError(
+            f"the registry cannot be asked whether version {version} of {model} was rolled back ({error}): --again promotes it all the same; "
+            "registry_alias: '' leaves the registry out"
+        ) from error
 
 
 def next_step(
@@ -73,4 +101,5 @@ def next_step(
         kind=Kind.PROMOTE,
         share=target,
         write_only=settings.write_only,
+        registry_alias=settings.registry_alias,
     )

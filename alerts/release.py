@@ -14,7 +14,9 @@ from scipy.stats import binom
 from lastgood import tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify.pagerduty import event
+from lastgood.alerts.promote import REGISTRY_ROW, registry_tags
 from lastgood.alerts.records import Check, Rollback
+from lastgood.alerts.registry import refusal
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.plan import Kind, make_plan
 from lastgood.errors import LastgoodError, RefusedError
@@ -154,6 +156,13 @@ class Checklist:
         warm = [e.entity_version for e in others if not e.settings.get("scale_to_zero_enabled")]
         return bool(warm), f"ready beside version {self.serving}: {', '.join(warm) or 'none'}"
 
+    def registered(self) -> tuple[bool, str]:
+        alias = self.settings.registry_alias
+        if not alias:
+            return True, "the registry is left out (registry_alias is empty)"
+        tags = registry_tags(self._workspace, self.endpoint, self.serving)
+        return not (why := refusal(tags, self.serving)), why or f"version {self.serving} has no tag of a rollback"
+
     def drill(self) -> tuple[bool, str]:
         """There and back on the staging endpoint, through the real executor; never on one that people use."""
         name, started = self.settings.staging or self.endpoint.name, time.monotonic()
@@ -267,6 +276,11 @@ CHECKS: tuple[tuple[str, Callable[[Checklist], tuple[bool, str]], str], ...] = (
         "set a workload_size or provisioned concurrency, and turn scale to zero off",
     ),
     ("prior version ready", Checklist.prior_ready, "keep the version before it deployed at 0 % with scale to zero off"),
+    (
+        REGISTRY_ROW,
+        Checklist.registered,
+        "serve another version, or, if it is good now, delete its tag lastgood_rolled_back",
+    ),
     ("rollback tested", Checklist.drill, "set endpoints.{name}.staging; a prior version must be ready there"),
     ("ownership assigned", Checklist.owner, "tag {name} with {owner_tag}"),
     (

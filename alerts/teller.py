@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from lastgood.alerts import brief, messages
+from lastgood.alerts import brief, messages, registry
 from lastgood.alerts.notify.pagerduty import event as pagerduty_event
 from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.links import Action, Claims, Signer
 from lastgood.alerts.rollback.machine import Effect, Status
-from lastgood.alerts.rollback.plan import Plan
+from lastgood.alerts.rollback.plan import Kind, Plan
 from lastgood.alerts.tx import Tx
 from lastgood.settings import Settings
+from lastgood.workspace import RegistryMark
 
 AUTO = "lastgood (auto)"
 
@@ -36,6 +37,8 @@ class Teller:
     def announce(self, tx: Tx, rollback: Rollback, effect: Effect) -> None:
         """Say what a rollback's step means to people. Promotions and drills have no incident: their caller tells."""
         incident, reason = tx.incident(rollback.incident_id), rollback.progress.reason
+        if effect is Effect.RESOLVE and rollback.plan.kind is Kind.ROLLBACK:
+            self._left(tx, rollback, incident)
         if incident is None:
             return
         if effect is Effect.ASK:
@@ -52,6 +55,21 @@ class Teller:
             sentence = f"the rollback failed: {reason} (asked of the workspace: {tried})"
             tx.update_incident(incident.id, self._clock(), note=sentence)
             self.tell(tx, incident, f"{rollback.id}:failed", sentence, plan=rollback.plan, again="failed", tried=tried)
+
+    def register(self, tx: Tx, mark: RegistryMark, once: str, **why: str) -> None:
+        """Queue a write to the model registry, once."""
+        now = self._clock()
+        if tx.say(once, f"registry:{mark.model}", registry.event(mark), now, (registry.CHANNEL,)):
+            alias = f"alias {mark.alias} {'moves to it' if mark.holds else 'leaves it'}" if mark.alias else ""
+            facts = {"model": mark.model, "version": mark.version, "tags": dict(mark.tags), "alias": alias}
+            tx.record(now, "lastgood", "asked of the registry", **facts, **why)
+
+    def _left(self, tx: Tx, rollback: Rollback, incident: Incident | None) -> None:
+        plan = rollback.plan
+        if plan.registry_alias and plan.model and not plan.model.startswith(registry.PLATFORMS_OWN):
+            base, now = self.settings.web.base_url, self._clock()
+            mark = registry.rolled_back(plan.model, rollback, incident, base, plan.registry_alias, now)
+            self.register(tx, mark, f"left:{rollback.id}", endpoint=plan.endpoint, rollback=rollback.id)
 
     def acknowledge(self, tx: Tx, incident: Incident) -> None:
         for key in tx.alert_keys(incident.id):

@@ -14,7 +14,7 @@ from lastgood.alerts.store import Store
 from lastgood.errors import GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings, Web
-from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
+from lastgood.workspace import Endpoint, RegistryMark, Reply, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
@@ -72,6 +72,8 @@ class MemoryWorkspace:
         self.polls, self.outcome, self.lose = polls, outcome, 0
         self.errors: list[LastgoodError] = []
         self.known_aliases: dict[str, str] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+        self.registry_errors: list[LastgoodError] = []
         self.asleep: list[int] = []
         """Statuses of the next answers of single served entities; 200 afterwards."""
         self.invoked: list[str] = []
@@ -92,6 +94,19 @@ class MemoryWorkspace:
 
     def aliases(self, model: str) -> Mapping[str, str]:
         return self.known_aliases
+
+    def version_tags(self, model: str, version: str) -> Mapping[str, str]:
+        return self.tags.get(version, {})
+
+    def put_mark(self, mark: RegistryMark) -> None:
+        if self.registry_errors:
+            raise self.registry_errors.pop(0)
+        tags = {**self.tags.get(mark.version, {}), **mark.tags}
+        self.tags[mark.version] = {key: value for key, value in tags.items() if value is not None}
+        if mark.alias and mark.holds:
+            self.known_aliases[mark.alias] = mark.version
+        elif mark.alias and self.known_aliases.get(mark.alias) == mark.version:
+            del self.known_aliases[mark.alias]
 
     def permissions(self, name: str) -> Mapping[str, str]:
         return {"ann": "CAN_MANAGE"}

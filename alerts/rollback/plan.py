@@ -16,7 +16,8 @@ from lastgood.workspace import Endpoint, ServedEntity, Update
 from lastgood.workspace.identity import model_of, version_of
 
 MAX_ENTITIES = 15  # a serving endpoint holds no more served entities
-ADDED = ("cautions", "wake")
+WHOLE = 100
+ADDED = ("cautions", "wake", "registry_alias")
 """Fields that plans of earlier releases do not have."""
 
 
@@ -78,6 +79,7 @@ class Plan:
     kind: Kind = Kind.ROLLBACK
     cautions: tuple[str, ...] = ()
     wake: bool = False
+    registry_alias: str = ""
 
     @property
     def id(self) -> str:
@@ -110,7 +112,24 @@ class Plan:
         if self.wake:
             lines.insert(0, f"wake {self.prior_entity}: it may have scaled to zero")
         lines += [f"caution: {sentence}" for sentence in self.cautions]
+        if written := self._registry():
+            lines.append(f"registry: {written}")
         return [*lines, f"version {self.bad_version} stays deployed at {left} %", "nothing else changes"]
+
+    @property
+    def model(self) -> str:
+        """The registered model of the version that is left; empty where it has none."""
+        return next((model_of(e) for e in self.entities if version_of(e) == self.bad_version), "")
+
+    def _registry(self) -> str:
+        """What the registry is told, if this works out."""
+        if not self.registry_alias or not self.model:
+            return ""
+        if self.kind is Kind.ROLLBACK:
+            return f"version {self.bad_version} of {self.model} is tagged as rolled back and loses the alias {self.registry_alias}"
+        if self.kind is Kind.PROMOTE and self.traffic_after.get(self.prior_entity) == WHOLE:
+            return f"the alias {self.registry_alias} of {self.model} moves to version {self.prior_version} when it is judged healthy"
+        return ""
 
     def config_diff(self) -> str:
         """A unified diff of the endpoint's whole config; values that may be secrets are hidden in it."""
@@ -178,6 +197,7 @@ def make_plan(
     kind: Kind = Kind.ROLLBACK,
     share: int | None = None,
     write_only: Mapping[str, Any] | None = None,
+    registry_alias: str = "",
 ) -> Plan:
     """The plan that moves the traffic of `bad` to `prior`, or only so much that `prior` takes `share` per cent.
 
@@ -220,6 +240,7 @@ def make_plan(
         kind=kind,
         cautions=cautions(documents, endpoint.traffic, after, name),
         wake=asleep(documents[name], endpoint.traffic.get(name, 0)),
+        registry_alias=registry_alias,
     )
 
 

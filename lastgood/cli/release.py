@@ -110,7 +110,7 @@ def promote(
     config: ConfigFile = None,
 ) -> None:
     """Give a version that passed staging more and more traffic; goes on where it stopped. The prior version stays ready."""
-    from lastgood.alerts.promote import allowed, next_step
+    from lastgood.alerts.promote import allowed, next_step, registry_tags
 
     settings = load(config)
     own_settings = settings.endpoint(endpoint)
@@ -123,8 +123,9 @@ def promote(
         confirmed = yes
         while True:
             now = acts.workspace.endpoint(endpoint)
+            tags = registry_tags(acts.workspace, now, version) if own_settings.registry_alias and not again else {}
             with acts.store.read() as tx:
-                allowed(tx, endpoint, version, own_settings, acts.clock(), again)
+                allowed(tx, endpoint, version, own_settings, acts.clock(), again, tags)
                 kept = tx.snapshot(endpoint, version)
             plan = next_step(now, version, own_settings, kept, acts.clock())
             if plan is None:

@@ -79,6 +79,11 @@ class EndpointSettings(Model):
     aliases: tuple[str, ...] = Field(
         ("lastgood", "champion"), description="registry aliases of good versions, best first"
     )
+    registry_alias: str = Field(
+        "lastgood",
+        description="registry alias that moves to a version once it is healthy with all traffic, and that a version which is rolled back loses; "
+        "empty: the registry is neither written nor asked before a promotion",
+    )
     source_file: Path | None = Field(
         None,
         description="the bundle's YAML or Terraform file that declares the endpoint, where the service can read it: rollbacks get a patch of it",

@@ -87,6 +87,18 @@ class SourceState:
     rows: int | None = None
 
 
+@dataclass(frozen=True)
+class RegistryMark:
+    """What the registry is to say of a version: tags (None: taken away), and an alias that moves to it (`holds`) or leaves it where it has it
+    (empty: no alias)."""
+
+    model: str
+    version: str
+    tags: Mapping[str, str | None] = field(default_factory=dict)
+    alias: str = ""
+    holds: bool = False
+
+
 class Platform(Protocol):
     """What the platform says of endpoints and of what they use. Errors: as Workspace."""
 
@@ -110,6 +122,10 @@ class Workspace(Protocol):
 
     def aliases(self, model: str) -> Mapping[str, str]:
         """Registry alias -> version of a registered model."""
+        ...
+
+    def version_tags(self, model: str, version: str) -> Mapping[str, str]:
+        """Tags of a registered model's version."""
         ...
 
     def permissions(self, name: str) -> Mapping[str, str]:
@@ -146,4 +162,8 @@ class WorkspaceControl(Workspace, Protocol):
         Errors: RefusedError (an update is already in progress and it is not ours, or the request is invalid),
         ConfigError, TransientError. A response lost after the server acted is recognised by reading back.
         """
+        ...
+
+    def put_mark(self, mark: RegistryMark) -> None:
+        """Write to the model registry; twice is as once. Errors: ConfigError, RefusedError, TransientError."""
         ...

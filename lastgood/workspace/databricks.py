@@ -28,8 +28,9 @@ from databricks.sdk.errors.base import DatabricksError
 
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
-from lastgood.workspace import Endpoint, Reply, ServedEntity, SourceState, Update
+from lastgood.workspace import Endpoint, RegistryMark, Reply, ServedEntity, SourceState, Update
 from lastgood.workspace.identity import model_of, modern, name_of, version_of
+from lastgood.workspace.registry import Registry
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
 _OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
@@ -248,8 +249,15 @@ class DatabricksWorkspace:
 
     def aliases(self, model: str) -> Mapping[str, str]:
         with translated(f"model {model}"):
-            registered = self._client.registered_models.get(model, include_aliases=True)
-        return {str(alias.alias_name): str(alias.version_num) for alias in registered.aliases or ()}
+            return Registry(self._client).aliases(model)
+
+    def version_tags(self, model: str, version: str) -> Mapping[str, str]:
+        with translated(f"model {model} version {version}"):
+            return Registry(self._client).tags(model, version)
+
+    def put_mark(self, mark: RegistryMark) -> None:
+        with translated(f"model {mark.model} version {mark.version}"):
+            Registry(self._client).put(mark)
 
     def permissions(self, name: str) -> Mapping[str, str]:
         with translated(f"permissions of {name}"):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from waiting import until
 
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
+from lastgood.alerts.registry import ROLLED_BACK
 from lastgood.alerts.release import CHECKS, quantile_interval
 from lastgood.alerts.store import Store
 from lastgood.cli.app import app
@@ -116,6 +117,7 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
     world.save()
     world.state.patch_tags("staging", {"delete_tags": ["owner"]})
     world.state.put_gateway("staging", {})
+    world.running.service.registry.tag(MODEL, "3", ROLLED_BACK, "2026-02-01T10:00:00+00:00")
     entity = local.entity(MODEL, "3", scale_to_zero_enabled=True)
     routes = [{"served_entity_name": entity["name"], "traffic_percentage": 100}]
     world.state.update("staging", {"served_entities": [entity], "traffic_config": {"routes": routes}})
@@ -188,6 +190,7 @@ def test_a_healthy_version_takes_all_traffic_in_steps_and_the_prior_one_stays(wo
     assert done["promoted"] and [step["state"] for step in done["steps"]] == ["Done", "Done"]
     assert judge.seen >= {0, 20}
     assert world.traffic("chat") == {"2": 0, "3": 100}
+    assert done["steps"][-1]["diff"][-3].startswith("registry: the alias lastgood of"), done["steps"][-1]["diff"]
     assert world.json("promote", "chat", "3", "--yes")["steps"] == [], "there is nothing left to do"
     with world.store().read() as tx:
         assert tx.rolled_back("chat") == set()
@@ -206,6 +209,19 @@ def test_the_judge_stops_a_promotion_that_goes_bad(world: World) -> None:
         assert kinds["rollback"].plan.prior_version == "2"  # type: ignore[index]
     with pytest.raises(RefusedError, match="an incident of chat version 3 is open"):
         world.run("promote", "chat", "3", "--yes")
+
+
+def test_a_version_that_the_registry_calls_rolled_back_is_promoted_only_if_a_person_says_so(world: World) -> None:
+    model = local.MODELS[local.CHAT]
+    checked(world)
+    world.running.service.registry.tag(model, "3", ROLLED_BACK, "2026-02-01T10:00:00+00:00")
+    with pytest.raises(RefusedError, match="the registry says that version 3 was rolled back at 2026-02-01.*--again"):
+        world.run("promote", "chat", "3", "--yes")
+    row = next(row for row in world.json("release", "check", "staging")["rows"] if row["name"] == "registry agrees")
+    assert "was rolled back" in row["observed"]
+    with Judge(world, State.HEALTHY):
+        done = world.json("promote", "chat", "3", "--again", "--yes")
+    assert done["promoted"]
 
 
 @hypothesis_settings(max_examples=scaled(200))

@@ -23,6 +23,7 @@ from lastgood.workspace.local import models
 from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.chaos import Chaos
 from lastgood.workspace.local.payload import PayloadWriter, as_json
+from lastgood.workspace.local.registry import ModelRegistry
 from lastgood.workspace.local.state import MODELS, ApiError, Fault, LocalConfig, State, served_entity_id
 from lastgood.workspace.local.statements import WAREHOUSE, Statements
 
@@ -49,6 +50,7 @@ class Service:
         self.chaos = Chaos()
         self.catalog = config.catalog or LocalCatalog()
         self.statements = Statements(self.catalog)
+        self.registry = ModelRegistry(self.state.aliases)
         self.on_token: Callable[[str], None] = lambda token: None
         self.sources: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -95,6 +97,9 @@ class Service:
             ("GET", uc, self._model),
             ("GET", uc + "/aliases/{alias}", self._alias),
             ("PUT", uc + "/aliases/{alias}", self._set_alias),
+            ("DELETE", uc + "/aliases/{alias}", self._drop_alias),
+            *self._mlflow("/api/2.0/mlflow/unity-catalog"),
+            *self._mlflow("/api/2.0/mlflow"),
             ("GET", "/api/2.0/preview/scim/v2/Me", lambda r, b: {"userName": "person@example.com"}),
             *(
                 ("GET", f"/api/2.0/{path}/{{name}}", lambda r, b, kind=kind: self._source(kind, r["name"]))
@@ -201,7 +206,7 @@ class Service:
                     return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
-            where = {**request.path_params, "url": _base(request)}
+            where = {**request.path_params, "url": _base(request), "query": dict(request.query_params)}
             return JSONResponse(await asyncio.to_thread(act, where, body))
 
         return self._guarded(handler)
@@ -225,6 +230,47 @@ class Service:
             raise ApiError(400, "INVALID_PARAMETER_VALUE", "version_num: expected a whole number")
         self.state.aliases.setdefault(where["model"], {})[where["alias"]] = body["version_num"]
         return {"alias_name": where["alias"], "version_num": body["version_num"]}
+
+    def _drop_alias(self, where: dict[str, Any], body: Any) -> dict[str, Any]:
+        self.state.aliases.get(where["model"], {}).pop(where["alias"], None)
+        return {}
+
+    def _mlflow(self, path: str) -> list[Entry]:
+        """The registry as MLflow's own client asks for it; `path` of Unity Catalog or of the workspace registry."""
+        registry = self.registry
+        models, versions = f"{path}/registered-models", f"{path}/model-versions"
+        return [
+            ("GET", f"{models}/get", lambda r, b: {"registered_model": registry.model(**_asked(r, b, "name"))}),
+            ("POST", f"{models}/set-tag", lambda r, b: registry.tag(b["name"], "", b["key"], b["value"])),
+            (
+                "DELETE",
+                f"{models}/delete-tag",
+                lambda r, b: registry.tag(**_asked(r, b, "name", "key"), version="", value=None),
+            ),
+            (
+                "GET",
+                f"{versions}/get",
+                lambda r, b: {"model_version": registry.version(**_asked(r, b, "name", "version"))},
+            ),
+            ("POST", f"{versions}/set-tag", lambda r, b: registry.tag(b["name"], b["version"], b["key"], b["value"])),
+            (
+                "DELETE",
+                f"{versions}/delete-tag",
+                lambda r, b: registry.tag(**_asked(r, b, "name", "version", "key"), value=None),
+            ),
+            (
+                "GET",
+                f"{models}/alias",
+                lambda r, b: {"model_version": registry.by_alias(**_asked(r, b, "name", "alias"))},
+            ),
+            ("POST", f"{models}/alias", lambda r, b: registry.alias(b["name"], b["alias"], b["version"])),
+            ("DELETE", f"{models}/alias", lambda r, b: registry.alias(**_asked(r, b, "name", "alias"), version=None)),
+            (
+                "POST",
+                f"{versions}/transition-stage",
+                lambda r, b: {"model_version": registry.stage(b["name"], b["version"], b["stage"])},
+            ),
+        ]
 
     def _set_fault(self, where: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         known = {field.name for field in fields(Fault)}
@@ -377,6 +423,14 @@ class Service:
                 else self._rng.uniform(60_000, 300_000)
             )
         )
+
+
+def _asked(where: dict[str, Any], body: Any, *names: str) -> dict[str, str]:
+    """Values of the query or of the body: MLflow's client sends the body with GET and DELETE, too. Errors: ApiError."""
+    given = {**where["query"], **(body or {})}
+    if missing := [name for name in names if name not in given]:
+        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"missing {', '.join(missing)}")
+    return {name: str(given[name]) for name in names}
 
 
 def _base(request: Request) -> str:
