@@ -42,7 +42,7 @@ def state(look: Look) -> State:
     if look.e >= look.case.threshold:
         return State.PAGE if vetoes(look) else State.ROLL_BACK
     kinds = {finding.metric for finding in others(look)}
-    if look.e >= look.case.page_threshold or kinds & PAGING:
+    if look.case.calls[look.t] >= look.case.page_threshold or kinds & PAGING:
         return State.PAGE
     if (
         kinds
@@ -57,7 +57,7 @@ def turns(case: Case) -> Ints:
     """The windows after which `state` may differ from the window before: where something it looks at crossed its limit. Where a
     rollback is near, or the split is off, all of them, for vetoes and missing requests depend on more."""
     trail, policy = case.trail, case.policy
-    limits = [case.e >= limit for limit in (case.threshold, case.page_threshold)]
+    limits = [case.e >= case.threshold, case.calls >= case.page_threshold]
     alarms = [alarm >= RUN_ALARM * 60 / trail.cols.width for alarm in case.alarms.values()]
     arrived, hoped = case.missed
     marks = np.stack([

@@ -69,11 +69,30 @@ def _lowest(scored: Scored, t: int) -> set[int]:
     return {int(np.argmax(amount)) for amount in (below, apart) if amount.max() > 0}
 
 
+def odd(cols: Columns, t: int) -> Group:
+    """Requesters who by window t look as if they were kept to one version, each by itself: a tenth of the others do, by chance."""
+    callers = cols.callers.take(cols.callers.t <= t)
+    if not len(callers.t):
+        return frozenset()
+    who, chance = _chances(callers, int(callers.who.max()) + 1)
+    return frozenset(who[chance <= APART].tolist())
+
+
 def _apart(callers: Callers, size: int) -> set[int]:
     """Requesters whose requests do not meet the versions as everybody else's in the same windows do: whoever calls a version by its URL, or
-    is kept to one. Under independent labels the n requests of one go to the new version k times, and P(K >= k) <= exp(-n KL(k/n || p)) with p
-    the mean of the others' shares (Hoeffding 1963, Theorem 1, for labels that are not alike); that depends on no outcome. Who they
-    are follows from these chances by Benjamini and Hochberg (1995)."""
+    is kept to one. Of their chances by Benjamini and Hochberg (1995)."""
+    who, chance = _chances(callers, size)
+    ranked = np.sort(chance)
+    below = ranked[ranked <= APART * np.arange(1, len(ranked) + 1) / max(len(ranked), 1)]
+    return set(who[chance <= below[-1]].tolist()) if len(below) else set()
+
+
+def _chances(callers: Callers, size: int) -> tuple[Ints, Floats]:
+    """(requesters, the chance that one who is drawn like the others meets the versions so unevenly).
+
+    Under independent labels the n requests of one go to the new version k times, and P(K >= k) <= exp(-n KL(k/n || p)) with p the mean of the
+    others' shares in the same windows (Hoeffding 1963, Theorem 1, for labels that are not alike); it depends on no outcome.
+    """
     cells, place = np.unique(callers.t * size + callers.who, return_inverse=True)
     t, who = np.divmod(cells, size)
     own = np.stack([tally(place[callers.arm == arm], callers.n[callers.arm == arm], len(cells)) for arm in (0, 1)], -1)
@@ -89,10 +108,7 @@ def _apart(callers: Callers, size: int) -> set[int]:
     p = (p * whole + 0.5) / (whole + 1)
     served = np.flatnonzero(whole)
     sure = (whole * others / np.maximum(whole + others, 1))[served]  # p is an estimate, too
-    chance = 2 * np.exp(-sure * (_part(k, p) + _part(1 - k, 1 - p))[served])
-    ranked = np.sort(chance)
-    below = ranked[ranked <= APART * np.arange(1, len(ranked) + 1) / max(len(ranked), 1)]
-    return {int(who) for who in served[chance <= below[-1]]} if len(below) else set()
+    return served, 2 * np.exp(-sure * (_part(k, p) + _part(1 - k, 1 - p))[served])
 
 
 def _part(a: Floats, b: Floats) -> Floats:
