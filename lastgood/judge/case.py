@@ -275,6 +275,15 @@ class Case:
         return np.where(self.served[:, 1] > 0, 0.0, total)
 
     @cached_property
+    def unanswered(self) -> Floats:
+        """Share of the new version's newest requests (LATELY_S) that got no answer, whoever's fault it was [T]; 0 where too few came."""
+        cols = self.cols
+        first = np.searchsorted(cols.times, cols.times + cols.width - LATELY_S)
+        so_far = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([cols.n, cols.failed])[..., 1].sum(2).T, 0)])
+        came, failed = (so_far[1:] - so_far[first]).T
+        return np.where(came >= LEAST_MISSING, failed / np.maximum(came, 1), 0.0)
+
+    @cached_property
     def off_plan(self) -> Bools:
         """Sample-ratio mismatch: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
         seen, expected, log_e = self.planned
