@@ -11,7 +11,7 @@ from lastgood.judge import budget, eprocess, loo
 from lastgood.judge.columns import Bools, Columns, Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
-from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream, harm_streams
+from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream, streams_of
 from lastgood.judge.trail import Trail
 from lastgood.judge.usual import Usual, alarms, missing, usual
 from lastgood.record.fault import FAULTS, Fault
@@ -172,11 +172,17 @@ class Case:
         spans = list(zip(looks, [*looks[1:], length], strict=True))
         return spans[-1:] if self.only_last else spans
 
+    @cached_property
+    def weighty(self) -> frozenset[str]:
+        """Metrics with evidence enough that it matters whose it is."""
+        where = slice(-1 if self.only_last else 0, None)
+        return frozenset(m for m, streams in self.metrics.items() if summed(streams)[where].max() >= 1)
+
     def _without(self, who: loo.Group) -> dict[str, Floats]:
         """metric -> its part of the evidence without these requesters [T]."""
         if who not in self.parts:
-            left = harm_streams(loo.without(self.cols, who), self.policy)
-            self.parts[who] = {m: summed([s for s in left if s.metric == m]) for m in self.metrics}
+            left = streams_of(self.weighty, loo.without(self.cols, who, self.weighty), self.policy)
+            self.parts[who] = {m: summed([s for s in left if s.metric == m]) for m in self.weighty}
         return self.parts[who]
 
     @cached_property
@@ -185,7 +191,7 @@ class Case:
         out: dict[str, Floats] = {}
         for t, until in self._looks:
             for metric, people in loo.heaviest(self.cols, t, self.policy).items():
-                for who in people if metric in self.metrics else ():
+                for who in people if metric in self.weighty else ():
                     part = out.setdefault(metric, np.full(self.length, np.inf))
                     part[t:until] = np.minimum(part[t:until], self._without(who)[metric][t:until])
         return out
@@ -193,7 +199,7 @@ class Case:
     @cached_property
     def drawn(self) -> dict[str, Floats]:
         """metric -> its part of the evidence without the requesters who look as if they were kept to one version [T]."""
-        out = {metric: np.full(self.length, np.inf) for metric in self.metrics} if self._looks else {}
+        out = {metric: np.full(self.length, np.inf) for metric in self.weighty} if self._looks else {}
         for t, until in self._looks:
             if who := loo.odd(self.cols, t):
                 for metric, part in out.items():
@@ -280,8 +286,8 @@ class Case:
         cols = self.cols
         first = np.searchsorted(cols.times, cols.times + cols.width - LATELY_S)
         so_far = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([cols.n, cols.failed])[..., 1].sum(2).T, 0)])
-        came, failed = (so_far[1:] - so_far[first]).T
-        return np.where(came >= LEAST_MISSING, failed / np.maximum(came, 1), 0.0)
+        arrived, failed = (so_far[1:] - so_far[first]).T
+        return np.where(arrived >= LEAST_MISSING, failed / np.maximum(arrived, 1), 0.0)
 
     @cached_property
     def off_plan(self) -> Bools:
@@ -295,7 +301,7 @@ class Case:
     @cached_property
     def reverse(self) -> dict[str, Floats]:
         """metric -> evidence that the *prior* version is worse in it [T]."""
-        flipped, evidence = harm_streams(self.cols.flipped(), self.policy), {}
+        flipped, evidence = streams_of(self.metrics, self.cols.flipped(), self.policy), {}
         for metric in self.metrics:
             streams = [stream for stream in flipped if stream.metric == metric and stream.share > 0]
             evidence[metric] = (

@@ -270,8 +270,8 @@ def _unanswered(look: Look) -> list[Finding]:
         sent, lost = (np.bincount(who, amount) for amount in (callers.n, callers.faults.sum(1)))
         general = (lost >= MOST * sent).mean() >= MOST
     else:
-        came = cols.n[a : t + 1, :, 1].sum()
-        general = by_fault.sum() - by_fault[FAULTS.index(Fault.LIMIT)] >= MOST * came
+        arrived = cols.n[a : t + 1, :, 1].sum()
+        general = by_fault.sum() - by_fault[FAULTS.index(Fault.LIMIT)] >= MOST * arrived
     if not general:
         return []
     kinds = ", ".join(str(FAULTS[i]) for i in np.argsort(-by_fault) if by_fault[i] >= 0.1 * by_fault.sum())

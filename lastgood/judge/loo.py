@@ -1,6 +1,7 @@
 """Columns without some requesters: evidence must stand without whoever carries most of it, and without those who do not meet the versions
 as the split has it (pure)."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -125,16 +126,17 @@ def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
     return {who} if of >= ITSELF * (new.sum() + prior.sum()) and 0.5 < odds < 2 else set()
 
 
-def without(cols: Columns, who: Group) -> Columns:
-    """The columns as if these requesters had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
-    that is theirs where their latencies and the others' are log-normal, with the means and spreads that are known of both."""
+def without(cols: Columns, who: Group, metrics: Collection[str]) -> Columns:
+    """The columns as if these requesters had sent nothing, as far as `metrics` ask for it. A histogram does not say whose its requests
+    are: of each bucket is taken the part that is theirs where their latencies and the others' are log-normal, with the means and
+    spreads that are known of both."""
     gone = np.isin(cols.callers.who, list(who))
     caller = cols.callers.take(gone)
     n, faults = cols.n.copy(), cols.faults.copy()
     np.subtract.at(n, (caller.t, caller.g, caller.arm), caller.n)
     np.subtract.at(faults, (caller.t, caller.g, caller.arm), caller.faults)
     histograms = dict(cols.histograms)
-    if "latency" in histograms:
+    if "latency" in histograms and {"latency", "ttft"} & set(metrics):
         histograms["latency"] = _taken(histograms["latency"], caller, histograms["latency"])
         if "ttft" in histograms:
             histograms["ttft"] = _taken(histograms["ttft"], caller, cols.histograms["latency"])
