@@ -227,6 +227,13 @@ def test_a_promotion_is_planned_in_steps_that_can_see() -> None:
     assert power.fastest(steps, 0.0) == [steps[2]]
 
 
+@pytest.mark.parametrize("failing", [0.0, 0.0001])
+def test_a_promotion_of_what_hardly_ever_fails_is_planned_by_a_rise_to_the_objective(failing: float) -> None:
+    traffic = power.typical(600, 0.5, failing)
+    steps = [power.step(traffic, share, POLICY, 90, 11, 1) for share in (5, 50)]
+    assert all(step.minutes <= 60 for step in steps)
+
+
 @pytest.mark.parametrize("everybody", [False, True])
 def test_bad_answers_of_one_requester_bring_nobody_back(everybody: bool) -> None:
     """A pinned requester has most of the new version's bad answers; where everybody has them, the version is rolled back."""
