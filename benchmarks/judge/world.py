@@ -214,6 +214,15 @@ def slow_requester(rng: np.random.Generator, bad: bool) -> Story:
     return Story(made.records(rng, ms), made.version, plain())
 
 
+def slow_for_one(rng: np.random.Generator, bad: bool) -> Story:
+    """One requester has a third of the traffic, drawn by request, and slow prompts of its own (bad: version 2 is slow for it alone)."""
+    made = traffic(rng)
+    its = rng.random(len(made.at)) < 0.33
+    made.who = np.where(its, PEOPLE, made.who)
+    ms = made.latency() * np.where(its & ((made.version == 2) | (not bad)), 2.5, 1.0)
+    return Story(made.records(rng, ms), made.version, plain(), page=True)
+
+
 def low_scores(rng: np.random.Generator, bad: bool) -> Story:
     """One requester, 6 % of traffic, meets the new version only, and its answers are scored low (bad: everybody's are there)."""
     made = traffic(rng)
@@ -354,6 +363,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "5 one requester fails": one_requester,
     "5 some testers' requests fail": some_testers,
     "5 one requester is slow": slow_requester,
+    "5 slow for one requester": slow_for_one,
     "5 one requester's answers": low_scores,
     "6 over long ago": over_long_ago,
     "6 alone": alone,

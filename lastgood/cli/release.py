@@ -32,7 +32,8 @@ release = typer.Typer(no_args_is_help=True, help="The release checklist.")
 
 
 def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
-    """How long each step of the policy, and of a few other shares, needs to see errors x2 and latency x1.3 at the traffic of the newest day."""
+    """How long each step of the policy, and of a few other shares, needs to see more failures (power.worse_rate) and latency x1.3 at the
+    traffic of the newest day."""
     from lastgood.judge import power
     from lastgood.tables import measures
     from lastgood.workspace.stores import tables_of
@@ -52,9 +53,10 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
         times = [
             f"{v:.0f} min" if v < float("inf") else "not in time" for v in (step.errors_minutes, step.latency_minutes)
         ]
+        failures = f"{power.worse_rate(given, policy):.1%} failures"
         mark = "  (policy)" if step.share in policy.promote_shares else ""
         console.print(
-            f"{step.share:>3} %: errors x2 {times[0]}, latency x1.3 {times[1]}, {step.harmed:,.0f} requests until then{mark}",
+            f"{step.share:>3} %: {failures} {times[0]}, latency x1.3 {times[1]}, {step.harmed:,.0f} requests until then{mark}",
             highlight=False,
         )
     shown = " -> ".join(f"{step.share} % for {min(step.minutes, patience):.0f} min" for step in path)

@@ -1,7 +1,7 @@
 """A comparison, for all its windows at once: how strong its evidence is, and what may be believed of it (pure)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from lastgood.judge import budget, eprocess, loo
 from lastgood.judge.columns import Bools, Columns, Ints
 from lastgood.judge.eprocess import Floats
 from lastgood.judge.evidence import Evidence, History
-from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream, harm_streams
+from lastgood.judge.streams import INPUT_DEPENDENT, Blocks, Stream, streams_of
 from lastgood.judge.trail import Trail
 from lastgood.judge.usual import Usual, alarms, missing, usual
 from lastgood.record.fault import FAULTS, Fault
@@ -48,6 +48,7 @@ class Case:
     left_out: Mapping[str, Bools] = field(default_factory=dict)
     only_last: bool = False
     """Whether nobody looks at any window but the last: whose evidence it is, is then asked once."""
+    parts: dict[loo.Group, dict[str, Floats]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def cols(self) -> Columns:
@@ -113,25 +114,33 @@ class Case:
     @cached_property
     def sound(self) -> dict[str, Floats]:
         """metric -> its part of the evidence [T], as far as it may be believed."""
-        parts = {}
-        for metric, streams in self.metrics.items():
-            e = summed(streams)
-            if metric in self.by_one:
-                e = np.minimum(e, self.by_one[metric])
-            for why, where in self.doubts.get(metric, {}).items():
-                if why != ONE_REQUESTER:
-                    e = np.where(where, np.minimum(e, sum(stream.share for stream in streams)), e)
-            parts[metric] = e
-        return parts
+        return {metric: self._believed(metric, self.by_one) for metric in self.metrics}
+
+    def _believed(self, metric: str, left: Mapping[str, Floats]) -> Floats:
+        """The part of a metric, at most what `left` leaves of it, and nothing where it is in doubt for another reason than a requester."""
+        e, shares = summed(self.metrics[metric]), sum(stream.share for stream in self.metrics[metric])
+        e = np.minimum(e, left.get(metric, np.inf))
+        for why, where in self.doubts.get(metric, {}).items():
+            if why != ONE_REQUESTER:
+                e = np.where(where, np.minimum(e, shares), e)
+        return np.asarray(e)
+
+    def _whole(self, parts: Iterable[Floats]) -> Floats:
+        rest = 1 - sum(stream.share for streams in self.metrics.values() for stream in streams)
+        return np.asarray(sum(parts, np.full(self.length, max(0.0, rest))))
 
     @cached_property
     def e(self) -> Floats:
         """The evidence of harm that may be believed [T]."""
-        rest = 1 - sum(stream.share for streams in self.metrics.values() for stream in streams)
-        whole = np.full(self.length, max(0.0, rest))
-        for part in self.sound.values():
-            whole = whole + part
-        return whole
+        return self._whole(self.sound.values())
+
+    @cached_property
+    def calls(self) -> Floats:
+        """The evidence that calls a person [T]: also what rests on one requester, where both versions serve that one as the split has it. It is
+        a harm then, and one that a rollback for all the others need not be right for."""
+        if not self.drawn:
+            return self.e
+        return np.maximum(self.e, self._whole(self._believed(metric, self.drawn) for metric in self.metrics))
 
     @cached_property
     def settled(self) -> Bools:
@@ -152,26 +161,49 @@ class Case:
         return np.asarray(np.minimum(at, np.arange(self.length)))
 
     @cached_property
-    def by_one(self) -> dict[str, Floats]:
-        """metric -> its part of the evidence without the requesters who carry most of it (see loo.heaviest) [T]. Who they are is looked at
-        when evidence first reaches a page, and then after 1, 2, 4, ... more windows."""
+    def _looks(self) -> list[tuple[int, int]]:
+        """Windows (first, end) for which it is asked at the first whose evidence it is: when it first reaches a page, and then after 1, 2, 4,
+        ... more windows. None where no requester is known."""
         over = np.flatnonzero(self.trail.e[:, 0] >= self.policy.page_e)
         if not len(over) or not len(self.cols.callers.t):
-            return {}
+            return []
         first, length = int(over[0]), self.length
         looks = [first + step for step in (0, *(2**k for k in range(32))) if first + step < length]
-        trails: dict[loo.Group, dict[str, Floats]] = {}
-        out: dict[str, Floats] = {}
         spans = list(zip(looks, [*looks[1:], length], strict=True))
-        for t, until in spans[-1:] if self.only_last else spans:
+        return spans[-1:] if self.only_last else spans
+
+    @cached_property
+    def weighty(self) -> frozenset[str]:
+        """Metrics with evidence enough that it matters whose it is."""
+        where = slice(-1 if self.only_last else 0, None)
+        return frozenset(m for m, streams in self.metrics.items() if summed(streams)[where].max() >= 1)
+
+    def _without(self, who: loo.Group) -> dict[str, Floats]:
+        """metric -> its part of the evidence without these requesters [T]."""
+        if who not in self.parts:
+            left = streams_of(self.weighty, loo.without(self.cols, who, self.weighty), self.policy)
+            self.parts[who] = {m: summed([s for s in left if s.metric == m]) for m in self.weighty}
+        return self.parts[who]
+
+    @cached_property
+    def by_one(self) -> dict[str, Floats]:
+        """metric -> its part of the evidence without the requesters who carry most of it (see loo.heaviest) [T]."""
+        out: dict[str, Floats] = {}
+        for t, until in self._looks:
             for metric, people in loo.heaviest(self.cols, t, self.policy).items():
-                for who in people:
-                    if who not in trails:
-                        alone = harm_streams(loo.without(self.cols, who), self.policy)
-                        trails[who] = {m: summed([s for s in alone if s.metric == m]) for m in self.metrics}
-                    if metric in trails[who]:
-                        part = out.setdefault(metric, np.full(length, np.inf))
-                        part[t:until] = np.minimum(part[t:until], trails[who][metric][t:until])
+                for who in people if metric in self.weighty else ():
+                    part = out.setdefault(metric, np.full(self.length, np.inf))
+                    part[t:until] = np.minimum(part[t:until], self._without(who)[metric][t:until])
+        return out
+
+    @cached_property
+    def drawn(self) -> dict[str, Floats]:
+        """metric -> its part of the evidence without the requesters who look as if they were kept to one version [T]."""
+        out = {metric: np.full(self.length, np.inf) for metric in self.weighty} if self._looks else {}
+        for t, until in self._looks:
+            if who := loo.odd(self.cols, t):
+                for metric, part in out.items():
+                    part[t:until] = self._without(who)[metric][t:until]
         return out
 
     def who_failed(self, kinds: tuple[Fault, ...]) -> Floats:
@@ -249,6 +281,15 @@ class Case:
         return np.where(self.served[:, 1] > 0, 0.0, total)
 
     @cached_property
+    def unanswered(self) -> Floats:
+        """Share of the new version's newest requests (LATELY_S) that got no answer, whoever's fault it was [T]; 0 where too few came."""
+        cols = self.cols
+        first = np.searchsorted(cols.times, cols.times + cols.width - LATELY_S)
+        so_far = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([cols.n, cols.failed])[..., 1].sum(2).T, 0)])
+        arrived, failed = (so_far[1:] - so_far[first]).T
+        return np.where(arrived >= LEAST_MISSING, failed / np.maximum(arrived, 1), 0.0)
+
+    @cached_property
     def off_plan(self) -> Bools:
         """Sample-ratio mismatch: the seen split contradicts the plan, and its odds are off by more than SPLIT_ODDS."""
         seen, expected, log_e = self.planned
@@ -260,7 +301,7 @@ class Case:
     @cached_property
     def reverse(self) -> dict[str, Floats]:
         """metric -> evidence that the *prior* version is worse in it [T]."""
-        flipped, evidence = harm_streams(self.cols.flipped(), self.policy), {}
+        flipped, evidence = streams_of(self.metrics, self.cols.flipped(), self.policy), {}
         for metric in self.metrics:
             streams = [stream for stream in flipped if stream.metric == metric and stream.share > 0]
             evidence[metric] = (

@@ -7,17 +7,19 @@ import numpy as np
 from lastgood.judge.case import LATELY_S, LEAST_MISSING, REVERSE_E, Case
 from lastgood.judge.columns import Ints
 from lastgood.judge.look import Look
-from lastgood.record.fault import Fault
+from lastgood.record.fault import FAULTS, Fault
 from lastgood.record.verdict import Finding, State
 
 SLO_E, STALE_SHARE = 100.0, 0.5
+MOST = 0.5
+"""Share of requests without an answer, and of the requesters who see most of theirs so, from which a person is called."""
 CHANGE_E = 20.0
 """Evidence of a change from which it is watched."""
 ALARM_DAYS = 540.0
 """Days between false alarms of one metric of a version that serves alone: three metrics, half of a budget of one false page in 90 days."""
 RUN_ALARM = 1.5 * ALARM_DAYS * 1440
 """The bound that keeps it although the usual rate is an estimate of four weeks (`python -m benchmarks.judge --promises`)."""
-PAGING = {"error SLO", "run length", "missing requests"}
+PAGING = {"error SLO", "run length", "missing requests", "unanswered requests"}
 
 
 def missing(look: Look) -> str | None:
@@ -42,7 +44,7 @@ def state(look: Look) -> State:
     if look.e >= look.case.threshold:
         return State.PAGE if vetoes(look) else State.ROLL_BACK
     kinds = {finding.metric for finding in others(look)}
-    if look.e >= look.case.page_threshold or kinds & PAGING:
+    if look.case.calls[look.t] >= look.case.page_threshold or kinds & PAGING:
         return State.PAGE
     if (
         kinds
@@ -57,13 +59,13 @@ def turns(case: Case) -> Ints:
     """The windows after which `state` may differ from the window before: where something it looks at crossed its limit. Where a
     rollback is near, or the split is off, all of them, for vetoes and missing requests depend on more."""
     trail, policy = case.trail, case.policy
-    limits = [case.e >= limit for limit in (case.threshold, case.page_threshold)]
+    limits = [case.e >= case.threshold, case.calls >= case.page_threshold]
     alarms = [alarm >= RUN_ALARM * 60 / trail.cols.width for alarm in case.alarms.values()]
     arrived, hoped = case.missed
     marks = np.stack([
         *limits, trail.e[:, 0] >= policy.watch_e, trail.change[:, 0] >= CHANGE_E, case.safe, case.off_plan, trail.windows[:, 0] > 0,
         case.served[:, 0] > 0, case.unmatched, (trail.slo[:, 0, 1] >= SLO_E) & case.objective[:, 1], *alarms,
-        (hoped > 0) & (arrived < hoped / 2), case.unseen >= LEAST_MISSING, *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
+        (hoped > 0) & (arrived < hoped / 2), case.unseen >= LEAST_MISSING, case.unanswered >= MOST, *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
     ])  # fmt: skip
     turned = np.concatenate([[True], (marks[:, 1:] != marks[:, :-1]).any(0)])
     return np.flatnonzero(turned | limits[0] | case.off_plan)
@@ -153,7 +155,15 @@ def others(look: Look) -> list[Finding]:
             f"{worst.column} of {evidence.candidate} differs from {evidence.prior} (distance {worst.distance:.2f})"
         )
         reasons.append(Finding("output drift", sentence))
-    return [*reasons, *_objective(look), *_split(look), *_history(look), *_own_count(look), *_none_came(look)]
+    return [
+        *reasons,
+        *_objective(look),
+        *_split(look),
+        *_history(look),
+        *_own_count(look),
+        *_none_came(look),
+        *_unanswered(look),
+    ]
 
 
 def _objective(look: Look) -> list[Finding]:
@@ -243,3 +253,29 @@ def _none_came(look: Look) -> list[Finding]:
         "hang, fail unseen or are lost"
     )
     return [Finding("missing requests", sentence, new_rate=0.0)]
+
+
+def _unanswered(look: Look) -> list[Finding]:
+    """Most requests of most requesters get no answer, whoever's fault each is: limits, filters and client errors are no harm of a version by
+    themselves, but a version that refuses nearly everybody serves nobody. Where no requester is known, limits do not count: one client that
+    sends without end is refused as often as it sends."""
+    share, cols, t = float(look.case.unanswered[look.t]), look.trail.cols, look.t
+    if share < MOST:
+        return []
+    a = int(cols.index(cols.times[t] + cols.width - LATELY_S))
+    by_fault = cols.faults[a : t + 1, :, 1].sum((0, 1))
+    callers = cols.callers.take((cols.callers.t >= a) & (cols.callers.t <= t) & (cols.callers.arm == 1))
+    if look.trail.known[t, 0] and len(callers.t):
+        _, who = np.unique(callers.who, return_inverse=True)
+        sent, lost = (np.bincount(who, amount) for amount in (callers.n, callers.faults.sum(1)))
+        general = (lost >= MOST * sent).mean() >= MOST
+    else:
+        arrived = cols.n[a : t + 1, :, 1].sum()
+        general = by_fault.sum() - by_fault[FAULTS.index(Fault.LIMIT)] >= MOST * arrived
+    if not general:
+        return []
+    kinds = ", ".join(str(FAULTS[i]) for i in np.argsort(-by_fault) if by_fault[i] >= 0.1 * by_fault.sum())
+    sentence = (
+        f"{share:.0%} of version {look.evidence.candidate}'s requests lately got no answer ({kinds}), of most who ask"
+    )
+    return [Finding("unanswered requests", sentence, new_rate=share)]

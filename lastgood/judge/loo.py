@@ -1,6 +1,7 @@
 """Columns without some requesters: evidence must stand without whoever carries most of it, and without those who do not meet the versions
 as the split has it (pure)."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -69,11 +70,30 @@ def _lowest(scored: Scored, t: int) -> set[int]:
     return {int(np.argmax(amount)) for amount in (below, apart) if amount.max() > 0}
 
 
+def odd(cols: Columns, t: int) -> Group:
+    """Requesters who by window t look as if they were kept to one version, each by itself: a tenth of the others do, by chance."""
+    callers = cols.callers.take(cols.callers.t <= t)
+    if not len(callers.t):
+        return frozenset()
+    who, chance = _chances(callers, int(callers.who.max()) + 1)
+    return frozenset(who[chance <= APART].tolist())
+
+
 def _apart(callers: Callers, size: int) -> set[int]:
     """Requesters whose requests do not meet the versions as everybody else's in the same windows do: whoever calls a version by its URL, or
-    is kept to one. Under independent labels the n requests of one go to the new version k times, and P(K >= k) <= exp(-n KL(k/n || p)) with p
-    the mean of the others' shares (Hoeffding 1963, Theorem 1, for labels that are not alike); that depends on no outcome. Who they
-    are follows from these chances by Benjamini and Hochberg (1995)."""
+    is kept to one. Of their chances by Benjamini and Hochberg (1995)."""
+    who, chance = _chances(callers, size)
+    ranked = np.sort(chance)
+    below = ranked[ranked <= APART * np.arange(1, len(ranked) + 1) / max(len(ranked), 1)]
+    return set(who[chance <= below[-1]].tolist()) if len(below) else set()
+
+
+def _chances(callers: Callers, size: int) -> tuple[Ints, Floats]:
+    """(requesters, the chance that one who is drawn like the others meets the versions so unevenly).
+
+    Under independent labels the n requests of one go to the new version k times, and P(K >= k) <= exp(-n KL(k/n || p)) with p the mean of the
+    others' shares in the same windows (Hoeffding 1963, Theorem 1, for labels that are not alike); it depends on no outcome.
+    """
     cells, place = np.unique(callers.t * size + callers.who, return_inverse=True)
     t, who = np.divmod(cells, size)
     own = np.stack([tally(place[callers.arm == arm], callers.n[callers.arm == arm], len(cells)) for arm in (0, 1)], -1)
@@ -89,10 +109,7 @@ def _apart(callers: Callers, size: int) -> set[int]:
     p = (p * whole + 0.5) / (whole + 1)
     served = np.flatnonzero(whole)
     sure = (whole * others / np.maximum(whole + others, 1))[served]  # p is an estimate, too
-    chance = 2 * np.exp(-sure * (_part(k, p) + _part(1 - k, 1 - p))[served])
-    ranked = np.sort(chance)
-    below = ranked[ranked <= APART * np.arange(1, len(ranked) + 1) / max(len(ranked), 1)]
-    return {int(who) for who in served[chance <= below[-1]]} if len(below) else set()
+    return served, 2 * np.exp(-sure * (_part(k, p) + _part(1 - k, 1 - p))[served])
 
 
 def _part(a: Floats, b: Floats) -> Floats:
@@ -109,16 +126,17 @@ def _by_itself(new: Floats, prior: Floats, share: float) -> set[int]:
     return {who} if of >= ITSELF * (new.sum() + prior.sum()) and 0.5 < odds < 2 else set()
 
 
-def without(cols: Columns, who: Group) -> Columns:
-    """The columns as if these requesters had sent nothing. A histogram does not say whose its requests are: of each bucket is taken the part
-    that is theirs where their latencies and the others' are log-normal, with the means and spreads that are known of both."""
+def without(cols: Columns, who: Group, metrics: Collection[str]) -> Columns:
+    """The columns as if these requesters had sent nothing, as far as `metrics` ask for it. A histogram does not say whose its requests
+    are: of each bucket is taken the part that is theirs where their latencies and the others' are log-normal, with the means and
+    spreads that are known of both."""
     gone = np.isin(cols.callers.who, list(who))
     caller = cols.callers.take(gone)
     n, faults = cols.n.copy(), cols.faults.copy()
     np.subtract.at(n, (caller.t, caller.g, caller.arm), caller.n)
     np.subtract.at(faults, (caller.t, caller.g, caller.arm), caller.faults)
     histograms = dict(cols.histograms)
-    if "latency" in histograms:
+    if "latency" in histograms and {"latency", "ttft"} & set(metrics):
         histograms["latency"] = _taken(histograms["latency"], caller, histograms["latency"])
         if "ttft" in histograms:
             histograms["ttft"] = _taken(histograms["ttft"], caller, cols.histograms["latency"])

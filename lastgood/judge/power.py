@@ -17,6 +17,8 @@ from lastgood.settings import Policy
 
 SIGMA = 0.35
 """Spread of log latency where no history is given."""
+RAREST = 1e-6
+"""Share of failures where there was none."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,19 @@ class Step:
         return max(self.errors_minutes, self.latency_minutes)
 
 
+def worse_rate(given: Traffic, policy: Policy) -> float:
+    """The share of failures that a step must see: twice today's, or the objective's where that is more. Twice next to nothing is never seen,
+    and is within the objective."""
+    return max(2 * given.errors, policy.error_slo)
+
+
 def step(given: Traffic, share: int, policy: Policy, minutes: int, runs: int, seed: int) -> Step:
-    """What a step at `share` per cent sees of errors x2 and latency x1.3, the version's warm-up included."""
-    traffic = replace(given, share=share / 100)
+    """What a step at `share` per cent sees of failures at `worse_rate` and of latency x1.3, the version's warm-up included."""
+    traffic = replace(given, share=share / 100, errors=max(given.errors, RAREST))
+    times = worse_rate(given, policy) / traffic.errors
     seen = [
         float(np.sort(minutes_to_see(traffic, *case, policy, minutes, runs, seed))[(runs - 1) // 2])
-        for case in ((2.0, 1.0), (1.0, 1.3))
+        for case in ((times, 1.0), (1.0, 1.3))
     ]
     cold = max(policy.warmup_s / 60, policy.warmup_requests / max(given.per_minute * share / 100, 1e-9))
     took = [seen[0], seen[1] + cold]

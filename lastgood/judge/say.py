@@ -110,7 +110,7 @@ def reason(look: Look, state: State, findings: Sequence[Finding], vetoes: Sequen
         sentence += f", since {look.onset:%H:%M:%S}" if look.onset else ""
         sentence += f"; {chance(max(look.e, raw))} is the chance of this much evidence from a healthy version"
         if why := look.doubts.get(first.metric):
-            sentence += f"; it does not count: {'; '.join(why)}"
+            sentence += f"; it does not count for a rollback: {'; '.join(why)}"
     elif first.metric in CHANGE:
         sentence += "; a change, and no harm by itself"
     return sentence + (f"; no rollback: {vetoes[0]}" if vetoes and look.e >= look.case.page_threshold else "")

@@ -6,7 +6,7 @@ shares sum to at most 1; the evidence of change is a sum of its own.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,38 +172,36 @@ def _by_rank(name: str, metric: str, weight: float, tolerance: float, cols: Colu
     return made, blocks
 
 
-def harm_streams(cols: Columns, policy: Policy) -> list[Stream]:
-    """The streams of harm of a whole comparison, from nothing."""
-    return streams(cols, policy, nothing(), changes=False)[0]
+def streams_of(metrics: Collection[str], cols: Columns, policy: Policy) -> list[Stream]:
+    """The streams of some metrics for a whole comparison, from nothing."""
+    return streams(cols, policy, nothing(), metrics)[0]
 
 
 def streams(
-    cols: Columns, policy: Policy, carry: Carry, changes: bool = True
+    cols: Columns, policy: Policy, carry: Carry, only: Collection[str] | None = None
 ) -> tuple[list[Stream], dict[str, Blocks]]:
-    """All streams, and the blocks that proofs of safety are made of (metric -> Blocks). changes: those of change too."""
+    """All streams (or those of `only` some metrics), and the blocks that proofs of safety are made of (metric -> Blocks)."""
+
+    def asked(metric: str) -> bool:
+        return only is None or metric in only
+
     minutes = (cols.times + cols.width - _zero(cols, carry)) / 60
     weights, eta = _weights(cols, policy, carry), policy.tempering
     counted = tuple(kind for kind in FAULTS if kind in policy.rollback_faults)
     blocks = {"errors": failures(cols, counted), "quality": Blocks(cols.answers, cols.bad[..., None])}
     shares = {"errors": weights["errors"] * WHOLE_SHARE}
     shares |= {f"errors {kind}": weights["errors"] * (1 - WHOLE_SHARE) / max(1, len(counted)) for kind in counted}
-    made = fold("errors", shares, blocks["errors"], policy.error_tolerance, cols, carry, minutes, eta)
-    made += fold(
-        "quality",
-        {"quality": weights["quality"]},
-        blocks["quality"],
-        policy.quality_tolerance,
-        cols,
-        carry,
-        minutes,
-        eta,
-    )
+    made, quality = [], {"quality": weights["quality"]}
+    if asked("errors"):
+        made += fold("errors", shares, blocks["errors"], policy.error_tolerance, cols, carry, minutes, eta)
+    if asked("quality"):
+        made += fold("quality", quality, blocks["quality"], policy.quality_tolerance, cols, carry, minutes, eta)
     for kind in (Fault.CLIENT, Fault.LIMIT, Fault.CONTENT):
-        if kind not in counted and (changes or kind not in CHANGE):
+        if kind not in counted and asked(kind):
             share = {str(kind): CHANGE.get(kind, weights["client"])}
             several = Blocks(cols.n, failures(cols, (kind,)).x[..., :1])
             made += fold(kind, share, several, policy.error_tolerance, cols, carry, minutes, eta)
-    for metric in SPEED:
+    for metric in filter(asked, SPEED):
         tests, of_ranks = _by_rank(metric, metric, weights[metric], policy.latency_tolerance, cols, carry, minutes, eta)
         made += tests
         blocks[metric] = Blocks(of_ranks.n, of_ranks.x[..., None])
@@ -211,11 +209,10 @@ def streams(
         ("pace", "pace", policy.latency_tolerance, 1), ("longer", "length", policy.length_tolerance, 1),
         ("shorter", "length", policy.length_tolerance, -1),
     ):  # fmt: skip
-        if not changes:
-            break
-        part = CHANGE[metric] * (0.5 if metric == "length" else 1.0)
-        made += _by_rank(name, metric, part, limit, cols, carry, minutes, eta, sign)[0]
-    return made + _scores(cols, policy, carry, minutes), blocks
+        if asked(metric):
+            part = CHANGE[metric] * (0.5 if metric == "length" else 1.0)
+            made += _by_rank(name, metric, part, limit, cols, carry, minutes, eta, sign)[0]
+    return made + (_scores(cols, policy, carry, minutes) if asked("scores") else []), blocks
 
 
 def _weights(cols: Columns, policy: Policy, carry: Carry) -> Mapping[str, float]:

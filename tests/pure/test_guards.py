@@ -92,6 +92,23 @@ def test_1_a_version_of_which_not_one_request_was_ever_seen_pages() -> None:
     assert look(prior, planned=(Planned(0.0),)).state is State.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("code", ["HTTP_422", "HTTP_429", "content_filter"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_1_a_version_that_refuses_most_requests_of_most_requesters_pages_whoever_is_to_blame(
+    code: str, alone: bool
+) -> None:
+    given = replace(requests(3, failing=0.0, people=50), codes=(code,))
+    refused = (given.arm == 1) & (np.random.default_rng(3).random(len(given.at)) < 0.9)
+    everybody = replace(given, code=np.where(refused, 0, -1))
+    served = given.arm == 1 if alone else np.ones(len(given.at), bool)
+    verdict = look(everybody.take(served))
+    assert verdict.bad and "unanswered requests" in [finding.metric for finding in verdict.findings]
+    one_client = replace(everybody, who=np.where(refused, 50, given.who))
+    assert "unanswered requests" not in [finding.metric for finding in look(one_client.take(served)).findings]
+    unknown = look(replace(everybody, who=np.full(len(given.at), -1)).take(served))
+    assert ("unanswered requests" in [finding.metric for finding in unknown.findings]) == (code != "HTTP_429")
+
+
 def test_2_without_strata_a_shift_of_the_mix_is_taken_for_a_regression() -> None:
     mix = next(one for one in SCENARIOS if one.name == "mix shift")
     found = simulate(mix, 0.5, HEALTHY, 40, np.random.default_rng(1))

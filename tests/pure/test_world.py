@@ -166,6 +166,12 @@ def test_while_replicas_are_added_speed_counts_for_nobody() -> None:
     assert first_rollback(told, POLICY, History())[1] is None
 
 
+def test_a_slow_version_does_not_hide_behind_the_replicas_that_it_makes_be_added() -> None:
+    cols = columns_of(requests(1, minutes=60, per_minute=240, latency=2.0), 20)
+    all_the_time = Evidence("chat", "2", "1", cols, 20, scaled=[at(minute) for minute in range(0, 60, 2)])
+    assert first_rollback(all_the_time, POLICY, History())[1] is not None
+
+
 @pytest.mark.parametrize("lengths", [True, False])
 def test_failures_that_say_no_latency_scope_are_compared_with_the_requests_that_do(lengths: bool) -> None:
     """Who never reached the model has no latency of it: a stratum of failures alone would hide that one version has ten times as many."""
@@ -219,6 +225,13 @@ def test_a_promotion_is_planned_in_steps_that_can_see() -> None:
     assert path[-1].share == 50
     assert all(one.minutes <= 60 for one in path)
     assert power.fastest(steps, 0.0) == [steps[2]]
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.0001])
+def test_a_promotion_of_what_hardly_ever_fails_is_planned_by_a_rise_to_the_objective(failing: float) -> None:
+    traffic = power.typical(600, 0.5, failing)
+    steps = [power.step(traffic, share, POLICY, 90, 11, 1) for share in (5, 50)]
+    assert all(step.minutes <= 60 for step in steps)
 
 
 @pytest.mark.parametrize("everybody", [False, True])
