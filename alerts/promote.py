@@ -11,7 +11,6 @@ from lastgood.errors import LastgoodError, RefusedError
 from lastgood.settings import EndpointSettings
 from lastgood.workspace import Endpoint, Workspace
 
-
 REGISTRY_ROW = "registry agrees"
 """The row of the release check that `--again` answers."""
 

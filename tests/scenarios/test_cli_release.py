@@ -215,7 +215,7 @@ def test_a_version_that_the_registry_calls_rolled_back_is_promoted_only_if_a_per
     model = local.MODELS[local.CHAT]
     checked(world)
     world.running.service.registry.tag(model, "3", ROLLED_BACK, "2026-02-01T10:00:00+00:00")
-    with pytest.raises(RefusedError, match="the registry says that version 3 was rolled back at 2026-02-01.*--again"):
+    with pytest.raises(RefusedError, match=r"the registry says that version 3 was rolled back at 2026-02-01.*--again"):
         world.run("promote", "chat", "3", "--yes")
     row = next(row for row in world.json("release", "check", "staging")["rows"] if row["name"] == "registry agrees")
     assert "was rolled back" in row["observed"]
