@@ -46,8 +46,10 @@ def row(endpoint: str, text: str, now: datetime) -> dict[str, Any] | None:
     return {"endpoint": endpoint, "minute": minute, "scraped_at": now, "errors_4xx": 0.0, "errors_5xx": 0.0} | totals
 
 
-def scrape(platform: Platform, endpoints: Iterable[str], store: tables.Store, now: datetime) -> list[str]:
-    """Ask every endpoint and append what they say; what could not be had, in sentences."""
+def scrape(
+    platform: Platform, endpoints: Iterable[str], store: tables.Store, now: datetime
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ask every endpoint and append what they say: (rows of endpoint_minutes, what could not be had in sentences)."""
     rows, problems = [], []
     for name in endpoints:
         try:
@@ -59,4 +61,4 @@ def scrape(platform: Platform, endpoints: Iterable[str], store: tables.Store, no
     if rows:
         schema = telemetry.arrow_schema(tables.ENDPOINT_MINUTES.fields)
         store.home(tables.ENDPOINT_MINUTES).append(pa.Table.from_pylist(rows, schema))
-    return problems
+    return rows, problems

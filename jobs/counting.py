@@ -21,6 +21,7 @@ from lastgood.record.windows import (
     CAP_REQUESTERS,
     GROWTH,
     KEPT_REQUESTERS,
+    OUTSIDE,
     SIZE_EDGES,
     START_TOKENS,
     ZERO,
@@ -41,6 +42,7 @@ ROWS = 250_000
 GRAIN = 2.0**20
 """Weights are multiples of 1 / GRAIN, so that their sums do not depend on the order of adding (and are off by a millionth at most)."""
 SCORE_GRAIN = 2.0**16
+TINY = 1e-9
 DENSE = 4
 HASH_CHARS = 12
 HOUR_US, BATCH = 3_600_000_000, 5_000
@@ -242,7 +244,11 @@ def _count_scores(
     parent, names, items = entries(column)
     value = np.asarray(items.to_numpy(zero_copy_only=False), np.float64)
     good = np.isfinite(value)
-    value = np.round(np.clip(value[good], 0.0, 1.0) * SCORE_GRAIN) / SCORE_GRAIN
+    outside = good & ((value < -TINY) | (value > 1 + TINY))
+    value = np.where(outside[good], 0.0, np.round(np.clip(value[good], 0.0, 1.0) * SCORE_GRAIN) / SCORE_GRAIN)
+    if outside.any():
+        named_outside = pc.binary_join_element_wise(pa.scalar(OUTSIDE), names, "")
+        names = pc.if_else(pa.array(outside), named_outside, names)
     code, distinct = codes(names)
     sums = np.stack([np.ones(len(value)), value, value * value], axis=1)
     at, named = parent[good], code[good]

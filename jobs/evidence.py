@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.counting import HASH_CHARS
+from lastgood.jobs.counting import HASH_CHARS, TINY
 from lastgood.jobs.deployed import Key
 from lastgood.jobs.requesters import known_as, salts
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, budget
 from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.verdict import SCHEDULED
-from lastgood.record.windows import Counts, from_row, utc
+from lastgood.record.windows import OUTSIDE, Counts, from_row, utc
 from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
@@ -38,15 +38,16 @@ def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
 
 
 def _valued(ctx: Context, endpoints: Iterable[str]) -> "Column":
-    """A score as 0 (worst) to 1 (best): by the policy's range of that name where it has one, else as it is; cut off outside."""
+    """A score as 0 (worst) to 1 (best): by the policy's range of that name where it has one, else as it is."""
     from pyspark.sql import functions as f
 
     value = f.col("value")
     for endpoint in endpoints:
         for name, (worst, best) in ctx.settings.endpoint(endpoint).policy.score_ranges.items():
             this = (f.col("endpoint") == endpoint) & (f.col("name") == name)
-            value = f.when(this, (f.col("value") - worst) / (best - worst)).otherwise(value)
-    return f.least(f.greatest(value, f.lit(0.0)), f.lit(1.0))
+            scaled = (f.col("value") - worst) / (best - worst)
+            value = f.when(this, f.least(f.greatest(scaled, f.lit(0.0)), f.lit(1.0))).otherwise(value)
+    return value
 
 
 def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], now: datetime) -> "DataFrame":
@@ -75,7 +76,15 @@ def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], no
         f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at"), who.alias("who")
     )
     at = f.timestamp_micros(f.floor(f.unix_micros("at") / width) * width).alias("window_start")
-    by_caller = per_request.withColumn("value", _valued(ctx, starts)).groupBy(*key, at, "name", "who")
+    per_request = per_request.withColumn("value", _valued(ctx, starts)).where("NOT isnan(value)")
+    outside = (f.col("value") < -TINY) | (f.col("value") > 1 + TINY)
+    per_request = per_request.withColumn(
+        "name", f.when(outside, f.concat(f.lit(OUTSIDE), "name")).otherwise(f.col("name"))
+    )
+    per_request = per_request.withColumn(
+        "value", f.when(outside, 0.0).otherwise(f.least(f.greatest("value", f.lit(0.0)), f.lit(1.0)))
+    )
+    by_caller = per_request.groupBy(*key, at, "name", "who")
     by_caller = by_caller.agg(
         f.count("*").cast("double").alias("n"),
         f.sum("value").alias("s"),

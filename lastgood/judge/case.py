@@ -23,7 +23,7 @@ SPLIT_ODDS = 1.1
 STILL_NATS, STILL_PART = 20.0, 0.4
 """Harm is still there when the newest windows, as many as showed so much log evidence at its height, show this part of it."""
 LATELY_S, LEAST_MISSING = 600.0, 100.0
-"""Requests are missed when of at least so many that there should be, in so many seconds, fewer than half came."""
+"""How far back lately goes in seconds, and of how many requests that there should be some can be missed."""
 INPUT_SD, INPUT_RATIO, WITHIN = 3.0, 1.1, 0.4
 """The two versions' prompts differ where their mean log lengths are apart by so many standard errors and by this ratio; WITHIN is the
 spread of log lengths in a stratum (uniform between powers of four)."""
@@ -319,10 +319,10 @@ class Case:
         return alarms(self.usual, self.cols, self.policy) if self.usual else {}
 
     @cached_property
-    def missed(self) -> tuple[Floats, Floats]:
-        """(requests lately, how many there usually are at least) [T]."""
+    def missed(self) -> tuple[Floats, Floats, Floats]:
+        """(requests lately, how many there usually are at least, seconds of lately) [T]."""
         if self.usual is None:
-            return np.zeros(self.length), np.zeros(self.length)
+            return np.zeros(self.length), np.zeros(self.length), np.full(self.length, LATELY_S)
         return missing(self.usual, self.cols, LATELY_S, LEAST_MISSING)
 
     @cached_property

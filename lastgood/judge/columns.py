@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from lastgood.judge.eprocess import Floats
 from lastgood.record.fault import FAULTS, fault
-from lastgood.record.windows import CALLER_FACTS, Counts, merge
+from lastgood.record.windows import CALLER_FACTS, OUTSIDE, Counts, merge
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 HISTOGRAMS = ("latency", "pace", "ttft", "length")
 LOWEST, HIGHEST = -160, 760
 """Buckets outside are counted at the end: 0.04 ms and an hour."""
+UNRANGED, ROUNDING = 0.01, 1e-4
 UNLIKE = 0.2
 """Prompt lengths of a window are compared only where both versions report them about as often: their shares differ by at most this."""
 
@@ -98,6 +99,7 @@ class Columns:
     scores: name -> [T, S, 2, (n, sum, sum of squares)]; scored: the same by requester, of one comparison.
     prompts [T, G, 2]: sum of the prompts' tokens; None where not known.
     breaks [T]: no block goes on from the window before into this one (None: they all may).
+    unranged: names of scores that are left out because their values are not within 0-1.
     """
 
     times: Floats
@@ -118,6 +120,7 @@ class Columns:
     named: tuple[str, ...] = ()
     prompts: Floats | None = None
     breaks: Bools | None = None
+    unranged: tuple[str, ...] = ()
 
     @property
     def failed(self) -> Floats:
@@ -275,6 +278,25 @@ def entries(cells: Sequence[tuple[int, int, int, int, float]]) -> Entries:
     flat = flat[np.argsort(flat[:, 0], kind="stable")]
     whole = [flat[:, i].astype(np.int64) for i in range(4)]
     return Entries(whole[0], whole[1], whole[2], whole[3], flat[:, 4])
+
+
+def in_range(cols: Columns) -> Columns:
+    """Without the scores of names of which more than UNRANGED of the values are outside 0-1 (`unranged` says which); single ones are left
+    out."""
+    if not cols.scores:
+        return cols
+    many = {name: float(sums[..., 0].sum()) for name, sums in cols.scores.items()}
+    outside = {name.removeprefix(OUTSIDE): n for name, n in many.items() if name.startswith(OUTSIDE)}
+    unranged = {name for name, n in outside.items() if n > UNRANGED * (n + many.get(name, 0.0))}
+    for name, sums in cols.scores.items():  # of values within 0-1 no square is above its value
+        n, total, squares = (sums[..., i] for i in range(3))
+        if ((squares > total + ROUNDING * n) | (total > n * (1 + ROUNDING))).any():
+            unranged.add(name.removeprefix(OUTSIDE))
+
+    def kept(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: sums for name, sums in by_name.items() if not name.startswith(OUTSIDE) and name not in unranged}
+
+    return replace(cols, scores=kept(cols.scores), scored=kept(cols.scored), unranged=tuple(sorted(unranged)))
 
 
 def alike(cols: Columns) -> Columns:

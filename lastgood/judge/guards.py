@@ -7,6 +7,7 @@ import numpy as np
 from lastgood.judge.case import LATELY_S, LEAST_MISSING, REVERSE_E, Case
 from lastgood.judge.columns import Ints
 from lastgood.judge.look import Look
+from lastgood.judge.usual import MISSED, since
 from lastgood.record.fault import FAULTS, Fault
 from lastgood.record.verdict import Finding, State
 
@@ -27,6 +28,8 @@ def missing(look: Look) -> str | None:
     if look.windows == 0:
         return f"no closed window of version {look.evidence.candidate} yet"
     age = (look.now - look.trail.cols.until(look.t)).total_seconds()
+    if age > LATELY_S and (hoped := _hoped_since(look)) >= LEAST_MISSING:
+        return f"{_none_since(look, hoped)}: they hang, or their telemetry is late"
     if age > look.policy.max_evidence_age_s:
         return f"the newest telemetry is {age / 60:.0f} minutes old: nobody is judged on old evidence"
     share = look.evidence.completeness
@@ -37,7 +40,7 @@ def missing(look: Look) -> str | None:
 
 def state(look: Look) -> State:
     """From the evidence to what follows from it."""
-    if _own_count(look) or _none_came(look):
+    if _own_count(look) or _none_came(look) or _silent(look):
         return State.PAGE
     if missing(look):
         return State.INCONCLUSIVE
@@ -61,11 +64,12 @@ def turns(case: Case) -> Ints:
     trail, policy = case.trail, case.policy
     limits = [case.e >= case.threshold, case.calls >= case.page_threshold]
     alarms = [alarm >= RUN_ALARM * 60 / trail.cols.width for alarm in case.alarms.values()]
-    arrived, hoped = case.missed
+    arrived, hoped, _ = case.missed
     marks = np.stack([
         *limits, trail.e[:, 0] >= policy.watch_e, trail.change[:, 0] >= CHANGE_E, case.safe, case.off_plan, trail.windows[:, 0] > 0,
         case.served[:, 0] > 0, case.unmatched, (trail.slo[:, 0, 1] >= SLO_E) & case.objective[:, 1], *alarms,
-        (hoped > 0) & (arrived < hoped / 2), case.unseen >= LEAST_MISSING, case.unanswered >= MOST, *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
+        (hoped > 0) & (arrived < hoped * MISSED), case.unseen >= LEAST_MISSING, case.unanswered >= MOST,
+        *(case.stale[..., 1] > STALE_SHARE * case.stale[..., 0]).T,
     ])  # fmt: skip
     turned = np.concatenate([[True], (marks[:, 1:] != marks[:, :-1]).any(0)])
     return np.flatnonzero(turned | limits[0] | case.off_plan)
@@ -148,6 +152,11 @@ def others(look: Look) -> list[Finding]:
     if look.case.unmatched[look.t]:
         sentence = f"hardly any request of version {evidence.candidate} has one of its kind of {evidence.prior} beside it: nothing to compare"
         reasons.append(Finding("comparability", sentence))
+    if unranged := [name for name in look.trail.cols.unranged if name not in policy.score_ranges]:
+        sentence = (
+            f"values of {', '.join(unranged)} are not within 0 to 1, so they are not judged: say policy.score_ranges"
+        )
+        reasons.append(Finding("score range", sentence))
     outputs = [drifted for drifted in evidence.drift if drifted.kind == "output" and drifted.against == "prior"]
     if outputs:
         worst = max(outputs, key=lambda drifted: drifted.low)
@@ -162,6 +171,7 @@ def others(look: Look) -> list[Finding]:
         *_history(look),
         *_own_count(look),
         *_none_came(look),
+        *_silent(look),
         *_unanswered(look),
     ]
 
@@ -224,10 +234,10 @@ def _history(look: Look) -> list[Finding]:
             f", more than at this hour of earlier weeks; without cause this is said once in {ALARM_DAYS:.0f} days"
         )
         findings.append(Finding("run length", sentence, new_rate=rate))
-    arrived, hoped = (float(part[look.t]) for part in look.case.missed)
-    if hoped and arrived < hoped / 2:
+    arrived, hoped, span = (float(part[look.t]) for part in look.case.missed)
+    if hoped and arrived < hoped * MISSED:
         sentence = (
-            f"{arrived:.0f} requests in {LATELY_S / 60:.0f} minutes, and there never were fewer than {hoped:.0f} at this hour of earlier "
+            f"{arrived:.0f} requests in {span / 60:.0f} minutes, and there never were fewer than {hoped:.0f} at this hour of earlier "
             "weeks: they hang or do not come"
         )
         findings.append(Finding("missing requests", sentence, new_rate=arrived / hoped))
@@ -241,6 +251,28 @@ def _own_count(look: Look) -> list[Finding]:
         return []
     sentence = f"the endpoint counted {counted:.0f} requests lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
     return [Finding("missing requests", sentence, new_rate=seen / counted)]
+
+
+def _hoped_since(look: Look) -> float:
+    """The fewest requests that usually come between the newest one and now, of a version that served alone."""
+    cols, t = look.trail.cols, look.t
+    if look.case.usual is None or cols.n[t, :, 0].sum() > 0:
+        return 0.0
+    return since(look.case.usual, float(cols.times[t] + cols.width), look.now.timestamp())
+
+
+def _none_since(look: Look, hoped: float) -> str:
+    return f"no request since {look.trail.cols.until(look.t):%H:%M} UTC, and there never were fewer than {hoped:.0f} by this time of earlier weeks"
+
+
+def _silent(look: Look) -> list[Finding]:
+    """No request of a version that serves alone for longer than telemetry may take."""
+    age = (look.now - look.trail.cols.until(look.t)).total_seconds()
+    if age <= look.policy.max_evidence_age_s or (hoped := _hoped_since(look)) < LEAST_MISSING:
+        return []
+    return [
+        Finding("missing requests", f"{_none_since(look, hoped)}: they hang, or their telemetry is lost", new_rate=0.0)
+    ]
 
 
 def _none_came(look: Look) -> list[Finding]:

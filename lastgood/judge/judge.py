@@ -8,7 +8,7 @@ import numpy as np
 
 from lastgood.judge import guards, say
 from lastgood.judge.case import Case
-from lastgood.judge.columns import Columns, columns
+from lastgood.judge.columns import Columns, columns, in_range
 from lastgood.judge.evidence import Drifted, Evidence, History, Planned
 from lastgood.judge.fair import comparable
 from lastgood.judge.look import Look
@@ -60,7 +60,7 @@ def case_of(evidence: Evidence, policy: Policy, history: History, only_last: boo
         given = columns(given, evidence.candidate, evidence.prior, evidence.window_s, limit)
     if not len(given.times):
         return None
-    cols, left_out = comparable(given.since_new(), evidence, policy)
+    cols, left_out = comparable(in_range(given).since_new(), evidence, policy)
     return Case(follow(cols, policy)[0], evidence, policy, history, left_out, only_last)
 
 

@@ -148,13 +148,13 @@ def _whose(records: Records, t: Ints, values: Floats) -> Scored:
     known = ~np.isnan(values) & (records.who >= 0)
     size = int(records.who.max(initial=0)) + 1
     cells, place = np.unique((t[known] * 2 + records.arm[known]) * size + records.who[known], return_inverse=True)
-    value = np.clip(values[known], 0.0, 1.0)
+    value = values[known]
     sums = np.stack([tally(place, power, len(cells)) for power in (np.ones(len(value)), value, value * value)], -1)
     return Scored(cells // size // 2, cells // size % 2, cells % size, sums)
 
 
 def _sums(t: Ints, arm: Ints, values: Floats, length: int) -> Floats:
     known = ~np.isnan(values)
-    cell, v = t[known] * 2 + arm[known], np.clip(values[known], 0.0, 1.0)
+    cell, v = t[known] * 2 + arm[known], values[known]
     parts = [tally(cell, power, 2 * length).reshape(length, 1, 2) for power in (np.ones(len(v)), v, v * v)]
     return np.stack(parts, -1)

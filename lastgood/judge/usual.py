@@ -20,6 +20,9 @@ TOLERATED_RISE = 1.25
 SLOW_SHARE = 0.1
 LEAST = 200.0
 """An hour of the week with fewer successes has no threshold of its own."""
+HOUR_S, OWN_HOURS, EPSILON_S = 3600.0, 24, 1e-3
+MISSED = 0.3
+"""Requests are missed where less than this part of the fewest there usually are has come: a holiday has fewer, a hang hardly any."""
 WEEK, BATCHES = 168, (1, 6, 24)
 
 
@@ -136,12 +139,39 @@ def alarms(known: Usual, cols: Columns, policy: Policy) -> dict[str, Floats]:
     return made
 
 
-def missing(known: Usual, cols: Columns, lately_s: float, least: float) -> tuple[Floats, Floats]:
-    """(requests of both versions in the newest `lately_s` [T], the fewest there usually are then [T], 0 where not known or below `least`)."""
+def missing(known: Usual, cols: Columns, lately_s: float, least: float) -> tuple[Floats, Floats, Floats]:
+    """(requests of both versions lately [T], the fewest there usually are then [T], 0 where not known or below `least`, seconds of lately
+    [T]).
+
+    Earlier weeks are known by the hour only, and traffic may come in one part of it: the newest `lately_s` are also held against the same
+    stretch of the hours before, of which the emptiest counts; the newest hour is held against earlier weeks alone. Of the two the one that
+    misses more is given.
+    """
+    ended, of = cols.times + cols.width, hours(cols.times)
     served = np.concatenate([[0.0], np.cumsum(cols.n.sum((1, 2)))])
-    ended = cols.times + cols.width
-    first = np.searchsorted(cols.times, ended - lately_s)
-    arrived = served[1:] - served[first]
-    hoped = known.fewest[hours(cols.times)] * lately_s / 3600
-    long_enough = ended - cols.times[0] >= lately_s if len(cols.times) else np.zeros(0, bool)
-    return arrived, np.where((hoped >= least) & long_enough, hoped, 0.0)
+
+    def arrived(until: Floats, span: float) -> Floats:
+        last, first = (np.searchsorted(ended, until - back + EPSILON_S) for back in (0.0, span))
+        return np.asarray(served[last] - served[first])
+
+    age = ended - (cols.times[0] if len(cols.times) else 0.0)
+    hoped = known.fewest[of] * lately_s / HOUR_S
+    for back in range(1, OWN_HOURS + 1):
+        then = arrived(ended - back * HOUR_S, lately_s)
+        hoped = np.where(age >= lately_s + back * HOUR_S, np.minimum(hoped, then), hoped)
+    scales = []
+    part = ended % HOUR_S / HOUR_S
+    before = known.fewest[hours(ended - HOUR_S)]
+    for span, enough in ((lately_s, hoped), (HOUR_S, part * known.fewest[hours(ended)] + (1 - part) * before)):
+        scales.append((arrived(ended, span), np.where((enough >= least) & (age >= span), enough, 0.0), span))
+    short, long = scales
+    missed = [np.where(there > 0, seen / np.maximum(there, 1e-9), np.inf) for seen, there, _ in scales]
+    whole = missed[1] < missed[0]
+    return np.where(whole, long[0], short[0]), np.where(whole, long[1], short[1]), np.where(whole, HOUR_S, lately_s)
+
+
+def since(known: Usual, last: float, now: float) -> float:
+    """The fewest requests that usually come between two moments (seconds since 1970)."""
+    edges = np.unique(np.concatenate([[last, now], np.arange(last // HOUR_S * HOUR_S, now, HOUR_S)]))
+    edges = edges[(edges >= last) & (edges <= now)]
+    return float((known.fewest[hours(edges[:-1])] * np.diff(edges)).sum() / HOUR_S)

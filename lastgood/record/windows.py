@@ -27,6 +27,9 @@ CALLER_FACTS = 4 + len(FAULTS)
 START_TOKENS = 16
 """Pace is latency_ms / (tokens_out + START_TOKENS): what a request costs before its first token is worth about so many tokens."""
 
+OUTSIDE = "outside 0-1: "
+"""Before the name of a score: how many values of it were no share of anything (of `sums` only the number is one)."""
+
 Histogram = Mapping[int, float]
 
 

@@ -69,6 +69,8 @@ class Live:
         self._ledger: dict[str, Sequence[Configuration]] = {}
         self._told: dict[str, dict[str, Pair]] = {}
         self._drifted: dict[tuple[str, str], Sequence[Drifted]] = {}
+        self._replicas: dict[str, float] = {}
+        self._scaled: dict[str, list[datetime]] = {}
         self._lock = threading.Lock()
 
     def take(self, table: pa.Table) -> None:
@@ -113,6 +115,17 @@ class Live:
         """Learn the configurations of all endpoints, as they were observed."""
         with self._lock:
             self._ledger = dict(ledger)
+
+    def scales(self, minutes: Iterable[Mapping[str, Any]]) -> None:
+        """Learn from rows of endpoint_minutes where replicas were added: they are cold."""
+        with self._lock:
+            for row in minutes:
+                name, at, count = row["endpoint"], row["minute"], row.get("provisioned")
+                if count is None:
+                    continue
+                if count > self._replicas.get(name, count):
+                    self._scaled[name] = [*(then for then in self._scaled.get(name, ()) if then >= at - KEPT), at]
+                self._replicas[name] = count
 
     def knows(self, verdict: Verdict) -> None:
         """Learn from a scheduled verdict what drifted, which only tables tell; and for want of a ledger against which version another one is
@@ -214,6 +227,7 @@ class Live:
             drift=self._drifted.get((name, pair.candidate), ()),
             planned=planned(configurations, pair),
             deployed=pair.since,
+            scaled=tuple(self._scaled.get(name, ())),
         )
         verdict = judge(evidence, policy, replace(history, share=share * budget.of_history(nth)), now)
         return replace(verdict, judge=LIVE)

@@ -167,9 +167,11 @@ def judge_live(live: Live, target: Controller) -> None:
             target.faults["verdict"] += 1
 
 
-def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store) -> None:
-    """Note what the endpoints' own metrics say of the last minute."""
-    for problem in scrape_endpoints(platform, settings.endpoints, store, now()):
+def ask_endpoints(settings: Settings, platform: Platform, store: tables.Store, live: Live) -> None:
+    """Note what the endpoints' own metrics say of the last minute, and tell the live judge of added replicas."""
+    minutes, problems = scrape_endpoints(platform, settings.endpoints, store, now())
+    live.scales(minutes)
+    for problem in problems:
         log.warning("%s", problem)
 
 
@@ -297,7 +299,7 @@ async def serve(
         ("overview", poll_s, overview.refresh),
         ("housekeeping", HOUSEKEEP_S, acts.housekeep),
         ("audit anchor", HOUSEKEEP_S, anchors),
-        ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store)),
+        ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store, live)),
     ]
     if settings.live_every_s:
         tasks.append(("judge", settings.live_every_s, lambda: judge_live(live, acts)))

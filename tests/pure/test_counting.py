@@ -20,6 +20,7 @@ from lastgood.judge.columns import Columns, columns
 from lastgood.judge.records import Records, columns_of
 from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import (
+    OUTSIDE,
     RELATIVE_ERROR,
     START_TOKENS,
     ZERO,
@@ -100,7 +101,9 @@ def one(row: dict[str, Any]) -> Counts:
         made["callers"] = {who: (1, *faults, *((0, 0, 0) if mark == ZERO else (1, mark, mark * mark)))}
     if failed:
         made |= {"errors": {row["error_code"]: weight}, "error_requesters": (who,)}
-    good = {n: min(1.0, max(0.0, v)) for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}
+    known = {n: v for n, v in (row["scores"] or {}).items() if v is not None and math.isfinite(v)}
+    within = {n: -1e-9 <= v <= 1 + 1e-9 for n, v in known.items()}
+    good = {n if within[n] else OUTSIDE + n: min(1.0, max(0.0, v)) if within[n] else 0.0 for n, v in known.items()}
     rounded = {n: round(v * 2**16) / 2**16 for n, v in good.items()}
     key = (row["endpoint"], row["model_version"], stratum(row["latency_scope"], row["size"]), row["window_start"])
     return Counts(

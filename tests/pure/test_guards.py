@@ -207,6 +207,27 @@ def test_without_a_prior_version_more_failures_than_in_earlier_weeks_page_and_ne
     assert judge(Evidence("chat", "2", None, quiet, 60, usual=base), loose, History(), quiet.until(119)).findings == ()
 
 
+def test_a_version_alone_that_falls_silent_is_missed_and_one_with_fewer_requests_is_not() -> None:
+    given = requests(8, minutes=120, split=1.0, failing=0.015)
+    base, loose = weeks(0.015), POLICY.model_copy(update={"error_slo": 0.5})
+
+    def look(records: Any, now_minutes: float) -> Verdict:
+        cols = columns_of(records, 60)
+        now = cols.until(0) + timedelta(minutes=now_minutes)
+        return judge(Evidence("chat", "2", None, cols, 60, usual=base), loose, History(), now)
+
+    silent = given.take(given.at < given.at.min() + 30 * 60)
+    early, late = look(silent, 45), look(silent, 30 + loose.max_evidence_age_s / 60 + 5)
+    assert (early.state, "no request since" in early.reason) == (State.INCONCLUSIVE, True)
+    assert (late.state, "telemetry is lost" in late.reason) == (State.PAGE, True)
+    holiday = given.take(np.arange(len(given.at)) % 5 < 2)
+    assert not [f for f in look(holiday, 119).findings if f.metric == "missing requests"]
+    hangs = given.take((given.at < given.at.min() + 90 * 60) | (np.arange(len(given.at)) % 5 == 0))
+    assert [f.metric for f in look(hangs, 119).findings] == ["missing requests"]
+    batches = given.take(((given.at - given.at.min()) % 3600 < 1800) | (np.arange(len(given.at)) % 50 == 0))
+    assert not [f for f in look(batches, 119).findings if f.metric == "missing requests"], "as in the hour before"
+
+
 def test_scores_of_evaluations_that_fell_are_found() -> None:
     rng = np.random.default_rng(9)
     given = requests(9, minutes=60)

@@ -12,7 +12,7 @@ from soak import scaled
 
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, judge
 from lastgood.judge.drift import distance
-from lastgood.record.windows import Counts, add, bucket
+from lastgood.record.windows import OUTSIDE, Counts, add, bucket
 from lastgood.settings import Policy
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -211,3 +211,30 @@ def test_drift_of_categories_is_seen_and_tiny_samples_say_nothing() -> None:
     assert distance(a, b, times, times, False).low > 0.3
     assert distance(a, rng.permutation(a), times, times, False).low <= 0.1
     assert distance(a[:1], b, [0], times, False).low == 0.0
+
+
+@pytest.mark.parametrize("share", [0.001, 1.0])
+def test_scores_that_are_no_share_are_not_judged_and_it_is_said(share: float) -> None:
+    """Stars from 1 to 5 without a range: cut off they would all be 1. A single odd value takes no name out."""
+    stars = {"2": (4.6, 21.5), "3": (2.1, 4.6)}
+
+    def window(minute: int, version: str) -> Counts:
+        many, odd = 40.0, 40.0 * share
+        mean, squares = stars[version]
+        scores = {"stars": (many, many * 0.8, many * 0.7), f"{OUTSIDE}stars": (odd, 0.0, 0.0)}
+        scores |= {"raw": (many, many * mean, many * squares)}
+        latency = {bucket(200.0): 50.0}
+        return Counts(
+            "chat", version, "model/?", START + timedelta(minutes=minute), 50, 50.0, latency=latency, scores=scores
+        )
+
+    windows = [window(i, version) for i in range(30) for version in stars]
+    evidence = Evidence("chat", "3", "2", windows, 60)
+    verdict = judge(evidence, Policy(), History(), START + timedelta(minutes=31))
+    (said,) = [finding.sentence for finding in verdict.findings if finding.metric == "score range"]
+    assert ("raw" in said, "stars" in said) == (True, share == 1.0)
+    assert verdict.state is State.WATCH
+    ranged = judge(
+        evidence, Policy(score_ranges={"raw": (1, 5), "stars": (1, 5)}), History(), START + timedelta(minutes=31)
+    )
+    assert not [finding for finding in ranged.findings if finding.metric == "score range"]

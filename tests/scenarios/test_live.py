@@ -80,6 +80,21 @@ def test_what_the_scheduled_judge_knows_of_drift_holds_for_the_fast_one_too() ->
     assert one_look(live).state is State.ROLL_BACK, "the newest report has no drift"
 
 
+def test_added_replicas_are_cold_for_the_fast_judge_too() -> None:
+    """For a minute after they were added version 2 is three times as slow."""
+    given = requests(1)
+    added = BEGIN + timedelta(minutes=20)
+    cold = (given.arm == 1) & (given.at >= added.timestamp()) & (given.at < added.timestamp() + 70)
+    given.latency_ms[cold] *= 3
+    live, _ = watched(given, 22)
+    assert one_look(live).state is not State.HEALTHY
+    before = one_look(live).e_value
+    for minute, replicas in ((added - timedelta(minutes=1), 4.0), (added, 8.0), (added + timedelta(minutes=1), 8.0)):
+        live.scales([{"endpoint": "chat", "minute": minute, "provisioned": replicas}])
+    after = one_look(live)
+    assert (after.state, after.e_value < before / 2) == (State.HEALTHY, True)
+
+
 def test_both_speeds_say_the_same_once_late_data_has_arrived() -> None:
     given = requests(1, errors=8)
     live, clock = watched(given)

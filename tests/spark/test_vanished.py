@@ -47,7 +47,7 @@ def test_jobs_go_on_when_an_endpoint_is_gone_and_it_is_named(
         said: list[dict[str, Any]] = []
         loop.run_all(ctx, [name for name in loop.JOBS if name != "maintain"], said.append)
         assert [one["job"] for one in said if "error" not in one] == [name for name in loop.JOBS if name != "maintain"]
-        told = scrape(connect(ctx.settings.workspace), (CHAT, TABULAR), ctx.store, datetime.now(UTC))
+        _, told = scrape(connect(ctx.settings.workspace), (CHAT, TABULAR), ctx.store, datetime.now(UTC))
     assert len(told) == 1
     assert f"metrics of {CHAT}: there is no such endpoint" in told[0]
     assert "take it out of `endpoints`" in told[0]
