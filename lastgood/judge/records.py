@@ -118,9 +118,16 @@ def columns_of(records: Records, width: float, stale_ms: float = np.inf) -> Colu
 
 
 def _entries(t: Ints, g: Ints, arm: Ints, marks: Ints, values: Floats) -> Entries:
+    """Requests of one window, stratum, version and bucket are one entry: what judges them costs by the entry."""
     known = ~np.isnan(values)
-    at = np.maximum(marks[known], LOWEST)
-    return Entries(t[known], g[known], arm[known], at, np.ones(len(at)))
+    at = np.clip(marks[known], LOWEST, HIGHEST)
+    wide, spread = int(g.max(initial=0)) + 1, HIGHEST - LOWEST + 1
+    cells, many = np.unique(
+        ((t[known] * wide + g[known]) * 2 + arm[known]) * spread + (at - LOWEST), return_counts=True
+    )
+    rest, bucket = np.divmod(cells, spread)
+    rest, version = np.divmod(rest, 2)
+    return Entries(rest // wide, rest % wide, version, bucket + LOWEST, many.astype(np.float64))
 
 
 def _callers(records: Records, t: Ints, g: Ints, kinds: Ints, latency: Ints | None) -> Callers:
