@@ -27,6 +27,8 @@ LATELY_S, LEAST_MISSING = 600.0, 100.0
 INPUT_SD, INPUT_RATIO, WITHIN = 3.0, 1.1, 0.4
 """The two versions' prompts differ where their mean log lengths are apart by so many standard errors and by this ratio; WITHIN is the
 spread of log lengths in a stratum (uniform between powers of four)."""
+GAPS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+"""Differences of mean log lengths are taken for the next of these; what is further apart is not compared."""
 COMPARABLE, COMPARABLE_OF = 0.2, 200.0
 """Of at least so many requests, less than this share in windows and strata that both versions served is no comparison."""
 REVERSE_E = 5.0
@@ -137,10 +139,12 @@ class Case:
     @cached_property
     def calls(self) -> Floats:
         """The evidence that calls a person [T]: also what rests on one requester, where both versions serve that one as the split has it. It is
-        a harm then, and one that a rollback for all the others need not be right for."""
-        if not self.drawn:
+        a harm then, and one that a rollback for all the others need not be right for. So does what another kind of prompts cannot explain."""
+        left, beyond = self.drawn or self.by_one, self.beyond_input
+        if not self.drawn and not beyond:
             return self.e
-        return np.maximum(self.e, self._whole(self._believed(metric, self.drawn) for metric in self.metrics))
+        parts = (np.maximum(self._believed(metric, left), beyond.get(metric, 0.0)) for metric in self.metrics)
+        return np.maximum(self.e, self._whole(parts))
 
     @cached_property
     def settled(self) -> Bools:
@@ -226,13 +230,22 @@ class Case:
     def other_input(self) -> Bools:
         """Whether the two versions are sent another kind of prompts: drift of the input against each other, or mean lengths apart, in what
         was served so far."""
-        drifted = any(
+        return self.longer[1] | self.drifted
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the input of the two versions was seen to differ, by how much is not known."""
+        return any(
             d.kind == "input" and d.against == "prior" and d.model_version == self.evidence.candidate
             for d in self.evidence.drift
         )
+
+    @cached_property
+    def longer(self) -> tuple[Floats, Bools]:
+        """(how far apart the versions' mean log lengths of prompts are [T], whether that is another kind of prompts [T])."""
         cols, sized = self.cols, np.flatnonzero(self.cols.sized)
         if cols.prompts is None or not len(sized):
-            return np.full(self.length, drifted)
+            return np.zeros(self.length), np.zeros(self.length, bool)
         n, total = np.cumsum(cols.n[:, sized], 0), np.cumsum(cols.prompts[:, sized], 0)
         of, length = n.sum(1), np.log(np.maximum(total / np.maximum(n, 1), 1.0))
         mean = (n * length).sum(1) / np.maximum(of, 1)
@@ -240,7 +253,26 @@ class Case:
         known = (of >= 20).all(1) & (total.sum(1) > 0).all(1)
         gap = np.abs(mean[:, 1] - mean[:, 0])
         apart = (gap > INPUT_SD * np.sqrt((variance / np.maximum(of, 1)).sum(1))) & (gap > math.log(INPUT_RATIO))
-        return np.asarray(drifted | (known & apart))
+        return gap, np.asarray(known & apart)
+
+    @cached_property
+    def beyond_input(self) -> dict[str, Floats]:
+        """metric -> the part of the evidence that longer prompts do not explain [T]: slower by more than what is tolerated and the square of
+        the ratio of lengths (what a request costs grows at most with its length; the other half is for what is not seen)."""
+        gap, apart = self.longer
+        asked = apart & (np.arange(self.length) == self.length - 1) if self.only_last else apart
+        if not self.strong or self.drifted or not asked.any():
+            return {}
+        step = np.searchsorted(GAPS, gap)
+        made: dict[str, Floats] = {metric: np.zeros(self.length) for metric in ("latency", "ttft") if metric in self.metrics}
+        for i in np.unique(step[asked & (step < len(GAPS))]):
+            wide = (1 + self.policy.latency_tolerance) * math.exp(2 * GAPS[i]) - 1
+            policy = self.policy.model_copy(update={"latency_tolerance": wide})
+            for metric, parts in made.items():
+                own = [s for s in streams_of((metric,), self.cols, policy) if s.harm and s.share > 0]
+                here = asked & (step == i) & self.still(own) & ~self.trail.pinned[:, 0]
+                parts[here] = summed(own)[here]
+        return made
 
     @cached_property
     def unmatched(self) -> Bools:

@@ -207,6 +207,14 @@ def test_without_a_prior_version_more_failures_than_in_earlier_weeks_page_and_ne
     assert judge(Evidence("chat", "2", None, quiet, 60, usual=base), loose, History(), quiet.until(119)).findings == ()
 
 
+@pytest.mark.parametrize(("slower", "state"), [(1.2, State.WATCH), (3.0, State.PAGE)])
+def test_another_kind_of_prompts_explains_no_more_than_its_own_size(slower: float, state: State) -> None:
+    """A tokenizer that counts a quarter more: a fifth slower may be that, three times slower is not."""
+    given = requests(1, latency=slower)
+    given.tokens_in[given.arm == 1] *= 1.25
+    assert look(given).state is state
+
+
 def test_a_version_alone_that_falls_silent_is_missed_and_one_with_fewer_requests_is_not() -> None:
     given = requests(8, minutes=120, split=1.0, failing=0.015)
     base, loose = weeks(0.015), POLICY.model_copy(update={"error_slo": 0.5})
