@@ -42,7 +42,7 @@ def prepare(ctx: Context, days: int, per_day: int, say: Callable[[str], None]) -
         say(f"{days} days of history: {job.__name__}")
         job(ctx)
     for endpoint in ENDPOINTS:
-        set_baseline(ctx, endpoint, (START, START + timedelta(days=1)))
+        set_baseline(ctx.store, endpoint, (START, START + timedelta(days=1)), ctx.clock())
 
 
 def cpu() -> float:

@@ -64,7 +64,7 @@ def sides(samples: pa.Table, endpoint: str, pair: Pair, now: datetime, prefer: s
     hashed = samples["hash"].to_numpy()
     for name, against, masks in plans:
         chosen = {side: _smallest(mask, hashed) for side, mask in masks.items()}
-        yield _comparable(samples, chosen, endpoint, name, against, prefer)
+        yield comparable(samples, chosen, endpoint, name, against, prefer)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,9 +75,10 @@ def _smallest(mask: Any, hashed: Any) -> Any:
     return rows[smallest(np.zeros(len(rows), np.int64), hashed[rows])]
 
 
-def _comparable(
+def comparable(
     samples: pa.Table, chosen: Mapping[str, Any], endpoint: str, version: str, against: str, prefer: str
 ) -> "pd.DataFrame":
+    """Chosen rows of samples (side -> their places) as `compare` takes them."""
     rows = np.concatenate(list(chosen.values()))
     table = samples.take(pa.array(rows))
     features = np.array(

@@ -111,9 +111,10 @@ def baseline_set(
 ) -> None:
     """Set the sample of this time aside as the endpoint's next baseline; drift is measured against the newest."""
     from lastgood.jobs.baseline import set_baseline
-    from lastgood.service import loop
+    from lastgood.workspace.stores import tables_of
 
-    done = set_baseline(loop.context(load(config)), endpoint, (_utc(since), _utc(until)), version, note)
+    span = (_utc(since), _utc(until))
+    done = set_baseline(tables_of(load(config)), endpoint, span, datetime.now(UTC), version, note)
     print(strict_json(done))
 
 
@@ -123,9 +124,9 @@ def baseline_list(
 ) -> None:
     """The stored baselines."""
     from lastgood.jobs.baseline import list_baselines
-    from lastgood.service import loop
+    from lastgood.workspace.stores import tables_of
 
-    baselines = list_baselines(loop.context(load(config)), endpoint)
+    baselines = list_baselines(tables_of(load(config)), endpoint)
     if as_json:
         print(strict_json(baselines))
         return
@@ -138,9 +139,11 @@ def baseline_list(
 def baseline_diff(endpoint: Endpoint, old: int, new: int, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """How baseline NEW differs from OLD, column by column."""
     from lastgood.jobs.baseline import diff
-    from lastgood.service import loop
+    from lastgood.workspace.stores import tables_of
 
-    changes = diff(loop.context(load(config)), endpoint, old, new)
+    settings = load(config)
+    limit = settings.endpoint(endpoint).policy.drift_limit
+    changes = diff(tables_of(settings), endpoint, old, new, limit, datetime.now(UTC))
     if as_json:
         print(strict_json(changes))
         return

@@ -264,7 +264,9 @@ class Case:
         if not self.strong or self.drifted or not asked.any():
             return {}
         step = np.searchsorted(GAPS, gap)
-        made: dict[str, Floats] = {metric: np.zeros(self.length) for metric in ("latency", "ttft") if metric in self.metrics}
+        made: dict[str, Floats] = {
+            metric: np.zeros(self.length) for metric in ("latency", "ttft") if metric in self.metrics
+        }
         for i in np.unique(step[asked & (step < len(GAPS))]):
             wide = (1 + self.policy.latency_tolerance) * math.exp(2 * GAPS[i]) - 1
             policy = self.policy.model_copy(update={"latency_tolerance": wide})

@@ -27,7 +27,7 @@ ELSEWHERE = {
 """Commands that take minutes, or work in a clone, and have a test of their own."""
 ON_A_WORKSPACE = ("databricks-app",)
 """Pages whose commands need a workspace: tests/pure/test_bundle.py and tests/scenarios play them against the local one."""
-ON_SPARK = ("lastgood job", "lastgood check", "lastgood baseline", "lastgood forget")
+ON_SPARK = ("lastgood job", "lastgood check", "lastgood forget")
 
 
 def commands(page: Path) -> list[str]:

@@ -192,21 +192,23 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     conform(ctx)
     samples(ctx)
     span = (START, START + timedelta(seconds=200))
-    first = set_baseline(ctx, "chat", span, note="first")
+    first = set_baseline(ctx.store, "chat", span, ctx.clock(), note="first")
     assert first == {"endpoint": "chat", "baseline": 1, "rows": 200}
     put(ctx.store, some(300, 8.0, 2000, model_version="3"))
     conform(ctx)
     samples(ctx)
-    assert set_baseline(ctx, "chat", (START, START + timedelta(hours=1)), version="3")["baseline"] == 2
-    assert [(one["baseline"], one["note"], one["versions"], one["columns"]) for one in list_baselines(ctx, "chat")] == [
+    assert (
+        set_baseline(ctx.store, "chat", (START, START + timedelta(hours=1)), ctx.clock(), version="3")["baseline"] == 2
+    )
+    assert [(one["baseline"], one["note"], one["versions"], one["columns"]) for one in list_baselines(ctx.store, "chat")] == [
         (1, "first", ["2"], ["kind", "x"]), (2, "", ["3"], ["kind", "x"]),
     ]  # fmt: skip
-    moved = {one["column"]: one["drifted"] for one in diff(ctx, "chat", 1, 2)}
+    moved = {one["column"]: one["drifted"] for one in diff(ctx.store, "chat", 1, 2, 0.1, ctx.clock())}
     assert [name for name, yes in moved.items() if yes] == ["feature.x"]
     with pytest.raises(ConfigError, match="chat has no baseline 7; there are: 1, 2"):
-        diff(ctx, "chat", 1, 7)
+        diff(ctx.store, "chat", 1, 7, 0.1, ctx.clock())
     with pytest.raises(ConfigError, match="0 sampled requests in that time, a baseline needs 50"):
-        set_baseline(ctx, "nobody", span)
+        set_baseline(ctx.store, "nobody", span, ctx.clock())
     windows(ctx)
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
