@@ -148,7 +148,7 @@ def candidates(
     if origin.workspace_id and "workspace_id" in frame.columns:
         frame = frame.where(f.col("workspace_id") == origin.workspace_id)
     if kind_of(frame.columns, origin.table) == "span_table":
-        rows = span_tables.decoded(frame, settings.receiver.version_attributes)
+        rows = span_tables.decoded(frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes)
     else:
         rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions, alone)
     rule = rules(settings)
