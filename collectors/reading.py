@@ -116,9 +116,7 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
         lambda endpoint, pairs: pairs and _allowed(pairs, rule(endpoint)),
         "map<string,string>",
     )
-    code = f.udf(
-        lambda endpoint, value: error_code(value, rule(endpoint)) if rule(endpoint).active else value, "string"
-    )
+    code = f.udf(lambda endpoint, value: error_code(value) if rule(endpoint).active else value, "string")
     if "scores" in rows.columns:
         explained = f.udf(
             lambda endpoint, scores: (

@@ -420,11 +420,12 @@ def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | 
     if not parts["n"]:
         return new, None
     since = (parts["first"] or ctx.clock()) - traces.LATE
-    tangled = traces.tangled(ctx, new, since)
+    tangled = traces.held(ctx, traces.tangled(ctx, new, since))
     if tangled.isEmpty():
         return traces.simple(new, None), None
-    made = traces.simple(new, tangled).unionByName(traces.folded(traces.of_traces(ctx, tangled, since)))
-    earlier = traces.known_as(ctx, tangled, since)
+    whole = traces.held(ctx, traces.folded(traces.of_traces(ctx, tangled, since)))
+    made = traces.simple(new, tangled).unionByName(whole)
+    earlier = traces.held(ctx, traces.known_as(ctx, tangled, since))
     if earlier.isEmpty():
         return made, None
     ids = earlier.select("endpoint", f.regexp_replace("request_id", r"#\d+$", "").alias("request_id")).distinct()

@@ -28,6 +28,18 @@ _SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 _COLUMNS = tables.INBOX.columns
 
 
+FEW, SMALL = 10_000, 4 * 2**20
+"""What has at most so many rows and bytes is worked out once and kept; more is worked out wherever it is asked for."""
+
+
+def held(ctx: Context, frame: "DataFrame") -> "DataFrame":
+    """The frame, worked out where it is small: nothing can be cached on serverless."""
+    table = frame.limit(FEW + 1).toArrow()
+    if table.num_rows > FEW or table.nbytes > SMALL:
+        return frame
+    return ctx.spark.createDataFrame(table, frame.schema) if table.num_rows else frame.limit(0)
+
+
 def _fold(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Parts sorted by trace -> records. A trace that batches cut is put together again."""
     rows = (row for batch in batches for row in batch.to_pylist())

@@ -108,15 +108,13 @@ def _merged(copies: Sequence[Row]) -> Node:
             key=lambda row: (
                 row["latency_ms"] or 0.0,
                 row["requested_at"] or _EPOCH,
-                repr(sorted(row.items(), key=str)),
+                repr(row),
             ),
         )
     )
     start = _at(chosen)
     end = start + (chosen["latency_ms"] or 0.0)
-    events = sorted(
-        (row for row in copies if row["part"] == EVENT), key=lambda row: (_at(row), repr(sorted(row.items(), key=str)))
-    )
+    events = sorted((row for row in copies if row["part"] == EVENT), key=lambda row: (_at(row), repr(row)))
     for event in events:
         end = max(end, _at(event))
         for name, value in event.items():

@@ -35,6 +35,11 @@ class Receiver(Model):
         description="span and resource attributes that name the endpoint, in the order in which they are asked. What comes before service.name "
         "names it; what comes after stands in where nothing else is known",
     )
+    hold_s: float = Field(
+        10.0,
+        gt=0,
+        description="so long the live judge waits for the root of a trace before it takes what there is for the request",
+    )
     senders: dict[str, str] = Field(
         {}, description="sender -> variable that holds its bearer token; empty: nobody is asked"
     )
