@@ -439,10 +439,10 @@ class _Spans:
         messages = pc.fill_null(status.field("message"), "")
         unnamed = np.flatnonzero(pc.and_(failed, pc.is_null(codes)).to_numpy(zero_copy_only=False))
         if len(unnamed):
-            thrown, said = self._thrown(), messages.take(pa.array(unnamed)).to_pylist()
+            thrown, messages_of = self._thrown(), messages.take(pa.array(unnamed)).to_pylist()
             named = [
                 stated_code(dialects.text(thrown.get(int(spans[i])))) or code_in(text)
-                for i, text in zip(unnamed, said, strict=True)
+                for i, text in zip(unnamed, messages_of, strict=True)
             ]
             mask = np.zeros(len(spans), bool)
             mask[unnamed] = True

@@ -254,8 +254,8 @@ def logs(
                 at = record.time_unix_nano or record.observed_time_unix_nano
                 if name == EVALUATION:
                     out.scores.append(score(own, at, record.trace_id, received_at))
-                elif record.trace_id and record.span_id and (said := _said(name, own, plain(record.body))):
-                    given = decoder.read({**resource, **own, **said})
+                elif record.trace_id and record.span_id and (told := _details(name, own, plain(record.body))):
+                    given = decoder.read({**resource, **own, **told})
                     row = {key: value for key, value in given.items() if key in COLUMNS}
                     row |= _names(given, record.trace_id, record.span_id)
                     rest = [
@@ -274,7 +274,7 @@ MESSAGES = frozenset(
 """Log records of the former conventions: one for each message of a call."""
 
 
-def _said(name: Any, own: Mapping[str, Any], body: Any) -> dict[str, Any] | None:
+def _details(name: Any, own: Mapping[str, Any], body: Any) -> dict[str, Any] | None:
     """What a log record says of a call, as attributes of today's conventions; None for a record of another kind."""
     if name == DETAILS:
         return dict(body) if isinstance(body, dict) else {"lastgood.details": True}
@@ -287,8 +287,9 @@ def _said(name: Any, own: Mapping[str, Any], body: Any) -> dict[str, Any] | None
             "gen_ai.output.messages": text((message or {}).get("content")),
             "gen_ai.response.finish_reasons": held.get("finish_reason"), "lastgood.details": True,
         }  # fmt: skip
-    said: dict[str, Any] = {"lastgood.details": True}
-    return said | ({"gen_ai.input.messages": text(held.get("content"))} if name == "gen_ai.user.message" else {})
+    return {"lastgood.details": True} | (
+        {"gen_ai.input.messages": text(held.get("content"))} if name == "gen_ai.user.message" else {}
+    )
 
 
 def metrics(request: ExportMetricsServiceRequest, received_at: datetime) -> Decoded:

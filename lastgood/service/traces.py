@@ -28,7 +28,7 @@ class Traces:
 
     hold_s: float = 10.0
     left_out: dict[str, int] = field(default_factory=lambda: {"late": 0, "full": 0, "many": 0})
-    _parts: pa.Table = field(default_factory=lambda: _empty())
+    _parts: pa.Table = field(default_factory=_empty)
     _told: set[str] = field(default_factory=set)
     _alone: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
 
