@@ -22,6 +22,10 @@ RUNNING = pa.array([trees.EVENT, trees.STEP])
 _SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 
 
+def _empty() -> pa.Table:
+    return _SCHEMA.append(pa.field("arrived", pa.float64())).empty_table()
+
+
 @dataclass
 class Traces:
     """`take` gives (requests that can be told, the traces they are told anew of). `left_out`: parts and trees that were not told, by why."""
@@ -118,7 +122,3 @@ def _whole(table: pa.Table) -> pa.Table:
     have = set(table.column_names)
     columns = [table[f.name].cast(f.type) if f.name in have else pa.nulls(table.num_rows, f.type) for f in _SCHEMA]
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
-
-
-def _empty() -> pa.Table:
-    return _SCHEMA.append(pa.field("arrived", pa.float64())).empty_table()
