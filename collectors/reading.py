@@ -116,9 +116,7 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
         lambda endpoint, pairs: pairs and _allowed(pairs, rule(endpoint)),
         "map<string,string>",
     )
-    code = f.udf(
-        lambda endpoint, value: error_code(value, rule(endpoint)) if rule(endpoint).active else value, "string"
-    )
+    code = f.udf(lambda endpoint, value: error_code(value) if rule(endpoint).active else value, "string")
     if "scores" in rows.columns:
         explained = f.udf(
             lambda endpoint, scores: (
@@ -148,7 +146,7 @@ def candidates(
     if origin.workspace_id and "workspace_id" in frame.columns:
         frame = frame.where(f.col("workspace_id") == origin.workspace_id)
     if kind_of(frame.columns, origin.table) == "span_table":
-        rows = span_tables.decoded(frame, settings.receiver.version_attributes)
+        rows = span_tables.decoded(frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes)
     else:
         rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions, alone)
     rule = rules(settings)

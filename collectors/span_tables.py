@@ -16,6 +16,7 @@ import pyarrow as pa
 from lastgood import tables
 from lastgood.collectors.otlp.rows import EVALUATION, Decoded, SpanDecoder
 from lastgood.record import telemetry
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -51,6 +52,7 @@ def attributes(text: str | None) -> dict[str, Any]:
 class Span:
     """A row as the span decoder reads spans."""
 
+    name: str
     trace_id: bytes
     span_id: bytes
     parent_span_id: bytes
@@ -93,14 +95,16 @@ def span(row: Mapping[str, Any]) -> Span:
     ]
     status = SimpleNamespace(code=CODES.get(row["code"] or "", 0), message=row["message"] or "")
     return Span(
-        _bytes(row["trace_id"]), _bytes(row["span_id"]), _bytes(row["parent_span_id"]), KINDS.get(row["kind"] or "", 0),
+        row["name"] or "", _bytes(row["trace_id"]), _bytes(row["span_id"]), _bytes(row["parent_span_id"]), KINDS.get(row["kind"] or "", 0),
         row["start_time_unix_nano"] or 0, row["end_time_unix_nano"] or 0, attributes(row["attributes"]), events, status, row,
     )  # fmt: skip
 
 
-def _decode(batches: Iterator[pa.RecordBatch], versions: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Rows sorted by trace -> candidates. A trace that batches cut is put together again, for its outermost span is the request."""
-    decoder, now = SpanDecoder(versions, "span_table"), datetime.now(UTC)
+def _decode(
+    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Rows sorted by trace -> parts of requests, each span once."""
+    decoder, now = SpanDecoder(versions, "span_table", naming), datetime.now(UTC)
     held: list[dict[str, Any]] = []
     for batch in batches:
         rows = held + batch.to_pylist()
@@ -113,11 +117,8 @@ def _decode(batches: Iterator[pa.RecordBatch], versions: Sequence[str]) -> Itera
 def _candidates(decoder: SpanDecoder, rows: list[dict[str, Any]], now: datetime) -> Iterator[pa.RecordBatch]:
     unique = {(row["trace_id"], row["span_id"]): row for row in rows}.values()
     decoded: Decoded = decoder.spans([span(row) for row in unique], [_resource(row) for row in unique], now)
-    scores: dict[str | None, list[Any]] = {}
-    for score in decoded.scores:
-        scores.setdefault(score["request_id"], []).append(score)
-    for row in decoded.rows:
-        row["scores"] = scores.pop(row.get("request_id"), [])
+    for i, row in enumerate(decoded.rows):
+        row["scores"] = [] if i else decoded.scores
     yield from pa.Table.from_pylist(decoded.rows, _SCHEMA).to_batches()
 
 
@@ -140,6 +141,7 @@ def _flat(frame: "DataFrame") -> "DataFrame":
         return (f.col(name) if name.split(".", maxsplit=1)[0] in have else f.lit(None)).cast(kind)
 
     return frame.select(
+        plain("name").alias("name"),
         plain("trace_id").alias("trace_id"),
         plain("span_id").alias("span_id"),
         plain("parent_span_id").alias("parent_span_id"),
@@ -155,12 +157,14 @@ def _flat(frame: "DataFrame") -> "DataFrame":
     )
 
 
-def decoded(frame: "DataFrame", versions: Sequence[str] = ()) -> "DataFrame":
-    """Spans -> inbox columns and `scores` (rows of that table, nested). One row per request."""
+def decoded(
+    frame: "DataFrame", versions: Sequence[str] = (), naming: Sequence[str] = ENDPOINT_ATTRIBUTES
+) -> "DataFrame":
+    """Spans -> inbox columns and `scores` (rows of that table, nested)."""
     together = _flat(frame).repartition("trace_id").sortWithinPartitions("trace_id", "span_id")
     nested = f"array<struct<{telemetry.spark_ddl(tables.SCORES.fields).replace('` ', '`:')}>>"
     schema = f"{telemetry.spark_ddl(telemetry.INBOX)}, scores {nested}"
-    return together.mapInArrow(lambda batches: _decode(batches, versions), schema)
+    return together.mapInArrow(lambda batches: _decode(batches, versions, naming), schema)
 
 
 def has_scores(frame: "DataFrame") -> bool:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -48,7 +48,7 @@ TALLY = {
     "accepted": "lastgood_spans_accepted", "refused": "lastgood_spans_refused", "rows": "lastgood_spans_stored",
     "set_aside": "lastgood_spans_set_aside", "others": "lastgood_spans_ignored", "commits": "lastgood_commits",
     "commit_seconds": "lastgood_commit_seconds", "drain_restarts": "lastgood_drain_restarts", "spool_errors": "lastgood_spool_errors",
-    "task_errors": "lastgood_task_errors",
+    "task_errors": "lastgood_task_errors", "live_left_out": "lastgood_trace_parts_left_out",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def amounts(row: Mapping[str, Any]) -> Totals:
     totals: Totals = {
         name: row[name] for name in ("requests", "tokens_in", "tokens_out", "told_in", "told_out") if row.get(name)
     }
-    totals |= {f"error/{code}": number for code, number in row.get("errors") or ()}
+    totals |= {f"{ERROR}{code}": number for code, number in row.get("errors") or ()}
     for name in HISTOGRAMS:
         totals |= {f"{name}/{index}": number for index, number in row.get(name) or ()}
     answers = dict(row.get("quality") or ())
@@ -110,6 +110,9 @@ def native(total: float, sum_s: float, zero: float, buckets: Mapping[int, float]
     return NativeHistogram(total, sum_s, SCHEMA, ZERO_THRESHOLD, zero, spans, pos_deltas=deltas)  # type: ignore[arg-type]
 
 
+ERROR, OTHER = "error/", "error/other"
+MAX_CODES = 20
+"""Error codes that a version has series of; failures with others are counted as `other`."""
 _SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
 
 
@@ -149,15 +152,31 @@ class Ledger:
 
     def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Changes of windows: what came is added, what it replaces taken away."""
-        for row in rows:
-            sign = _SIGN[row["_change_type"]]
-            totals = self.now[row["endpoint"], row["model_version"]]
-            for name, number in amounts(row).items():
-                totals[name] = totals.get(name, 0.0) + sign * number
+        counted = [((row["endpoint"], row["model_version"]), _SIGN[row["_change_type"]], amounts(row)) for row in rows]
+        self._admit((key, name, number) for key, _, figures in counted for name, number in figures.items())
+        for key, sign, figures in counted:
+            totals = self.now[key]
+            for name, number in figures.items():
+                label = name if name in totals or not name.startswith(ERROR) else OTHER
+                totals[label] = totals.get(label, 0.0) + sign * number
         for key, totals in self.now.items():
             held = self.exported[key]
             for name, number in totals.items():
                 held[name] = max(held.get(name, 0.0), number)
+
+    def _admit(self, figures: Iterable[tuple[Version, str, float]]) -> None:
+        """Give the error codes that are new a series of their own, the more frequent first, up to MAX_CODES of a version: what is beyond is
+        counted as `other`, now and later, so that no counter moves from one to another."""
+        new: dict[Version, Totals] = {}
+        for key, name, number in figures:
+            if name.startswith(ERROR) and name not in self.now[key]:
+                codes = new.setdefault(key, {})
+                codes[name] = codes.get(name, 0.0) + number
+        for key, codes in new.items():
+            totals = self.now[key]
+            room = MAX_CODES - sum(name.startswith(ERROR) and name != OTHER for name in totals)
+            for name in sorted(codes, key=lambda code: (-codes[code], code))[: max(room, 0)]:
+                totals[name] = 0.0
 
 
 Encode = Callable[[Any], bytes]
@@ -317,6 +336,7 @@ class Exporter:
         for name, metric in TALLY.items():
             yield _counter(metric, [((), tally.get(name, 0.0))])
         yield _gauge("lastgood_settings_refused", [((), tally.get("bad_settings", 0.0))])
+        yield _gauge("lastgood_trace_parts_held", [((), tally.get("live_held", 0.0))])
         yield _gauge("lastgood_spool_bytes", [((), tally.get("spool_bytes", 0.0))])
         yield _gauge("lastgood_scrape_seconds", [((), self._took)])
         yield _gauge("lastgood_build_info", [((__version__,), 1.0)])
@@ -328,8 +348,9 @@ class Exporter:
             ((*key, name.partition("/")[2]), number)
             for key in shown
             for name, number in self.ledger.exported[key].items()
-            if name.startswith("error/")
+            if name.startswith(ERROR)
         ]
+        codes += [((*key, "other"), 0.0) for key in shown if OTHER not in self.ledger.exported[key]]
         yield _counter("lastgood_errors", codes)
 
     def _histograms(self, shown: Sequence[Version], kind: str) -> Iterator[Metric]:

@@ -1,10 +1,11 @@
-"""Conform: new inbox candidates -> `requests` (one row per request) and `quarantine`."""
+"""Conform: new inbox candidates -> `requests` (one row per request) and `quarantine`. Which span is a request, its whole trace says: `traces`."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.jobs import traces
 from lastgood.jobs.completeness import known_skews
 from lastgood.record import telemetry
 from lastgood.tables.entities import named
@@ -191,6 +192,19 @@ def merge_clauses() -> str:
     return f"WHEN MATCHED AND ({news}) THEN UPDATE SET {', '.join(sets)} WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
 
 
+def replacing_clauses() -> str:
+    """SQL of the MERGE where some rows put right what fewer parts of a trace had given: `s.whole` takes the place of all there was, and
+    `s.gone` is a request no longer."""
+    form = {
+        field.name: "to_json({0}.{1})" if field.type.startswith("map") else "{0}.{1}" for field in telemetry.REQUEST
+    }
+    same = " AND ".join(f"{as_.format('s', name)} <=> {as_.format('t', name)}" for name, as_ in form.items())
+    sets = ", ".join(f"{name} = s.{name}" for name in tables.REQUESTS.columns)
+    whole = f"WHEN MATCHED AND s.gone THEN DELETE WHEN MATCHED AND s.whole AND NOT ({same}) THEN UPDATE SET {sets} "
+    ordinary = merge_clauses().replace("WHEN MATCHED AND (", "WHEN MATCHED AND NOT s.whole AND (", 1)
+    return whole + ordinary.replace("WHEN NOT MATCHED THEN", "WHEN NOT MATCHED AND NOT s.gone THEN")
+
+
 def split(new: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
     """(candidates that can be records, the others with `why`)."""
     from pyspark.sql import functions as f
@@ -242,16 +256,18 @@ def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
 
     key = ["endpoint", "request_id"]
     reusing = f.col("source").isin([*telemetry.of_kind(telemetry.SPAN), *telemetry.of_kind(telemetry.TABLE)])
-    here = new.where(reusing & f.col("request_id").isNotNull()).groupBy(*key, "source").agg(
-        f.countDistinct("requested_at").alias("times"))  # fmt: skip
+    own = new.where(reusing & f.col("request_id").isNotNull())
+    here = own.groupBy(*key, "source").agg(f.countDistinct("requested_at").alias("times"))
     seen = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(ctx.clock() - KNOWN))
-    seen = seen.select(*key, "sources")
-    again = here.join(seen, key).where(f.array_contains("sources", f.col("source"))).select(*key)
-    doubtful = here.where("times > 1").select(*key).unionByName(again).distinct()
+    seen = seen.select(*key, "sources", f.col("trace_id").alias("_trace"), f.col("requested_at").alias("_at"))
+    again = own.select(*key, "source", "trace_id", "requested_at").join(seen, key)
+    again = again.where(
+        "array_contains(sources, source) AND NOT (_trace = trace_id AND _at = requested_at AND _trace IS NOT NULL)"
+    )
+    doubtful = here.where("times > 1").select(*key).unionByName(again.select(*key)).distinct()
     if doubtful.isEmpty():
         return new
-    inbox = ctx.store.read(ctx.spark, tables.INBOX).where(reusing)
-    times = inbox.join(f.broadcast(doubtful), key, "left_semi").groupBy(*key, "source", "requested_at")
+    times = _all_of(ctx, doubtful).where(reusing).groupBy(*key, "source", "requested_at")
     arrival = Window.partitionBy(*key, "source").orderBy("first", "requested_at")
     numbered = (
         times.agg(f.min("received_at").alias("first")).withColumn("n", f.row_number().over(arrival)).drop("first")
@@ -260,6 +276,20 @@ def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
     joined = new.alias("c").join(f.broadcast(numbered).alias("a"), f.expr(same), "left")
     later = f.expr("CASE WHEN a.n > 1 THEN concat(c.request_id, '#', a.n) ELSE c.request_id END").alias("request_id")
     return joined.select(*(later if name == "request_id" else f.col(f"c.{name}") for name in tables.INBOX.columns))
+
+
+def _all_of(ctx: Context, keys: "DataFrame") -> "DataFrame":
+    """All candidates that the inbox has of these requests, spans of a trace folded."""
+    from pyspark.sql import functions as f
+
+    key = ["endpoint", "request_id"]
+    inbox = ctx.store.read(ctx.spark, tables.INBOX)
+    others = inbox.where(f"NOT coalesce({traces.PARTS}, false)").join(f.broadcast(keys), key, "left_semi")
+    named = inbox.where(traces.PARTS).join(f.broadcast(keys.select("request_id")), "request_id", "left_semi")
+    parts = traces.of_traces(ctx, named.select("trace_id").distinct(), ctx.clock() - KNOWN)
+    whole = traces.folded(parts).join(f.broadcast(keys), key, "left_semi")
+    columns = [*key, "source", "requested_at", "received_at"]
+    return others.select(*columns).unionByName(whole.select(*columns))
 
 
 def _near(ctx: Context, good: "DataFrame", first: datetime, last: datetime) -> str:
@@ -354,6 +384,7 @@ def _conform(ctx: Context) -> Run | None:
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         new, forgotten = remembered(ctx, new)
         run.passed_over += forgotten
+        new, earlier = together(ctx, new)
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
@@ -371,5 +402,46 @@ def _conform(ctx: Context) -> Run | None:
         if facts["first"] is not None:
             near = _near(ctx, good, facts["first"], facts["last"])
             on = f"t.endpoint = s.endpoint AND t.request_id = s.request_id AND {near}"
-            run.rows_out += merge(ctx, fold(good), tables.REQUESTS, on, merge_clauses())
+            rows, clauses = fold(good), merge_clauses()
+            if earlier is not None:
+                rows, clauses = _replacing(rows, earlier), replacing_clauses()
+            run.rows_out += merge(ctx, rows, tables.REQUESTS, on, clauses)
         return run
+
+
+def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | None"]:
+    """(new candidates with the parts of each trace folded into its requests; what earlier runs made of these traces, None for nothing).
+
+    What was made before is made anew from all that the inbox has of it, also of other sources.
+    """
+    from pyspark.sql import functions as f
+
+    parts = new.where(traces.PARTS).agg(f.min("received_at").alias("first"), f.count("*").alias("n")).collect()[0]
+    if not parts["n"]:
+        return new, None
+    since = (parts["first"] or ctx.clock()) - traces.LATE
+    tangled = traces.held(ctx, traces.tangled(ctx, new, since))
+    if tangled.isEmpty():
+        return traces.simple(new, None), None
+    whole = traces.held(ctx, traces.folded(traces.of_traces(ctx, tangled, since)))
+    made = traces.simple(new, tangled).unionByName(whole)
+    earlier = traces.held(ctx, traces.known_as(ctx, tangled, since))
+    if earlier.isEmpty():
+        return made, None
+    ids = earlier.select("endpoint", f.regexp_replace("request_id", r"#\d+$", "").alias("request_id")).distinct()
+    others = ctx.store.read(ctx.spark, tables.INBOX).where(f"NOT coalesce({traces.PARTS}, false)")
+    others = remembered(ctx, others.join(ids, ["endpoint", "request_id"], "left_semi").select(*tables.INBOX.columns))[0]
+    return made.unionByName(others), earlier
+
+
+def _replacing(rows: "DataFrame", earlier: "DataFrame") -> "DataFrame":
+    """Rows of `requests` that take the place of what earlier runs made of the same traces (`whole`); those of it that are none any more (`gone`)."""
+    from pyspark.sql import functions as f
+
+    key = ["endpoint", "request_id"]
+    marked = rows.join(earlier.select(*key).withColumn("_whole", f.lit(True)), key, "left")
+    marked = (
+        marked.withColumn("whole", f.coalesce("_whole", f.lit(False))).withColumn("gone", f.lit(False)).drop("_whole")
+    )
+    gone = earlier.join(rows, key, "left_anti").withColumn("whole", f.lit(True)).withColumn("gone", f.lit(True))
+    return marked.unionByName(gone, allowMissingColumns=True)

@@ -182,6 +182,9 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
     )
     traced = frame.where("trace_id IS NOT NULL").dropDuplicates(["trace_id"])
     done["scores"] += merge(ctx, traced, tables.SCORES, "t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE")
+    done["inbox"] += merge(
+        ctx, traced, tables.INBOX, "t.part IS NOT NULL AND t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE"
+    )
     done["quarantine"] = _affected(
         ctx, f"DELETE FROM {ctx.store.sql(tables.QUARANTINE)}", f"contains(cast(raw as string), {tables.literal(requester)})", tables.QUARANTINE
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.tables.forgotten import remembered
 from lastgood.tables.runs import Context, Run, increment, replace_rows
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
             f.col(measure.at) >= f.lit(ctx.kept_since(measure.source))
         )  # what retention deleted stays counted
         if measure.source is tables.REQUESTS:
-            changes = changes.where("_change_type != 'delete'")  # only `forget` deletes requests
+            # What `forget` deletes stays counted; what turns out to be a part of another request does not.
+            gone = remembered(ctx, changes.where("_change_type = 'delete'"))[0]
+            changes = changes.where("_change_type != 'delete'").unionByName(gone)
         touched = changes.select(
             "endpoint", window_start(seconds, measure.at).alias("window_start"), f.lit(1).alias("n")
         )

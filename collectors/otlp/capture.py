@@ -5,7 +5,9 @@ taken for a body: left out, or, with `redacted`, blotted. A dialect that is not 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -15,29 +17,37 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.rows import EVALUATION, FIRST_CHUNK
+from lastgood.collectors.otlp.rows import DETAILS, EVALUATION, MESSAGES
 from lastgood.record.redact import Redactor
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
 
 Rule = Callable[[str | None], Redactor]
 _FIELDS = dialects.fields()
 BODIES = ("input", "output")
-NAMED = ("request_id", "endpoint", "served_entity", "model_version", "requester", "team", "env")
+NAMED = ("client_id", "provider_id", "endpoint", "served_entity", "version", "release", "requester", "team", "env", "model", "conversation_id",
+         "step_name")  # fmt: skip
 """Fields that are names: whatever they say, up to a line of it."""
 NAMES = frozenset(name for field in NAMED for name, _ in _FIELDS.get(field, ())) | {
     "gen_ai.request.model", "gen_ai.response.model", "gen_ai.system", "gen_ai.provider.name", "llm.model_name", "llm.provider", "llm.system",
-    "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method",
+    "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name",
 }  # fmt: skip
 CODES = frozenset(name for field in ("error_code", "finish_reason") for name, _ in _FIELDS[field]) | {
-    *dialects.MODEL_CALLS, "gen_ai.evaluation.name", "gen_ai.evaluation.score.label", "gen_ai.output.type", "event.name",
+    *(name for name, _ in _FIELDS["step"]), *dialects.LEAVES, "exception.type",
+    "gen_ai.evaluation.name", "gen_ai.evaluation.score.label", "gen_ai.output.type", "event.name",
 }  # fmt: skip
 """Attributes that hold a word of a vocabulary."""
-USAGE = frozenset(name for field in ("tokens_in", "tokens_out") for name, _ in _FIELDS[field])
+USAGE = frozenset(
+    name for field in ("tokens_in", "tokens_out", "tokens_cached", "tokens_cache_write") for name, _ in _FIELDS[field]
+)
+PATHS = frozenset(name for name, read in _FIELDS["probe"] if read is dialects.probe)
+"""Paths and URLs: only whether they are a probe's is kept."""
 NOTES = frozenset({"body_problem", "refusal", "unlogged", "unreadable"})
 """Attributes that Lastgood itself writes."""
 SCORED = ("eval.", "outcome.", "label.")
 ERROR_CODES = frozenset(name for name, _ in _FIELDS["error_code"])
 _NAME = re.compile(r"[^\r\n]{1,200}")
 _CODE = re.compile(r"[\w.:/+\"-]{1,64}")
+EXCEPTION = "exception"
 MARKED = "lastgood.marked"
 """Set where all attributes that told of a model are gone: the span stays a request."""
 
@@ -49,9 +59,11 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
     if name in NAMES and _NAME.fullmatch(value):
         return value
     if name in ERROR_CODES:
-        return error_code(value, rule)
+        return error_code(value)
     if (name in CODES or (name.startswith(SCORED) and not name.endswith(".explanation"))) and _CODE.fullmatch(value):
         return value
+    if name in PATHS:
+        return "/health" if dialects.probe(value) else None
     if name in USAGE:
         return _counts(value)
     if name in NOTES:
@@ -61,11 +73,9 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
     return rule.text(value)
 
 
-def error_code(value: str | None, rule: Redactor) -> str | None:
-    """An error code: a word, else what the rule keeps of it, and never nothing: the request failed."""
-    if not value or _CODE.fullmatch(value):
-        return value
-    return rule.text(value) or "ERROR"
+def error_code(value: str | None) -> str | None:
+    """An error code: a word, and never nothing: the request failed."""
+    return stated_code(value)
 
 
 def _counts(value: str) -> str | None:
@@ -81,32 +91,43 @@ def _counts(value: str) -> str | None:
     ).decode()
 
 
-def endpoint_of(attributes: Iterable[Any], resource: Iterable[Any]) -> str | None:
-    """The endpoint that the decoders will give the span."""
-    texts = {pair.key: pair.value.string_value for pair in (*resource, *attributes) if pair.value.string_value}
-    return next((read(texts[name]) for name, read in _FIELDS["endpoint"] if name in texts), None)
+@dataclass(frozen=True)
+class Rules:
+    """Whose rule is asked for: that of the endpoint which the decoders will give a span, by the same order of attributes."""
+
+    rule: Rule
+    order: Sequence[str] = ENDPOINT_ATTRIBUTES
+
+    @cached_property
+    def _readers(self) -> list[tuple[str, dialects.Reader]]:
+        return dialects.fields((), self.order)["endpoint"]
+
+    def of(self, attributes: Iterable[Any], resource: Iterable[Any]) -> Redactor:
+        texts = {pair.key: pair.value.string_value for pair in (*resource, *attributes) if pair.value.string_value}
+        values = (read(texts[name]) for name, read in self._readers if name in texts)
+        return self.rule(next((value for value in values if value is not None), None))
 
 
-def redact(request: Message, rule: Rule) -> None:
+def redact(request: Message, rules: Rules) -> None:
     """Takes what is not to be kept out of an export of spans, logs or metrics, in place."""
     if isinstance(request, ExportTraceServiceRequest):
-        _spans(request, rule)
+        _spans(request, rules)
     elif isinstance(request, ExportLogsServiceRequest):
-        _logs(request, rule)
+        _logs(request, rules)
     elif isinstance(request, ExportMetricsServiceRequest):
-        _metrics(request, rule)
+        _metrics(request, rules)
 
 
-def _spans(request: ExportTraceServiceRequest, rule: Rule) -> None:
+def _spans(request: ExportTraceServiceRequest, rules: Rules) -> None:
     for group in request.resource_spans:
-        rules = []
+        each = []
         for scope in group.scope_spans:
             for span in scope.spans:
-                own = rule(endpoint_of(span.attributes, group.resource.attributes))
-                rules.append(own)
+                own = rules.of(span.attributes, group.resource.attributes)
+                each.append(own)
                 if own.active:
                     _span(span, own)
-        active = next((own for own in rules if own.active), None)
+        active = next((own for own in each if own.active), None)
         if active:
             _strip(group.resource.attributes, active)
             for scope in group.scope_spans:
@@ -119,46 +140,62 @@ def _span(span: Any, rule: Redactor) -> None:
     if marked and not any(pair.key.startswith(dialects.MARKS) for pair in span.attributes):
         span.attributes.add(key=MARKED).value.bool_value = True
     span.name = span.trace_state = ""
-    span.status.message = error_code(span.status.message, rule) or ""
+    if span.status.message:
+        span.status.message = rule.text(span.status.message) or code_in(span.status.message)
     del span.links[:]
-    kept = [event for event in span.events if event.name in (EVALUATION, FIRST_CHUNK)]
+    kept = [
+        event for event in span.events if event.name in (EVALUATION, EXCEPTION) or event.name in dialects.FIRST_TOKENS
+    ]
     for event in kept:
-        _strip(event.attributes, rule)
+        if event.name == EXCEPTION:
+            _only_its_class(event.attributes)
+        else:
+            _strip(event.attributes, rule)
     del span.events[:]
     span.events.extend(kept)
     span.DiscardUnknownFields()
 
 
-def _logs(request: ExportLogsServiceRequest, rule: Rule) -> None:
+def _only_its_class(attributes: Any) -> None:
+    """Leaves of an exception the code that its class is."""
+    thrown = next((pair.value.string_value for pair in attributes if pair.key == "exception.type"), "")
+    del attributes[:]
+    if code := stated_code(thrown):
+        attributes.add(key="exception.type").value.string_value = code
+
+
+def _logs(request: ExportLogsServiceRequest, rules: Rules) -> None:
     for group in request.resource_logs:
         for scope in group.scope_logs:
             for log in scope.log_records:
-                own = rule(endpoint_of(log.attributes, group.resource.attributes))
+                own = rules.of(log.attributes, group.resource.attributes)
                 if own.active:
                     _strip(log.attributes, own)
                     log.ClearField("body")
-                    log.event_name = log.event_name if log.event_name == EVALUATION else ""
+                    log.event_name = (
+                        log.event_name if log.event_name in (EVALUATION, DETAILS) or log.event_name in MESSAGES else ""
+                    )
                     log.severity_text = ""
-        if rule(endpoint_of((), group.resource.attributes)).active:
-            _strip(group.resource.attributes, rule(None))
+        if rules.of((), group.resource.attributes).active:
+            _strip(group.resource.attributes, rules.rule(None))
             for scope in group.scope_logs:
                 del scope.scope.attributes[:]
 
 
-def _metrics(request: ExportMetricsServiceRequest, rule: Rule) -> None:
+def _metrics(request: ExportMetricsServiceRequest, rules: Rules) -> None:
     for group in request.resource_metrics:
         for scope in group.scope_metrics:
             for metric in scope.metrics:
                 for point in metric.gauge.data_points:
-                    own = rule(endpoint_of(point.attributes, group.resource.attributes))
+                    own = rules.of(point.attributes, group.resource.attributes)
                     if own.active:
                         _strip(point.attributes, own)
                         del point.exemplars[:]
                         metric.description = ""
-                if not metric.HasField("gauge") and rule(None).active:
+                if not metric.HasField("gauge") and rules.rule(None).active:
                     metric.Clear()  # only gauges are read
-        if rule(endpoint_of((), group.resource.attributes)).active:
-            _strip(group.resource.attributes, rule(None))
+        if rules.of((), group.resource.attributes).active:
+            _strip(group.resource.attributes, rules.rule(None))
             for scope in group.scope_metrics:
                 del scope.scope.attributes[:]
 

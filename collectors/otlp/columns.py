@@ -22,8 +22,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.rows import EVALUATION, FIRST_CHUNK, MAX_ATTRIBUTES, MAX_VALUE, Row, SpanDecoder, plain
+from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
 from lastgood.record import telemetry
+from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
 
 SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 Ints = npt.NDArray[np.int64]
@@ -35,10 +37,10 @@ _TRIMMED: dict[str, tuple[tuple[str, int, Any], ...]] = {
         ("s", 1, _S), ("b", 2, _F.TYPE_BOOL), ("i", 3, _I), ("d", 4, _F.TYPE_DOUBLE), ("array", 5, _B), ("kvlist", 6, _B), ("bytes", 7, _B),
     ),
     "KeyValue": (("key", 1, _S), ("value", 2, "Value")),
-    "Event": (("name", 2, _S),),
+    "Event": (("time", 1, _U), ("name", 2, _S), ("attributes", 3, ["KeyValue"])),
     "Status": (("message", 2, _S), ("code", 3, _N)),
     "Span": (
-        ("trace_id", 1, _B), ("span_id", 2, _B), ("parent", 4, _B), ("kind", 6, _N), ("start", 7, _U), ("end", 8, _U),
+        ("trace_id", 1, _B), ("span_id", 2, _B), ("parent", 4, _B), ("name", 5, _S), ("kind", 6, _N), ("start", 7, _U), ("end", 8, _U),
         ("attributes", 9, ["KeyValue"]), ("events", 11, ["Event"]), ("status", 15, "Status"),
     ),
     "Scope": (("spans", 2, ["Span"]),),
@@ -84,8 +86,12 @@ class Batch:
 class TraceDecoder:
     """Export bodies -> Batch. One instance a thread."""
 
-    def __init__(self, version_attributes: Sequence[str] = ()) -> None:
-        self.rows = SpanDecoder(version_attributes)
+    def __init__(
+        self,
+        version_attributes: Sequence[str] = (),
+        endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
+    ) -> None:
+        self.rows = SpanDecoder(version_attributes, endpoint_attributes=endpoint_attributes)
         self._handler = _handler()
 
     def decode(self, bodies: Sequence[tuple[bytes, datetime]]) -> Batch:
@@ -101,7 +107,7 @@ class TraceDecoder:
             rest = self._slow([bodies[i] for i in sorted(odd)])
             both = pa.concat_tables([clean.table, rest.table])
             return Batch(both, clean.scores + rest.scores, clean.others + rest.others)
-        return Batch(spans.table([at for _, at in bodies]), [], spans.n - len(spans.chosen))
+        return Batch(spans.table([at for _, at in bodies]), [], spans.others)
 
     def _slow(self, bodies: Iterable[tuple[bytes, datetime]]) -> Batch:
         decoded = [self.rows.traces(ExportTraceServiceRequest.FromString(body), at) for body, at in bodies]
@@ -190,6 +196,9 @@ def _plain(kind: str, value: Any) -> Any:
     return value.hex() if kind == "bytes" else value
 
 
+_KINDS_OF = dict.fromkeys(dialects.PARTS, pa.string()) | {"probe": pa.bool_()}
+
+
 def _within(values: Any, low: float, high: float) -> Any:
     return pc.if_else(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), values, None)
 
@@ -243,22 +252,16 @@ class _Spans:
         for name in self.own.names:
             if name.startswith("eval."):
                 odd[self.own.owner[self.own.rows(name)]] = True
-        for name in dialects.MODEL_CALLS:
-            rows = self.own.rows(name)
-            strange = self.own.values.field("s").take(pa.array(rows)).is_null().to_numpy(zero_copy_only=False)
-            odd[self.own.owner[rows[strange]]] = True
-        events, sizes = _flat(self.of("events"))
+        events, sizes = self.events
         if len(events):
-            figures = pc.is_in(events.field("name"), pa.array([FIRST_CHUNK, EVALUATION])).to_numpy(zero_copy_only=False)
+            figures = pc.equal(events.field("name"), EVALUATION).to_numpy(zero_copy_only=False)
             odd[np.repeat(np.arange(self.n), sizes)[figures]] = True
-        ids = self._ids(self.of("span_id"))
-        if not self.root.all() and len(pc.unique(ids)) < self.n:
-            odd[:] = True
         return set(self.export[odd].tolist())
 
-    def _ids(self, spans: Any) -> Any:
-        exports = pa.array(self.export).cast(pa.string()).cast(pa.binary())
-        return pc.binary_join_element_wise(exports, self.of("trace_id"), spans, b"/")
+    @cached_property
+    def events(self) -> tuple[Any, Ints]:
+        """(all events, how many each span has)."""
+        return _flat(self.of("events"))
 
     def _has(self, names: Iterable[str]) -> Mask:
         is_request = np.zeros(self.n, bool)
@@ -267,42 +270,48 @@ class _Spans:
         return is_request
 
     @cached_property
-    def candidates(self) -> Mask:
-        """`dialects.is_candidate` of every span."""
-        calls = np.full(self.n, -1)
-        for name, values in dialects.MODEL_CALLS.items():
-            rows = self.own.rows(name)
-            kinds = self.own.values.field("s").take(pa.array(rows))
-            texts = kinds.is_valid().to_numpy(zero_copy_only=False)
-            hit = pc.is_in(kinds, pa.array(sorted(values))).to_numpy(zero_copy_only=False)
-            owners = self.own.owner[rows[texts]]
-            calls[owners] = np.maximum(calls[owners], hit[texts])
+    def parts(self) -> npt.NDArray[np.object_]:
+        """`dialects.part_of` every span."""
+        everything = np.arange(self.n)
+        steps = pc.fill_null(self.field("step", everything), "")
+
+        def is_(*kinds: str) -> Mask:
+            return np.asarray(pc.is_in(steps, pa.array(kinds, pa.string())).to_numpy(zero_copy_only=False))
+
         marked = self._has(name for name in self.own.names if name.startswith(dialects.MARKS))
-        named = self._has(("lastgood.request_id", "lastgood.endpoint"))
-        outward = (self.kind == dialects.CLIENT) | (self.kind == dialects.SERVER)
-        http = (self.kind == dialects.SERVER) & self._has(("http.response.status_code",))
-        rest = np.where(calls == 0, self.root, np.where(marked, self.root | outward, http))
-        is_call: Mask = named | (calls == 1) | rest.astype(bool)
-        return is_call
+        http = self._has(dialects.HTTP_MARKS)
+        probe = pc.fill_null(self.field("probe", everything), False).to_numpy(zero_copy_only=False)
+        model = self._has(dialects.MODEL_MARKS) & ~self._has(dialects.AGENT_MARKS)
+        client, server = self.kind == dialects.CLIENT, self.kind == dialects.SERVER
+        cases = [
+            (is_(*CALLS) & server, ENTRY),
+            (is_(*CALLS), CALL),
+            (self._has(dialects.OWN_NAMES), NAMED),
+            (is_("admin"), LINK),
+            (~is_(""), STEP),
+            (server & (marked | (http & ~probe)), ENTRY),
+            (server | ~marked, LINK),
+            (model | (client & ~http), CALL),
+            (client, LINK),
+        ]
+        return np.select(
+            [mask for mask, _ in cases], [np.array(part, object) for _, part in cases], np.array(STEP, object)
+        )
 
     @cached_property
     def chosen(self) -> Ints:
-        """Indices of the spans that are requests."""
-        candidates = np.flatnonzero(self.candidates)
-        if self.root[candidates].all():
-            return candidates
-        parents = pc.index_in(self._ids(self.of("parent")), value_set=self._ids(self.of("span_id")))
-        above = np.where(self.root, -1, parents.fill_null(-1).to_numpy())
-        if (above[candidates] < 0).all():
-            return candidates
-        names: list[str | None] = [None] * self.n
-        for i, name in zip(candidates.tolist(), self.field("endpoint", candidates).to_pylist(), strict=True):
-            names[i] = name
-        return np.asarray(dialects.outermost(candidates.tolist(), above.tolist(), names), dtype=np.int64)
+        """Indices of the spans that may be part of a request."""
+        linking = ~self.root & ~self._has(dialects.LEAVES)
+        return np.flatnonzero((self.parts != LINK) | linking)
+
+    @property
+    def others(self) -> int:
+        """How many spans are no requests themselves."""
+        return int(((self.parts == LINK) | ((self.parts == STEP) & ~self.root)).sum())
 
     def field(self, name: str, spans: Ints) -> Any:
         """A record field of the given spans from the first attribute that reads as a value."""
-        kind = SCHEMA.field(name).type
+        kind = _KINDS_OF.get(name) or SCHEMA.field(name).type
         result = None
         for key, reader in self.decoder.fields.get(name, ()):
             column = self._attribute(key, reader, kind, spans)
@@ -334,8 +343,8 @@ class _Spans:
             return None
         return parts[0] if len(parts) == 1 else pc.if_else(pa.array(has), parts[0], parts[1])
 
-    def _rest(self, spans: Ints) -> Any:
-        """Attributes that no field knows, as a map."""
+    def _rest(self, spans: Ints, texts: Any) -> Any:
+        """Attributes that no field knows, as a map; before them the text of a failure."""
         place = np.full(self.n, -1)
         place[spans] = np.arange(len(spans))
         strange = np.array([name not in self.decoder.known for name in self.own.names], dtype=bool)
@@ -348,31 +357,109 @@ class _Spans:
         sizes = np.bincount(owner, minlength=len(spans))
         rank = np.arange(len(kept)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         kept = kept[rank < MAX_ATTRIBUTES]
-        offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, MAX_ATTRIBUTES))])
-        keys = pa.array(self.own.names, pa.string()).take(pa.array(self.own.codes[kept]))
-        return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, self.own.texts(kept))
+        sizes, owner = np.minimum(sizes, MAX_ATTRIBUTES), owner[rank < MAX_ATTRIBUTES]
+        keys, values = (
+            pa.array(self.own.names, pa.string()).take(pa.array(self.own.codes[kept])),
+            self.own.texts(kept),
+        )
+        failed = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
+        if len(failed):
+            order = pa.array(np.argsort(np.concatenate([failed, owner]), kind="stable"))
+            marks = pa.array([dialects.ERROR_TEXT] * len(failed), pa.string())
+            keys = pa.concat_arrays([marks, keys]).take(order)
+            values = pa.concat_arrays([pa.array(texts.take(pa.array(failed))), values]).take(order)
+            sizes[failed] += 1
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, values)
 
     def table(self, received: Sequence[datetime]) -> pa.Table:
         """Inbox columns of the requests."""
         spans = self.chosen
         at = pa.array(spans)
-        fields = {name: self.field(name, spans) for name in self.decoder.fields}
-        trace, own = _hex(self.of("trace_id").take(at)), _hex(self.of("span_id").take(at))
-        both = pc.binary_join_element_wise(pc.fill_null(trace, ""), own, "/")
-        fields["trace_id"], fields["request_id"] = trace, pc.coalesce(fields["request_id"], both)
+        given = {name: self.field(name, spans) for name in self.decoder.fields}
+        fields = {name: column for name, column in given.items() if name not in dialects.PARTS}
+        fields |= self._names(given, at)
+        fields["part"] = pa.array(self.parts[spans], pa.string())
+        names = pc.utf8_slice_codeunits(pc.fill_null(self.of("name").take(at), ""), 0, MAX_NAME)
+        names = pc.if_else(pc.and_(pc.equal(fields["part"], STEP), pc.not_equal(names, "")), names, None)
+        fields["step_name"] = pc.coalesce(fields["step_name"], names)
         start, end = self.start[spans], self.end[spans]
         fields["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
-        fields["latency_ms"] = pa.array((end - start).astype(np.float64) / 1e6)
+        first = self._first_tokens()[spans]
+        fields["latency_ms"] = pa.array(np.fmax((end - start).astype(np.float64) / 1e6, first))
+        fields["ttft_ms"] = pc.coalesce(fields["ttft_ms"], pa.array(first, mask=np.isnan(first)))
         fields["latency_scope"] = pa.array(np.where(self.kind[spans] == dialects.CLIENT, "client", "model"))
-        status = self.of("status").take(at)
-        messages = pc.utf8_slice_codeunits(pc.fill_null(status.field("message"), ""), 0, 200)
-        failed = pc.fill_null(pc.equal(status.field("code"), dialects.ERROR), False)
-        message = pc.if_else(pc.equal(messages, ""), "ERROR", messages)
-        fields["error_code"] = pc.coalesce(fields["error_code"], pc.if_else(failed, message, None))
-        fields["attributes"] = self._rest(spans)
+        fields["error_code"], texts = self._failures(spans, fields["error_code"], fields["status_code"])
+        fields["attributes"] = self._rest(spans, texts)
         fields["weight"] = pa.array(np.ones(len(spans)))
         fields["source"] = pa.array(["otlp"] * len(spans), pa.string())
         stamps = pa.array(list(received), SCHEMA.field("received_at").type)
         fields["received_at"] = stamps.take(pa.array(self.export[spans]))
         columns = [fields[f.name].cast(f.type) if f.name in fields else pa.nulls(len(spans), f.type) for f in SCHEMA]
         return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+    def _names(self, given: Mapping[str, Any], at: Any) -> dict[str, Any]:
+        """`rows._names` of every span."""
+        trace, own = _hex(self.of("trace_id").take(at)), _hex(self.of("span_id").take(at))
+        both = pc.binary_join_element_wise(pc.fill_null(trace, ""), own, "/")
+        stated, provider = given["client_id"], given["provider_id"]
+        says = {
+            "e": pc.is_valid(given["named"]), "v": pc.is_valid(given["version"]), "i": pc.is_valid(stated),
+            "r": pc.and_(pc.is_null(stated), pc.is_valid(provider)),
+        }  # fmt: skip
+        marks = pc.binary_join_element_wise(*(pc.if_else(mask, mark, "") for mark, mask in says.items()), "")
+        return {
+            "trace_id": trace, "span_id": own, "parent_id": _hex(self.of("parent").take(at)),
+            "request_id": pc.coalesce(stated, provider, both),
+            "model_version": pc.coalesce(given["version"], given["release"]),
+            "marks": pc.if_else(pc.equal(marks, ""), None, marks),
+        }  # fmt: skip
+
+    def _first_tokens(self) -> npt.NDArray[np.float64]:
+        """Milliseconds from the start of each span to the first event that tells of a token; NaN for none."""
+        first = np.full(self.n, np.nan)
+        events, sizes = self.events
+        if len(events):
+            told = pc.is_in(events.field("name"), pa.array(sorted(dialects.FIRST_TOKENS)))
+            told = told.to_numpy(zero_copy_only=False)
+            owner = np.repeat(np.arange(self.n), sizes)[told]
+            at = events.field("time").to_numpy()[told]
+            passed = (at.astype(np.int64) - self.start[owner].astype(np.int64)) / 1e6
+            np.fmin.at(first, owner, passed)
+        return first
+
+    def _failures(self, spans: Ints, codes: Any, statuses: Any) -> tuple[Any, Any]:
+        """(error codes, texts of failures) of the spans, as `rows._failure` gives them."""
+        http = pc.binary_join_element_wise("HTTP_", statuses.cast(pa.string()), "")
+        codes = pc.coalesce(codes, pc.if_else(pc.fill_null(pc.greater_equal(statuses, 400), False), http, None))
+        status = self.of("status").take(pa.array(spans))
+        failed = pc.fill_null(pc.equal(status.field("code"), dialects.ERROR), False)
+        if not pc.any(failed).as_py():
+            return codes, pa.nulls(len(spans), pa.string())
+        messages = pc.fill_null(status.field("message"), "")
+        unnamed = np.flatnonzero(pc.and_(failed, pc.is_null(codes)).to_numpy(zero_copy_only=False))
+        if len(unnamed):
+            thrown, messages_of = self._thrown(), messages.take(pa.array(unnamed)).to_pylist()
+            named = [
+                stated_code(dialects.text(thrown.get(int(spans[i])))) or code_in(text)
+                for i, text in zip(unnamed, messages_of, strict=True)
+            ]
+            mask = np.zeros(len(spans), bool)
+            mask[unnamed] = True
+            codes = pc.replace_with_mask(codes, pa.array(mask), pa.array(named, pa.string()))
+        texts = pc.utf8_slice_codeunits(messages, 0, dialects.MAX_TEXT)
+        return codes, pc.if_else(pc.and_(failed, pc.not_equal(texts, "")), texts, None)
+
+    def _thrown(self) -> dict[int, Any]:
+        """Span -> `exception.type` of its first event that has one."""
+        events, sizes = self.events
+        if not len(events):
+            return {}
+        attributes = _Attributes(events.field("attributes"))
+        rows = attributes.rows("exception.type")
+        owner = np.repeat(np.arange(self.n), sizes)[attributes.owner[rows]]
+        thrown: dict[int, Any] = {}
+        for span, value in zip(owner.tolist(), attributes.python(rows), strict=True):
+            if value is not None:
+                thrown.setdefault(span, value)
+        return thrown

@@ -1,16 +1,18 @@
-"""Span attributes -> record fields (pure): one table per dialect, and the rule that says which span is the request.
+"""Span attributes -> record fields (pure): one table per dialect, and the rule that says what a span is in its trace.
 
-Attribute names: OpenTelemetry GenAI semantic conventions (current and former), MLflow tracing, OpenInference,
-OpenLLMetry, HTTP server spans; `feature.age_ms` and `lastgood.*` are Lastgood's own, documented in the README.
+Attribute names: OpenTelemetry GenAI semantic conventions (current and former), MLflow tracing, OpenInference, OpenLLMetry, Vercel's AI SDK,
+vLLM, Azure's SDKs, Langfuse, Pydantic AI, HTTP and RPC spans (current and former); `feature.age_ms` and `lastgood.*` are Lastgood's own.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from lastgood.record.vocabulary import finish_reason
+from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, finish_reason, stated_code
 
 Reader = Callable[[Any], Any]
 
@@ -94,122 +96,323 @@ def message(role: str) -> Reader:
     return read
 
 
+def milliseconds(value: Any) -> float | None:
+    """Milliseconds as they are; below 0 is no time."""
+    result = number(value)
+    return result if result is not None and result >= 0 else None
+
+
+def first(value: Any) -> str | None:
+    """The first of a list (a captured header), or a text."""
+    return text(value[0]) if isinstance(value, list) and value else None if isinstance(value, list) else text(value)
+
+
+def service(value: Any) -> str | None:
+    """A service's name; what an SDK writes where nobody named it is none."""
+    name = text(value)
+    return None if name is None or name.startswith("unknown_service") else name
+
+
+def code(value: Any) -> str | None:
+    return stated_code(text(value))
+
+
+HEALTH = re.compile(
+    r"(?:^|/)(?:_?health(?:[_-]?check)?z?|healthy|ready[z]?|readiness|live[z]?|liveness|liveliness|startup[z]?|ping|heartbeat|metrics|favicon\.ico)/?(?:[?#].*)?",
+    re.IGNORECASE,
+)
+"""The end of a path that asks whether a server is well: probes are no requests."""
+
+
+def probe(value: Any) -> bool | None:
+    """Whether a path, route or URL is a probe's."""
+    path = text(value)
+    if path is None:
+        return None
+    match = HEALTH.search(path)
+    return match is not None and match.end() == len(path)
+
+
+def asks_about(value: Any) -> bool | None:
+    """Whether an HTTP method only asks about a resource."""
+    return True if value in ("OPTIONS", "HEAD", "TRACE", "CONNECT") else None
+
+
+_STEPS = (
+    (
+        "admin",
+        re.compile(
+            r"^(?:create|list|get|delete|update|cancel|upload|retrieve)_(?:agent|thread|message|assistant|file|run|vector|memory)"
+        ),
+    ),
+    ("tool", re.compile("tool|function")),
+    ("agent", re.compile("agent|thread_run")),
+    ("embedding", re.compile("embed")),
+    ("chat", re.compile("chat|complet|generat|response|inference|^llm$|^text$|^realtime|^message")),
+    ("workflow", re.compile("workflow|crew|flow_run|invoke_flow|^flow$")),
+    ("retrieval", re.compile("retriev|search|^query|vector")),
+    ("rerank", re.compile("rerank")),
+    ("guardrail", re.compile("guardrail")),
+    ("evaluator", re.compile("evaluat")),
+)
+
+
+def step(value: Any) -> str | None:
+    """Kind of step that an instrumentation names in its words: `invoke_agent`, `LLM`, `CHAT_MODEL`, `chat.completions`; what nobody knows is a
+    link of a chain."""
+    word = unquoted(value)
+    if word is None or not isinstance(value, str):
+        return None
+    word = word.lower()
+    if word in ("unknown", "span", "internal"):
+        return None
+    return next((kind for kind, words in _STEPS if words.search(word)), "chain")
+
+
+def vercel(value: Any) -> str | None:
+    """Vercel's AI SDK: `ai.generateText.doGenerate` calls the model, `ai.generateText` is the run around its calls."""
+    if not isinstance(value, str) or not value.startswith("ai."):
+        return None
+    last = value.rpartition(".")[2]
+    if last.startswith("do"):
+        return "embedding" if "Embed" in last else "chat"
+    return "tool" if last.startswith("toolCall") else "workflow"
+
+
+def streams(value: Any) -> bool | None:
+    """Whether an operation of Vercel's AI SDK is one that streams."""
+    return "stream" in value.lower() if isinstance(value, str) and value.startswith("ai.") else None
+
+
 Table = Mapping[str, Sequence[tuple[str, Reader]]]
 
 LASTGOOD: Table = {
-    "request_id": [("lastgood.request_id", text), ("client_request_id", text)],
-    "endpoint": [("lastgood.endpoint", text)],
-    "model_version": [("model_version", text)],
+    "client_id": [("lastgood.request_id", text), ("client_request_id", text)],
+    "version": [("model_version", text)],
     "feature_age_ms": [("feature.age_ms", number)],
     "team": [("team", text)],
 }
 GENAI: Table = {
-    "request_id": [("gen_ai.response.id", text)],
-    "endpoint": [("server.address", text)],
+    "provider_id": [("gen_ai.response.id", text)],
     "ttft_ms": [("gen_ai.response.time_to_first_chunk", seconds), ("gen_ai.server.time_to_first_token", seconds)],
     "tokens_in": [("gen_ai.usage.input_tokens", whole)],
     "tokens_out": [("gen_ai.usage.output_tokens", whole)],
-    "error_code": [("error.type", text)],
+    "tokens_cached": [("gen_ai.usage.cache_read.input_tokens", whole)],
+    "tokens_cache_write": [
+        ("gen_ai.usage.cache_write.input_tokens", whole),
+        ("gen_ai.usage.cache_creation.input_tokens", whole),
+    ],
+    "tokens_reasoning": [("gen_ai.usage.reasoning.output_tokens", whole)],
+    "error_code": [("error.type", code)],
     "input": [("gen_ai.input.messages", message("user"))],
     "output": [("gen_ai.output.messages", message("assistant"))],
     "finish_reason": [("gen_ai.response.finish_reasons", finish_reason)],
     "streaming": [("gen_ai.request.stream", flag)],
+    "model": [("gen_ai.response.model", text), ("gen_ai.request.model", text)],
+    "conversation_id": [("gen_ai.conversation.id", text)],
+    "step": [("gen_ai.operation.name", step)],
+    "step_name": [("gen_ai.tool.name", text), ("gen_ai.agent.name", text), ("gen_ai.workflow.name", text)],
 }
 GENAI_FORMER: Table = {
     "tokens_in": [("gen_ai.usage.prompt_tokens", whole)],
     "tokens_out": [("gen_ai.usage.completion_tokens", whole)],
+    "tokens_cached": [("gen_ai.usage.cache_read_input_tokens", whole)],
+    "tokens_cache_write": [("gen_ai.usage.cache_creation_input_tokens", whole)],
     "input": [("gen_ai.prompt", message("user"))],
     "output": [("gen_ai.completion", message("assistant"))],
 }
+VLLM: Table = {
+    "provider_id": [("gen_ai.request.id", text)],
+    "ttft_ms": [("gen_ai.latency.time_to_first_token", seconds)],
+}
 MLFLOW: Table = {
-    "request_id": [("mlflow.traceRequestId", unquoted)],
-    "endpoint": [("mlflow.databricks.modelServingEndpointName", unquoted)],
-    "model_version": [("mlflow.model_version", unquoted)],
-    "tokens_in": [("mlflow.chat.tokenUsage", usage("input_tokens")), ("mlflow.trace.tokenUsage", usage("input_tokens"))],
-    "tokens_out": [("mlflow.chat.tokenUsage", usage("output_tokens")), ("mlflow.trace.tokenUsage", usage("output_tokens"))],
+    "client_id": [("mlflow.traceRequestId", unquoted)],
+    "version": [("mlflow.model_version", unquoted)],
+    "tokens_in": [
+        ("mlflow.chat.tokenUsage", usage("input_tokens")),
+        ("mlflow.trace.tokenUsage", usage("input_tokens")),
+    ],
+    "tokens_out": [
+        ("mlflow.chat.tokenUsage", usage("output_tokens")),
+        ("mlflow.trace.tokenUsage", usage("output_tokens")),
+    ],
+    "tokens_cached": [("mlflow.chat.tokenUsage", usage("cache_read_input_tokens"))],
+    "tokens_cache_write": [("mlflow.chat.tokenUsage", usage("cache_creation_input_tokens"))],
     "input": [("mlflow.spanInputs", unquoted)],
     "output": [("mlflow.spanOutputs", unquoted)],
-}  # fmt: skip
+    "model": [("mlflow.llm.model", unquoted)],
+    "conversation_id": [("mlflow.trace.session", unquoted)],
+    "requester": [("mlflow.trace.user", unquoted)],
+    "step": [("mlflow.spanType", step)],
+}
 OPENINFERENCE: Table = {
     "tokens_in": [("llm.token_count.prompt", whole)],
     "tokens_out": [("llm.token_count.completion", whole)],
+    "tokens_cached": [
+        ("llm.token_count.prompt_details.cache_read", whole),
+        ("llm.token_count.prompt_details.cache_input", whole),
+    ],
+    "tokens_cache_write": [("llm.token_count.prompt_details.cache_write", whole)],
+    "tokens_reasoning": [("llm.token_count.completion_details.reasoning", whole)],
+    "tokens_audio_in": [("llm.token_count.prompt_details.audio", whole)],
+    "tokens_audio_out": [("llm.token_count.completion_details.audio", whole)],
     "input": [("input.value", text)],
     "output": [("output.value", text)],
+    "finish_reason": [("llm.finish_reason", finish_reason)],
     "requester": [("user.id", text)],
+    "model": [("llm.response.model_name", text), ("llm.model_name", text), ("embedding.model_name", text)],
+    "conversation_id": [("session.id", text)],
+    "step": [("openinference.span.kind", step)],
+    "step_name": [("tool.name", text), ("agent.name", text)],
 }
 OPENLLMETRY: Table = {
-    "request_id": [("traceloop.correlation.id", text)],
-    "endpoint": [("traceloop.workflow.name", text)],
+    "client_id": [("traceloop.correlation.id", text)],
+    "tokens_reasoning": [("gen_ai.usage.reasoning_tokens", whole), ("llm.usage.reasoning_tokens", whole)],
     "input": [("traceloop.entity.input", text), ("gen_ai.prompt.0.content", text)],
     "output": [("traceloop.entity.output", text), ("gen_ai.completion.0.content", text)],
-    "finish_reason": [("gen_ai.completion.0.finish_reason", finish_reason)],
+    "finish_reason": [
+        ("gen_ai.completion.0.finish_reason", finish_reason),
+        ("gen_ai.response.finish_reason", finish_reason),
+        ("llm.response.finish_reason", finish_reason),
+    ],
+    "streaming": [("gen_ai.is_streaming", flag), ("llm.is_streaming", flag)],
+    "conversation_id": [
+        ("traceloop.association.properties.conversation_id", text),
+        ("traceloop.association.properties.session_id", text),
+        ("traceloop.association.properties.thread_id", text),
+    ],
+    "requester": [("traceloop.association.properties.user_id", text), ("gen_ai.user", text), ("llm.user", text)],
+    "step": [("llm.request.type", step), ("traceloop.span.kind", step)],
+    "step_name": [("traceloop.entity.name", text)],
+}
+VERCEL: Table = {
+    "provider_id": [("ai.response.id", text)],
+    "ttft_ms": [("ai.response.msToFirstChunk", milliseconds), ("ai.stream.msToFirstChunk", milliseconds)],
+    "tokens_in": [("ai.usage.inputTokens", whole), ("ai.usage.promptTokens", whole), ("ai.usage.tokens", whole)],
+    "tokens_out": [("ai.usage.outputTokens", whole), ("ai.usage.completionTokens", whole)],
+    "tokens_cached": [("ai.usage.cachedInputTokens", whole), ("ai.usage.inputTokenDetails.cacheReadTokens", whole)],
+    "tokens_cache_write": [("ai.usage.inputTokenDetails.cacheWriteTokens", whole)],
+    "tokens_reasoning": [("ai.usage.reasoningTokens", whole), ("ai.usage.outputTokenDetails.reasoningTokens", whole)],
+    "input": [("ai.prompt.messages", message("user")), ("ai.prompt", text), ("ai.value", text)],
+    "output": [
+        ("ai.response.text", text),
+        ("ai.response.object", text),
+        ("ai.result.text", text),
+        ("ai.response.toolCalls", text),
+    ],
+    "finish_reason": [("ai.response.finishReason", finish_reason), ("ai.finishReason", finish_reason)],
+    "model": [("ai.response.model", text), ("ai.model.id", text)],
+    "conversation_id": [("ai.telemetry.metadata.sessionId", text), ("ai.telemetry.metadata.conversationId", text)],
+    "requester": [("ai.telemetry.metadata.userId", text)],
+    "streaming": [("ai.operationId", streams)],
+    "step": [("ai.operationId", vercel)],
+    "step_name": [("ai.toolCall.name", text), ("ai.telemetry.functionId", text)],
+}
+OTHERS: Table = {
+    "provider_id": [("az.service_request_id", text)],
+    "tokens_cached": [("gen_ai.usage.details.cache_read_tokens", whole), ("gen_ai.usage.details.cached_tokens", whole)],
+    "tokens_cache_write": [("gen_ai.usage.details.cache_write_tokens", whole)],
+    "tokens_reasoning": [("gen_ai.usage.details.reasoning_tokens", whole)],
+    "tokens_audio_in": [("gen_ai.usage.details.input_audio_tokens", whole)],
+    "tokens_audio_out": [("gen_ai.usage.details.output_audio_tokens", whole)],
+    "tokens_in": [("langfuse.observation.usage_details", usage("input"))],
+    "tokens_out": [("langfuse.observation.usage_details", usage("output"))],
+    "input": [("langfuse.observation.input", text)],
+    "output": [("langfuse.observation.output", text), ("final_result", text)],
+    "model": [("langfuse.observation.model.name", text), ("model_name", text)],
+    "conversation_id": [("gen_ai.thread.id", text), ("langfuse.session.id", text)],
+    "requester": [("langfuse.user.id", text)],
+    "step": [("langfuse.observation.type", step), ("langsmith.span.kind", step)],
+    "step_name": [("agent_name", text)],
 }
 HTTP: Table = {
-    "endpoint": [("service.name", text)],
+    "client_id": [("http.request.header.x-request-id", first), ("http.request.header.x_request_id", first)],
     "served_entity": [("databricks.served_entity.name", text)],
-    "model_version": [("databricks.served_entity.version", text), ("service.version", text)],
+    "version": [("databricks.served_entity.version", text)],
+    "release": [("service.version", text)],
     "status_code": [("http.response.status_code", status), ("http.status_code", status)],
     "requester": [("enduser.id", text)],
     "env": [("deployment.environment.name", text), ("deployment.environment", text)],
-}
-DIALECTS = (LASTGOOD, GENAI, GENAI_FORMER, MLFLOW, OPENINFERENCE, OPENLLMETRY, HTTP)
+    "probe": [
+        ("http.request.method", asks_about), ("http.method", asks_about), ("url.path", probe), ("http.target", probe), ("http.route", probe),
+        ("url.full", probe), ("http.url", probe),
+    ],
+}  # fmt: skip
+DIALECTS = (LASTGOOD, GENAI, GENAI_FORMER, VLLM, MLFLOW, OPENINFERENCE, OPENLLMETRY, VERCEL, OTHERS, HTTP)
 """In the order of belief: a field comes from the first attribute, in this order, that reads as a value."""
 
+NAMING: Mapping[str, Reader] = {"mlflow.databricks.modelServingEndpointName": unquoted, "service.name": service}
+"""Readers of attributes that name an endpoint and are no plain texts."""
+LAST_RESORT: tuple[str, Reader] = ("service.name", text)
+PARTS = frozenset({"client_id", "provider_id", "version", "release", "named", "probe"})
+"""Fields read of a span that are no columns of their own."""
 
-def fields(version_attributes: Sequence[str] = ()) -> dict[str, list[tuple[str, Reader]]]:
-    """Record field -> attributes that may hold it, in order. `version_attributes` are asked first for model_version."""
-    readers: dict[str, list[tuple[str, Reader]]] = {"model_version": [(name, text) for name in version_attributes]}
+
+def fields(
+    version_attributes: Sequence[str] = (), endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES
+) -> dict[str, list[tuple[str, Reader]]]:
+    """Field -> attributes that may hold it, in order. `version_attributes` are asked first for the version; `endpoint_attributes` is the order
+    of what names an endpoint, where what comes before `service.name` is a name that the span says itself (`named`)."""
+    readers: dict[str, list[tuple[str, Reader]]] = {"version": [(name, text) for name in version_attributes]}
     for dialect in DIALECTS:
         for name, sources in dialect.items():
             readers.setdefault(name, []).extend(sources)
-    return readers
+    naming = [(name, NAMING.get(name, text)) for name in endpoint_attributes]
+    most = next((i for i, (name, _) in enumerate(naming) if name == "service.name"), len(naming))
+    return readers | {"named": naming[:most], "endpoint": [*naming, LAST_RESORT]}
 
 
-MARKS = ("gen_ai.", "llm.", "mlflow.", "traceloop.", "openinference.", "lastgood.", "feature.")
-"""Beginnings of attribute names that say: this span is about a model."""
-MODEL_CALLS: dict[str, frozenset[str]] = {
-    "gen_ai.operation.name": frozenset(
-        {"chat", "text_completion", "generate_content", "embeddings", "completion", "create_message"}
-    ),
-    "openinference.span.kind": frozenset({"LLM", "EMBEDDING"}),
-    "mlflow.spanType": frozenset({"CHAT_MODEL", "LLM", "EMBEDDING", '"CHAT_MODEL"', '"LLM"', '"EMBEDDING"'}),
-}
-"""Attribute that names what a span does -> the values that are a call of a model; any other value is a step around one."""
+MARKS = (
+    "gen_ai.", "llm.", "mlflow.", "openinference.", "lastgood.", "feature.", "ai.", "traceloop.span.kind", "traceloop.entity.name", "traceloop.entity.input",
+    "langfuse.observation.", "langsmith.span.kind",
+)  # fmt: skip
+"""Beginnings of attribute names that say: this span is about a model. OpenLLMetry puts its workflow's name on every span of a process."""
+HTTP_MARKS = (
+    "http.response.status_code",
+    "http.status_code",
+    "http.request.method",
+    "http.method",
+    "rpc.system",
+    "rpc.system.name",
+)
+MODEL_MARKS = tuple(
+    name
+    for name, _ in fields()["model"] + fields()["tokens_in"]
+    if name not in ("model_name", "langfuse.observation.usage_details")
+)
+AGENT_MARKS = ("agent_name", "gen_ai.agent.name", "mlflow.trace.tokenUsage")
+"""Attributes of runs, which tell the tokens of all their calls."""
+LEAVES = ("asgi.event.type", "db.system", "db.system.name", "messaging.system")
+"""Attributes of spans with no call of a model below them: they are not needed to link others."""
+
+OWN_NAMES = ("lastgood.request_id", "lastgood.endpoint")
+FIRST_TOKENS = frozenset({
+    "mlflow.chunk.item.0", "First Token Stream Event", "llm.content.completion.chunk", "gen_ai.content.completion.chunk", "ai.stream.firstChunk",
+})  # fmt: skip
+"""Events of a span at its first token (of those that come with every token, the first)."""
+ERROR_TEXT = "error_text"
+"""Attribute that keeps the beginning of a failure's text."""
+MAX_TEXT = 200
 
 CLIENT, SERVER, UNSET, OK, ERROR = 3, 2, 0, 1, 2
 """OTLP's span kinds and status codes."""
 
 
-def is_candidate(kind: int, root: bool, marked: bool, calls: bool | None, named: bool, http: bool) -> bool:
-    """Whether a span may be a request. `calls`: what MODEL_CALLS says (None: nothing); `named`: carries `lastgood.*`.
-
-    Named spans are; model calls are; steps around a call (agents, tools, chains) only at the root of a trace; a span with
-    marks that says no more, when it is a client, server or root span; and an HTTP server span with a status. Of candidates
-    nested in each other the outermost of an endpoint is the request, see `outermost`.
-    """
-    if named or calls:
-        return True
-    if calls is False:
-        return root
-    if marked:
-        return root or kind in (CLIENT, SERVER)
-    return kind == SERVER and http
-
-
-def outermost(candidates: Sequence[int], parents: Sequence[int], endpoints: Sequence[str | None]) -> list[int]:
-    """Of candidate spans (indices), those with no candidate of the same endpoint above them.
-
-    `parents`: index of each span's parent, -1 when it is not in the same export. A parent's clone (a cycle) ends the walk.
-    """
-    chosen = set(candidates)
-
-    def covered(index: int) -> bool:
-        seen, at = {index}, parents[index]
-        while at >= 0 and at not in seen:
-            if at in chosen and endpoints[at] == endpoints[index]:
-                return True
-            seen.add(at)
-            at = parents[at]
-        return False
-
-    return [candidate for candidate in candidates if parents[candidate] < 0 or not covered(candidate)]
+def part_of(kind: int, step: str | None, *, named: bool, marked: bool, http: bool, probe: bool, model: bool) -> str:
+    """What a span is in its trace (see trees). `step`: kind of step it names; `named`: carries `lastgood.*`; `marked`: any of MARKS; `http`: any
+    of HTTP_MARKS; `model`: any of MODEL_MARKS and none of AGENT_MARKS."""
+    if step in CALLS:
+        return ENTRY if kind == SERVER else CALL
+    if named:
+        return NAMED
+    if step == "admin":
+        return LINK
+    if step:
+        return STEP
+    if kind == SERVER:
+        return ENTRY if marked or (http and not probe) else LINK
+    if not marked:
+        return LINK
+    if model or (kind == CLIENT and not http):
+        return CALL
+    return LINK if kind == CLIENT else STEP

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -28,7 +29,8 @@ from lastgood import tables
 from lastgood.collectors.otlp import feedback, rows, spool
 from lastgood.collectors.otlp.columns import SCHEMA, Batch, TraceDecoder
 from lastgood.errors import LastgoodError, TransientError
-from lastgood.record import telemetry
+from lastgood.record import telemetry, trees
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES
 from lastgood.tables import delta
 from lastgood.tables.homes import FolderTable, TableHome
 
@@ -45,9 +47,11 @@ def decode(records: Sequence[spool.Record], decoder: TraceDecoder) -> Batch:
     """Spooled exports of all kinds -> inbox columns and scores."""
     spans = [(record.body, _time(record)) for record in records if record.kind == spool.TRACES]
     batch = decoder.decode(spans) if spans else Batch(SCHEMA.empty_table())
+    parts: list[rows.Row] = []
     for record in records:
         if record.kind == spool.LOGS:
-            more = rows.logs(ExportLogsServiceRequest.FromString(record.body), _time(record))
+            more = rows.logs(ExportLogsServiceRequest.FromString(record.body), _time(record), decoder.rows)
+            parts += more.rows
         elif record.kind == spool.FEEDBACK:
             more = feedback.decode(record.body, _time(record))
         elif record.kind == spool.METRICS:
@@ -56,7 +60,17 @@ def decode(records: Sequence[spool.Record], decoder: TraceDecoder) -> Batch:
             continue
         batch.scores += more.scores
         batch.others += more.others
+    if parts:
+        batch.table = pa.concat_tables([batch.table, pa.Table.from_pylist(parts, SCHEMA)])
     return batch
+
+
+def _no_requests(table: pa.Table) -> int:
+    """Rows that are no requests by themselves: they link others, or add to them."""
+    part, inner = table["part"], pc.and_(pc.equal(table["part"], trees.STEP), pc.is_valid(table["parent_id"]))
+    linking = pc.is_in(part, pa.array([trees.LINK, trees.EVENT]))
+    good = pc.is_null(table["reject_reason"])
+    return int(pc.sum(pc.and_(good, pc.or_kleene(linking, pc.fill_null(inner, False)))).as_py() or 0)
 
 
 def _time(record: spool.Record) -> datetime:
@@ -129,7 +143,7 @@ class Drain:
                 fed = table
                 aside = table.num_rows - table.column("reject_reason").null_count
                 tally["set_aside"] += aside
-                tally["rows"] += table.num_rows - aside
+                tally["rows"] += table.num_rows - aside - _no_requests(table)
                 tally["others"] += batch.others
         return fed
 
@@ -207,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("inbox")
     parser.add_argument("scores")
     parser.add_argument("--version-attribute", action="append", default=[])
+    parser.add_argument("--endpoint-attribute", action="append", default=[])
     parser.add_argument("--compact-every", type=int, default=64)
     parser.add_argument("--feed", action="store_true")
     parser.add_argument("--reach", help="settings `tables` and `workspace` as JSON, where the tables are in no folder")
@@ -220,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         closing.set()
 
     threading.Thread(target=watch, daemon=True).start()
-    decoder = TraceDecoder(given.version_attribute)
+    decoder = TraceDecoder(given.version_attribute, given.endpoint_attribute or ENDPOINT_ATTRIBUTES)
     home = _reached(given.reach) if given.reach else FolderTable
     Drain(given.spool, given.inbox, given.scores, decoder, given.compact_every, _frames(given.feed), home).run(closing)
 

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from lastgood.collectors.otlp import feedback, rows
 from lastgood.collectors.otlp.asgi import bind
-from lastgood.collectors.otlp.capture import redact
+from lastgood.collectors.otlp.capture import Rules, redact
 from lastgood.collectors.otlp.signals import JSON, PROTOBUF, SIGNALS, Signal, answer, refusal, retry_info, unpack
 from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
@@ -82,7 +82,7 @@ class OtlpReceiver:
         """Check and keep one export. Errors: DecodeError (no such message), TransientError (send it again)."""
         message = message or signal.request.FromString(body)
         if self.redaction:
-            redact(message, self.redaction)
+            redact(message, Rules(self.redaction, self.settings.endpoint_attributes))
             body = b""
         now = self.clock()
         taken, left = signal.count(message, now)

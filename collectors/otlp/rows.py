@@ -1,6 +1,7 @@
 """OTLP export requests -> inbox rows and scores, span by span (pure). Every shape is understood; `columns` is the fast way.
 
-A span that cannot be a record keeps its bytes (`reject_reason`, `raw`); spans that are not requests are only counted.
+Every span that may be part of a request is a row: which of them are requests is decided over the whole trace, see `record.trees`. A span that
+cannot be a record keeps its bytes (`reject_reason`, `raw`); spans that are not requests themselves are counted as others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.dialects import number, text
+from lastgood.collectors.otlp.dialects import FIRST_TOKENS, number, text
+from lastgood.record import telemetry
+from lastgood.record.trees import EVENT, LINK, STEP
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
 
 Row = dict[str, Any]
-MAX_ATTRIBUTES, MAX_VALUE = 64, 1024
-FIRST_CHUNK = "mlflow.chunk.item.0"
+MAX_ATTRIBUTES, MAX_VALUE, MAX_NAME = 64, 1024, 128
+COLUMNS = frozenset(field.name for field in telemetry.INBOX)
+DETAILS = "gen_ai.client.inference.operation.details"
+"""Log record that says what the span of a call leaves out: messages, tokens."""
 EVALUATION = "gen_ai.evaluation.result"
 
 
@@ -78,6 +84,7 @@ def score(attributes: Mapping[str, Any], at: int, trace_id: bytes, received_at: 
 class SpanLike(Protocol):
     """What is read of a span: OTLP's own message, or a row of a span table. Times in nanoseconds."""
 
+    name: str
     trace_id: bytes
     span_id: bytes
     parent_span_id: bytes
@@ -94,9 +101,14 @@ class SpanLike(Protocol):
 class SpanDecoder:
     """Decodes with one order of attributes for the model version (see `dialects.fields`)."""
 
-    def __init__(self, version_attributes: Sequence[str] = (), source: str = "otlp") -> None:
-        self.fields, self.source = dialects.fields(version_attributes), source
-        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources)
+    def __init__(
+        self,
+        version_attributes: Sequence[str] = (),
+        source: str = "otlp",
+        endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
+    ) -> None:
+        self.fields, self.source = dialects.fields(version_attributes, endpoint_attributes), source
+        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources) | {dialects.ERROR_TEXT}
 
     def traces(self, request: ExportTraceServiceRequest, received_at: datetime) -> Decoded:
         """All spans of an export, in order."""
@@ -113,76 +125,74 @@ class SpanDecoder:
         self, spans: Sequence[SpanLike], resources: Sequence[Mapping[str, Any]], received_at: datetime
     ) -> Decoded:
         """Spans and their resources' attributes -> what they say; one bad span does not cost the others."""
-        out, candidates = Decoded(), []
-        own: list[dict[str, Any]] = []
-        for i, (span, resource) in enumerate(zip(spans, resources, strict=True)):
-            attributes: dict[str, Any] = {}
+        out = Decoded()
+        for span, resource in zip(spans, resources, strict=True):
             try:
-                attributes = attributes_of(span.attributes)
-                if self._is_candidate(span, attributes):
-                    candidates.append((i, self._row(span, attributes, resource, received_at)))
+                own = attributes_of(span.attributes)
+                row = self._row(span, own, resource, received_at)
+                out.others += row["part"] == LINK or (row["part"] == STEP and bool(span.parent_span_id))
+                if row["part"] == LINK and (not span.parent_span_id or any(name in own for name in dialects.LEAVES)):
+                    continue
+                if span.end_time_unix_nano < span.start_time_unix_nano:
+                    row |= {"reject_reason": "span ends before it starts", "raw": span.SerializeToString()}
+                out.rows.append(row)
+                if row["part"] != LINK:
+                    out.scores += self._scores(span, own, row, received_at)
             except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 reason = f"span could not be read: {error}"[:200]
                 out.rows.append(self._stamp(received_at) | {"reject_reason": reason, "raw": span.SerializeToString()})
-            own.append(attributes)
-        place = {(span.trace_id, span.span_id): i for i, span in enumerate(spans) if span.span_id}
-        parents = [place.get((s.trace_id, s.parent_span_id), -1) if s.parent_span_id else -1 for s in spans]
-        ends: list[str | None] = [None] * len(spans)
-        for i, row in candidates:
-            ends[i] = row["endpoint"]
-        chosen = set(dialects.outermost([i for i, _ in candidates], parents, ends))
-        out.rows += [row for i, row in candidates if i in chosen]
-        out.others = len(spans) - len(out.rows)
-        for i, row in candidates:
-            out.scores += self._scores(spans[i], own[i], row, received_at)
         return out
 
     def _stamp(self, received_at: datetime) -> Row:
         return {"source": self.source, "received_at": received_at}
 
-    @staticmethod
-    def _is_candidate(span: SpanLike, own: Mapping[str, Any]) -> bool:
-        verdicts = [
-            own[name] in values for name, values in dialects.MODEL_CALLS.items() if isinstance(own.get(name), str)
-        ]
-        return dialects.is_candidate(
-            span.kind,
-            not span.parent_span_id,
-            any(name.startswith(dialects.MARKS) for name in own),
-            any(verdicts) if verdicts else None,
-            "lastgood.request_id" in own or "lastgood.endpoint" in own,
-            "http.response.status_code" in own,
-        )
-
-    def _row(self, span: SpanLike, own: Mapping[str, Any], resource: Mapping[str, Any], received_at: datetime) -> Row:
-        """One inbox row; `reject_reason` and `raw` are set where the span cannot be a record."""
-        attributes, row = {**resource, **own}, self._stamp(received_at)
+    def read(self, attributes: Mapping[str, Any]) -> Row:
+        """Every field's value from the first attribute that reads as one."""
+        row: Row = {}
         for name, sources in self.fields.items():
             values = (read(attributes[key]) for key, read in sources if key in attributes)
             row[name] = next((value for value in values if value is not None), None)
-        row["trace_id"] = span.trace_id.hex() or None
-        row["request_id"] = row["request_id"] or (
-            f"{span.trace_id.hex()}/{span.span_id.hex()}" if span.span_id else None
+        return row
+
+    def _row(self, span: SpanLike, own: Mapping[str, Any], resource: Mapping[str, Any], received_at: datetime) -> Row:
+        """One inbox row."""
+        given = self.read({**resource, **own})
+        row = self._stamp(received_at) | {name: value for name, value in given.items() if name in COLUMNS}
+        row |= _names(given, span.trace_id, span.span_id)
+        row["part"] = dialects.part_of(
+            span.kind,
+            row["step"],
+            named=any(name in own for name in dialects.OWN_NAMES),
+            marked=any(name.startswith(dialects.MARKS) for name in own),
+            http=any(name in own for name in dialects.HTTP_MARKS),
+            probe=bool(given["probe"]),
+            model=any(name in own for name in dialects.MODEL_MARKS)
+            and not any(name in own for name in dialects.AGENT_MARKS),
         )
+        if row["part"] == STEP:
+            row["step_name"] = row["step_name"] or span.name[:MAX_NAME] or None
+        row["parent_id"] = span.parent_span_id.hex() or None
         row["requested_at"] = when(span.start_time_unix_nano)
         row["latency_ms"] = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
         row["latency_scope"] = "client" if span.kind == dialects.CLIENT else "model"
-        if row["error_code"] is None and span.status.code == dialects.ERROR:
-            row["error_code"] = span.status.message[:200] or "ERROR"
-        if row["ttft_ms"] is None:
-            chunks = (event.time_unix_nano for event in span.events if event.name == FIRST_CHUNK)
-            row["ttft_ms"] = next(((at - span.start_time_unix_nano) / 1e6 for at in chunks), None)
         rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in self.known]
-        row["attributes"] = rest[:MAX_ATTRIBUTES]
+        row["attributes"] = _failure(span, row) + rest[:MAX_ATTRIBUTES]
+        tokens = [event.time_unix_nano for event in span.events if event.name in FIRST_TOKENS]
+        if tokens:
+            first = (min(tokens) - span.start_time_unix_nano) / 1e6
+            row["ttft_ms"] = first if row["ttft_ms"] is None else row["ttft_ms"]
+            row["latency_ms"] = max(row["latency_ms"], first) if row["latency_ms"] >= 0 else row["latency_ms"]
         row["weight"] = 1.0
-        if span.end_time_unix_nano < span.start_time_unix_nano:
-            return row | {"reject_reason": "span ends before it starts", "raw": span.SerializeToString()}
         return row
 
     @staticmethod
     def _scores(span: SpanLike, own: Mapping[str, Any], row: Row, received_at: datetime) -> list[Row]:
         """Evaluation events of a request's span, and OpenInference's `eval.NAME.score|label|explanation`."""
-        about = {"request_id": row["request_id"], "endpoint": row["endpoint"]}
+        marks = row["marks"] or ""
+        about = {
+            "request_id": row["request_id"] if set(marks) & {"i", "r"} else None,
+            "endpoint": row["endpoint"] if "e" in marks else None,
+        }
         scores = [
             score(attributes_of(event.attributes), event.time_unix_nano, span.trace_id, received_at, **about)
             for event in span.events
@@ -191,29 +201,95 @@ class SpanDecoder:
         for key in own:
             if key.startswith("eval.") and key.endswith(".score"):
                 name = key[len("eval.") : -len(".score")]
-                marks = {
+                result = {
                     "gen_ai.evaluation.name": name,
                     "gen_ai.evaluation.score.value": own[key],
                     "gen_ai.evaluation.score.label": own.get(f"eval.{name}.label"),
                     "gen_ai.evaluation.explanation": own.get(f"eval.{name}.explanation"),
                 }
-                scores.append(score(marks, span.end_time_unix_nano, span.trace_id, received_at, **about))
+                scores.append(score(result, span.end_time_unix_nano, span.trace_id, received_at, **about))
         return scores
 
 
-def logs(request: ExportLogsServiceRequest, received_at: datetime) -> Decoded:
-    """Log records that are evaluation events -> scores; others are counted."""
-    out = Decoded()
+def _names(given: Row, trace_id: bytes, span_id: bytes) -> Row:
+    """What a span or a log record is known by: ids, endpoint, version, and which of them it says itself."""
+    stated, provider = given["client_id"], given["provider_id"]
+    own = f"{trace_id.hex()}/{span_id.hex()}" if span_id else None
+    marks = {"e": given["named"], "v": given["version"], "i": stated, "r": provider if stated is None else None}
+    return {
+        "trace_id": trace_id.hex() or None, "span_id": span_id.hex() or None,
+        "request_id": next((value for value in (stated, provider, own) if value is not None), None),
+        "model_version": given["version"] if given["version"] is not None else given["release"],
+        "marks": "".join(mark for mark, value in marks.items() if value is not None) or None,
+        "endpoint": given["endpoint"],
+    }  # fmt: skip
+
+
+def _failure(span: SpanLike, row: Row) -> list[tuple[str, str]]:
+    """Sets the row's error code from what the span says of its failure; the text of it as an attribute."""
+    status = row["status_code"]
+    if row["error_code"] is None and status is not None and status >= 400:
+        row["error_code"] = f"HTTP_{status}"
+    if span.status.code != dialects.ERROR:
+        return []
+    message = span.status.message
+    if row["error_code"] is None:
+        exceptions = (attributes_of(event.attributes).get("exception.type") for event in span.events)
+        thrown = next((kind for kind in exceptions if kind is not None), None)
+        row["error_code"] = stated_code(text(thrown)) or code_in(message)
+    return [(dialects.ERROR_TEXT, message[: dialects.MAX_TEXT])] if message else []
+
+
+def logs(
+    request: ExportLogsServiceRequest, received_at: datetime, decoder: SpanDecoder | None = None, source: str = "otlp"
+) -> Decoded:
+    """Log records that are evaluation events -> scores; those that hold a call's messages -> parts of its span; others are counted."""
+    out, decoder = Decoded(), decoder or SpanDecoder()
     for group in request.resource_logs:
+        resource = attributes_of(group.resource.attributes)
         for scope in group.scope_logs:
             for record in scope.log_records:
                 own = attributes_of(record.attributes)
-                if EVALUATION in (record.event_name, own.get("event.name")):
-                    at = record.time_unix_nano or record.observed_time_unix_nano
+                name = record.event_name or own.get("event.name")
+                at = record.time_unix_nano or record.observed_time_unix_nano
+                if name == EVALUATION:
                     out.scores.append(score(own, at, record.trace_id, received_at))
+                elif record.trace_id and record.span_id and (told := _details(name, own, plain(record.body))):
+                    given = decoder.read({**resource, **own, **told})
+                    row = {key: value for key, value in given.items() if key in COLUMNS}
+                    row |= _names(given, record.trace_id, record.span_id)
+                    rest = [
+                        (key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in decoder.known
+                    ]
+                    stamp = {"source": source, "received_at": received_at, "part": EVENT, "requested_at": when(at)}
+                    out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES], "weight": 1.0})
                 else:
                     out.others += 1
     return out
+
+
+MESSAGES = frozenset(
+    {"gen_ai.user.message", "gen_ai.choice", "gen_ai.assistant.message", "gen_ai.system.message", "gen_ai.tool.message"}
+)
+"""Log records of the former conventions: one for each message of a call."""
+
+
+def _details(name: Any, own: Mapping[str, Any], body: Any) -> dict[str, Any] | None:
+    """What a log record says of a call, as attributes of today's conventions; None for a record of another kind."""
+    if name == DETAILS:
+        return dict(body) if isinstance(body, dict) else {"lastgood.details": True}
+    if name not in MESSAGES:
+        return None
+    held = body if isinstance(body, dict) else {}
+    if name == "gen_ai.choice":
+        message = held.get("message") if isinstance(held.get("message"), dict) else held
+        return {
+            "gen_ai.output.messages": text((message or {}).get("content")),
+            "gen_ai.response.finish_reasons": held.get("finish_reason"), "lastgood.details": True,
+        }  # fmt: skip
+    return {"lastgood.details": True} | (
+        {"gen_ai.input.messages": text(held.get("content"))} if name == "gen_ai.user.message" else {}
+    )
 
 
 def metrics(request: ExportMetricsServiceRequest, received_at: datetime) -> Decoded:

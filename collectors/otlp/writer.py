@@ -127,6 +127,7 @@ class DrainProcess:
 
     def _command(self) -> list[str]:
         names = [part for name in self.settings.version_attributes for part in ("--version-attribute", name)]
+        names += [part for name in self.settings.endpoint_attributes for part in ("--endpoint-attribute", name)]
         more = ["--compact-every", str(self.settings.compact_every), *names, *(["--feed"] if self.sink else [])]
         more += ["--reach", self.reach] if self.reach else []
         return [

@@ -113,7 +113,19 @@ VALUES = (
     Field("weight", "double", "requests this row stands for: 1 / sampling fraction"),
     Field("trace_id", "string", "trace id, 32 hex digits"),
     Field("attributes", "map<string,string>", "whatever else the source said"),
+    Field("model", "string", "model that answered, as its provider names it"),
+    Field("conversation_id", "string", "conversation that the request belongs to"),
+    Field("tokens_cached", "bigint", "of tokens_in: read from a prompt cache", TABLE),
+    Field("tokens_cache_write", "bigint", "of tokens_in: written to a prompt cache", TABLE),
+    Field("tokens_reasoning", "bigint", "of tokens_out: reasoning that is not shown", TABLE),
+    Field("tokens_audio_in", "bigint", "of tokens_in: audio", TABLE),
+    Field("tokens_audio_out", "bigint", "of tokens_out: audio", TABLE),
+    Field("calls", "bigint", "calls of a model that were made for it, as its spans tell"),
+    Field("healed", "bigint", "calls that failed and were made again or done without: the request succeeded"),
 )
+
+TOKENS = tuple(field.name for field in VALUES if field.name.startswith("tokens_"))
+"""Counts of tokens. Those after the first two are parts of these."""
 
 STAMPS = (
     Field("sources", "array<string>", "which sources saw the request, sorted"),
@@ -134,6 +146,20 @@ INBOX = (
     Field("source", "string", "a key of SOURCES"),
     Field("reject_reason", "string", "why it cannot be a record; null for candidates"),
     Field("raw", "binary", "original bytes of a rejected item"),
+    Field("span_id", "string", "span id, 16 hex digits"),
+    Field("parent_id", "string", "the parent's span id; null for the root of a trace"),
+    Field(
+        "part",
+        "string",
+        "what the span is in its trace, see trees: call, entry, named, step, link, event; null for other sources",
+    ),
+    Field("step", "string", "kind of step: chat, embedding, agent, workflow, tool, retrieval, chain, ..."),
+    Field("step_name", "string", "name of the tool, agent or workflow"),
+    Field(
+        "marks",
+        "string",
+        "what the span says itself: e its endpoint, v its version, i the client's request id, r the provider's",
+    ),
 )
 
 MAX_LATENCY_MS = 86_400_000.0

@@ -10,6 +10,13 @@ from lastgood.record.finish_reasons import OURS, SILENT
 STREAM_BROKEN = "stream_broken"
 """Error code of an answer that began with status 200 and then broke off: an error event, or no end."""
 MAX_REASON = 40
+ENDPOINT_ATTRIBUTES = (
+    "lastgood.endpoint", "mlflow.databricks.modelServingEndpointName", "databricks.serving.endpoint.name", "service.name",
+    "traceloop.workflow.name", "gen_ai.workflow.name", "gen_ai.agent.name", "ai.telemetry.functionId", "gen_ai.request.model",
+    "llm.model_name", "ai.model.id", "server.address",
+)  # fmt: skip
+"""What names an endpoint, in the order in which it is asked, for every dialect alike. What comes before `service.name` names the endpoint; the
+rest names what reports, and only stands in (see `trees`)."""
 MISSING = frozenset({"", "-", "null", "none", "nan", "nat", "na", "n/a", "<na>", "\\n"})
 """Text, in lower case, that stands for "unknown" in files without nulls."""
 
@@ -31,3 +38,34 @@ def finish_reason(value: Any) -> str | None:
     word = re.sub(r"[\s-]+", "_", value.strip().lower())
     word = word if word in OURS else word.rsplit(".", 1)[-1].removeprefix("finish_reason_")
     return None if word in SILENT else OURS.get(word, word[:MAX_REASON])
+
+
+MAX_CODE = 64
+_STATUS = re.compile(r"(?:HTTP[_ /-]?)?([1-5]\d\d)", re.IGNORECASE)
+_STATUS_IN_TEXT = re.compile(r"(?:error code|status code|status|HTTP)[\W_]{0,3}([45]\d\d)\b", re.IGNORECASE)
+_CLASS_IN_TEXT = re.compile(r"(?:^|[\s.(:])([A-Z]\w{2,60}(?:Error|Exception|Timeout|Failure|Interrupt|Exceeded))\b")
+_WORDS_IN_TEXT = re.compile(r"^([A-Z][A-Z_]{3,40})\b")
+_CODE = re.compile(r"[A-Za-z_]\w*")
+_SERIAL = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-|\b[0-9a-f]{12,}\b")
+
+
+def stated_code(value: str | None) -> str | None:
+    """An error code as its source states it, from a bounded vocabulary: an HTTP status as HTTP_500, a class without its modules, a word of a
+    protocol. None for nothing; texts, and words with serial numbers in them, are no codes: ERROR, or what `code_in` finds."""
+    if value is None or not value.strip():
+        return None
+    word = value.strip()
+    if status := _STATUS.fullmatch(word):
+        return f"HTTP_{status[1]}"
+    last = re.split(r"[.:/]", word)[-1].replace("-", "_") if re.fullmatch(r"[\w.:/-]+", word) else ""
+    if len(last) <= MAX_CODE and _CODE.fullmatch(last) and not _SERIAL.search(last):
+        return last
+    return code_in(word)
+
+
+def code_in(message: str) -> str:
+    """The error code that a message names (a status, an exception's class, a word of a protocol); ERROR where it names none."""
+    if status := _STATUS_IN_TEXT.search(message):
+        return f"HTTP_{status[1]}"
+    named = _CLASS_IN_TEXT.search(message) or _WORDS_IN_TEXT.search(message)
+    return named[1] if named and not _SERIAL.search(named[1]) else "ERROR"

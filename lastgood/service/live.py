@@ -18,15 +18,18 @@ import pyarrow.compute as pc
 from lastgood.judge import Drifted, Evidence, History, Verdict, budget, judge
 from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, judged, planned
 from lastgood.judge.records import columns_of
+from lastgood.record import telemetry
 from lastgood.record.verdict import LIVE
 from lastgood.service.histories import Asked
 from lastgood.service.replay import records
+from lastgood.service.traces import Traces
 from lastgood.settings import Settings
 
 COLUMNS = (
     "endpoint", "request_id", "model_version", "requested_at", "latency_ms", "latency_scope", "ttft_ms", "tokens_in", "tokens_out",
-    "error_code", "requester", "feature_age_ms",
+    "error_code", "requester", "feature_age_ms", "trace_id",
 )  # fmt: skip
+EMPTY = telemetry.arrow_schema(telemetry.INBOX).empty_table()
 KEPT = 2 * budget.EPOCHS[LIVE]
 AHEAD = timedelta(minutes=1)
 """How far a request's time may be ahead of the clock here."""
@@ -72,10 +75,28 @@ class Live:
         self._replicas: dict[str, float] = {}
         self._scaled: dict[str, list[datetime]] = {}
         self._lock = threading.Lock()
+        self._traces = Traces(settings.receiver.hold_s)
 
-    def take(self, table: pa.Table) -> None:
-        """Add a commit's requests (inbox columns); what cannot be a record is left out."""
-        good = table.filter(pc.is_null(table["reject_reason"])) if "reject_reason" in table.column_names else table
+    @property
+    def left_out(self) -> int:
+        """Parts of traces that were not told to the judge here: it is the scheduled job that counts them."""
+        return sum(self._traces.left_out.values())
+
+    @property
+    def held(self) -> int:
+        """Parts of traces that are held, so that what belongs together is one request."""
+        return self._traces.held
+
+    def take(self, table: pa.Table | None = None) -> None:
+        """Add a commit's requests (inbox columns), parts of a trace as the request they are; what cannot be a record is left out. Without a
+        table: tell the traces that were held long enough."""
+        with self._lock:
+            table, again = self._traces.take(EMPTY if table is None else table, self._clock().timestamp())
+            for state in self._endpoints.values() if again else ():
+                state.rows = state.rows.filter(
+                    pc.invert(pc.is_in(state.rows["trace_id"], pa.array(again, pa.string())))
+                )
+        good = table.filter(pc.is_null(table["reject_reason"]))
         now, at = self._clock(), good["requested_at"]
         first, last = (pa.scalar(bound, at.type) for bound in (now - KEPT - SEEN_LATE, now + AHEAD))
         timely = pc.and_(pc.greater_equal(at, first), pc.less_equal(at, last))
@@ -153,6 +174,7 @@ class Live:
 
     def verdicts(self, history: Callable[[str], History]) -> list[Verdict]:
         """Page and RollBack verdicts on the newest requests, and the first milder one after them. `history`: what the judge must know, by endpoint."""
+        self.take()
         verdicts = []
         for name in list(self._endpoints):
             for verdict in self.look(name, history(name)):

@@ -285,7 +285,10 @@ async def serve(
     failed: Counter[str] = Counter()
 
     def own() -> Mapping[str, float]:
-        return {"bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total())}
+        return {
+            "bad_settings": float(bool(reloading.problem)), "task_errors": float(failed.total()),
+            "live_left_out": float(live.left_out), "live_held": float(live.held),
+        }  # fmt: skip
 
     shown = scrape.exporter(settings, store, acts, receiver, own, exemplars, broken)
     app.router.routes.insert(0, scrape.route(shown, app.state.auth.scraper))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES
 from lastgood.settings.base import Model
 
 
@@ -28,6 +29,17 @@ class Receiver(Model):
     read_timeout_s: float = Field(30.0, gt=0, description="how long a body may take to arrive")
     max_concurrent: int = Field(256, ge=1, description="exports that may wait for the disk at once")
     version_attributes: list[str] = Field([], description="span attributes asked first for the model version")
+    endpoint_attributes: list[str] = Field(
+        list(ENDPOINT_ATTRIBUTES),
+        min_length=1,
+        description="span and resource attributes that name the endpoint, in the order in which they are asked. What comes before service.name "
+        "names it; what comes after stands in where nothing else is known",
+    )
+    hold_s: float = Field(
+        10.0,
+        gt=0,
+        description="so long the live judge waits for the root of a trace before it takes what there is for the request",
+    )
     senders: dict[str, str] = Field(
         {}, description="sender -> variable that holds its bearer token; empty: nobody is asked"
     )

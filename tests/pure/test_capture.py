@@ -11,9 +11,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from lastgood.collectors.otlp import dialects, feedback
-from lastgood.collectors.otlp.capture import CODES, ERROR_CODES, NAMES, attribute, error_code, redact
+from lastgood.collectors.otlp.capture import CODES, ERROR_CODES, NAMES, Rules, attribute, error_code, redact
 from lastgood.collectors.otlp.columns import TraceDecoder
-from lastgood.collectors.otlp.rows import EVALUATION
+from lastgood.collectors.otlp.rows import DETAILS, EVALUATION
 from lastgood.record.redact import Capture, Redactor
 
 CANARY = "mail ann@example.com about the canary of tweet street"
@@ -23,7 +23,7 @@ FAMILIES = (
     "gen_ai.tool.call.result", "gen_ai.tool.description", "gen_ai.tool.definitions", "llm.input_messages.0.message.content",
     "llm.output_messages.0.message.content", "llm.prompts", "llm.prompt_template.template", "llm.prompt_template.variables",
     "llm.invocation_parameters", "llm.function_call", "llm.tools", "retrieval.documents.0.document.content", "tool.parameters", "tool.output",
-    "embedding.embeddings.0.embedding.text", "reranker.query", "input.mime_type", "metadata", "session.id", "tag.tags", "exception.message",
+    "embedding.embeddings.0.embedding.text", "reranker.query", "input.mime_type", "metadata", "tag.tags", "exception.message",
     "exception.stacktrace", "url.query", "http.request.header.cookie", "db.query.text", "traceloop.association.properties.x", "mlflow.message.format",
     "mlflow.traceInputs", "mlflow.traceOutputs", "tool_calls", "eval.helpful.explanation", "anything.else",
 )  # fmt: skip
@@ -64,6 +64,8 @@ def spans() -> ExportTraceServiceRequest:
             put(span.attributes, name, shape)
             span.status.code, span.status.message = 2, CANARY
             put(span.events.add(name=CANARY).attributes, "gen_ai.event.content", shape)
+            put(span.events.add(name="exception").attributes, "exception.message", shape)
+            put(span.events.add(name="exception").attributes, "exception.type", shape)
             put(span.events.add(name=EVALUATION).attributes, "gen_ai.evaluation.explanation", shape)
             put(span.links.add(trace_id=b"x" * 16).attributes, "link", shape)
     return export
@@ -73,11 +75,12 @@ def logs() -> ExportLogsServiceRequest:
     export = ExportLogsServiceRequest()
     group = export.resource_logs.add()
     put(group.resource.attributes, "process.command_line")
-    for name in (EVALUATION, "gen_ai.user.message"):
+    for name in (EVALUATION, "gen_ai.user.message", DETAILS):
         log = group.scope_logs.add().log_records.add(event_name=name, severity_text=CANARY)
         log.body.string_value = CANARY
         put(log.attributes, "gen_ai.evaluation.explanation")
         put(log.attributes, "gen_ai.evaluation.score.label")
+        put(log.attributes, "gen_ai.input.messages", "messages")
     return export
 
 
@@ -101,14 +104,14 @@ def test_no_byte_of_an_export_has_what_is_not_kept(capture: Capture) -> None:
     rule = Redactor(capture)
     for export in (spans(), logs(), metrics()):
         assert not hidden(capture, export.SerializeToString())
-        redact(export, lambda _: rule)
+        redact(export, Rules(lambda _: rule))
         assert hidden(capture, export.SerializeToString())
 
 
 @pytest.mark.parametrize("capture", list(Capture))
 def test_every_span_stays_a_request_and_a_failure(capture: Capture) -> None:
     export, whole = spans(), spans()
-    redact(export, lambda _: Redactor(capture))
+    redact(export, Rules(lambda _: Redactor(capture)))
     batch, before = (TraceDecoder().decode([(each.SerializeToString(), AT)]) for each in (export, whole))
     assert batch.table.num_rows == before.table.num_rows
     assert batch.table["error_code"].null_count == 0
@@ -126,7 +129,7 @@ def test_a_span_whose_marks_are_all_texts_stays_a_request() -> None:
         .spans.add(kind=3, span_id=b"12345678", trace_id=b"1" * 16, parent_span_id=b"87654321")
     )
     put(span.attributes, "gen_ai.prompt.0.content")
-    redact(export, lambda _: Redactor(Capture.NONE))
+    redact(export, Rules(lambda _: Redactor(Capture.NONE)))
     assert TraceDecoder().decode([(export.SerializeToString(), AT)]).table.num_rows == 1
 
 
@@ -135,7 +138,7 @@ def test_the_rule_is_that_of_the_endpoint_as_the_decoders_read_it() -> None:
     span = export.resource_spans.add().scope_spans.add().spans.add(kind=3)
     span.attributes.add(key="mlflow.databricks.modelServingEndpointName").value.string_value = '"chat"'
     put(span.attributes, "mlflow.spanInputs")
-    redact(export, lambda name: Redactor(Capture.NONE if name == "chat" else Capture.FULL))
+    redact(export, Rules(lambda name: Redactor(Capture.NONE if name == "chat" else Capture.FULL)))
     assert b"canary" not in export.SerializeToString()
 
 
@@ -164,5 +167,9 @@ def test_names_codes_counts_and_numbers_are_kept() -> None:
         assert attribute(name, CANARY, rule) is None
     assert attribute("mlflow.chat.tokenUsage", '{"input_tokens": 3, "note": "canary"}', rule) == '{"input_tokens":3}'
     assert [attribute("x", value, rule) for value in ("1.5", "true", "word")] == ["1.5", "true", None]
-    assert [error_code(code, rule) for code in ("TIMEOUT", None, CANARY)] == ["TIMEOUT", None, "ERROR"]
-    assert error_code("call ann@example.com", Redactor(Capture.REDACTED)) == "call [EMAIL]"
+    assert [error_code(code) for code in ("TIMEOUT", None, CANARY, "call ann@example.com")] == [
+        "TIMEOUT",
+        None,
+        "ERROR",
+        "ERROR",
+    ]

@@ -111,7 +111,7 @@ DIALECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "gen_ai.response.time_to_first_chunk": 0.25, "gen_ai.request.stream": True, "error.type": "timeout",
         },
         {
-            "request_id": "resp-1", "endpoint": "chat-endpoint", "tokens_in": 12, "tokens_out": 34, "finish_reason": "stop",
+            "request_id": "resp-1", "endpoint": "billing", "tokens_in": 12, "tokens_out": 34, "finish_reason": "stop",
             "ttft_ms": 250.0, "streaming": True, "error_code": "timeout",
         },
     ),
@@ -132,7 +132,7 @@ DIALECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "OpenLLMetry": (
         {"traceloop.correlation.id": "c-1", "traceloop.workflow.name": "flow", "traceloop.entity.input": "i"},
-        {"request_id": "c-1", "endpoint": "flow", "input": "i"},
+        {"request_id": "c-1", "endpoint": "billing", "input": "i"},
     ),
     "Lastgood's own first": (
         {
@@ -164,7 +164,8 @@ def test_without_any_id_the_trace_and_span_id_stand_for_the_request() -> None:
 
 def test_a_status_message_says_the_error_where_no_attribute_does() -> None:
     failed = span(status=Status(code=Status.STATUS_CODE_ERROR, message="boom"))
-    assert rows(failed)[0]["error_code"] == "boom"
+    assert rows(failed)[0]["error_code"] == "ERROR"
+    assert dict(rows(failed)[0]["attributes"])["error_text"] == "boom"
     assert rows(span(status=Status(code=Status.STATUS_CODE_ERROR)))[0]["error_code"] == "ERROR"
     assert rows(span())[0]["error_code"] is None
 
@@ -186,7 +187,7 @@ def test_span_is_set_aside_with_a_reason_and_its_bytes(case: str) -> None:
     first, second, third = rows(good, bad, third)
     assert second["reject_reason"] == reason
     assert Span.FromString(second["raw"]).SerializeToString() == bad.SerializeToString()
-    assert first == third | {"request_id": first["request_id"]}
+    assert first == third | {name: first[name] for name in ("request_id", "span_id")}
     assert first["request_id"] == "good"
 
 
@@ -332,73 +333,112 @@ def test_every_decoded_span_fits_the_inbox(attributes: dict[str, Any], start: in
     )
 
 
-ROLES: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
-    "an agent with two model calls and a tool: the calls are requests, the steps around them are not": (
-        [
-            {"id": 1, "gen_ai.operation.name": "invoke_agent", "kind": 1, "parent": 9},
-            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1},
-            {"id": 3, "gen_ai.operation.name": "execute_tool", "kind": 1, "parent": 1},
-            {"id": 4, "gen_ai.operation.name": "chat", "parent": 1},
-        ],
-        ["2", "4"],
-    ),
-    "a wrapper's model call around the client's own: the outer one counts": (
-        [
-            {"id": 1, "openinference.span.kind": "LLM", "kind": 1},
-            {"id": 2, "plain": "step", "kind": 1, "parent": 1},
-            {"id": 3, "gen_ai.operation.name": "chat", "parent": 2},
-        ],
-        ["1"],
-    ),
-    "a model call inside a request of another endpoint counts for itself": (
-        [
-            {"id": 1, "http.response.status_code": 200, "kind": 2, "endpoint": "app"},
-            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1},
-        ],
-        ["1", "2"],
-    ),
-    "a served agent: the root of an MLflow trace is the request": (
-        [
-            {"id": 1, "mlflow.spanType": "AGENT", "kind": 1},
-            {"id": 2, "mlflow.spanType": "TOOL", "kind": 1, "parent": 1},
-        ],
-        ["1"],
-    ),
-    "retries that the HTTP client made are steps, not requests": (
-        [
-            {"id": 1, "gen_ai.operation.name": "chat"},
-            {"id": 2, "http.response.status_code": 503, "parent": 1},
-            {"id": 3, "http.response.status_code": 200, "parent": 1},
-        ],
-        ["1"],
-    ),
-    "a server span without a status, and one inside the process": ([{"id": 1, "kind": 2}, {"id": 2, "kind": 1}], []),
-    "spans that are each other's parents": (
-        [
-            {"id": 1, "gen_ai.operation.name": "chat", "parent": 2, "endpoint": "a"},
-            {"id": 2, "gen_ai.operation.name": "chat", "parent": 1, "endpoint": "b"},
-        ],
-        ["1", "2"],
-    ),
-}
+PARTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
+    "a call of a model, by the conventions": ({"gen_ai.operation.name": "chat"}, 3, "call"),
+    "a call that a server took": ({"gen_ai.operation.name": "chat"}, 2, "entry"),
+    "a call by OpenInference": ({"openinference.span.kind": "LLM"}, 1, "call"),
+    "a call by MLflow, whose values are JSON": ({"mlflow.spanType": '"CHAT_MODEL"'}, 1, "call"),
+    "a call by Vercel": ({"ai.operationId": "ai.generateText.doGenerate"}, 1, "call"),
+    "the run around Vercel's calls": ({"ai.operationId": "ai.generateText"}, 1, "step"),
+    "a tool of Vercel's": ({"ai.operationId": "ai.toolCall"}, 1, "step"),
+    "vLLM's own span": ({"gen_ai.request.id": "cmpl-1", "gen_ai.latency.e2e": 0.5}, 2, "entry"),
+    "a span with Lastgood's attributes": ({"lastgood.request_id": "r"}, 1, "named"),
+    "an agent's run": ({"gen_ai.operation.name": "invoke_agent"}, 1, "step"),
+    "an agent's run that tells all tokens and no operation": ({"agent_name": "a", "gen_ai.usage.input_tokens": 5, "model_name": "m"}, 1, "step"),
+    "a call that tells no operation": ({"gen_ai.request.model": "m"}, 1, "call"),
+    "the making of a thread": ({"gen_ai.operation.name": "create_thread", "gen_ai.system": "az.ai.agents"}, 3, "link"),
+    "a web request, today's names": ({"http.request.method": "POST", "http.response.status_code": 200, "url.path": "/chat"}, 2, "entry"),
+    "a web request, former names": ({"http.method": "POST", "http.status_code": 200, "http.target": "/chat"}, 2, "entry"),
+    "a probe": ({"http.method": "GET", "http.status_code": 200, "http.target": "/healthz"}, 2, "link"),
+    "a probe, by its URL": ({"http.method": "GET", "http.url": "http://10.0.0.1:8000/health?full=1"}, 2, "link"),
+    "a preflight": ({"http.request.method": "OPTIONS", "http.response.status_code": 200, "url.path": "/chat"}, 2, "link"),
+    "a server span that says nothing": ({"thread.id": 5}, 2, "link"),
+    "a client's HTTP span": ({"http.request.method": "POST", "http.response.status_code": 200}, 3, "link"),
+    "a client's HTTP span in a workflow of OpenLLMetry": ({"http.method": "POST", "traceloop.workflow.name": "w"}, 3, "link"),
+    "an agent's tokens by MLflow": ({"mlflow.trace.tokenUsage": "{}"}, 1, "step"),
+    "a part of a server's answer": ({"asgi.event.type": "http.response.body"}, 1, None),
+    "a database": ({"db.system": "postgresql"}, 3, None),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ROLES)
-def test_which_span_of_a_trace_is_the_request(case: str) -> None:
-    spans, expected = ROLES[case]
-    made = [
-        span(
-            {name: value for name, value in one.items() if name not in ("id", "kind", "parent", "endpoint")}
-            | ({"server.address": one["endpoint"]} if "endpoint" in one else {"server.address": "chat"}),
-            span_id=int(one["id"]).to_bytes(8, "big"),
-            kind=one.get("kind", Span.SPAN_KIND_CLIENT),
-            parent_span_id=int(one["parent"]).to_bytes(8, "big") if "parent" in one else b"",
+@pytest.mark.parametrize("case", PARTS)
+def test_what_a_span_is_in_its_trace(case: str) -> None:
+    attributes, kind, part = PARTS[case]
+    found = both(export(group(span(attributes, kind=kind, parent_span_id=b"\x09" * 8))))
+    assert [row["part"] for row in found.rows] == ([part] if part else [])
+    assert found.others == (part in ("link", "step", None))
+
+
+def test_a_root_that_is_no_request_is_only_counted() -> None:
+    found = both(export(group(span({"x": 1}, kind=1))))
+    assert (found.rows, found.others) == ([], 1)
+
+
+FAILURES: dict[str, tuple[dict[str, Any], Status, str | None, str | None]] = {
+    "stated": ({"error.type": "openai.RateLimitError"}, Status(code=2, message="Error code: 429"), None, "RateLimitError"),
+    "stated as a status": ({"error.type": "503"}, Status(code=2), None, "HTTP_503"),
+    "HTTP before the exception": ({"http.status_code": 500}, Status(code=2, message="x"), "ValueError", "HTTP_500"),
+    "the exception's class": ({}, Status(code=2, message="prompt of user 17: boom"), "openai.APITimeoutError", "APITimeoutError"),
+    "a status in the text": ({}, Status(code=2, message="Error code: 429 - {'error': {'message': 'request req_0001'}}"), None, "HTTP_429"),
+    "a class in the text": ({}, Status(code=2, message="InternalServerError: failure number 95"), None, "InternalServerError"),
+    "nothing but text": ({}, Status(code=2, message="something about customer 4711"), None, "ERROR"),
+    "text where a code should be": ({"error.type": "could not serve customer 4711"}, Status(code=2), None, "ERROR"),
+    "no failure": ({}, Status(code=0, message="Error code: 429"), None, None),
+    "a failed answer without a status": ({"http.response.status_code": 404}, Status(), None, "HTTP_404"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_an_error_code_is_a_word_of_a_vocabulary_and_its_text_a_sample(case: str) -> None:
+    attributes, status, thrown, expected = FAILURES[case]
+    failed = span({"lastgood.endpoint": "chat", **attributes}, status=status)
+    if thrown:
+        failed.events.add(
+            name="exception", time_unix_nano=AT, attributes=pairs({"exception.type": thrown, "exception.message": "m"})
         )
-        for one in spans
-    ]
-    found = both(export(group(*made)))
-    assert [str(int(row["request_id"].rpartition("/")[2], 16)) for row in found.rows] == expected
-    assert found.others == len(spans) - len(expected)
+    row = rows(failed)[0]
+    assert row["error_code"] == expected
+    text = dict(row["attributes"]).get("error_text")
+    assert text == (status.message or None if status.code == 2 else None)
+
+
+def test_a_first_token_is_an_event_of_any_dialect_and_a_span_has_not_ended_before_it() -> None:
+    for name in sorted(dialects.FIRST_TOKENS):
+        streamed = span()
+        streamed.events.add(name=name, time_unix_nano=AT + 400_000_000)
+        streamed.events.add(name=name, time_unix_nano=AT + 300_000_000)
+        assert [(row["ttft_ms"], row["latency_ms"]) for row in rows(streamed)] == [(300.0, 300.0)]
+
+
+ENDPOINTS: dict[str, tuple[dict[str, Any], dict[str, Any], str | None, str | None]] = {
+    "the span's own": ({"lastgood.endpoint": "a", "mlflow.databricks.modelServingEndpointName": "b"}, {"service.name": "s"}, "a", "e"),
+    "the platform's": ({"mlflow.databricks.modelServingEndpointName": '"b"'}, {"service.name": "s"}, "b", "e"),
+    "the process's": ({"server.address": "10.0.0.1"}, {"service.name": "s"}, "s", None),
+    "stated for the process": ({"server.address": "10.0.0.1"}, {"lastgood.endpoint": "a", "service.name": "s"}, "a", "e"),
+    "no service named": ({"gen_ai.request.model": "m", "server.address": "10.0.0.1"}, {"service.name": "unknown_service:python"}, "m", None),
+    "a server's address, where nothing else is known": ({"server.address": "10.0.0.1"}, {}, "10.0.0.1", None),
+    "what an SDK writes for want of a name": ({}, {"service.name": "unknown_service"}, "unknown_service", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDPOINTS)
+def test_what_names_an_endpoint_is_asked_in_one_order(case: str) -> None:
+    attributes, resource, endpoint, marks = ENDPOINTS[case]
+    row = rows(span({"gen_ai.operation.name": "chat", **attributes}), resource=resource)[0]
+    assert (row["endpoint"], row["marks"]) == (endpoint, marks)
+
+
+def test_the_order_of_what_names_an_endpoint_is_a_setting() -> None:
+    order = ["peer.service", "service.name"]
+    call = export(
+        group(
+            span({"gen_ai.operation.name": "chat", "peer.service": "chat", "lastgood.endpoint": "x"}),
+            resource={"service.name": "s"},
+        )
+    )
+    fast = TraceDecoder(endpoint_attributes=order).decode([(call.SerializeToString(), NOW)]).table.to_pylist()[0]
+    slow = SpanDecoder(endpoint_attributes=order).traces(call, NOW).rows[0]
+    assert [(row["endpoint"], row["marks"]) for row in (fast, slow)] == [("chat", "e")] * 2
 
 
 def test_evaluations_on_spans_become_scores_of_the_request() -> None:
@@ -448,7 +488,9 @@ def test_the_order_of_version_attributes_is_a_setting() -> None:
     assert rows(one)[0]["model_version"] == "2"
 
 
-NAMES_OF_ALL = st.sampled_from(sorted(FAST.rows.known) + sorted(dialects.MODEL_CALLS) + ["gen_ai.x", "other", "llm.q"])
+NAMES_OF_ALL = st.sampled_from(
+    [*sorted(FAST.rows.known), *dialects.HTTP_MARKS, *dialects.LEAVES, "gen_ai.x", "other", "llm.q"]
+)
 KINDS_OF_VALUE = st.sampled_from(
     [None, "", "x", "chat", "LLM", "AGENT", "5", "nan", "1e400", 5, -3, 503, 2**60, 2.5, math.nan, math.inf, 1e16, True, False, b"\xff", ["stop", 1],
      [], {"a": 1}, '{"input_tokens": 7}', '[{"role":"user","parts":[{"content":"hi"}]}]', "\u00e9" * 1100]

@@ -1,0 +1,188 @@
+"""Which span is the request is decided over its trace: one record per request, whatever the exports, their order and how often they came."""
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from soak import scaled
+
+from lastgood.record import telemetry
+from lastgood.record.trees import records
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NAMES = [field.name for field in telemetry.INBOX]
+
+
+def part(
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+) -> dict[str, Any]:
+    """An inbox row of a span; `at` and `took` in milliseconds."""
+    row = dict.fromkeys(NAMES) | {
+        "trace_id": "t", "span_id": span, "parent_id": parent, "part": kind, "requested_at": START + timedelta(milliseconds=at),
+        "latency_ms": took, "endpoint": "app", "request_id": f"t/{span}", "source": "otlp", "received_at": START + timedelta(seconds=1),
+        "weight": 1.0, "latency_scope": "model",
+    }  # fmt: skip
+    return row | more
+
+
+def call(span: str, parent: str | None = None, at: float = 0.0, took: float = 50.0, **more: Any) -> dict[str, Any]:
+    return part(
+        span, "call", parent, at, took, **{"tokens_in": 10, "tokens_out": 5, "step": "chat", "model": "m"} | more
+    )
+
+
+def step(
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+) -> dict[str, Any]:
+    return part(span, "step", parent, at, took, step=kind, **more)
+
+
+TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "an agent with two calls and a tool is one request": (
+        [
+            step("1", "agent", None, 0, 400), call("2", "1", 10, 100, ttft_ms=20.0), step("3", "tool", "1", 120, 50), call("4", "1", 200, 100),
+        ],
+        [{"request_id": "t/1", "latency_ms": 400.0, "tokens_in": 20, "tokens_out": 10, "ttft_ms": 30.0, "calls": 2, "model": "m"}],
+    ),
+    "a library's call around the client's own counts its tokens once": (
+        [call("1", None, 0, 100, step="chat"), part("2", "link", "1", 1, 90), call("3", "2", 2, 80, request_id="c1", marks="r")],
+        [{"request_id": "c1", "tokens_in": 10, "tokens_out": 5, "latency_ms": 100.0, "calls": 1}],
+    ),
+    "an agent that tells all tokens itself does not double them": (
+        [step("1", "agent", tokens_in=20, tokens_out=10), call("2", "1"), call("3", "1", 60)],
+        [{"tokens_in": 20, "tokens_out": 10}],
+    ),
+    "an agent alone tells its tokens": ([step("1", "agent", tokens_in=20, tokens_out=10)], [{"tokens_in": 20, "tokens_out": 10, "calls": None}]),
+    "a server and the client in it are one request": (
+        [part("1", "entry", None, 0, 120, status_code=200), call("2", "1", 5, 100, model_version="7", marks="v", finish_reason="stop")],
+        [{"endpoint": "app", "latency_ms": 120.0, "status_code": 200, "model_version": "7", "finish_reason": "stop", "tokens_in": 10}],
+    ),
+    "a server that takes a client's call is the same request, and names it": (
+        [call("1", None, 0, 130, endpoint="shop"), part("2", "link", "1"), part("3", "entry", "2", 10, 100, endpoint="llama", model_version="3", marks="v")],
+        [{"endpoint": "llama", "latency_ms": 130.0, "model_version": "3", "tokens_in": 10}],
+    ),
+    "another service's server, called from within a request, is a request of its own": (
+        [step("1", "agent", None, 0, 400), call("2", "1", 10, 100), part("3", "entry", "2", 20, 80, endpoint="llama", tokens_in=10, tokens_out=5)],
+        [{"endpoint": "app", "latency_ms": 400.0, "tokens_in": 10}, {"endpoint": "llama", "latency_ms": 80.0, "tokens_in": 10}],
+    ),
+    "a request of the endpoint that only the call names": (
+        [part("1", "entry", None, 0, 120), call("2", "1", 5, 100, endpoint="chat", marks="e")],
+        [{"endpoint": "chat", "latency_ms": 120.0, "tokens_in": 10}],
+    ),
+    "calls of two named endpoints in one request are requests of theirs": (
+        [part("1", "entry", None, 0, 220), call("2", "1", 5, 100, endpoint="a", marks="e"), call("3", "1", 110, 100, endpoint="b", marks="e")],
+        [{"endpoint": "app", "latency_ms": 220.0, "tokens_in": None}, {"endpoint": "a", "tokens_in": 10}, {"endpoint": "b", "tokens_in": 10}],
+    ),
+    "calls side by side below a span that is no request are requests": (
+        [part("0", "link", "x"), call("1", "0"), call("2", "0", 10), step("3", "agent", "0", 200), call("4", "3", 210)],
+        [{"request_id": "t/1"}, {"request_id": "t/2"}, {"request_id": "t/3", "tokens_in": 10}],
+    ),
+    "a tool that is no part of a request is none": ([part("0", "link", "x"), step("1", "tool", "0")], []),
+    "spans whose links are lost belong to the root": (
+        [step("1", "workflow", None, 0, 300), call("2", "lost", 10), call("3", "lost as well", 90)], [{"request_id": "t/1", "calls": 2}],
+    ),
+    "a circle of parents is cut": ([call("1", "2"), call("2", "1", 10)], [{"request_id": "t/1"}]),
+    "its own parent": ([call("1", "1")], [{"request_id": "t/1"}]),
+    "errors that were healed are kept as attempts": (
+        [
+            call("1", None, 0, 300, ), call("2", "1", 0, 50, error_code="HTTP_429", tokens_in=None, tokens_out=None),
+            part("3", "link", "1", 60, 50, status_code=503), part("4", "link", "1", 120, 100, status_code=200),
+        ],
+        [{"error_code": None, "healed": 2, "calls": 1, "tokens_in": 10, "latency_ms": 300.0}],
+    ),
+    "a failure that nobody named has the name of what failed within": (
+        [step("1", "workflow", None, 0, 100, error_code="ERROR"), call("2", "1", 5, 50, error_code="HTTP_500", status_code=500, tokens_in=None)],
+        [{"error_code": "HTTP_500", "status_code": 500, "healed": None}],
+    ),
+    "an application that answers although a call failed has succeeded": (
+        [part("1", "entry", None, 0, 100, status_code=200), call("2", "1", 5, 50, error_code="HTTP_500")], [{"error_code": None, "healed": 1}],
+    ),
+    "a span that ended when it handed over its stream is not believed": (
+        [call("1", None, 0, 61, tokens_in=None, tokens_out=None), call("2", "1", 5, 495, ttft_ms=60.0, finish_reason="stop", streaming=True)],
+        [{"latency_ms": 500.0, "ttft_ms": 65.0, "tokens_in": 10, "finish_reason": "stop", "streaming": True}],
+    ),
+    "a stream that begins when it is read": ([step("1", "chain", None, 0, 2), call("2", "1", 30, 400)], [{"latency_ms": 430.0}]),
+    "a stream that breaks after its span has ended": (
+        [call("1", None, 0, 61), call("2", "1", 5, 295, error_code="APIError")], [{"latency_ms": 300.0, "error_code": "APIError"}],
+    ),
+    "what is done after the answer does not make it late": ([step("1", "chain", None, 0, 100), call("2", "1", 5, 50), call("3", "1", 120, 400)],
+        [{"latency_ms": 100.0}]),
+    "what a server does after its answer does not make it late": ([part("1", "entry", None, 0, 100), call("2", "1", 5, 400)], [{"latency_ms": 100.0}]),
+    "texts that come apart from their span": (
+        [call("1"), part("1", "event", None, 49, 0.0, input="q", output="a", tokens_cached=4, latency_ms=None)],
+        [{"input": "q", "output": "a", "tokens_cached": 4, "latency_ms": 50.0}],
+    ),
+    "texts without a span": ([part("1", "event", None, 49, 0.0, input="q")], []),
+    "one answer that two instrumentations report side by side": (
+        [step("1", "chain"), call("2", "1", 5, 60, request_id="c", marks="r"), call("3", "1", 6, 50, request_id="c", marks="r")],
+        [{"request_id": "c", "tokens_in": 10, "calls": 1}],
+    ),
+    "the client's id is the request's": (
+        [part("1", "entry"), call("2", "1", request_id="c", marks="r"), part("3", "named", "1", request_id="mine", marks="i")],
+        [{"request_id": "mine"}],
+    ),
+    "parallel calls": ([step("1", "workflow", None, 0, 120), *(call(str(i), "1", 5, 100) for i in range(2, 9))], [{"calls": 7, "tokens_in": 70}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_the_requests_of_a_trace(case: str) -> None:
+    parts, expected = TREES[case]
+    made = records(parts)
+    assert [{name: row[name] for name in wanted} for row, wanted in zip(made, expected, strict=True)] == expected
+    assert all(set(row) == set(NAMES) for row in made)
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_any_order_and_any_number_of_copies_give_the_same_requests(case: str) -> None:
+    parts, _ = TREES[case]
+    chance = random.Random(case)
+    for _ in range(20):
+        again = [*parts, *chance.choices(parts, k=3)]
+        chance.shuffle(again)
+        assert records(again) == records(parts)
+
+
+SPANS = st.lists(
+    st.tuples(st.sampled_from(["call", "entry", "named", "step", "link"]), st.integers(-1, 12), st.integers(0, 400), st.integers(0, 400),
+              st.sampled_from([None, "HTTP_500"]), st.sampled_from(["", "e", "v", "r", "i"]), st.sampled_from(["a", "b", None])),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+def drawn(spans: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        part(str(i), kind, None if parent < 0 else str(parent), at, took, error_code=code, marks=marks or None, endpoint=endpoint,
+             tokens_in=7 if kind == "call" else None, step={"call": "chat", "step": "agent"}.get(kind))
+        for i, (kind, parent, at, took, code, marks, endpoint) in enumerate(spans)
+    ]  # fmt: skip
+
+
+@settings(max_examples=scaled(200))
+@given(SPANS, st.randoms(use_true_random=False))
+def test_the_outcome_is_the_same_in_any_order_and_every_part_belongs_to_one_request(
+    spans: Sequence[Any], chance: random.Random
+) -> None:
+    parts = drawn(spans)
+    made = records(parts)
+    shuffled = [*parts, *chance.choices(parts, k=2)]
+    chance.shuffle(shuffled)
+    assert records(shuffled) == made
+    told = sum(row["tokens_in"] or 0 for row in made)
+    assert told <= 7 * sum(row["part"] == "call" for row in parts)
+    assert len({row["span_id"] for row in made}) == len(made)
+    outermost = [row for row in parts if row["parent_id"] is None and row["part"] not in ("link",)]
+    assert len(made) >= bool(outermost)
+
+
+def test_a_trace_as_deep_as_a_sender_likes() -> None:
+    parts = [
+        call("0", None, 0, 9000),
+        *(part(str(i), "link", str(i - 1), 0, 9000) for i in range(1, 5000)),
+        call("x", "4999", 10),
+    ]
+    assert [(row["calls"], row["tokens_in"]) for row in records(parts)] == [(1, 10)]
