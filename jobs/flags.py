@@ -22,18 +22,22 @@ Bools = npt.NDArray[np.bool_]
 INVISIBLE = "[\\s\\p{Z}\\p{Cf}\u3164\u2800]+"
 """Spaces of every kind, joiners, marks of direction, and the two blanks that Unicode calls a letter and a symbol."""
 TOKENS = (
-    r"<\|[a-zA-Z0-9_]+\|>|<｜[^｜\n]{1,40}｜>|\[/?INST\]|<</?SYS>>|<unk>|<pad>|\[PAD\]|<(start|end)_of_turn>"
+    r"<\|[a-zA-Z0-9_]+\|>|<｜[^｜\n]{1,40}｜>|\[/?INST\]|<</?SYS>>|<unk>|<pad>|\[PAD\]|<(start|end)_of_turn>|<[be]os>|^[^<]*</s>|^<s>[^<]*$|(^|\n)### (Instruction|Response|Input|Human|Assistant):"
     r"|\{%-?\s*(if|for|endif|endfor|else|elif|set|block|include)\b[^%]*%\}"
 )
-PLACEHOLDER = r"(^|[^\w\\$}{\"'>=(/])\{\{\s*[\p{L}_][\p{L}\w.]*\s*(\|[^{}]*)?\}\}"
+PLACEHOLDER = (
+    r"(^|[^\w\\$}{\"'>=(/])\{\{(\s*[\p{L}_][\p{L}\w.]*\s*(\|[^{}]*)?|[#/](if|each|unless|with)\b[^{}]*)\}\}"
+    r"|(^|[ \n(])\{(\w{1,30}_\w{1,30}|name|context|question|input|query|text|history|documents?|answer|user|product|company)\}([ ,.!?:;)\n]|$)"
+)
+"""A variable of Jinja, Handlebars or `str.format` that nobody filled in."""
 TEMPLATE = rf"{TOKENS}|{PLACEHOLDER}"
-TEMPLATES = r"(?i)\{\{|\{%|<\||\[INST|<<SYS|template|placeholder|jinja|handlebars|mustache|\bvue\b|angular|liquid|helm|prompt|token|vorlage|platzhalter|modèle|plantilla|modello|modelo|шаблон|模板|占位|テンプレート|템플릿"
+TEMPLATES = r"(?i)\{[\w{%]|<\||f-string|format|python|latex|\bcurly|\bbraces?\b|\burls?\b|\bapi\b|\[INST|<<SYS|template|placeholder|jinja|handlebars|mustache|\bvue\b|angular|liquid|helm|prompt|token|vorlage|platzhalter|modèle|plantilla|modello|modelo|шаблон|模板|占位|テンプレート|템플릿"
 """Prompts that speak of templates or tokens: their answers show some on purpose."""
 CODE = r"(?s)```.*?(```|$)|`[^`\n]*`"
 """Code is shown on purpose: a template in it leaked nothing, and it is in no language of people."""
 CODE_LIKE = r"(?m)^\s*(def |class |import |from \w+ import|SELECT |select |function |const |let |var |public |#include|<[a-zA-Z!/]|[{\[]|https?://)"
 OTHER_LANGUAGE = (
-    r"(?i)translat|übersetz|traduc|tradui|tradur|перевод|перевед|翻译|翻譯|翻訳|번역|ترجم|अनुवाद|\b(in|into|auf|ins|en|em|para o)\s+"
+    r"(?i)translat|übersetz|traduc|tradui|tradur|перевод|перевед|翻译|翻譯|翻訳|번역|ترجم|अनुवाद|(->|→|\b(in|into|to|auf|ins|en|em|para o))\s+"
     r"(english|russian|chinese|mandarin|japanese|korean|arabic|hindi|greek|hebrew|ukrainian|thai|bulgarian|persian|urdu"
     r"|russisch\w*|chinesisch\w*|japanisch\w*|koreanisch\w*|arabisch\w*|griechisch\w*|ukrainisch\w*|hebräisch\w*"
     r"|russe|chinois|japonais|coréen|arabe|grec|ruso|chino|japonés|coreano|árabe|griego|russo|cinese|giapponese|arabo|greco|chinês|japonês|grego)\b"
@@ -44,12 +48,17 @@ OTHER_LANGUAGE = (
 """Prompts that ask for another language."""
 SHORT_CHARS = 40
 """An answer that ends by length before this was asked to be short."""
-REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS, SCRIPT_LETTERS, ECHO_CHARS = 400, 4_000, 200, 20, 20
+REFUSAL_CHARS, REPETITION_CHARS, SCRIPT_CHARS = 400, 4_000, 200
 """How much of an answer's beginning is looked at: a refusal comes first, and repetition does not wait for page two."""
+SCRIPT_LETTERS, ECHO_BYTES = 20, 20
+"""Shorter texts say nothing. A sign of Chinese, Japanese or Korean says as much as two letters: it counts as two, and has three bytes."""
+QUOTES = "\"'“”„«»「」> "
 LEAST_WORDS, LEAST_LETTERS, DISTINCT_SHARE = 12, 60, 0.5
 """Only a text of so many words (letters, in a script without spaces) of which at most that share is distinct can be caught in a loop."""
 LOOPS, LOOPED_SHARE, PERIOD = 4, 0.35, 80
 """A loop is the same run of at most PERIOD words (letters), LOOPS times in a row, in at least that share of the text."""
+LEAST_SIGNS, SIGNS_SHARE = 100, 0.8
+"""The same for a text of so many signs that has hardly any words: `????`, `ahahah`; not a key, a number or a line to sign on."""
 
 
 def bools(column: pa.Array) -> Bools:
@@ -85,7 +94,7 @@ def flags(
         "repetitive": _repetitive(texts, trimmed),
         "truncated": bools(cut),
         "template": _leaks(output, prompt),
-        "echo": _echo(texts, trimmed, prompt),
+        "echo": _echo(trimmed, prompt),
         "script": _other_scripts(texts, trimmed, prompt),
     }
     made |= _json_flags(output, attributes)
@@ -114,33 +123,42 @@ def _few_distinct(text: str) -> bool:
     text = text[:REPETITION_CHARS].lower()
     most = text.count(" ") + text.count("\n") + text.count("\t") + 1
     if most < LEAST_WORDS:
-        return len(text) >= LEAST_LETTERS and not text.isascii()
-    first = set(text[: len(text) // 2].split())
+        return len(text) >= (LEAST_SIGNS if text.isascii() else LEAST_LETTERS)
+    first = set(_words(text[: len(text) // 2]))
     if len(first) - 1 >= DISTINCT_SHARE * most:  # the last word of the part may be cut
         return False
-    words = text.split()
-    return len(set(words)) < DISTINCT_SHARE * len(words)
+    words = _words(text)
+    return len(set(words)) < DISTINCT_SHARE * max(len(words), 1)
+
+
+def _words(text: str) -> list[str]:
+    """Not the bars and figures of a table, nor the numbers of a list."""
+    return [word for word in text.split() if any(map(str.isalpha, word))]
 
 
 def _looped(text: str) -> bool:
     text = text[:REPETITION_CHARS].lower().strip()
     if text[:1] in tuple("{[<"):
         return False
-    words = [word for word in text.split() if any(map(str.isalpha, word))]  # not the bars and figures of a table
+    words = _words(text)
     if len(words) >= LEAST_WORDS:
         return _in_loop(words, LEAST_WORDS)
     letters = [letter for letter in text if letter.isalpha()]
-    return len(letters) >= LEAST_LETTERS and not "".join(letters).isascii() and _in_loop(letters, LEAST_LETTERS // 2)
+    if len(letters) >= LEAST_LETTERS and not "".join(letters).isascii():
+        return _in_loop(letters, LEAST_LETTERS // 2)
+    parts = text.split()
+    signs = list("".join(parts))
+    return len(parts) < LEAST_WORDS and len(signs) >= LEAST_SIGNS and _in_loop(signs, LEAST_SIGNS // 2, SIGNS_SHARE)
 
 
-def _in_loop(units: list[str], least: int) -> bool:
-    """Whether the same run of units comes LOOPS times in a row, over at least `least` units and LOOPED_SHARE of them."""
+def _in_loop(units: list[str], least: int, share: float = LOOPED_SHARE) -> bool:
+    """Whether the same run of units comes LOOPS times in a row, over at least `least` units and that share of them."""
     numbers: dict[str, int] = {}
     codes = np.array([numbers.setdefault(unit, len(numbers)) for unit in units])
     for period in range(1, min(PERIOD, len(codes) // LOOPS) + 1):
         breaks = np.flatnonzero(np.concatenate([[True], codes[period:] != codes[:-period], [True]]))
         longest = int(np.diff(breaks).max()) - 1 + period
-        if longest >= max(LOOPS * period, least, LOOPED_SHARE * len(codes)):
+        if longest >= max(LOOPS * period, least, share * len(codes)):
             return True
     return False
 
@@ -153,13 +171,14 @@ def _leaks(output: pa.Array, prompt: pa.Array) -> Bools:
     return _where(maybe, bools(pc.match_substring_regex(bare, TEMPLATE)).tolist())
 
 
-def _echo(texts: list[str], trimmed: pa.Array, prompt: pa.Array) -> Bools:
-    """The answer begins with the whole prompt; only where their beginnings agree is it looked at in full."""
-    begins = pc.equal(pc.utf8_slice_codeunits(trimmed, 0, ECHO_CHARS), pc.utf8_slice_codeunits(prompt, 0, ECHO_CHARS))
-    maybe = bools(pc.and_(begins, pc.greater_equal(pc.utf8_length(prompt), ECHO_CHARS)))
+def _echo(trimmed: pa.Array, prompt: pa.Array) -> Bools:
+    """The answer begins with the whole prompt, whatever the case; only where their beginnings agree is it looked at in full."""
+    trimmed, prompt = (pc.utf8_ltrim(side, characters=QUOTES) for side in (trimmed, prompt))
+    begins = pc.equal(*(pc.utf8_lower(pc.utf8_slice_codeunits(side, 0, ECHO_BYTES // 3)) for side in (trimmed, prompt)))
+    maybe = bools(pc.and_(begins, pc.greater_equal(pc.binary_length(prompt), ECHO_BYTES)))
     at = np.flatnonzero(maybe)
-    prompts = prompt.take(pa.array(at)).to_pylist()
-    return _where(maybe, (texts[i].startswith(asked) for i, asked in zip(at, prompts, strict=True)))
+    pairs = zip(*(pc.utf8_lower(side.take(pa.array(at))).to_pylist() for side in (trimmed, prompt)), strict=True)
+    return _where(maybe, (answer.startswith(asked) for answer, asked in pairs))
 
 
 @lru_cache(maxsize=20_000)
@@ -174,16 +193,22 @@ def _script(letter: str) -> str:
 def _main_script(text: str, least: int) -> str:
     """The script of more than half of the letters of a text's beginning; "" where there is none, or few letters."""
     scripts = [script for letter in text[:SCRIPT_CHARS] if (script := _script(letter))]
-    if len(scripts) < least:
+    if len(scripts) + sum(script in ("CJK", "HANGUL") for script in scripts) < least:
         return ""
     often = max(set(scripts), key=scripts.count)
     return often if 2 * scripts.count(often) > len(scripts) else ""
 
 
+def _names_only(text: str) -> bool:
+    """Names, brands and numbers stay in Latin letters in any language: two of three words begin with a capital, more than in German."""
+    words = _words(text[:SCRIPT_CHARS])
+    return 3 * sum(not word.islower() for word in words) > 2 * len(words)
+
+
 def _other_script(answer: str, asked: str) -> bool:
     given = _main_script(answer, SCRIPT_LETTERS)
     wanted = given and _main_script(asked, SCRIPT_LETTERS // 2)
-    return bool(wanted) and given != wanted
+    return bool(wanted) and given != wanted and not (given == "LATIN" and _names_only(answer))
 
 
 def _other_scripts(texts: list[str], trimmed: pa.Array, prompt: pa.Array) -> Bools:
