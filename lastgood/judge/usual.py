@@ -165,7 +165,7 @@ def missing(known: Usual, cols: Columns, lately_s: float, least: float) -> tuple
     for span, enough in ((lately_s, hoped), (HOUR_S, part * known.fewest[hours(ended)] + (1 - part) * before)):
         scales.append((arrived(ended, span), np.where((enough >= least) & (age >= span), enough, 0.0), span))
     short, long = scales
-    missed = [np.where(there > 0, seen / np.maximum(there, 1e-9), np.inf) for seen, there, _ in scales]
+    missed = [np.where(enough > 0, seen / np.maximum(enough, 1e-9), np.inf) for seen, enough, _ in scales]
     whole = missed[1] < missed[0]
     return np.where(whole, long[0], short[0]), np.where(whole, long[1], short[1]), np.where(whole, HOUR_S, lately_s)
 
