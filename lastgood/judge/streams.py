@@ -27,8 +27,8 @@ SPEED = ("latency", "ttft")
 WHOLE_SHARE, RANK_SHARE = 0.8, 0.8
 """Of a metric's share, the part of all failures together, and of the test over all ranks; the rest goes to the classes and to the slowest few."""
 ABSENT = 0.2
-BLOCK = 60.0
-"""A block has at least so many requests."""
+BLOCK = 20.0
+"""A block has at least so many requests. Few: within a block the split and the rate of failures must not move together."""
 
 
 @dataclass(frozen=True)

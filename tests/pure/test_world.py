@@ -276,6 +276,9 @@ def test_failures_that_wait_for_their_version_end_no_harm_and_prove_no_health() 
     assert say(failing).state is State.ROLL_BACK
     assert say(seen).state is not State.ROLL_BACK, "as if it were over"
     assert say(seen, waiting=newest).state is State.ROLL_BACK
+    for clean in (10, 14, 18, 22):
+        over = [named_later(window, starts[-clean].timestamp()) for window in failing]
+        assert say(over).state is not State.ROLL_BACK, f"{clean} minutes in which nobody's request failed"
     healthy = windows(requests(12, minutes=30, per_minute=600))
     assert say(healthy).state is State.HEALTHY
     assert say(healthy, waiting=starts).state is State.INCONCLUSIVE
