@@ -420,7 +420,9 @@ def _still(logs: Floats, onset: Ints) -> Bools:
         here = np.flatnonzero(onset == begin)
         gain = total[begin + 1 : here[-1] + 2] - total[begin]
         best = gain.max(1)
-        risen = best > np.concatenate([[-np.inf], np.maximum.accumulate(best)[:-1]])  # windows that add nothing are past the peak
+        risen = best > np.concatenate(
+            [[-np.inf], np.maximum.accumulate(best)[:-1]]
+        )  # windows that add nothing are past the peak
         peak = np.maximum.accumulate(np.where(risen, np.arange(len(best)), 0))[here - begin]
         which, most = gain[peak].argmax(1), best[peak]
         back = np.ceil(STILL_NATS * (peak + 1) / np.maximum(most, 1e-9))
