@@ -60,7 +60,10 @@ def status(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
+    """A truth value, also from its text."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else None
 
 
 def usage(key: str) -> Reader:

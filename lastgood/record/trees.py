@@ -33,13 +33,14 @@ _PLAIN = tuple(f.name for f in VALUES if f.name not in _OF_TREE)
 """Fields that are the outermost part's, else those of the first part that has them."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A span with its children. Times in milliseconds since 1970."""
+    """A span with its children. Times in milliseconds since 1970; of an `unended` span it is not known when it ended, only that it was later."""
 
     row: Row
     start: float = 0.0
     end: float = 0.0
+    unended: bool = False
     below: list["Node"] = field(default_factory=list)
 
     @property
@@ -113,10 +114,10 @@ def _merged(copies: Sequence[Row]) -> Node:
         )
     )
     start = _at(chosen)
-    end = start + (chosen["latency_ms"] or 0.0)
+    end, unended = start + (chosen["latency_ms"] or chosen["ttft_ms"] or 0.0), chosen["latency_ms"] is None
     events = sorted((row for row in copies if row["part"] == EVENT), key=lambda row: (_at(row), repr(row)))
     for event in events:
-        end = max(end, _at(event))
+        end, unended = (_at(event), False) if _at(event) > end else (end, unended)
         for name, value in event.items():
             if name in _FROM_EVENTS and chosen[name] is None:
                 chosen[name] = value
@@ -124,7 +125,7 @@ def _merged(copies: Sequence[Row]) -> Node:
             chosen["request_id"], chosen["marks"] = event["request_id"], (chosen["marks"] or "") + "r"
         chosen["attributes"] = _united([chosen["attributes"], event["attributes"]])
     chosen["received_at"] = min((row["received_at"] for row in copies if row["received_at"]), default=None)
-    return Node(chosen, start, end)
+    return Node(chosen, start, end, unended)
 
 
 _FROM_EVENTS = frozenset({"input", "output", "finish_reason", "model", "conversation_id", "error_code", *TOKENS})
@@ -259,9 +260,10 @@ def record(request: Request) -> Row:
     row["finish_reason"] = _first([owner, *last, *members], "finish_reason")
     row["model"] = _first([owner, *succeeded, *members], "model")
     ours = {own["endpoint"], request.endpoint}
-    visible = [node for node in members if node.row["endpoint"] in ours]
-    row["input"] = _first([owner, *(node for node in calls if node in visible)], "input")
-    row["output"] = _first([owner, *(node for node in last if node in visible)], "output")
+    visible = {node for node in members if node.row["endpoint"] in ours or node.row["endpoint"] is None}
+    asking, answering = ([*some, *(node for node in members if node.part == CALL)] for some in (calls, last))
+    row["input"] = _first([owner, *(node for node in asking if node in visible)], "input")
+    row["output"] = _first([owner, *(node for node in answering if node in visible)], "output")
     row["attributes"] = _united(
         [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
     )
@@ -346,8 +348,7 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
     """Time and outcome: the outermost part's, unless what it began was still going on when it ended (it only handed over a stream)."""
     owner = request.owner
     late = [] if owner.part == ENTRY else [node for node in request.members[1:] if _goes_on(node, owner, calls)]
-    told = owner.start + (owner.row["latency_ms"] or 0.0)
-    end = max([owner.end, *(node.end for node in late)])
+    last = max([owner, *late], key=lambda node: (node.end, node.unended, node.id))
     failures = sorted((node for node in request.members[1:] if node.code), key=lambda node: (node.end, node.id))
     code = owner.code
     if code is None and late:
@@ -365,9 +366,17 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
     healed = len(_topmost_failures(request)) if code is None else 0
     many = len(calls)
     return {
-        "latency_ms": owner.row["latency_ms"] if end <= told + SLACK_MS else end - owner.start,
+        "latency_ms": _latency(owner, last),
         "error_code": code, "status_code": status, "calls": many or None, "healed": healed or None,
     }  # fmt: skip
+
+
+def _latency(owner: Node, last: Node) -> float | None:
+    """From the beginning of a request to the end of what ended last; None where that is not known."""
+    if last.unended:
+        return None
+    told = owner.row["latency_ms"]
+    return float(told) if told is not None and last.end <= owner.start + told + SLACK_MS else last.end - owner.start
 
 
 def _goes_on(node: Node, owner: Node, calls: Sequence[Node]) -> bool:

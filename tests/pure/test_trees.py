@@ -18,7 +18,7 @@ NAMES = [field.name for field in telemetry.INBOX]
 
 
 def part(
-    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float | None = 100.0, **more: Any
 ) -> dict[str, Any]:
     """An inbox row of a span; `at` and `took` in milliseconds."""
     row = dict.fromkeys(NAMES) | {
@@ -29,14 +29,16 @@ def part(
     return row | more
 
 
-def call(span: str, parent: str | None = None, at: float = 0.0, took: float = 50.0, **more: Any) -> dict[str, Any]:
+def call(
+    span: str, parent: str | None = None, at: float = 0.0, took: float | None = 50.0, **more: Any
+) -> dict[str, Any]:
     return part(
         span, "call", parent, at, took, **{"tokens_in": 10, "tokens_out": 5, "step": "chat", "model": "m"} | more
     )
 
 
 def step(
-    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float | None = 100.0, **more: Any
 ) -> dict[str, Any]:
     return part(span, "step", parent, at, took, step=kind, **more)
 
@@ -104,6 +106,13 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a span that ended when it handed over its stream is not believed": (
         [call("1", None, 0, 61, tokens_in=None, tokens_out=None), call("2", "1", 5, 495, ttft_ms=60.0, finish_reason="stop", streaming=True)],
         [{"latency_ms": 500.0, "ttft_ms": 65.0, "tokens_in": 10, "finish_reason": "stop", "streaming": True}],
+    ),
+    "a stream of which only the first token is known": (
+        [call("1", None, 0, 19, streaming=True), call("2", "1", 1, None, ttft_ms=60.0)], [{"latency_ms": None, "ttft_ms": 61.0}],
+    ),
+    "a stream whose end a log record tells": (
+        [call("1", None, 0, 19), call("2", "1", 1, None, ttft_ms=60.0), part("2", "event", None, 500, None, output="a")],
+        [{"latency_ms": 500.0, "output": "a"}],
     ),
     "a stream that begins when it is read": ([step("1", "chain", None, 0, 2), call("2", "1", 30, 400)], [{"latency_ms": 430.0}]),
     "a stream that breaks after its span has ended": (
