@@ -43,6 +43,8 @@ docs: ## build the documentation site into build/site
 instrumentations: ## install the packages whose spans tests/instrumentations reads, beside our own environment
 	uv venv --quiet --clear --python 3.11 .instrumentations
 	uv pip install --quiet --python .instrumentations/bin/python --requirement tests/instrumentations/requirements.txt
+	mkdir -p .instrumentations/node && cp tests/instrumentations/package.json .instrumentations/node/
+	npm install --silent --no-audit --no-fund --prefix .instrumentations/node
 
 collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
 	bash benchmarks/collector.sh

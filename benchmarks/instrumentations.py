@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -40,7 +41,13 @@ DIALECTS = (
     "pydantic-ai",
     "semantic-kernel",
     "fastapi",
+    "vercel",
 )
+
+
+NODE_DIALECTS = ("vercel",)
+NODE = PYTHON.parent.parent / "node"
+"""Where `package.json` is installed."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +170,19 @@ def records(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for _, parts in groupby(ordered, lambda row: row["trace_id"]) for record in trees.records(parts)]
 
 
+def _driver(dialect: str) -> list[str]:
+    """The program that drives a dialect; Node looks for packages beside the file that it runs."""
+    if dialect not in NODE_DIALECTS:
+        return [str(PYTHON), str(FOLDER / "drive.py")]
+    shutil.copy(FOLDER / "drive.mjs", NODE / "drive.mjs")
+    return ["node", str(NODE / "drive.mjs")]
+
+
 def run(dialect: str) -> list[Outcome]:
     """Every scenario of a dialect."""
     with tempfile.TemporaryDirectory() as folder:
         model, receiving = _model(), _Receiving(Path(folder))
-        command = [str(PYTHON), str(FOLDER / "drive.py"), dialect, model.url, receiving.url]
+        command = [*_driver(dialect), dialect, model.url, receiving.url]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHON"))}
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=300, env=environment, cwd=folder
@@ -219,7 +234,8 @@ def versions() -> dict[str, str]:
     """The packages that are driven, as they are pinned."""
     asked = {line.split("[")[0].strip() for line in (FOLDER / "requirements.in").read_text().splitlines()}
     pins = (line.strip().partition("==") for line in (FOLDER / "requirements.txt").read_text().splitlines())
-    return {name: version for name, _, version in pins if name.split("[")[0] in asked}
+    node: dict[str, str] = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    return {name: version for name, _, version in pins if name.split("[")[0] in asked} | node
 
 
 def main() -> None:

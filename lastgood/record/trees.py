@@ -6,6 +6,7 @@ summed over the calls of a model (each once), the version that the endpoint's ca
 The outcome does not depend on the order of arrival, nor on how often a part came.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -264,11 +265,47 @@ def record(request: Request) -> Row:
     asking, answering = ([*some, *(node for node in members if node.part == CALL)] for some in (calls, last))
     row["input"] = _first([owner, *(node for node in asking if node in visible)], "input")
     row["output"] = _first([owner, *(node for node in answering if node in visible)], "output")
-    row["attributes"] = _united(
-        [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
-    )
+    told = [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
+    ran = _run(request)
+    row["attributes"] = _united([ran, *told]) if ran else _united(told)
     row["received_at"] = min((node.row["received_at"] for node in members if node.row["received_at"]), default=None)
     return row
+
+
+TOOL_SCORE = "eval.tools"
+"""Attribute of a request that used tools: the share of its tool calls that succeeded. Scores of requests are judged, see `jobs.windows`."""
+_LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?limit", re.IGNORECASE)
+"""Codes of runs that were stopped at a limit of steps."""
+
+
+def tools(request: Request) -> list[Node]:
+    """The tool calls of a request; of two nested reports of one call the outer."""
+    calls = [node for node in request.members if node.part == STEP and node.row["step"] == "tool"]
+    inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
+    return [node for node in calls if id(node) not in inner]
+
+
+def _run(request: Request) -> list[tuple[str, str]]:
+    """What is told of a run as a whole: tool calls, failed ones, calls made again with the same arguments, their share of time, hand-offs to
+    other agents, whether it was stopped at a limit of steps."""
+    used = tools(request)
+    agents = [node for node in request.members if node.part == STEP and node.row["step"] == "agent"]
+    if not used and not agents:
+        return []
+    failed = sum(node.code is not None for node in used)
+    same: dict[tuple[Any, Any], int] = {}
+    for node in used:
+        key = (node.row["step_name"], node.row["input"])
+        same[key] = same.get(key, 0) + (key[1] is not None)
+    codes = [node.code for node in request.members if node.code]
+    figures: dict[str, Any] = {
+        "run.tools": len(used), "run.tool_failures": failed, "run.repeated": sum(max(0, times - 1) for times in same.values()),
+        "run.tool_ms": round(sum(node.end - node.start for node in used), 3),
+        "run.agents": len({node.row["step_name"] for node in agents}) or None,
+        "run.step_limit": True if any(_LIMIT.search(code) for code in codes) else None,
+        TOOL_SCORE: round(1 - failed / len(used), 6) if used else None,
+    }  # fmt: skip
+    return [(name, "true" if value is True else str(value)) for name, value in figures.items() if value is not None]
 
 
 def _first(nodes: Iterable[Node], name: str) -> Any:

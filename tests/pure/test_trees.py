@@ -195,3 +195,18 @@ def test_a_trace_as_deep_as_a_sender_likes() -> None:
         call("x", "4999", 10),
     ]
     assert [(row["calls"], row["tokens_in"]) for row in records(parts)] == [(1, 10)]
+
+
+def test_a_run_says_what_its_tools_did_and_their_success_is_a_score() -> None:
+    parts = [
+        step("1", "agent", None, 0, 900, step_name="support"), call("2", "1"), step("3", "tool", "1", 100, 50, step_name="weather", input="Paris"),
+        step("4", "tool", "3", 101, 48, step_name="weather", input="Paris"), step("5", "tool", "1", 200, 50, step_name="weather", input="Paris"),
+        step("6", "tool", "1", 300, 100, step_name="book", error_code="TimeoutError", input="x"), step("7", "tool", "1", 500, 50, step_name="weather"),
+        step("8", "agent", "1", 600, 200, step_name="billing", error_code="GraphRecursionError"),
+    ]  # fmt: skip
+    (made,) = records(parts)
+    assert dict(made["attributes"]) == {
+        "run.tools": "4", "run.tool_failures": "1", "run.repeated": "1", "run.tool_ms": "250.0", "run.agents": "2", "run.step_limit": "true",
+        "eval.tools": "0.75",
+    }  # fmt: skip
+    assert records([call("1")])[0]["attributes"] is None
