@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SOAK ?= 50
-.PHONY: help check format test soak demo pins wheel built collector docs
+.PHONY: help check format test soak demo pins wheel built instrumentations collector docs
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ built: ## build the committed rules, boards, settings schema and reference anew
 
 docs: ## build the documentation site into build/site
 	uv run mkdocs build
+
+instrumentations: ## install the packages whose spans tests/instrumentations reads, beside our own environment
+	uv venv --quiet --clear --python 3.11 .instrumentations
+	uv pip install --quiet --python .instrumentations/bin/python --requirement tests/instrumentations/requirements.txt
+	mkdir -p .instrumentations/node && cp tests/instrumentations/package.json .instrumentations/node/
+	npm install --silent --no-audit --no-fund --prefix .instrumentations/node
 
 collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
 	bash benchmarks/collector.sh

@@ -11,7 +11,7 @@ import asyncio, signal, sys
 import grpc, pyarrow as pa
 from datetime import UTC, datetime
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from lastgood import delta
+from lastgood.tables import delta
 from lastgood.collectors.otlp.columns import SCHEMA
 from lastgood.collectors.otlp.rows import SpanDecoder
 rows, waiting = [], []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.collectors import inference_tables, span_tables
-from lastgood.collectors.otlp.capture import attribute, error_code
+from lastgood.collectors.otlp.capture import attribute, error_code, unnamed
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.redact import Redactor
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 LATE_S = 86_400
 """How late a row may appear in a table that is read by its clock."""
 Rule = Callable[[str | None], Redactor]
+UNNAMED = "\0"
+"""Before an endpoint that a span does not name itself."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +109,36 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
     """Rows without what their endpoint's rule hides: of bodies, features, attributes, error codes and explanations."""
     from pyspark.sql import functions as f
 
-    text = f.udf(lambda endpoint, value: rule(endpoint).text(value), "string")
+    def of(whose: str | None) -> Redactor:
+        return unnamed(rule)(whose[1:]) if whose and whose.startswith(UNNAMED) else rule(whose)
+
+    text = f.udf(lambda endpoint, value: of(endpoint).text(value), "string")
     feature = f.udf(
-        lambda endpoint, pairs: pairs and {key: rule(endpoint).feature(value) for key, value in pairs.items()},
+        lambda endpoint, pairs: pairs and {key: of(endpoint).feature(value) for key, value in pairs.items()},
         "map<string,string>",
     )
     rest = f.udf(
-        lambda endpoint, pairs: pairs and _allowed(pairs, rule(endpoint)),
+        lambda endpoint, pairs: pairs and _allowed(pairs, of(endpoint)),
         "map<string,string>",
     )
-    code = f.udf(lambda endpoint, value: error_code(value) if rule(endpoint).active else value, "string")
+    code = f.udf(lambda endpoint, value: error_code(value) if of(endpoint).active else value, "string")
     if "scores" in rows.columns:
         explained = f.udf(
             lambda endpoint, scores: (
-                scores and [s.asDict() | {"explanation": rule(endpoint).text(s["explanation"])} for s in scores]
+                scores and [s.asDict() | {"explanation": of(endpoint).text(s["explanation"])} for s in scores]
             ),
             rows.schema["scores"].dataType,
         )
         rows = rows.withColumn("scores", explained("endpoint", "scores"))
+    whose = f.when(
+        f.col("part").isNotNull() & ~f.coalesce(f.col("marks").contains("e"), f.lit(False)),
+        f.concat(f.lit(UNNAMED), "endpoint"),
+    )
+    rows = rows.withColumn("_whose", f.coalesce(whose, "endpoint"))
     hide = {"input": text, "output": text, "features": feature, "attributes": rest, "error_code": code, "raw": None}
     return rows.withColumns(
-        {name: how("endpoint", name) if how else f.lit(None).cast("binary") for name, how in hide.items()}
-    )
+        {name: how("_whose", name) if how else f.lit(None).cast("binary") for name, how in hide.items()}
+    ).drop("_whose")
 
 
 def candidates(

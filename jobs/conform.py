@@ -262,9 +262,9 @@ def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
     seen = seen.select(*key, "sources", f.col("trace_id").alias("_trace"), f.col("requested_at").alias("_at"))
     again = own.select(*key, "source", "trace_id", "requested_at").join(seen, key)
     again = again.where(
-        "array_contains(sources, source) AND NOT (_trace = trace_id AND _at = requested_at AND _trace IS NOT NULL)"
+        "array_contains(sources, source) AND NOT coalesce(_trace = trace_id AND _at = requested_at, false)"
     )
-    doubtful = here.where("times > 1").select(*key).unionByName(again.select(*key)).distinct()
+    doubtful = traces.held(ctx, here.where("times > 1").select(*key).unionByName(again.select(*key)).distinct())
     if doubtful.isEmpty():
         return new
     times = _all_of(ctx, doubtful).where(reusing).groupBy(*key, "source", "requested_at")
@@ -272,6 +272,7 @@ def attempts(ctx: Context, new: "DataFrame") -> "DataFrame":
     numbered = (
         times.agg(f.min("received_at").alias("first")).withColumn("n", f.row_number().over(arrival)).drop("first")
     )
+    numbered = traces.held(ctx, numbered.where("n > 1"))
     same = " AND ".join(f"c.{name} <=> a.{name}" for name in (*key, "source", "requested_at"))
     joined = new.alias("c").join(f.broadcast(numbered).alias("a"), f.expr(same), "left")
     later = f.expr("CASE WHEN a.n > 1 THEN concat(c.request_id, '#', a.n) ELSE c.request_id END").alias("request_id")
@@ -384,7 +385,7 @@ def _conform(ctx: Context) -> Run | None:
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         new, forgotten = remembered(ctx, new)
         run.passed_over += forgotten
-        new, earlier = together(ctx, new)
+        new, earlier = together(ctx, traces.held(ctx, new))
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
@@ -427,11 +428,11 @@ def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | 
     made = traces.simple(new, tangled).unionByName(whole)
     earlier = traces.held(ctx, traces.known_as(ctx, tangled, since))
     if earlier.isEmpty():
-        return made, None
+        return traces.held(ctx, made), None
     ids = earlier.select("endpoint", f.regexp_replace("request_id", r"#\d+$", "").alias("request_id")).distinct()
     others = ctx.store.read(ctx.spark, tables.INBOX).where(f"NOT coalesce({traces.PARTS}, false)")
     others = remembered(ctx, others.join(ids, ["endpoint", "request_id"], "left_semi").select(*tables.INBOX.columns))[0]
-    return made.unionByName(others), earlier
+    return traces.held(ctx, made.unionByName(others)), earlier
 
 
 def _replacing(rows: "DataFrame", earlier: "DataFrame") -> "DataFrame":

@@ -33,6 +33,17 @@ def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, 
     return cost.mode, float("nan"), float("nan"), float("nan"), 1.0, NEVER, False
 
 
+KINDS = ("cached", "cache_write", "reasoning", "audio_in", "audio_out")
+"""Kinds of tokens that may have a price of their own."""
+
+
+def surcharges(cost: CostSettings, price: Prices) -> tuple[float, ...]:
+    """DBU that a token of each of KINDS costs more than others of its side, where tokens are paid for."""
+    token = price.pay_per_token.get(cost.model) if cost.mode == "pay_per_token" else None
+    more = token.surcharge() if token else {}
+    return tuple(more.get(kind, 0.0) / 1e6 for kind in KINDS)
+
+
 def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     """Requests of whole days -> rows of `cost`.
 
@@ -44,9 +55,10 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     from pyspark.sql import functions as f
 
     price = prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
-    known = [(name, *rates(settings.cost, price)) for name, settings in ctx.settings.endpoints.items()]
-    known.append(("", *rates(ctx.settings.default.cost, price)))
-    kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean"
+    costs = {name: settings.cost for name, settings in ctx.settings.endpoints.items()} | {"": ctx.settings.default.cost}
+    known = [(name, *rates(cost, price), *surcharges(cost, price)) for name, cost in costs.items()]
+    kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean, "
+    kind += ", ".join(f"more_{name} double" for name in KINDS)
     paid = f.broadcast(ctx.spark.createDataFrame(known, kind))
     weight = f.coalesce("weight", f.lit(1.0))
     idle_s = max(price.idle_s, LEAST_IDLE_S)
@@ -61,6 +73,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
         f.sum(f.when(f.col("tokens_in").isNotNull() | f.col("tokens_out").isNotNull(), weight).otherwise(0.0)).alias("requests_with_tokens"),
         f.coalesce(f.sum(f.col("tokens_out") * weight), f.lit(0.0)).alias("tokens_out"),
         f.round(f.coalesce(f.sum(f.col("latency_ms") * weight), f.lit(0.0)) / 1000, 3).alias("busy_s"),
+        *(f.coalesce(f.sum(f.col(f"tokens_{name}") * weight), f.lit(0.0)).alias(f"tokens_{name}") for name in KINDS),
     )  # fmt: skip
     up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * idle_s).alias("up_s"))
     names = [name for name, *_ in known if name]
@@ -73,6 +86,8 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     paid_s = f.when(f.col("always"), f.lit(float(DAY_S))).otherwise(f.col("up_s"))
     share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(0.0)
     by_token = f.col("tokens_in") * f.col("into") + f.col("tokens_out") * f.col("out")
+    for name in KINDS:
+        by_token = by_token + f.col(f"tokens_{name}") * f.col(f"more_{name}")
     dbu = f.nullif(f.round(by_token + share * units * f.col("per_hour") * paid_s / 3600, 6), f.lit(float("nan")))
     return named_usage.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
 

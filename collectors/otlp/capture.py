@@ -5,7 +5,7 @@ taken for a body: left out, or, with `redacted`, blotted. A dialect that is not 
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,6 +91,16 @@ def _counts(value: str) -> str | None:
     ).decode()
 
 
+def unnamed(rule: Rule) -> Rule:
+    """The rule for what does not name its endpoint itself."""
+    return getattr(rule, "unnamed", rule)
+
+
+def _read(texts: Mapping[str, str], readers: Sequence[tuple[str, dialects.Reader]]) -> str | None:
+    values = (read(texts[name]) for name, read in readers if name in texts)
+    return next((value for value in values if value is not None), None)
+
+
 @dataclass(frozen=True)
 class Rules:
     """Whose rule is asked for: that of the endpoint which the decoders will give a span, by the same order of attributes."""
@@ -99,13 +109,15 @@ class Rules:
     order: Sequence[str] = ENDPOINT_ATTRIBUTES
 
     @cached_property
-    def _readers(self) -> list[tuple[str, dialects.Reader]]:
-        return dialects.fields((), self.order)["endpoint"]
+    def _readers(self) -> dict[str, list[tuple[str, dialects.Reader]]]:
+        return dialects.fields((), self.order)
 
     def of(self, attributes: Iterable[Any], resource: Iterable[Any]) -> Redactor:
         texts = {pair.key: pair.value.string_value for pair in (*resource, *attributes) if pair.value.string_value}
-        values = (read(texts[name]) for name, read in self._readers if name in texts)
-        return self.rule(next((value for value in values if value is not None), None))
+        named = _read(texts, self._readers["named"])
+        if named is not None:
+            return self.rule(named)
+        return unnamed(self.rule)(_read(texts, self._readers["endpoint"]))
 
 
 def redact(request: Message, rules: Rules) -> None:

@@ -25,7 +25,7 @@ from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
 from lastgood.record import telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
-from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, failure_code
 
 SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 Ints = npt.NDArray[np.int64]
@@ -386,7 +386,8 @@ class _Spans:
         start, end = self.start[spans], self.end[spans]
         fields["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
         first = self._first_tokens()[spans]
-        fields["latency_ms"] = pa.array(np.fmax((end - start).astype(np.float64) / 1e6, first))
+        latency = (end - start).astype(np.float64) / 1e6
+        fields["latency_ms"] = pa.array(latency, mask=latency < first)
         fields["ttft_ms"] = pc.coalesce(fields["ttft_ms"], pa.array(first, mask=np.isnan(first)))
         fields["latency_scope"] = pa.array(np.where(self.kind[spans] == dialects.CLIENT, "client", "model"))
         fields["error_code"], texts = self._failures(spans, fields["error_code"], fields["status_code"])
@@ -441,7 +442,7 @@ class _Spans:
         if len(unnamed):
             thrown, messages_of = self._thrown(), messages.take(pa.array(unnamed)).to_pylist()
             named = [
-                stated_code(dialects.text(thrown.get(int(spans[i])))) or code_in(text)
+                failure_code(dialects.text(thrown.get(int(spans[i]))), text)
                 for i, text in zip(unnamed, messages_of, strict=True)
             ]
             mask = np.zeros(len(spans), bool)

@@ -60,7 +60,10 @@ def status(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
+    """A truth value, also from its text."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else None
 
 
 def usage(key: str) -> Reader:
@@ -204,8 +207,8 @@ GENAI: Table = {
     ],
     "tokens_reasoning": [("gen_ai.usage.reasoning.output_tokens", whole)],
     "error_code": [("error.type", code)],
-    "input": [("gen_ai.input.messages", message("user"))],
-    "output": [("gen_ai.output.messages", message("assistant"))],
+    "input": [("gen_ai.input.messages", message("user")), ("gen_ai.tool.call.arguments", text)],
+    "output": [("gen_ai.output.messages", message("assistant")), ("gen_ai.tool.call.result", text)],
     "finish_reason": [("gen_ai.response.finish_reasons", finish_reason)],
     "streaming": [("gen_ai.request.stream", flag)],
     "model": [("gen_ai.response.model", text), ("gen_ai.request.model", text)],
@@ -293,7 +296,12 @@ VERCEL: Table = {
     "tokens_cached": [("ai.usage.cachedInputTokens", whole), ("ai.usage.inputTokenDetails.cacheReadTokens", whole)],
     "tokens_cache_write": [("ai.usage.inputTokenDetails.cacheWriteTokens", whole)],
     "tokens_reasoning": [("ai.usage.reasoningTokens", whole), ("ai.usage.outputTokenDetails.reasoningTokens", whole)],
-    "input": [("ai.prompt.messages", message("user")), ("ai.prompt", text), ("ai.value", text)],
+    "input": [
+        ("ai.prompt.messages", message("user")),
+        ("ai.prompt", text),
+        ("ai.value", text),
+        ("ai.toolCall.args", text),
+    ],
     "output": [
         ("ai.response.text", text),
         ("ai.response.object", text),

@@ -21,7 +21,7 @@ from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.dialects import FIRST_TOKENS, number, text
 from lastgood.record import telemetry
 from lastgood.record.trees import EVENT, LINK, STEP
-from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, failure_code
 
 Row = dict[str, Any]
 MAX_ATTRIBUTES, MAX_VALUE, MAX_NAME = 64, 1024, 128
@@ -181,7 +181,8 @@ class SpanDecoder:
         if tokens:
             first = (min(tokens) - span.start_time_unix_nano) / 1e6
             row["ttft_ms"] = first if row["ttft_ms"] is None else row["ttft_ms"]
-            row["latency_ms"] = max(row["latency_ms"], first) if row["latency_ms"] >= 0 else row["latency_ms"]
+            if row["latency_ms"] is not None and 0 <= row["latency_ms"] < first:
+                row["latency_ms"] = None  # it ended before its first token: when the stream ended is not known
         row["weight"] = 1.0
         return row
 
@@ -236,7 +237,7 @@ def _failure(span: SpanLike, row: Row) -> list[tuple[str, str]]:
     if row["error_code"] is None:
         exceptions = (attributes_of(event.attributes).get("exception.type") for event in span.events)
         thrown = next((kind for kind in exceptions if kind is not None), None)
-        row["error_code"] = stated_code(text(thrown)) or code_in(message)
+        row["error_code"] = failure_code(text(thrown), message)
     return [(dialects.ERROR_TEXT, message[: dialects.MAX_TEXT])] if message else []
 
 

@@ -6,6 +6,7 @@ summed over the calls of a model (each once), the version that the endpoint's ca
 The outcome does not depend on the order of arrival, nor on how often a part came.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,13 +34,14 @@ _PLAIN = tuple(f.name for f in VALUES if f.name not in _OF_TREE)
 """Fields that are the outermost part's, else those of the first part that has them."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A span with its children. Times in milliseconds since 1970."""
+    """A span with its children. Times in milliseconds since 1970; of an `unended` span it is not known when it ended, only that it was later."""
 
     row: Row
     start: float = 0.0
     end: float = 0.0
+    unended: bool = False
     below: list["Node"] = field(default_factory=list)
 
     @property
@@ -113,10 +115,10 @@ def _merged(copies: Sequence[Row]) -> Node:
         )
     )
     start = _at(chosen)
-    end = start + (chosen["latency_ms"] or 0.0)
+    end, unended = start + (chosen["latency_ms"] or chosen["ttft_ms"] or 0.0), chosen["latency_ms"] is None
     events = sorted((row for row in copies if row["part"] == EVENT), key=lambda row: (_at(row), repr(row)))
     for event in events:
-        end = max(end, _at(event))
+        end, unended = (_at(event), False) if _at(event) > end else (end, unended)
         for name, value in event.items():
             if name in _FROM_EVENTS and chosen[name] is None:
                 chosen[name] = value
@@ -124,7 +126,7 @@ def _merged(copies: Sequence[Row]) -> Node:
             chosen["request_id"], chosen["marks"] = event["request_id"], (chosen["marks"] or "") + "r"
         chosen["attributes"] = _united([chosen["attributes"], event["attributes"]])
     chosen["received_at"] = min((row["received_at"] for row in copies if row["received_at"]), default=None)
-    return Node(chosen, start, end)
+    return Node(chosen, start, end, unended)
 
 
 _FROM_EVENTS = frozenset({"input", "output", "finish_reason", "model", "conversation_id", "error_code", *TOKENS})
@@ -259,14 +261,51 @@ def record(request: Request) -> Row:
     row["finish_reason"] = _first([owner, *last, *members], "finish_reason")
     row["model"] = _first([owner, *succeeded, *members], "model")
     ours = {own["endpoint"], request.endpoint}
-    visible = [node for node in members if node.row["endpoint"] in ours]
-    row["input"] = _first([owner, *(node for node in calls if node in visible)], "input")
-    row["output"] = _first([owner, *(node for node in last if node in visible)], "output")
-    row["attributes"] = _united(
-        [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
-    )
+    visible = {node for node in members if node.row["endpoint"] in ours or node.row["endpoint"] is None}
+    asking, answering = ([*some, *(node for node in members if node.part == CALL)] for some in (calls, last))
+    row["input"] = _first([owner, *(node for node in asking if node in visible)], "input")
+    row["output"] = _first([owner, *(node for node in answering if node in visible)], "output")
+    told = [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
+    ran = _run(request)
+    row["attributes"] = _united([ran, *told]) if ran else _united(told)
     row["received_at"] = min((node.row["received_at"] for node in members if node.row["received_at"]), default=None)
     return row
+
+
+TOOL_SCORE = "eval.tools"
+"""Attribute of a request that used tools: the share of its tool calls that succeeded. Scores of requests are judged, see `jobs.windows`."""
+_LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?limit", re.IGNORECASE)
+"""Codes of runs that were stopped at a limit of steps."""
+
+
+def tools(request: Request) -> list[Node]:
+    """The tool calls of a request; of two nested reports of one call the outer."""
+    calls = [node for node in request.members if node.part == STEP and node.row["step"] == "tool"]
+    inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
+    return [node for node in calls if id(node) not in inner]
+
+
+def _run(request: Request) -> list[tuple[str, str]]:
+    """What is told of a run as a whole: tool calls, failed ones, calls made again with the same arguments, their share of time, hand-offs to
+    other agents, whether it was stopped at a limit of steps."""
+    used = tools(request)
+    agents = [node for node in request.members if node.part == STEP and node.row["step"] == "agent"]
+    if not used and not agents:
+        return []
+    failed = sum(node.code is not None for node in used)
+    same: dict[tuple[Any, Any], int] = {}
+    for node in used:
+        key = (node.row["step_name"], node.row["input"])
+        same[key] = same.get(key, 0) + (key[1] is not None)
+    codes = [node.code for node in request.members if node.code]
+    figures: dict[str, Any] = {
+        "run.tools": len(used), "run.tool_failures": failed, "run.repeated": sum(max(0, times - 1) for times in same.values()),
+        "run.tool_ms": round(sum(node.end - node.start for node in used), 3),
+        "run.agents": len({node.row["step_name"] for node in agents}) or None,
+        "run.step_limit": True if any(_LIMIT.search(code) for code in codes) else None,
+        TOOL_SCORE: round(1 - failed / len(used), 6) if used else None,
+    }  # fmt: skip
+    return [(name, "true" if value is True else str(value)) for name, value in figures.items() if value is not None]
 
 
 def _first(nodes: Iterable[Node], name: str) -> Any:
@@ -346,8 +385,7 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
     """Time and outcome: the outermost part's, unless what it began was still going on when it ended (it only handed over a stream)."""
     owner = request.owner
     late = [] if owner.part == ENTRY else [node for node in request.members[1:] if _goes_on(node, owner, calls)]
-    told = owner.start + (owner.row["latency_ms"] or 0.0)
-    end = max([owner.end, *(node.end for node in late)])
+    last = max([owner, *late], key=lambda node: (node.end, node.unended, node.id))
     failures = sorted((node for node in request.members[1:] if node.code), key=lambda node: (node.end, node.id))
     code = owner.code
     if code is None and late:
@@ -365,9 +403,17 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
     healed = len(_topmost_failures(request)) if code is None else 0
     many = len(calls)
     return {
-        "latency_ms": owner.row["latency_ms"] if end <= told + SLACK_MS else end - owner.start,
+        "latency_ms": _latency(owner, last),
         "error_code": code, "status_code": status, "calls": many or None, "healed": healed or None,
     }  # fmt: skip
+
+
+def _latency(owner: Node, last: Node) -> float | None:
+    """From the beginning of a request to the end of what ended last; None where that is not known."""
+    if last.unended:
+        return None
+    told = owner.row["latency_ms"]
+    return float(told) if told is not None and last.end <= owner.start + told + SLACK_MS else last.end - owner.start
 
 
 def _goes_on(node: Node, owner: Node, calls: Sequence[Node]) -> bool:

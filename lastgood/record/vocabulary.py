@@ -42,7 +42,7 @@ def finish_reason(value: Any) -> str | None:
 
 MAX_CODE = 64
 _STATUS = re.compile(r"(?:HTTP[_ /-]?)?([1-5]\d\d)", re.IGNORECASE)
-_STATUS_IN_TEXT = re.compile(r"(?:error code|status code|status|HTTP)[\W_]{0,3}([45]\d\d)\b", re.IGNORECASE)
+_STATUS_IN_TEXT = re.compile(r"\b(?:error[ _]code|status[ _]code|status|HTTP)[\W_]{0,3}([45]\d\d)\b", re.IGNORECASE)
 _CLASS_IN_TEXT = re.compile(r"(?:^|[\s.(:])([A-Z]\w{2,60}(?:Error|Exception|Timeout|Failure|Interrupt|Exceeded))\b")
 _WORDS_IN_TEXT = re.compile(r"^([A-Z][A-Z_]{3,40})\b")
 _CODE = re.compile(r"[A-Za-z_]\w*")
@@ -61,6 +61,14 @@ def stated_code(value: str | None) -> str | None:
     if len(last) <= MAX_CODE and _CODE.fullmatch(last) and not _SERIAL.search(last):
         return last
     return code_in(word)
+
+
+def failure_code(thrown: str | None, message: str) -> str:
+    """The error code of a failure that states none: the HTTP status in its text, else its exception's class, else what the text names. Wrappers
+    throw one class for every status."""
+    if status := _STATUS_IN_TEXT.search(message):
+        return f"HTTP_{status[1]}"
+    return stated_code(thrown) or code_in(message)
 
 
 def code_in(message: str) -> str:

@@ -12,8 +12,28 @@ from lastgood.settings.mistakes import key_twice
 
 
 class TokenPrice(Model):
+    """DBU per million tokens. Kinds without a price of their own cost what their side costs: cached ones and audio as `input`, reasoning as
+    `output`."""
+
     input: float = Field(ge=0)
     output: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0)
+    cache_write: float | None = Field(None, ge=0)
+    reasoning: float | None = Field(None, ge=0)
+    audio_in: float | None = Field(None, ge=0)
+    audio_out: float | None = Field(None, ge=0)
+
+    def surcharge(self) -> dict[str, float]:
+        """Kind of tokens -> what one million of them costs more (or less) than others of its side. Keys as in a request's `tokens_KIND`."""
+        sides = {
+            "cached": self.input,
+            "cache_write": self.input,
+            "audio_in": self.input,
+            "reasoning": self.output,
+            "audio_out": self.output,
+        }
+        own = {kind: getattr(self, kind) for kind in sides}
+        return {kind: own[kind] - side for kind, side in sides.items() if own[kind] is not None}
 
 
 class UnitPrice(Model):

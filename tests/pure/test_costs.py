@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood.errors import ConfigError
+from lastgood.jobs.cost import KINDS, surcharges
 from lastgood.jobs.offers import MODES, cheapest, loads, offers, report, scaled
 from lastgood.jobs.offers import changes as when_it_changes
 from lastgood.record.windows import Counts, bucket
@@ -95,3 +96,13 @@ def test_prices_come_from_the_file_that_ships_and_a_broken_one_is_named(tmp_path
         prices(bad)
     with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read as prices"):
         prices(tmp_path / "nowhere.yaml")
+
+
+def test_tokens_that_are_priced_apart_cost_what_a_sum_by_hand_gives() -> None:
+    token = TokenPrice(input=10.0, output=40.0, cached=1.0, cache_write=12.5, audio_out=80.0)
+    dear = PRICES.model_copy(update={"pay_per_token": {"m": token}})
+    more = dict(zip(KINDS, surcharges(CostSettings(model="m", mode="pay_per_token"), dear), strict=True))
+    tokens = {"cached": 600, "cache_write": 100, "reasoning": 50, "audio_in": 5, "audio_out": 20}
+    paid = 1000 * 10e-6 + 200 * 40e-6 + sum(tokens[kind] * more[kind] for kind in KINDS)
+    assert paid == pytest.approx((300 * 10 + 600 * 1 + 100 * 12.5 + 180 * 40 + 20 * 80) / 1e6)
+    assert surcharges(CostSettings(model="m", mode="gpu"), dear) == (0.0,) * len(KINDS)

@@ -18,7 +18,7 @@ NAMES = [field.name for field in telemetry.INBOX]
 
 
 def part(
-    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float | None = 100.0, **more: Any
 ) -> dict[str, Any]:
     """An inbox row of a span; `at` and `took` in milliseconds."""
     row = dict.fromkeys(NAMES) | {
@@ -29,14 +29,16 @@ def part(
     return row | more
 
 
-def call(span: str, parent: str | None = None, at: float = 0.0, took: float = 50.0, **more: Any) -> dict[str, Any]:
+def call(
+    span: str, parent: str | None = None, at: float = 0.0, took: float | None = 50.0, **more: Any
+) -> dict[str, Any]:
     return part(
         span, "call", parent, at, took, **{"tokens_in": 10, "tokens_out": 5, "step": "chat", "model": "m"} | more
     )
 
 
 def step(
-    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float = 100.0, **more: Any
+    span: str, kind: str, parent: str | None = None, at: float = 0.0, took: float | None = 100.0, **more: Any
 ) -> dict[str, Any]:
     return part(span, "step", parent, at, took, step=kind, **more)
 
@@ -104,6 +106,13 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a span that ended when it handed over its stream is not believed": (
         [call("1", None, 0, 61, tokens_in=None, tokens_out=None), call("2", "1", 5, 495, ttft_ms=60.0, finish_reason="stop", streaming=True)],
         [{"latency_ms": 500.0, "ttft_ms": 65.0, "tokens_in": 10, "finish_reason": "stop", "streaming": True}],
+    ),
+    "a stream of which only the first token is known": (
+        [call("1", None, 0, 19, streaming=True), call("2", "1", 1, None, ttft_ms=60.0)], [{"latency_ms": None, "ttft_ms": 61.0}],
+    ),
+    "a stream whose end a log record tells": (
+        [call("1", None, 0, 19), call("2", "1", 1, None, ttft_ms=60.0), part("2", "event", None, 500, None, output="a")],
+        [{"latency_ms": 500.0, "output": "a"}],
     ),
     "a stream that begins when it is read": ([step("1", "chain", None, 0, 2), call("2", "1", 30, 400)], [{"latency_ms": 430.0}]),
     "a stream that breaks after its span has ended": (
@@ -186,3 +195,18 @@ def test_a_trace_as_deep_as_a_sender_likes() -> None:
         call("x", "4999", 10),
     ]
     assert [(row["calls"], row["tokens_in"]) for row in records(parts)] == [(1, 10)]
+
+
+def test_a_run_says_what_its_tools_did_and_their_success_is_a_score() -> None:
+    parts = [
+        step("1", "agent", None, 0, 900, step_name="support"), call("2", "1"), step("3", "tool", "1", 100, 50, step_name="weather", input="Paris"),
+        step("4", "tool", "3", 101, 48, step_name="weather", input="Paris"), step("5", "tool", "1", 200, 50, step_name="weather", input="Paris"),
+        step("6", "tool", "1", 300, 100, step_name="book", error_code="TimeoutError", input="x"), step("7", "tool", "1", 500, 50, step_name="weather"),
+        step("8", "agent", "1", 600, 200, step_name="billing", error_code="GraphRecursionError"),
+    ]  # fmt: skip
+    (made,) = records(parts)
+    assert dict(made["attributes"]) == {
+        "run.tools": "4", "run.tool_failures": "1", "run.repeated": "1", "run.tool_ms": "250.0", "run.agents": "2", "run.step_limit": "true",
+        "eval.tools": "0.75",
+    }  # fmt: skip
+    assert records([call("1")])[0]["attributes"] is None

@@ -30,7 +30,7 @@ SCORED = {
     "gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": 0.25, "gen_ai.evaluation.score.label": "poor",
 }  # fmt: skip
 CHAT = {
-    "gen_ai.operation.name": "chat", "server.address": "chat", "model_version": "7", "gen_ai.usage.input_tokens": 12,
+    "gen_ai.operation.name": "chat", "lastgood.endpoint": "chat", "model_version": "7", "gen_ai.usage.input_tokens": 12,
     "gen_ai.usage.output_tokens": 34, "gen_ai.response.finish_reasons": ["stop"], "gen_ai.request.stream": True,
     "gen_ai.input.messages": '[{"role": "user", "parts": [{"type": "text", "content": "hi"}]}]', "feature.age_ms": 1500.5,
     "gen_ai.output.messages": '[{"role": "assistant", "content": "ho"}]', "custom": "kept",
@@ -139,10 +139,10 @@ def shown(row: Any) -> dict[str, Any]:
 def test_a_span_table_reads_as_the_receiver_reads_the_same_spans(spark: Any, attributes: str) -> None:
     expected = SpanDecoder().traces(exported(), AT)
     found = candidates(span_table(spark, attributes), Origin("spans"), Settings()).collect()
-    key = lambda row: row["trace_id"]  # noqa: E731
+    key = lambda row: (row["trace_id"], row["span_id"])  # noqa: E731
     ours, theirs = (sorted(map(shown, rows), key=key) for rows in (expected.rows, [row.asDict() for row in found]))
     assert theirs == ours
-    assert [row["model_version"] for row in ours] == [None, "7", None, "7"]
+    assert [row["model_version"] for row in ours] == [None, "7", "7", None, "7"]
     assert {row["source"] for row in found} == {"span_table"}
     scored = [score.asDict() for row in found for score in row["scores"]]
     assert [(one["request_id"], one["name"], one["value"], one["label"]) for one in scored] == [

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from jobs_support import START, put, row, stored
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
 from lastgood.record import telemetry
 from lastgood.settings import Settings
+from lastgood.settings.prices import Prices
 from lastgood.tables import Store, delta, measures
 from lastgood.tables.health import health
 from lastgood.tables.runs import Context
@@ -159,10 +161,14 @@ def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: 
     prices = tmp_path / "prices.yaml"
     prices.write_text(PRICES)
     token, gpu = {"cost": {"model": "m"}}, {"cost": {"mode": "gpu"}}
+    priced_apart = {
+        "tokens_cached": 500,
+        "tokens_reasoning": 10,
+    }  # without prices of their own they cost as their side does
     ctx = make(prices=prices, endpoints={"chat": token, "rank": gpu})
     same = {"requested_at": START, "latency_ms": 1000.0, "tokens_in": 1000, "tokens_out": 100, "weight": 2.0}
     put(ctx.store, [
-        row(1, team="a", **same), row(2, team="a", **same), row(3, **same), row(4, endpoint="rank", team="a", **same),
+        row(1, team="a", **same), row(2, team="a", **same | priced_apart), row(3, **same), row(4, endpoint="rank", team="a", **same),
         row(5, endpoint="rank", team="b", **same | {"latency_ms": 3000.0}), row(6, endpoint="other", **same),
     ])  # fmt: skip
     conform(ctx)
@@ -174,6 +180,14 @@ def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: 
         ("chat", "a"): (4.0, 0.08, 0.04), ("chat", "?"): (2.0, 0.04, 0.02), ("rank", "a"): (2.0, 0.25, 0.125),
         ("rank", "b"): (2.0, 0.75, 0.375), ("other", "?"): (2.0, None, None),
     }  # fmt: skip
+    assert (found["chat", "a"]["tokens_cached"], found["chat", "a"]["tokens_reasoning"]) == (1000.0, 20.0)
+    prices.write_text(PRICES.replace("output:", "cached: 1, output:", 1))
+    put(ctx.store, [row(7, team="a", **same)])
+    conform(ctx)
+    cost(ctx)
+    cheaper = {(one["endpoint"], one["team"]): one["dbu"] for one in rows_of(ctx, tables.COST)}["chat", "a"]
+    price = Prices(**yaml.safe_load(PRICES)).pay_per_token["m"]
+    assert cheaper == pytest.approx(0.12 - 1000 * (price.input - 1) / 1e6)
 
 
 def some(n: int, shift: float, first: int = 0, **more: Any) -> list[dict[str, Any]]:
