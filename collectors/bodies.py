@@ -7,6 +7,7 @@ as server-sent events.
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pyarrow as pa
 from lastgood.collectors.responses import NOTHING, answer, as_text, content, mapping, streamed
 from lastgood.record.vocabulary import STREAM_BROKEN
 
-MAX_FEATURES = 200
+MAX_FEATURES = 1_000
 MAX_BODY = 4 * 1024 * 1024
 NOT_FINITE = "numbers in the body are not finite: null, or inf"
 
@@ -63,7 +64,7 @@ def _count(value: Any) -> int | None:
 def _not_finite(body: str | bytes, error: Exception) -> tuple[Any, str]:
     """(JSON value, problem) where NaN and Infinity, which JSON does not have, are all that is wrong. Errors: ValueError."""
     text = body.decode() if isinstance(body, bytes) else body
-    if "NaN" not in text and "Infinity" not in text:
+    if "NaN" not in text and "Infinity" not in text and "infinity" not in str(error):
         raise error
     value = json.loads(text)
     try:
@@ -73,34 +74,62 @@ def _not_finite(body: str | bytes, error: Exception) -> tuple[Any, str]:
     return value, NOT_FINITE
 
 
+def _nested(value: Any) -> Any:
+    """The value in a JSON text of JSON, as a double encoder writes, or in a list of a stream's chunks or lines as texts."""
+    if type(value) is str and value[:1] in ("{", "["):
+        return orjson.loads(value)
+    if type(value) is list and value and all(type(entry) is str for entry in value):
+        if all(entry[:1] == "{" for entry in value):
+            return [orjson.loads(entry) for entry in value]
+        return _events("\n".join(value)) if EVENTS.match(value[0]) else value
+    return value
+
+
 def _parse(body: str | bytes | None) -> tuple[Any, str | None]:
     if body is None:
         return None, None
     if len(body) > MAX_BODY:
         return None, "body above 4 MiB"
     try:
-        return orjson.loads(body), None
+        return _nested(orjson.loads(body)), None
     except (ValueError, RecursionError) as error:
         try:
-            if body[:5] in ("data:", b"data:") or body[:6] in ("event:", b"event:"):
-                return _events(body), None
+            text = body.decode(errors="replace") if isinstance(body, bytes) else body
+            if EVENTS.match(text[:64]):
+                return _events(text), None
+            if text[:1] == "{" and LINES_END.search(text):
+                return [orjson.loads(line) for line in text.split("\n") if line.strip()], None
             return _not_finite(body, error)
         except (ValueError, RecursionError) as last:
             return None, f"body is not JSON: {last}"[:200]
 
 
-def _events(body: str | bytes) -> list[Any]:
-    """The data of server-sent events, as a streamed response may be logged; a last one that is cut is left out."""
-    lines = (body.decode(errors="replace") if isinstance(body, bytes) else body).splitlines()
-    payloads = [line[5:].strip() for line in lines if line.startswith("data:")]
-    values = []
-    for i, payload in enumerate(payloads):
+EVENTS = re.compile(r"\ufeff?\s*(:|(data|event|id|retry):)")
+"""How server-sent events begin: a comment or a field (the HTML standard, 9.2)."""
+LINES_END = re.compile(r"\}\s*\n\{")
+"""Between two JSON lines."""
+
+
+def _events(text: str) -> list[Any]:
+    """The data of server-sent events, as a streamed response may be logged; a last one that is cut is left out. Data of an event named
+    `error` need be no JSON."""
+    lines = re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))  # not splitlines: JSON texts may hold U+2028
+    values: list[Any] = []
+    event, last = "", max((i for i, line in enumerate(lines) if line.startswith("data:")), default=0)
+    for i, line in enumerate(lines):
+        event = line[6:].strip() if line.startswith("event:") else event
+        payload = line[5:].strip() if line.startswith("data:") else ""
+        if payload == "[DONE]" and values:
+            values.append({"type": "message_stop"})
+            continue
         if not payload or payload == "[DONE]":
             continue
         try:
             values.append(orjson.loads(payload))
         except orjson.JSONDecodeError:
-            if i < len(payloads) - 1 or not values:
+            if event == "error":
+                values.append({"type": "error"})
+            elif i < last or not values:
                 raise
     return values
 
@@ -132,13 +161,18 @@ def _record(row: Any) -> dict[str, Any]:
     return {str(i): value for i, value in enumerate(row)} if isinstance(row, list) else {"0": row}
 
 
+def _of_tools(parts: Any) -> bool:
+    """Results of tools, which some families send as the user."""
+    return isinstance(parts, list) and bool(parts) and all(mapping(part).get("type") == "tool_result" for part in parts)
+
+
 def _prompt(request: dict[str, Any]) -> str | None:
     messages = request.get("messages")
     if messages is None:
         messages = request.get("input")
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
         for message in reversed(messages):
-            if isinstance(message, dict) and message.get("role") == "user":
+            if isinstance(message, dict) and message.get("role") == "user" and not _of_tools(message.get("content")):
                 return content(message.get("content"))
         return content(messages[-1].get("content"))
     return content(request.get("prompt", request.get("input")))
@@ -152,11 +186,11 @@ def _prediction(response: dict[str, Any], records: int, index: int) -> str | Non
 
 def _format(request: dict[str, Any]) -> str | None:
     """`json` where the request asked for JSON, with the keys its schema requires: `json:a,b`."""
-    asked = mapping(request.get("response_format"))
+    asked = mapping(request.get("response_format")) or mapping(mapping(request.get("text")).get("format"))
     kind = asked.get("type")
     if kind not in ("json_object", "json_schema"):
         return None
-    outer = mapping(asked.get("json_schema"))
+    outer = mapping(asked.get("json_schema")) or asked  # the Responses API has no level between
     required = mapping(outer.get("schema")).get("required")
     keys = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
     return f"json:{','.join(keys)}" if keys else "json"
@@ -170,6 +204,7 @@ def _feature(value: Any) -> str:
 
 
 def _features(record: dict[str, Any]) -> dict[str, str]:
+    """At most MAX_FEATURES; a body that has more says so in `problem`."""
     return {str(name): _feature(value) for name, value in list(record.items())[:MAX_FEATURES]}
 
 
@@ -186,6 +221,8 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         if asked is not None:
             problem = problem or "request body is not a JSON object"
         req = {}
+    if isinstance(parsed, list) and len(parsed) == 1 and "generated_text" in mapping(parsed[0]):
+        parsed = res = parsed[0]  # a pipeline's batch of one, no stream
     if type(parsed) is dict:
         answered = answer(parsed)
     elif chunks := isinstance(parsed, list):
@@ -197,12 +234,15 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         records, record = _records(req)
         if records:
             picked = zlib.crc32(request.encode() if isinstance(request, str) else request or b"") % records
-            features, output = _features(record(picked)), _prediction(res, records, picked) or output
+            inputs = record(picked)
+            features, output = _features(inputs), _prediction(res, records, picked) or output
+            if len(inputs) > MAX_FEATURES:
+                problem = problem or f"{len(inputs)} features: those after the first {MAX_FEATURES} are left out"
     if bad_response and type(response) is str and response.startswith("[{") and parsed is None:
         answered = answered._replace(broken="its list of chunks is cut")
     if answered.broken:
-        code = code or STREAM_BROKEN
-        problem = problem or f"stream broken: {answered.broken}"
+        code = answered.code if chunks or code is None else code
+        problem = problem or (f"stream broken: {answered.broken}" if code == STREAM_BROKEN else None)
     usage, metadata = res.get("usage") or res.get("usageMetadata"), req.get("metadata")
     spent_in = spent_out = team = env = None
     if type(usage) is dict:
@@ -227,7 +267,7 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         features,
         records or None,
         problem,
-        _format(req) if "response_format" in req else None,
+        _format(req) if "response_format" in req or "text" in req else None,
         answered.tool_calls,
         "1" if answered.refusal else None,
     )

@@ -19,7 +19,7 @@ from lastgood.collectors import bodies, coerce
 from lastgood.collectors.findings import Findings
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
-from lastgood.record.vocabulary import STREAM_BROKEN
+from lastgood.record.vocabulary import ANSWER_FAILED, STREAM_BROKEN
 from lastgood.tables.entities import named
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def _logged(source: _Source, shape: Shape, now: datetime) -> dict[str, pa.Array]
     status = source.read("status_code", coerce.status)
     failed = pc.fill_null(pc.greater_equal(status, 400), False)
     http = pc.binary_join_element_wise("HTTP_", status.cast(pa.string()), "")
-    broken = pc.equal(body["error_code"], STREAM_BROKEN)
+    broken = pc.is_in(body["error_code"], pa.array([STREAM_BROKEN, ANSWER_FAILED]))
     code = pc.if_else(failed, pc.coalesce(body["error_code"], http), pc.if_else(broken, body["error_code"], None))
     fraction = source.read("sampling_fraction", coerce.number)
     known = pc.fill_null(pc.and_(pc.greater(fraction, 0.0), pc.less_equal(fraction, 1.0)), False)

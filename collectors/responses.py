@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lastgood.record.vocabulary import finish_reason
+from lastgood.record.vocabulary import ANSWER_FAILED, STREAM_BROKEN, finish_reason
 
 END_EVENTS = ("response.completed", "response.incomplete", "message_stop")
 FAILED_EVENTS = ("error", "response.failed")
@@ -16,7 +16,8 @@ FAILED_EVENTS = ("error", "response.failed")
 
 class Answer(NamedTuple):
     """`text`: what people read, None where there is none. `tool_calls`: JSON list of {name, arguments}. `reason`: why generation
-    stopped, in the words of `vocabulary`. `refusal`: the model refused in the field made for it. `broken`: why a stream is not whole."""
+    stopped, in the words of `vocabulary`. `refusal`: the model refused in the field made for it. `broken`: why a stream is not whole,
+    or an answer is none."""
 
     text: str | None = None
     reason: str | None = None
@@ -24,7 +25,13 @@ class Answer(NamedTuple):
     refusal: bool = False
     broken: str | None = None
 
+    @property
+    def code(self) -> str | None:
+        """The error code of an answer that failed behind a status of 200."""
+        return self.broken and (ANSWER_FAILED if self.broken in FAILURES else STREAM_BROKEN)
 
+
+FAILURES = ("an error object", "it says that it failed")
 NOTHING = Answer()
 
 
@@ -99,7 +106,11 @@ def _message(message: dict[str, Any], reason: Any) -> Answer:
 
 def _items(items: list[dict[str, Any]], reason: Any) -> Answer:
     """Output items of the Responses API: messages, function calls, reasoning."""
-    calls = [_call(i.get("name"), i.get("arguments")) for i in items if i.get("type") in ("function_call", "mcp_call")]
+    calls = [
+        _call(i.get("name"), i.get("arguments", i.get("input")))
+        for i in items
+        if i.get("type") in ("function_call", "custom_tool_call", "mcp_call")
+    ]
     messages = [item for item in items if item.get("type", "message") == "message"]
     text = content(messages[-1].get("content")) if messages else None
     refused = bool(messages) and any(part.get("type") == "refusal" for part in _entries(messages[-1].get("content")))
@@ -126,18 +137,47 @@ def _google(candidate: dict[str, Any]) -> Answer:
     return Answer(text or None, reason, orjson.dumps(calls).decode() if calls else None)
 
 
+def _failure(response: dict[str, Any], answered: Answer) -> str | None:
+    """Why a whole response is no answer, where it is none."""
+    if answered.reason == "error" or (response.get("status") == "failed" and "output" in response):
+        return FAILURES[1]
+    wrong = response.get("error")
+    return (
+        FAILURES[0] if isinstance(wrong, dict | str) and wrong and not (answered.text or answered.tool_calls) else None
+    )
+
+
 def answer(response: dict[str, Any]) -> Answer:
     """What a whole response says."""
+    answered = _answer(response)
+    broken = _failure(response, answered)
+    return answered._replace(broken=broken) if broken else answered
+
+
+def first(choices: list[Any]) -> dict[str, Any]:
+    """The choice that the client sees first; several answers are never mixed."""
+    return min(map(mapping, choices), key=lambda choice: index if isinstance(index := choice.get("index"), int) else 0)
+
+
+def _answer(response: dict[str, Any]) -> Answer:
     choices = response.get("choices")
     if isinstance(choices, list) and choices:
-        choice = mapping(choices[0])
+        choice = first(choices)
         message = choice.get("message") or choice.get("delta")
         if isinstance(message, dict):
             return _message(message, choice.get("finish_reason"))
         return Answer(content(choice.get("text")), finish_reason(choice.get("finish_reason")))
     for key in ("generated_text", "predictions", "outputs"):
         if key in response:
-            return Answer(as_text(response[key]), finish_reason(response.get("finish_reason")))
+            inner = response[key][0] if isinstance(response[key], list) and len(response[key]) == 1 else response[key]
+            if isinstance(inner, dict) and any(
+                isinstance(inner.get(name), list) for name in ("choices", "messages", "output")
+            ):
+                return _answer(inner)  # a chat model behind the tabular format
+            details = mapping(response.get("details"))
+            return Answer(
+                as_text(response[key]), finish_reason(response.get("finish_reason", details.get("finish_reason")))
+            )
     data = response.get("data")
     if isinstance(data, list) and data and "embedding" in mapping(data[0]):
         vector = data[0]["embedding"]
@@ -152,7 +192,12 @@ def answer(response: dict[str, Any]) -> Answer:
         return _message({"content": response.get("content")}, response.get("stop_reason"))
     if _entries(response.get("candidates")):
         return _google(_entries(response["candidates"])[0])
-    return NOTHING
+    if isinstance(response.get("message"), dict):
+        return _message(response["message"], response.get("finish_reason", response.get("done_reason")))
+    spoken_of = mapping(mapping(response.get("output")).get("message"))
+    if spoken_of:
+        return _message(spoken_of, response.get("stopReason"))
+    return NOTHING._replace(reason=finish_reason(mapping(response.get("promptFeedback")).get("blockReason")))
 
 
 class _Stream:
@@ -161,8 +206,10 @@ class _Stream:
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.calls: dict[Any, list[Any]] = {}
+        self.messages: list[dict[str, Any]] = []
         self.items: list[dict[str, Any]] = []
         self.whole: dict[str, Any] = {}
+        self.ids: dict[Any, Any] = {}
         self.reason: Any = None
         self.known = self.ended = self.refused = False
         self.failure: str | None = None
@@ -176,10 +223,18 @@ class _Stream:
         ):
             self._event(kind, chunk)
         elif _entries(chunk.get("choices")):
-            self._choice(chunk["choices"][0])
-        elif isinstance(chunk.get("delta"), dict):  # ChatAgent
-            self._delta(chunk["delta"])
+            self._choice(first(chunk["choices"]))
+        elif isinstance(chunk.get("delta"), dict):
+            self._agent(chunk["delta"])
             self._stop(chunk.get("finish_reason"))
+            self.ended = (
+                True  # its chunks need no finish reason, and most agents send none: where it ends cannot be seen
+            )
+        elif isinstance(chunk.get("token"), dict):  # text-generation-inference: its last chunk has the whole text
+            if chunk["token"].get("special") is not True:
+                self.pieces.append(as_text(chunk["token"].get("text")) or "")
+            self._stop(mapping(chunk.get("details")).get("finish_reason"))
+            self.ended = self.ended or isinstance(chunk.get("generated_text"), str)
         elif _entries(chunk.get("candidates")):
             self._google(_google(_entries(chunk["candidates"])[0]))
         elif isinstance(chunk.get("generated_text"), str):
@@ -188,15 +243,33 @@ class _Stream:
 
     def _stop(self, reason: Any) -> None:
         self.known = True
-        if reason:
+        if finish_reason(reason):
             self.reason, self.ended = reason, True
+
+    def _agent(self, delta: dict[str, Any]) -> None:
+        """A piece of a ChatAgent's messages: pieces of one message have one id; what tools say is no answer, and the last message is it."""
+        last = self.messages[-1] if self.messages else None
+        if (
+            last is None
+            or delta.get("id") != last.get("id")
+            or (delta.get("role") or last.get("role")) != last.get("role")
+        ):
+            self.messages.append(delta)
+            if delta.get("role", "assistant") == "assistant":
+                self.pieces.clear()
+        if self.messages[-1].get("role", "assistant") == "assistant":
+            self._delta(delta)
 
     def _google(self, part: Answer) -> None:
         self.pieces.append(part.text or "")
+        for i, call in enumerate(orjson.loads(part.tool_calls or "[]")):
+            self.calls[len(self.calls), i] = [call["name"], call["arguments"] or ""]
         self._stop(part.reason)
 
     def _choice(self, choice: Any) -> None:
         fields = mapping(choice)
+        if fields.get("index") not in (None, 0):
+            return
         self._delta(mapping(fields.get("delta") or fields.get("message")) or {"content": fields.get("text")})
         self._stop(fields.get("finish_reason"))
 
@@ -208,9 +281,16 @@ class _Stream:
             self.pieces.append(piece)
         for entry in _entries(delta.get("tool_calls")):
             function = mapping(entry.get("function")) or entry
-            self._argument(entry.get("index", 0), function.get("name"), function.get("arguments"))
+            self._argument(entry.get("index", 0), function.get("name"), function.get("arguments"), entry.get("id"))
+        old = mapping(delta.get("function_call"))
+        if old:
+            self._argument(0, old.get("name"), old.get("arguments"))
 
-    def _argument(self, index: Any, name: Any, arguments: Any) -> None:
+    def _argument(self, index: Any, name: Any, arguments: Any, call_id: Any = None) -> None:
+        """Some servers give every call the index 0 or none: a new id is a new call."""
+        if call_id and self.ids.setdefault(index, call_id) != call_id:
+            self.calls[index, self.ids[index]] = self.calls.pop(index)
+            self.ids[index] = call_id
         call = self.calls.setdefault(index, [None, ""])
         call[0] = name or call[0]
         call[1] += as_text(arguments) or ""
@@ -265,5 +345,9 @@ def streamed(chunks: list[Any]) -> tuple[Answer, dict[str, Any]]:
         stream.add(chunk)
         nested = chunk.get("response") if isinstance(chunk.get("response"), dict) else chunk.get("message")
         for fields in (mapping(nested), chunk):
+            spent = mapping(last.get("usage")) | {
+                key: value for key, value in mapping(fields.get("usage")).items() if value is not None
+            }
             last |= {key: value for key, value in fields.items() if value is not None}
+            last |= {"usage": spent} if spent else {}  # the first event has the prompt's tokens, the last the answer's
     return stream.answer(), last

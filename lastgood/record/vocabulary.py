@@ -9,6 +9,8 @@ from lastgood.record.finish_reasons import OURS, SILENT
 
 STREAM_BROKEN = "stream_broken"
 """Error code of an answer that began with status 200 and then broke off: an error event, or no end."""
+ANSWER_FAILED = "answer_failed"
+"""Error code of an answer with status 200 that is an error: an error object, or a response that says it failed."""
 MAX_REASON = 40
 ENDPOINT_ATTRIBUTES = (
     "lastgood.endpoint", "mlflow.databricks.modelServingEndpointName", "databricks.serving.endpoint.name", "service.name",
@@ -37,7 +39,7 @@ def finish_reason(value: Any) -> str | None:
         return None
     word = re.sub(r"[\s-]+", "_", value.strip().lower())
     word = word if word in OURS else word.rsplit(".", 1)[-1].removeprefix("finish_reason_")
-    return None if word in SILENT else OURS.get(word, word[:MAX_REASON])
+    return None if word in SILENT or word in MISSING else OURS.get(word, word[:MAX_REASON])
 
 
 MAX_CODE = 64

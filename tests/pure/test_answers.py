@@ -9,7 +9,7 @@ import pytest
 
 from lastgood.cli.check import check
 from lastgood.collectors.bodies import NOT_FINITE, Body, extract
-from lastgood.record.vocabulary import STREAM_BROKEN
+from lastgood.record.vocabulary import ANSWER_FAILED, STREAM_BROKEN
 from lastgood.settings import load
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Ulm"}'}}
@@ -119,6 +119,108 @@ def test_family_gives_text_calls_and_reason(family: str) -> None:
     assert body.refusal == ("1" if "refusal" in family else None)
 
 
+TWO = [
+    {"index": 1, "message": {"content": "b"}, "finish_reason": "length"},
+    {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
+]
+FORMS: dict[str, tuple[Any, tuple[str | None, Any, str | None]]] = {
+    "two choices out of order": ({"choices": TWO}, ("a", None, "stop")),
+    "two choices streamed": (
+        [{"choices": [{"index": i % 2, "delta": {"content": "aXbY"[i]}, "finish_reason": "stop" if i > 1 else None}]} for i in range(4)],
+        ("ab", None, "stop"),
+    ),
+    "calls without an index": (
+        deltas(*({"tool_calls": [{"id": name, "function": {"name": name, "arguments": "{}"}}]} for name in "fg"), end="tool_calls"),
+        (None, [{"name": name, "arguments": "{}"} for name in "fg"], "tool_calls"),
+    ),
+    "a function call of old in pieces": (
+        deltas({"content": None, "function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": "{}"}}, end="function_call"),
+        (None, [{"name": "f", "arguments": "{}"}], "tool_calls"),
+    ),
+    "Google's call in a stream": (
+        [{"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}]}],
+        (None, [{"name": "f", "arguments": "{}"}], "stop"),
+    ),
+    "Google's blocked prompt": ({"promptFeedback": {"blockReason": "SAFETY"}}, (None, None, "content_filter")),
+    "a custom tool's call": (
+        {"output": [{"type": "custom_tool_call", "name": "f", "input": "x"}], "status": "completed"},
+        (None, [{"name": "f", "arguments": "x"}], "tool_calls"),
+    ),
+    "a ChatAgent's stream as its messages end": ([{"delta": {"role": "assistant", "content": t, "id": "1"}} for t in "ab"], ("ab", None, None)),
+    "a ChatAgent's stream with a tool": (
+        [{"delta": {"role": role, "content": role, "id": str(i)}} for i, role in enumerate(("assistant", "tool", "assistant"))],
+        ("assistant", None, None),
+    ),
+    "a pipeline's list of one": ([{"generated_text": "a"}], ("a", None, None)),
+    "text-generation-inference, streamed": (
+        [{"token": {"text": "a"}}, {"token": {"text": "b"}, "generated_text": "ab", "details": {"finish_reason": "eos_token"}}], ("ab", None, "stop"),
+    ),
+    "a chat behind predictions": ({"predictions": [chat({"content": "a"})]}, ("a", None, "stop")),
+    "Bedrock's converse": ({"output": {"message": {"content": [{"text": "a"}]}}, "stopReason": "max_tokens"}, ("a", None, "length")),
+    "chunks as texts": ([json.dumps(chunk) for chunk in deltas({"content": "a"})], ("a", None, "stop")),
+    "JSON in a JSON text": (json.dumps(chat({"content": "a"})), ("a", None, "stop")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_that_servers_write_are_read(form: str) -> None:
+    response, (text, calls, reason) = FORMS[form]
+    body = read(response)
+    assert (body.output, body.tool_calls and json.loads(body.tool_calls), body.finish_reason) == (text, calls, reason)
+    assert body.problem is body.error_code is None
+
+
+STREAM = 'data: {"choices": [{"delta": {"content": "a\u2028b"}}]}\n\ndata: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STREAM, ": ping\n\n" + STREAM, "\ufeff" + STREAM, "\n" + STREAM, "id: 1\n" + STREAM, STREAM.replace("\n", "\r\n"),
+        STREAM.replace("data: ", "").replace("\n\n", "\n"), STREAM.replace("stop", "null") + "data: [DONE]\n\n",
+    ],
+)  # fmt: skip
+def test_events_are_read_however_they_are_logged(text: str) -> None:
+    body = extract("{}", text)
+    assert (body.output, body.error_code, body.problem) == ("a\u2028b", None, None)
+
+
+def test_an_error_event_that_is_no_json_breaks_a_stream() -> None:
+    assert extract("{}", "event: error\ndata: Internal Server Error\n\n").error_code == STREAM_BROKEN
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"error": {"message": "boom", "code": 500}}, {"error": "out of memory"}, {"type": "error", "error": {"type": "overloaded_error"}},
+        {"output": [], "status": "failed"}, {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]},
+    ],
+)  # fmt: skip
+def test_an_error_behind_a_good_status_is_a_failure(response: dict[str, Any]) -> None:
+    assert read(response).error_code == ANSWER_FAILED
+    assert read(response | {"error": None, "status": "completed"} | chat({"content": "a"})).error_code is None
+
+
+def test_tokens_of_a_stream_are_those_of_all_its_events() -> None:
+    events = [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 30, "output_tokens": 1}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "hi"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 15}}, {"type": "message_stop"},
+    ]  # fmt: skip
+    body = read(events)
+    assert (body.tokens_in, body.tokens_out) == (30, 15)
+
+
+def test_what_tools_send_as_the_user_is_no_prompt() -> None:
+    asked = [{"role": "user", "content": "q"}, {"role": "user", "content": [{"type": "tool_result", "content": "42"}]}]
+    assert read({}, {"messages": asked}).input == "q"
+
+
+def test_json_is_asked_for_in_either_place() -> None:
+    form = {"type": "json_schema", "schema": {"required": ["a"]}}
+    assert read({}, {"input": "q", "text": {"format": form}}).response_format == "json:a"
+
+
 BROKEN: dict[str, list[Any]] = {
     "cut": deltas({"content": "and th"})[:1],
     "an error event": [*deltas({"content": "and th"})[:1], {"error": {"message": "boom", "code": 500}}],
@@ -126,7 +228,9 @@ BROKEN: dict[str, list[Any]] = {
     "a Responses stream cut": [{"type": "response.output_text.delta", "delta": "and th"}],
     "a Responses stream that failed": [{"type": "response.output_text.delta", "delta": "a"}, {"type": "response.failed", "response": {"error": {"code": "x"}}}],
     "an Anthropic stream cut": [{"type": "message_start", "message": {}}, {"type": "content_block_delta", "delta": {"text": "a"}}],
-    "a ChatAgent's stream cut": [{"delta": {"content": "a"}}],
+    "a ChatAgent's stream that failed": [{"delta": {"content": "a"}}, {"error": {"message": "boom"}}],
+    "an Anthropic stream that failed": [{"type": "message_start", "message": {}}, {"type": "error", "error": {"type": "overloaded_error"}}],
+    "a stream whose reason is the word null": [{"choices": [{"delta": {"content": "a"}, "finish_reason": "null"}]}],
 }  # fmt: skip
 
 
