@@ -33,13 +33,15 @@ APP_FOLDER = "build/app"
 
 @dataclass(frozen=True)
 class Answers:
-    """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself."""
+    """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself.
+    `span_tables`: where the endpoints' traces are."""
 
     catalog: str = "main"
     schema: str = "lastgood"
     endpoints: Mapping[str, str | None] = None  # type: ignore[assignment]
     operators: str = "users"
     mode: str = "approve"
+    span_tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.endpoints is None:
@@ -199,6 +201,7 @@ def _settings(answers: Answers) -> Document:
         "sources": {
             "entities_table": "system.serving.served_entities",
             "usage_tables": ["system.serving.endpoint_usage"],
+            **({"span_tables": list(answers.span_tables)} if answers.span_tables else {}),
         },
         "default": {"mode": answers.mode},
         "endpoints": endpoints,

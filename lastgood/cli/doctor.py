@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -151,7 +151,7 @@ def workspace(settings: Settings) -> Iterator[Finding]:
     yield Finding("workspace", Health.OK, f"reached as {me}")
     yield from clock(workspace.host)
     for name, endpoint in settings.endpoints.items():
-        yield from _endpoint(workspace, name, endpoint, me)
+        yield from _endpoint(workspace, name, endpoint, me, settings.sources.span_tables)
 
 
 def clock(host: str) -> Iterator[Finding]:
@@ -165,7 +165,9 @@ def clock(host: str) -> Iterator[Finding]:
         )
 
 
-def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSettings, me: str) -> Iterator[Finding]:
+def _endpoint(
+    workspace: DatabricksWorkspace, name: str, settings: EndpointSettings, me: str, spans: Sequence[str]
+) -> Iterator[Finding]:
     title = f"endpoint {name}"
     try:
         endpoint: Endpoint = workspace.endpoint(name)
@@ -197,6 +199,13 @@ def _endpoint(workspace: DatabricksWorkspace, name: str, settings: EndpointSetti
             Health.WARN,
             f"the endpoint logs into {endpoint.payload_table}, which is not read",
             fix,
+        )
+    if endpoint.span_table and endpoint.span_table not in spans:
+        yield Finding(
+            f"{title}: traces",
+            Health.WARN,
+            f"the endpoint exports traces, by the platform's naming into {endpoint.span_table}, which is not read",
+            "add it to sources.span_tables (where its table has another name, that one: the workspace does not say)",
         )
     if table and tables.is_path(table):
         exists = delta.version(table) is not None

@@ -34,6 +34,7 @@ workspace:{% if host %}
 sources:
   entities_table: system.serving.served_entities   # which version stands behind a served entity, at the time
   usage_tables: []                  # system.serving.endpoint_usage: also what payload tables leave out
+  span_tables: [{{ span_tables }}]                   # traces of endpoints: catalog.schema.prefix_otel_spans
 
 pagerduty:
   routing_key_env: LASTGOOD_PAGERDUTY_KEY
@@ -102,13 +103,14 @@ def init(
     host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
     named = _named(_ask(endpoints, ENDPOINTS, ""))
     mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
-    named = _proposed(named, host, token_env)
+    named, spans = _proposed(named, host, token_env)
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
         "host": host and _plain(host),
         "token_env": _plain(token_env),
         "mode": mode.value,
+        "span_tables": ", ".join(map(_plain, spans)),
     }
     from jinja2 import Environment
 
@@ -138,20 +140,26 @@ def _named(endpoints: str) -> list[tuple[str, str]]:
     return [(name.strip(), table.strip()) for name, table in pairs]
 
 
-def _proposed(named: list[tuple[str, str]], host: str | None, token_env: str) -> list[tuple[str, str]]:
-    """The endpoints, with the payload table that each says itself where none was given; as given where the workspace cannot be asked."""
+def _proposed(
+    named: list[tuple[str, str]], host: str | None, token_env: str
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """(the endpoints, with the payload table that each says itself where none was given; tables of their traces that are there by the
+    platform's naming). As given where the workspace cannot be asked."""
     from lastgood.workspace.databricks import connect
 
-    if not (host or os.environ.get("DATABRICKS_HOST")) or all(table for _, table in named):
-        return named
+    if not (host or os.environ.get("DATABRICKS_HOST")) or not named:
+        return named, []
     try:
         workspace = connect(
             WorkspaceSettings(host=host or None, token_env=token_env if host else None, retry_timeout_s=5)
         )
-        return [(name, table or workspace.endpoint(name).payload_table) for name, table in named]
+        endpoints = {name: workspace.endpoint(name) for name, _ in named}
+        spans = {endpoint.span_table for endpoint in endpoints.values() if endpoint.span_table}
+        proposed = [(name, table or endpoints[name].payload_table) for name, table in named]
+        return proposed, sorted(filter(workspace.has_table, spans))
     except LastgoodError as error:
-        typer.echo(f"payload tables are not proposed: {error}", err=True)
-        return named
+        typer.echo(f"tables of the endpoints are not proposed: {error}", err=True)
+        return named, []
 
 
 def _init_bundle(
@@ -170,12 +178,14 @@ def _init_bundle(
         raise ConfigError(
             "--databricks writes into a clone of Lastgood's repository: its build makes the wheel that is deployed"
         )
+    named, spans = _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")
     answers = bundle.Answers(
         _ask(catalog, "Catalog of the tables", "main"),
         _ask(schema_name, "Schema of the tables", "lastgood"),
-        {name: table or None for name, table in _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")},
+        {name: table or None for name, table in named},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
         (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
+        tuple(spans),
     )
     if not answers.endpoints:
         raise ConfigError("no endpoint is named: the app would have nothing to watch")

@@ -42,7 +42,8 @@ class Endpoint:
     `traffic` maps served entity name to per cent (0-100). `passthrough` holds config fields that an update
     must send back unchanged (auto_capture_config). `pending_*` describe the update under way, if any. `gateway` is the AI
     Gateway's settings (an update does not touch them). An update is checked against the rights of `creator` too.
-    `payload_table`: where the endpoint logs its requests, as it says itself; empty where it logs none.
+    `payload_table`: where the endpoint logs its requests, as it says itself; empty where it logs none. `span_table`: where its traces are by
+    the platform's own naming, for no answer of the workspace names it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Endpoint:
     gateway: Mapping[str, Any] = field(default_factory=dict)
     creator: str = ""
     payload_table: str = ""
+    span_table: str = ""
 
     def entity(self, version: str) -> ServedEntity | None:
         """The served entity that serves `version`, or None."""

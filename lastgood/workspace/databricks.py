@@ -168,6 +168,7 @@ def parse(document: Mapping[str, Any]) -> Endpoint:
         gateway=document.get("ai_gateway") or {},
         creator=str(document.get("creator") or ""),
         payload_table=_payload_table(document),
+        span_table=_span_table(document),
     )
 
 
@@ -183,6 +184,19 @@ def _payload_table(document: Mapping[str, Any]) -> str:
             prefix = capture.get("table_name_prefix") or document.get("name")
             return f"{capture['catalog_name']}.{capture['schema_name']}.{prefix}_payload"
     return ""
+
+
+LOGS_PAYLOAD, SPANS, TRACES = "_otel_logs_payload", "_otel_spans", "TELEMETRY_FEATURE_TRACES"
+"""The payload table of telemetry is named after the logs table; both end so where Databricks named them."""
+
+
+def _span_table(document: Mapping[str, Any]) -> str:
+    """Where traces are, as far as the payload table's name tells; empty where the endpoint exports none, or its tables have other names."""
+    telemetry = document.get("telemetry_config") or {}
+    features, payload = telemetry.get("enabled_telemetry_features"), _payload_table(document)
+    if not telemetry or not payload.endswith(LOGS_PAYLOAD) or (features and TRACES not in features):
+        return ""
+    return payload.removesuffix(LOGS_PAYLOAD) + SPANS
 
 
 def _update(state: Mapping[str, Any]) -> Update:
@@ -250,6 +264,15 @@ class DatabricksWorkspace:
     def aliases(self, model: str) -> Mapping[str, str]:
         with translated(f"model {model}"):
             return Registry(self._client).aliases(model)
+
+    def has_table(self, name: str) -> bool:
+        """Whether Unity Catalog shows a table of that name. Errors: ConfigError, TransientError."""
+        try:
+            with translated(f"table {name}"):
+                self._client.tables.get(name)
+        except GoneError:
+            return False
+        return True
 
     def version_tags(self, model: str, version: str) -> Mapping[str, str]:
         with translated(f"model {model} version {version}"):

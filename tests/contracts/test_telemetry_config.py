@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from databricks.sdk.errors import BadRequest
@@ -17,10 +18,12 @@ from databricks.sdk.service.serving import (
     TelemetryInferenceTableConfig,
     UnityCatalogTableNames,
 )
+from deltalake import write_deltalake
 from typer.testing import CliRunner
 
+from lastgood.cli import doctor
 from lastgood.cli.app import app
-from lastgood.settings import WorkspaceSettings
+from lastgood.settings import WorkspaceSettings, load
 from lastgood.workspace import local
 from lastgood.workspace.databricks import client, connect, parse
 from lastgood.workspace.local.state import TELEMETRY
@@ -107,3 +110,51 @@ def test_init_proposes_the_table_that_the_endpoint_names(
     assert done.exit_code == 0, done.output
     written = yaml.safe_load((tmp_path / "conf" / "lastgood.yaml").read_text())
     assert written["endpoints"] == {"watched": {"payload_table": "main.obs.chat_logs_payload"}}
+
+
+@pytest.mark.parametrize(
+    ("features", "table"),
+    [
+        (None, "main.obs.chat_otel_spans"),
+        (["TELEMETRY_FEATURE_TRACES", "TELEMETRY_FEATURE_LOGS"], "main.obs.chat_otel_spans"),
+        (["TELEMETRY_FEATURE_INFERENCE_TABLE"], ""),
+    ],
+)
+def test_traces_are_where_the_platforms_own_naming_puts_them(features: list[str] | None, table: str) -> None:
+    telemetry = {
+        "inference_table_config": {"name": "main.obs.chat_otel_logs_payload"},
+        "enabled_telemetry_features": features,
+    }
+    assert parse({"name": "chat", "telemetry_config": telemetry}).span_table == table
+    other = {"inference_table_config": {"name": "main.obs.our_logs_payload"}}
+    assert parse({"name": "chat", "telemetry_config": other}).span_table == "", "names of people's own tell nothing"
+    assert parse({"name": "chat"}).span_table == ""
+
+
+@pytest.mark.parametrize("there_is_one", [True, False])
+def test_init_proposes_the_traces_that_are_there_and_doctor_misses_those_that_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_is_one: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalog = local.LocalCatalog({"main.obs": str(tmp_path / "obs")})
+    if there_is_one:
+        write_deltalake(str(tmp_path / "obs" / "chat_otel_spans"), pa.table({"trace_id": ["a"]}))
+    names = UnityCatalogTableNames(logs_table="main.obs.chat_otel_logs", traces_table="main.obs.chat_otel_spans")
+    wanted = TelemetryConfig(table_names=names, inference_table_config=TelemetryInferenceTableConfig())
+    with local.serve(local.LocalConfig(catalog=catalog)) as space:
+        monkeypatch.setenv("LOCAL", space.token)
+        own = WorkspaceSettings(host=space.url, token_env="LOCAL", retry_timeout_s=5)
+        config = EndpointCoreConfigInput("x", served_entities=[CHAT])
+        client(own).serving_endpoints.create("watched", config=config, telemetry_config=wanted)
+        words = ["init", "--storage", "./data", "--host", space.url, "--token-env", "LOCAL", "--endpoints", "watched"]
+        assert CliRunner().invoke(app, [*words, "--mode", "observe"]).exit_code == 0
+        path = tmp_path / "conf" / "lastgood.yaml"
+        written = yaml.safe_load(path.read_text())
+        spans = ["main.obs.chat_otel_spans"] if there_is_one else []
+        assert (written["sources"]["span_tables"], written["endpoints"]) == (
+            spans,
+            {"watched": {"payload_table": "main.obs.chat_otel_logs_payload"}},
+        )
+        findings = doctor.workspace(load(path))
+        missed = [finding for finding in findings if finding.name == "endpoint watched: traces"]
+        assert bool(missed) is not there_is_one
