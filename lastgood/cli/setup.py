@@ -178,10 +178,14 @@ def _init_bundle(
         raise ConfigError(
             "--databricks writes into a clone of Lastgood's repository: its build makes the wheel that is deployed"
         )
-    named, spans = _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")
-    answers = bundle.Answers(
+    catalog, schema_name = (
         _ask(catalog, "Catalog of the tables", "main"),
         _ask(schema_name, "Schema of the tables", "lastgood"),
+    )
+    named, spans = _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")
+    answers = bundle.Answers(
+        catalog,
+        schema_name,
         {name: table or None for name, table in named},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
         (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
