@@ -92,8 +92,6 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Ask a few questions and write a commented settings file, with its JSON Schema beside it; or all of a bundle."""
-    from lastgood.cli.config import schema
-
     if databricks:
         _init_bundle(catalog, schema_name, endpoints, operators, mode, force, as_json)
         return
@@ -112,18 +110,24 @@ def init(
         "mode": mode.value,
         "span_tables": ", ".join(map(_plain, spans)),
     }
+    _write(out, values | {"endpoints": quoted, "schema": SCHEMA})
+    result = {"written": [str(out), str(out.parent / SCHEMA)]}
+    print(strict_json(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
+
+
+def _write(out: Path, values: Mapping[str, Any]) -> None:
+    """The settings file, once it can be read, and its schema beside it. Errors: ConfigError."""
     from jinja2 import Environment
 
+    from lastgood.cli.config import schema
+
     maker = Environment(keep_trailing_newline=True)  # noqa: S701 - it makes YAML, of values that are quoted as YAML
-    text = maker.from_string(TEMPLATE).render(**values, endpoints=quoted, schema=SCHEMA)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".new")
-    draft.write_text(text)
+    draft.write_text(maker.from_string(TEMPLATE).render(**values))
     load(draft)
     draft.replace(out)
     (out.parent / SCHEMA).write_text(schema())
-    result = {"written": [str(out), str(out.parent / SCHEMA)]}
-    print(strict_json(result) if as_json else f"{out} is written; next: lastgood doctor --config {out}")
 
 
 ENDPOINTS = "Endpoints to watch, NAME or NAME=PAYLOAD_TABLE, comma-separated"
