@@ -114,7 +114,7 @@ def _hidden(rows: "DataFrame", rule: Rule) -> "DataFrame":
 
     text = f.udf(lambda endpoint, value: of(endpoint).text(value), "string")
     feature = f.udf(
-        lambda endpoint, pairs: pairs and {key: of(endpoint).feature(value) for key, value in pairs.items()},
+        lambda endpoint, pairs: pairs and of(endpoint).features(pairs),
         "map<string,string>",
     )
     rest = f.udf(

@@ -54,7 +54,9 @@ MARKED = "lastgood.marked"
 
 
 def attribute(name: str, value: str, rule: Redactor) -> str | None:
-    """What is kept of an attribute that is a text; None: it is left out."""
+    """What is kept of an attribute that is a text; None: it is left out. A name is a word: what is none may be a client's text."""
+    if not _CODE.fullmatch(name):
+        return None
     if dialects.number(value) is not None or value in ("true", "false"):
         return value
     if name in NAMES and _NAME.fullmatch(value):
@@ -69,6 +71,8 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
         return "/health" if dialects.probe(value) else None
     if name in USAGE:
         return _counts(value)
+    if name == "unlogged":
+        return ",".join(code for word in value.split(",") if (code := stated_code(word)))
     if name in NOTES:
         return value
     if name == "response_format":

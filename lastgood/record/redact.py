@@ -40,6 +40,8 @@ VALID: Mapping[str, Callable[[str], bool]] = {
 """Name -> whether a match is one: other numbers look the same, but for the checksum."""
 
 
+_CATEGORY = re.compile(r"[^\s{}\[\]]{0,64}(?: [^\s{}\[\]]{1,32}){0,3}|[\d\s.,eE+\[\]-]+")
+"""At most four words, or numbers."""
 _SHIPPED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
@@ -102,8 +104,17 @@ class Redactor:
         return self._hook(str(value))
 
     def feature(self, value: str | None) -> str | None:
-        """What is kept of a tabular feature's value."""
-        return value if self.capture is Capture.FEATURES else self.text(value)
+        """What is kept of a tabular feature's value (or name): with `features` numbers, vectors and categories. A chat model may be asked in
+        the tabular format: then the "features" are its prompts."""
+        if self.capture is not Capture.FEATURES:
+            return self.text(value)
+        return value if value is None or _CATEGORY.fullmatch(value) else None
+
+    def features(self, pairs: Mapping[str, str | None]) -> dict[str, str | None] | None:
+        """What is kept of a record's features. None: nothing, not even their names."""
+        if self.capture is Capture.NONE:
+            return None
+        return {name: self.feature(value) for key, value in pairs.items() if (name := self.feature(key)) is not None}
 
 
 def _replaced(text: str, pattern: str, name: str) -> str:

@@ -11,7 +11,8 @@ STREAM_BROKEN = "stream_broken"
 """Error code of an answer that began with status 200 and then broke off: an error event, or no end."""
 ANSWER_FAILED = "answer_failed"
 """Error code of an answer with status 200 that is an error: an error object, or a response that says it failed."""
-MAX_REASON = 40
+_REASON = re.compile(r"[^\W_]{1,20}(_[^\W_]{1,20}){0,4}")
+"""At most five words: what else a server writes there may be the answer's text."""
 ENDPOINT_ATTRIBUTES = (
     "lastgood.endpoint", "mlflow.databricks.modelServingEndpointName", "databricks.serving.endpoint.name", "service.name",
     "traceloop.workflow.name", "gen_ai.workflow.name", "gen_ai.agent.name", "ai.telemetry.functionId", "gen_ai.request.model",
@@ -24,8 +25,8 @@ MISSING = frozenset({"", "-", "null", "none", "nan", "nat", "na", "n/a", "<na>",
 
 
 def finish_reason(value: Any) -> str | None:
-    """A finish reason in our words: from a word in any case, a list (its first), or JSON text of either. An unknown word stays, lower case,
-    cut to MAX_REASON characters; None for nothing."""
+    """A finish reason in our words: from a word in any case, a list (its first), or JSON text of either. An unknown word stays, lower case;
+    a text is `other`; None for nothing."""
     if isinstance(value, str) and value in OURS:
         return OURS[value]
     if isinstance(value, str) and value[:1] in ("[", '"'):
@@ -39,7 +40,9 @@ def finish_reason(value: Any) -> str | None:
         return None
     word = re.sub(r"[\s-]+", "_", value.strip().lower())
     word = word if word in OURS else word.rsplit(".", 1)[-1].removeprefix("finish_reason_")
-    return None if word in SILENT or word in MISSING else OURS.get(word, word[:MAX_REASON])
+    if word in SILENT or word in MISSING:
+        return None
+    return OURS.get(word, word if _REASON.fullmatch(word) else "other")
 
 
 MAX_CODE = 64

@@ -66,6 +66,23 @@ def test_modes() -> None:
     assert [Redactor(mode).feature("a@b.ch") for mode in Capture] == [None, "a@b.ch", "[EMAIL]", "a@b.ch"]
 
 
+def test_of_features_numbers_vectors_and_categories_are_kept_not_prompts() -> None:
+    rule = Redactor(Capture.FEATURES)
+    kept = {
+        "age": "31.5",
+        "annual income in EUR": "",
+        "city": "New York",
+        "vector": "[0.1, -2e3]",
+        "none": None,
+        "0": "inf",
+    }
+    assert rule.features(kept) == kept
+    prompt = "where does the lady of the house live?"
+    left = {"question": prompt, "messages": '[{"role":"user"}]', prompt: "1", "lines": "a\nb"}
+    assert rule.features(left) == dict.fromkeys(("question", "messages", "lines"))
+    assert Redactor(Capture.NONE).features(kept) is None
+
+
 def test_what_cannot_be_used_is_named() -> None:
     with pytest.raises(ConfigError, match=r"redact: '\(' is not a pattern"):
         redactor(EndpointSettings(redact={"X": "("}))
