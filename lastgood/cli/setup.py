@@ -1,10 +1,10 @@
 """`lastgood init` writes a commented conf/lastgood.yaml; `lastgood doctor` says what is not right yet, and how to mend it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
