@@ -46,10 +46,15 @@ class Body(NamedTuple):
     response_format: str | None
     tool_calls: str | None
     refusal: str | None
+    tokens_cached: int | None = None
+    tokens_cache_write: int | None = None
+    tokens_reasoning: int | None = None
+    tokens_audio_in: int | None = None
+    tokens_audio_out: int | None = None
 
 
 ARROW: Mapping[str, pa.DataType] = {
-    "tokens_in": pa.int64(), "tokens_out": pa.int64(), "streaming": pa.bool_(), "records": pa.int64(),
+    **{name: pa.int64() for name in Body._fields if name.startswith("tokens_")}, "streaming": pa.bool_(), "records": pa.int64(),
     "features": pa.map_(pa.string(), pa.string()),
 }  # fmt: skip
 """Types of Body's fields that are no text."""
@@ -245,11 +250,15 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         problem = problem or (f"stream broken: {answered.broken}" if code == STREAM_BROKEN else None)
     usage, metadata = res.get("usage") or res.get("usageMetadata"), req.get("metadata")
     spent_in = spent_out = team = env = None
+    apart: tuple[int | None, ...] = ()
     if type(usage) is dict:
         spent_in = _count(usage.get("prompt_tokens", usage.get("input_tokens", usage.get("promptTokenCount"))))
         spent_out = _count(
             usage.get("completion_tokens", usage.get("output_tokens", usage.get("candidatesTokenCount")))
         )
+        apart = _priced_apart(usage)
+        if spent_in is not None and "cache_read_input_tokens" in usage and "input_tokens" in usage:
+            spent_in += (apart[0] or 0) + (apart[1] or 0)  # Anthropic counts them beside the others
     if type(metadata) is dict:
         team, env = as_text(metadata.get("team")), as_text(metadata.get("env"))
     streaming = req.get("stream")
@@ -270,6 +279,21 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         _format(req) if "response_format" in req or "text" in req else None,
         answered.tool_calls,
         "1" if answered.refusal else None,
+        *apart,
+    )
+
+
+def _priced_apart(usage: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Tokens of an answer that may have prices of their own: cached, written to the cache, reasoning, audio in and out."""
+    asked = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    answered = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    into, out = (part if type(part) is dict else {} for part in (asked, answered))
+    return (
+        _count(into.get("cached_tokens", usage.get("cache_read_input_tokens", usage.get("cachedContentTokenCount")))),
+        _count(usage.get("cache_creation_input_tokens")),
+        _count(out.get("reasoning_tokens", usage.get("thoughtsTokenCount"))),
+        _count(into.get("audio_tokens")),
+        _count(out.get("audio_tokens")),
     )
 
 

@@ -166,7 +166,7 @@ def detect(columns: Sequence[str]) -> str:
 def needed(kind: str) -> tuple[str, ...]:
     """The columns of a table of this kind that are read, where it has them."""
     if kind == "canonical":
-        return tuple(field.name for field in telemetry.INBOX)
+        return tuple(field.name for field in telemetry.INBOX if field not in telemetry.PART)
     return BY_NAME[kind].columns
 
 
@@ -337,7 +337,7 @@ def _logged(source: _Source, shape: Shape, now: datetime) -> dict[str, pa.Array]
         "received_at": pa.repeat(pa.scalar(now, coerce.TIME), source.rows),
         "source": pa.repeat(generation.name, source.rows),
         "reject_reason": _unknown_schema(source.read("schema_version", coerce.text), shape.versions),
-        **{name: body[name] for name in ("input", "output", "finish_reason", "streaming", "env", "features")},
+        **{name: body[name] for name in ("input", "output", "finish_reason", "streaming", "env", "features", *APART)},
     }  # fmt: skip
 
 
@@ -389,6 +389,8 @@ def _notes(source: _Source, generation: Generation, body: Mapping[str, pa.Array]
     return pa.array(rows, coerce.TEXTS)
 
 
+APART = telemetry.TOKENS[2:]
+"""Tokens that may have prices of their own."""
 NAMES = (
     *EXACT,
     "served_entity",

@@ -385,7 +385,7 @@ def _conform(ctx: Context) -> Run | None:
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         new, forgotten = remembered(ctx, new)
         run.passed_over += forgotten
-        new, earlier = together(ctx, traces.held(ctx, new))
+        new, earlier, parts = together(ctx, traces.held(ctx, new))
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
@@ -407,11 +407,14 @@ def _conform(ctx: Context) -> Run | None:
             if earlier is not None:
                 rows, clauses = _replacing(rows, earlier), replacing_clauses()
             run.rows_out += merge(ctx, rows, tables.REQUESTS, on, clauses)
+        if parts is not None:
+            traces.keep_steps(ctx, parts)
         return run
 
 
-def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | None"]:
-    """(new candidates with the parts of each trace folded into its requests; what earlier runs made of these traces, None for nothing).
+def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | None", "DataFrame | None"]:
+    """(new candidates with the parts of each trace folded into its requests; what earlier runs made of these traces, None for nothing; all
+    parts of the traces, None where each is one span).
 
     What was made before is made anew from all that the inbox has of it, also of other sources.
     """
@@ -419,20 +422,21 @@ def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | 
 
     parts = new.where(traces.PARTS).agg(f.min("received_at").alias("first"), f.count("*").alias("n")).collect()[0]
     if not parts["n"]:
-        return new, None
+        return new, None, None
     since = (parts["first"] or ctx.clock()) - traces.LATE
     tangled = traces.held(ctx, traces.tangled(ctx, new, since))
     if tangled.isEmpty():
-        return traces.simple(new, None), None
-    whole = traces.held(ctx, traces.folded(traces.of_traces(ctx, tangled, since)))
+        return traces.simple(new, None), None, None
+    every = traces.of_traces(ctx, tangled, since)
+    whole = traces.held(ctx, traces.folded(every))
     made = traces.simple(new, tangled).unionByName(whole)
     earlier = traces.held(ctx, traces.known_as(ctx, tangled, since))
     if earlier.isEmpty():
-        return traces.held(ctx, made), None
+        return traces.held(ctx, made), None, every
     ids = earlier.select("endpoint", f.regexp_replace("request_id", r"#\d+$", "").alias("request_id")).distinct()
     others = ctx.store.read(ctx.spark, tables.INBOX).where(f"NOT coalesce({traces.PARTS}, false)")
     others = remembered(ctx, others.join(ids, ["endpoint", "request_id"], "left_semi").select(*tables.INBOX.columns))[0]
-    return traces.held(ctx, made.unionByName(others)), earlier
+    return traces.held(ctx, made.unionByName(others)), earlier, every
 
 
 def _replacing(rows: "DataFrame", earlier: "DataFrame") -> "DataFrame":

@@ -19,7 +19,7 @@ AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
     "endpoint_minutes": "minute", "freshness": "checked_at", "salts": "made_at",
-    "forgotten": "until",
+    "forgotten": "until", "steps": "started_at",
 }  # fmt: skip
 """Time column that retention goes by; the others: window_start."""
 VACUUM_HOURS = 168
@@ -182,6 +182,7 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
     )
     traced = frame.where("trace_id IS NOT NULL").dropDuplicates(["trace_id"])
     done["scores"] += merge(ctx, traced, tables.SCORES, "t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE")
+    done["steps"] = merge(ctx, traced, tables.STEPS, "t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE")
     done["inbox"] += merge(
         ctx, traced, tables.INBOX, "t.part IS NOT NULL AND t.trace_id = s.trace_id", "WHEN MATCHED THEN DELETE"
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lastgood import tables
 from lastgood.record import telemetry, trees
 from lastgood.tables.forgotten import remembered
-from lastgood.tables.runs import Context
+from lastgood.tables.runs import Context, merge
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -25,6 +25,7 @@ TANGLED = f"{PARTS} AND (parent_id IS NOT NULL OR part = '{trees.EVENT}')"
 LATE = timedelta(days=1)
 """How much later than the first the last part of a trace may come."""
 _SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
+_STEPS = telemetry.arrow_schema(tables.STEPS.fields)
 _COLUMNS = tables.INBOX.columns
 
 
@@ -56,6 +57,24 @@ def folded(parts: "DataFrame") -> "DataFrame":
     """All parts of some traces -> an inbox row for each request."""
     together = parts.select(*_COLUMNS).repartition("trace_id").sortWithinPartitions("trace_id")
     return together.mapInArrow(_fold, telemetry.spark_ddl(telemetry.INBOX))
+
+
+def _steps(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Parts sorted by trace -> rows of `steps`."""
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for _, parts in groupby(rows, lambda row: row["trace_id"]):
+        yield from pa.Table.from_pylist(trees.steps(list(parts)), _STEPS).to_batches()
+
+
+def keep_steps(ctx: Context, parts: "DataFrame") -> int:
+    """Write the steps of the runs that these parts are of; rows written."""
+    together = parts.select(*_COLUMNS).repartition("trace_id").sortWithinPartitions("trace_id")
+    rows = held(ctx, together.mapInArrow(_steps, telemetry.spark_ddl(tables.STEPS.fields)))
+    if rows.isEmpty():
+        return 0
+    same = " AND ".join(f"t.{name} <=> s.{name}" for name in tables.STEPS.columns)
+    clauses = f"WHEN MATCHED AND NOT ({same}) THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+    return merge(ctx, rows, tables.STEPS, "t.trace_id = s.trace_id AND t.span_id = s.span_id", clauses)
 
 
 def of_traces(ctx: Context, traces: "DataFrame", since: datetime) -> "DataFrame":

@@ -29,7 +29,7 @@ NAMED = ("client_id", "provider_id", "endpoint", "served_entity", "version", "re
 """Fields that are names: whatever they say, up to a line of it."""
 NAMES = frozenset(name for field in NAMED for name, _ in _FIELDS.get(field, ())) | {
     "gen_ai.request.model", "gen_ai.response.model", "gen_ai.system", "gen_ai.provider.name", "llm.model_name", "llm.provider", "llm.system",
-    "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name",
+    "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name", "rpc.service",
 }  # fmt: skip
 CODES = frozenset(name for field in ("error_code", "finish_reason") for name, _ in _FIELDS[field]) | {
     *(name for name, _ in _FIELDS["step"]), *dialects.LEAVES, "exception.type",
@@ -41,6 +41,7 @@ USAGE = frozenset(
 )
 PATHS = frozenset(name for name, read in _FIELDS["probe"] if read is dialects.probe)
 """Paths and URLs: only whether they are a probe's is kept."""
+AGENTS = frozenset(name for name, read in _FIELDS["probe"] if read is dialects.prober)
 NOTES = frozenset({"body_problem", "refusal", "unlogged", "unreadable"})
 """Attributes that Lastgood itself writes."""
 SCORED = ("eval.", "outcome.", "label.")
@@ -62,6 +63,8 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
         return error_code(value)
     if (name in CODES or (name.startswith(SCORED) and not name.endswith(".explanation"))) and _CODE.fullmatch(value):
         return value
+    if name in AGENTS:
+        return "kube-probe" if dialects.prober(value) else None
     if name in PATHS:
         return "/health" if dialects.probe(value) else None
     if name in USAGE:

@@ -136,6 +136,21 @@ def probe(value: Any) -> bool | None:
     return match is not None and match.end() == len(path)
 
 
+PROBERS = re.compile(
+    r"kube-probe|ELB-HealthChecker|GoogleHC|Consul Health|Prometheus/|UptimeRobot|Azure Traffic Manager", re.IGNORECASE
+)
+
+
+def prober(value: Any) -> bool | None:
+    """Whether a user agent is one that asks for health only."""
+    return True if isinstance(value, str) and PROBERS.search(value) else None
+
+
+def health_service(value: Any) -> bool | None:
+    """Whether a service of gRPC is the one for health checks."""
+    return True if isinstance(value, str) and value.startswith("grpc.health.") else None
+
+
 def asks_about(value: Any) -> bool | None:
     """Whether an HTTP method only asks about a resource."""
     return True if value in ("OPTIONS", "HEAD", "TRACE", "CONNECT") else None
@@ -342,7 +357,8 @@ HTTP: Table = {
     "requester": [("enduser.id", text)],
     "env": [("deployment.environment.name", text), ("deployment.environment", text)],
     "probe": [
-        ("http.request.method", asks_about), ("http.method", asks_about), ("url.path", probe), ("http.target", probe), ("http.route", probe),
+        ("http.request.method", asks_about), ("http.method", asks_about), ("user_agent.original", prober), ("http.user_agent", prober),
+        ("rpc.service", health_service), ("url.path", probe), ("http.target", probe), ("http.route", probe),
         ("url.full", probe), ("http.url", probe),
     ],
 }  # fmt: skip

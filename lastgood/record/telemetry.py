@@ -139,13 +139,7 @@ STAMPS = (
 
 REQUEST = KEY + VALUES + STAMPS
 
-INBOX = (
-    *KEY,
-    *VALUES,
-    Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
-    Field("source", "string", "a key of SOURCES"),
-    Field("reject_reason", "string", "why it cannot be a record; null for candidates"),
-    Field("raw", "binary", "original bytes of a rejected item"),
+PART = (
     Field("span_id", "string", "span id, 16 hex digits"),
     Field("parent_id", "string", "the parent's span id; null for the root of a trace"),
     Field(
@@ -160,6 +154,17 @@ INBOX = (
         "string",
         "what the span says itself: e its endpoint, v its version, i the client's request id, r the provider's",
     ),
+)
+"""What is known of a part of a trace."""
+
+INBOX = (
+    *KEY,
+    *VALUES,
+    Field("received_at", "timestamp", "when it reached Lastgood, UTC"),
+    Field("source", "string", "a key of SOURCES"),
+    Field("reject_reason", "string", "why it cannot be a record; null for candidates"),
+    Field("raw", "binary", "original bytes of a rejected item"),
+    *PART,
 )
 
 MAX_LATENCY_MS = 86_400_000.0

@@ -285,6 +285,31 @@ def tools(request: Request) -> list[Node]:
     return [node for node in calls if id(node) not in inner]
 
 
+def steps(parts: Iterable[Row]) -> list[Row]:
+    """One trace's inbox rows -> rows of `steps`: the calls and steps of every request that is a run of several."""
+    made: list[Row] = []
+    for request in requests(parts):
+        if not any(node.part == STEP for node in request.members):
+            continue
+        whole = record(request)
+        agents: dict[int, str | None] = {id(request.owner): None}
+        for node in request.owner.all():
+            inside = node.row["step_name"] if node.part == STEP and node.row["step"] in RUNS else None
+            for child in node.below:
+                agents[id(child)] = inside or agents.get(id(node))
+        made += [_step(node, whole, agents.get(id(node))) for node in request.members if node.part in (STEP, CALL)]
+    return made
+
+
+def _step(node: Node, whole: Row, agent: str | None) -> Row:
+    row = node.row
+    return {
+        "endpoint": whole["endpoint"], "request_id": whole["request_id"], "model_version": whole["model_version"], "kind": row["step"] or node.part,
+        "name": row["model"] if node.part == CALL else row["step_name"], "agent": agent, "started_at": row["requested_at"], "error_code": node.code,
+        **{name: row[name] for name in ("trace_id", "span_id", "parent_id", "latency_ms", "tokens_in", "tokens_out")},
+    }  # fmt: skip
+
+
 def _run(request: Request) -> list[tuple[str, str]]:
     """What is told of a run as a whole: tool calls, failed ones, calls made again with the same arguments, their share of time, hand-offs to
     other agents, whether it was stopped at a limit of steps."""
@@ -354,10 +379,11 @@ def _same_answer(node: Node, other: Node) -> bool:
 
 def _request_id(request: Request, calls: Sequence[Node]) -> str | None:
     """The client's id that the outermost part has; else the provider's, where one answer is all there is; else the outermost span's."""
-    stated = next((node.row["request_id"] for node in request.members if node.says("i")), None)
+    telling = [node for node in request.members if node.part != LINK]
+    stated = next((node.row["request_id"] for node in telling if node.says("i")), None)
     if stated is not None:
         return str(stated)
-    answers = {node.row["request_id"] for node in request.members if node.says("r")}
+    answers = {node.row["request_id"] for node in telling if node.says("r")}
     if len(answers) == 1:
         return str(answers.pop())
     own = request.owner.row

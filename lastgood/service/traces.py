@@ -1,23 +1,27 @@
 """Parts of traces as the receiver commits them -> requests, for the live judge: a trace is told once its root is here, or after `hold_s`.
 
 What comes later is folded in, and the trace is told again, in the place of what was told. Bounded: at most MAX_PARTS are held, for at most
-KEPT_S; of more trees than FOLDED in one commit only some are told, chosen by their ids alone. The jobs see everything, and put it right.
+KEPT_S; of more than MAX_NEW parts in one commit only some traces are held, chosen by their ids alone, blind to version and outcome. The jobs
+see everything, and put it right.
 """
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.record import telemetry, trees
 
-MAX_PARTS = 150_000
+MAX_PARTS, MAX_NEW = 60_000, 5_000
 KEPT_S = 600.0
+CALM = 60
+"""After so many commits with few parts, more traces are held again."""
 MAX_ALONE = 250_000
 """Traces of one span that are remembered, so that what comes late of one is not taken for a request."""
-FOLDED = 1_000
 RUNNING = pa.array([trees.EVENT, trees.STEP])
 _SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 
@@ -34,6 +38,8 @@ class Traces:
     left_out: dict[str, int] = field(default_factory=lambda: {"late": 0, "full": 0, "many": 0})
     _parts: pa.Table = field(default_factory=_empty)
     _told: set[str] = field(default_factory=set)
+    _share: float = 1.0
+    _calm: int = 0
     _alone: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
 
     @property
@@ -51,7 +57,7 @@ class Traces:
         if not tangled.num_rows and not self._parts.num_rows:
             self._remember(rows.filter(single)["trace_id"].to_pylist())
             return rows, []
-        tangled = self._timely(tangled)
+        tangled = self._some(self._timely(tangled))
         self._remember(rows.filter(single)["trace_id"].to_pylist())
         stamped = tangled.append_column("arrived", pa.array([now] * tangled.num_rows, pa.float64()))
         self._parts = pa.concat_tables([self._parts, stamped])
@@ -75,6 +81,18 @@ class Traces:
         self.left_out["late"] += int(pc.sum(late).as_py() or 0)
         return tangled.filter(pc.invert(late))
 
+    def _some(self, tangled: pa.Table) -> pa.Table:
+        """Parts of the share of traces that there is room for."""
+        draws = np.array([zlib.crc32(trace.encode()) for trace in tangled["trace_id"].to_pylist()]) / 2**32
+        self._calm = self._calm + 1 if len(draws) * self._share < MAX_NEW / 4 else 0
+        if self._calm >= CALM and self._share < 1:
+            self._share, self._calm = self._share * 2, 0
+        while (draws < self._share).sum() > MAX_NEW:
+            self._share /= 2
+        kept = draws < self._share
+        self.left_out["many"] += int((~kept).sum())
+        return tangled if kept.all() else tangled.filter(pa.array(kept))
+
     def _remember(self, traces: Iterable[str]) -> None:
         for trace in traces:
             self._alone[hash(trace)] = None
@@ -94,8 +112,7 @@ class Traces:
         return sorted(known)
 
     def _folded(self, traces: list[str]) -> tuple[pa.Table, list[str]]:
-        chosen = set(sorted(traces, key=lambda trace: trace[::-1])[:FOLDED])
-        self.left_out["many"] += len(traces) - len(chosen)
+        chosen = set(traces)
         again = sorted(chosen & self._told)
         self._told |= set(traces)
         by_trace: dict[str, list[trees.Row]] = {}
@@ -110,7 +127,8 @@ class Traces:
     def _evict(self, now: float) -> None:
         kept = self._parts.filter(pc.greater(self._parts["arrived"], now - KEPT_S))
         if kept.num_rows > MAX_PARTS:
-            self.left_out["full"] += kept.num_rows - MAX_PARTS
+            gone = kept.slice(0, kept.num_rows - MAX_PARTS)["trace_id"].to_pylist()
+            self.left_out["full"] += sum(trace not in self._told for trace in gone)
             kept = kept.slice(kept.num_rows - MAX_PARTS)
         if kept.num_rows < self._parts.num_rows or kept["trace_id"].num_chunks > 16:
             self._parts = kept.combine_chunks()

@@ -60,6 +60,27 @@ SCORES = Table(
     ),
     change_feed=True,
 )
+STEPS = Table(
+    "steps",
+    (
+        Field("endpoint", "string", "endpoint of the request that the step is part of"),
+        Field("request_id", "string", "that request"),
+        Field("trace_id", "string", "trace id, 32 hex digits"),
+        Field("span_id", "string", "the step's span id"),
+        Field("parent_id", "string", "its parent's"),
+        Field("model_version", "string", "version of the request"),
+        Field("kind", "string", "chat, embedding, tool, agent, workflow, retrieval, chain, ..."),
+        Field("name", "string", "name of the tool, agent or workflow; of a call its model"),
+        Field("agent", "string", "the innermost agent or workflow that it is below"),
+        Field("started_at", "timestamp", "when it began, UTC"),
+        Field("latency_ms", "double", "how long it took, in milliseconds"),
+        Field("error_code", "string", "null = success"),
+        Field("tokens_in", "bigint", "prompt tokens of a call"),
+        Field("tokens_out", "bigint", "generated tokens of a call"),
+    ),
+    ("trace_id", "span_id"),
+    days=35,
+)
 ENDPOINT_MINUTES = Table(
     "endpoint_minutes",
     (
@@ -336,6 +357,7 @@ ALL = (
     REQUESTS,
     QUARANTINE,
     SCORES,
+    STEPS,
     ENDPOINT_MINUTES,
     FRESHNESS,
     WINDOWS,

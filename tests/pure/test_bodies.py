@@ -212,3 +212,33 @@ def test_any_json_gives_a_body_of_the_promised_types(request: Any, response: Any
 @given(st.binary(max_size=200) | st.text(max_size=200), st.binary(max_size=200))
 def test_any_bytes_and_any_text_give_a_body(request: str | bytes, response: bytes) -> None:
     assert isinstance(extract(request, response), Body)
+
+
+APART = {
+    "OpenAI": (
+        {"prompt_tokens": 100, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 3},
+         "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 1}},
+        (100, 50, 64, None, 20, 3, 1),
+    ),
+    "Anthropic, who counts them beside the others": (
+        {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30}, (100, 5, 60, 30, None, None, None),
+    ),
+    "Google": ({"promptTokenCount": 9, "cachedContentTokenCount": 4, "thoughtsTokenCount": 2}, (9, None, 4, None, 2, None, None)),
+    "details that are none": ({"prompt_tokens": 1, "prompt_tokens_details": [7]}, (1, None, None, None, None, None, None)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", APART)
+def test_tokens_that_may_have_prices_of_their_own_are_read(case: str) -> None:
+    usage, expected = APART[case]
+    found = extract(dumps({"messages": []}), dumps({"choices": [], "usage": usage}))
+    names = (
+        "tokens_in",
+        "tokens_out",
+        "tokens_cached",
+        "tokens_cache_write",
+        "tokens_reasoning",
+        "tokens_audio_in",
+        "tokens_audio_out",
+    )
+    assert tuple(getattr(found, name) for name in names) == expected

@@ -89,3 +89,21 @@ def test_no_more_is_held_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None
     assert (held.held, held.left_out["full"]) == (10, 30)
     held.take(SCHEMA.empty_table(), traces.KEPT_S + 1)
     assert held.held == 0
+
+
+def test_of_more_parts_than_there_is_room_for_whole_traces_are_left_out_by_their_ids_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traces, "MAX_NEW", 40)
+    held = Traces()
+    parts = [row for trace in range(100) for row in agent(trace)]
+    rows, _ = held.take(pa.Table.from_pylist(parts, SCHEMA), 0.0)
+    assert 0 < rows.num_rows <= 10
+    assert held.held == 4 * rows.num_rows
+    assert held.left_out["many"] == len(parts) - held.held
+    assert {row["tokens_in"] for row in rows.to_pylist()} == {12}
+    for i in range(8 * traces.CALM):
+        held.take(pa.Table.from_pylist([part(1000, 1, "call", 1)], SCHEMA), 1.0 + i / 1e4)
+    before = held.held
+    held.take(pa.Table.from_pylist([row for trace in range(200, 205) for row in agent(trace)], SCHEMA), 2.0)
+    assert held.held == before + 20, "all are held again once there is room"

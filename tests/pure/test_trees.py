@@ -130,6 +130,9 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [step("1", "chain"), call("2", "1", 5, 60, request_id="c", marks="r"), call("3", "1", 6, 50, request_id="c", marks="r")],
         [{"request_id": "c", "tokens_in": 10, "calls": 1}],
     ),
+    "the ids of a transport's spans are not the request's": (
+        [call("1", None, request_id="chatcmpl-1", marks="r"), part("2", "link", "1", request_id="az-1", marks="r")], [{"request_id": "chatcmpl-1"}],
+    ),
     "the client's id is the request's": (
         [part("1", "entry"), call("2", "1", request_id="c", marks="r"), part("3", "named", "1", request_id="mine", marks="i")],
         [{"request_id": "mine"}],

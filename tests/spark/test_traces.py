@@ -145,3 +145,27 @@ def test_a_client_that_uses_its_id_again_makes_two_attempts_of_two_traces(make: 
         conform(ctx)
     made = {each["request_id"]: each["tokens_in"] for each in delta.read(ctx.store.path(tables.REQUESTS)).to_pylist()}
     assert made == {"again": 1, "again#2": 2}
+
+
+def test_the_steps_of_a_run_and_what_its_tools_did_are_kept_and_counted_as_a_score(
+    make: Callable[..., Context],
+) -> None:
+    ctx = make()
+    parts = [
+        part(1, "1", "step", None, 0, 900.0, step="agent", step_name="support", model_version="7", marks="v"),
+        part(1, "2", "call", "1", 10, 100.0, tokens_in=5, tokens_out=1, model="m", step="chat"),
+        part(1, "3", "step", "1", 200, 50.0, step="tool", step_name="weather"),
+        part(1, "4", "step", "1", 300, 70.0, step="tool", step_name="book", error_code="HTTP_500"),
+    ]  # fmt: skip
+    for some in (parts[1:3], parts[3:], parts[:1]):
+        put(ctx.store, some)
+        conform(ctx)
+    windows(ctx)
+    steps = delta.read(ctx.store.path(tables.STEPS)).to_pylist()
+    assert sorted((each["kind"], each["name"], each["agent"], each["model_version"], each["error_code"], each["latency_ms"]) for each in steps) == [
+        ("agent", "support", None, "7", None, 900.0), ("chat", "m", "support", "7", None, 100.0), ("tool", "book", "support", "7", "HTTP_500", 70.0),
+        ("tool", "weather", "support", "7", None, 50.0),
+    ]  # fmt: skip
+    assert {each["request_id"] for each in steps} == {parts[0]["request_id"]}
+    (counted,) = delta.read(ctx.store.path(tables.WINDOWS)).to_pylist()
+    assert dict(counted["scores"]) == {"tools": [1.0, 0.5, 0.25]}
