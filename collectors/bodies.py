@@ -249,24 +249,16 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         code = answered.code if chunks or code is None else code
         problem = problem or (f"stream broken: {answered.broken}" if code == STREAM_BROKEN else None)
     usage, metadata = res.get("usage") or res.get("usageMetadata"), req.get("metadata")
-    spent_in = spent_out = team = env = None
-    apart: tuple[int | None, ...] = ()
-    if type(usage) is dict:
-        spent_in = _count(usage.get("prompt_tokens", usage.get("input_tokens", usage.get("promptTokenCount"))))
-        spent_out = _count(
-            usage.get("completion_tokens", usage.get("output_tokens", usage.get("candidatesTokenCount")))
-        )
-        apart = _priced_apart(usage)
-        if spent_in is not None and "cache_read_input_tokens" in usage and "input_tokens" in usage:
-            spent_in += (apart[0] or 0) + (apart[1] or 0)  # Anthropic counts them beside the others
+    spent = _spent(usage) if type(usage) is dict else (None, None)
+    team = env = None
     if type(metadata) is dict:
         team, env = as_text(metadata.get("team")), as_text(metadata.get("env"))
     streaming = req.get("stream")
     return Body(
         _prompt(req) if req else None,
         output,
-        spent_in,
-        spent_out,
+        spent[0],
+        spent[1],
         answered.reason,
         code if code is None else as_text(code),
         True if chunks else streaming if isinstance(streaming, bool) else None,
@@ -279,8 +271,18 @@ def extract(request: str | bytes | None, response: str | bytes | None) -> Body:
         _format(req) if "response_format" in req or "text" in req else None,
         answered.tool_calls,
         "1" if answered.refusal else None,
-        *apart,
+        *spent[2:],
     )
+
+
+def _spent(usage: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Tokens of an answer: prompt, generated, and those that may have prices of their own."""
+    into = _count(usage.get("prompt_tokens", usage.get("input_tokens", usage.get("promptTokenCount"))))
+    out = _count(usage.get("completion_tokens", usage.get("output_tokens", usage.get("candidatesTokenCount"))))
+    apart = _priced_apart(usage)
+    if into is not None and "cache_read_input_tokens" in usage and "input_tokens" in usage:
+        into += (apart[0] or 0) + (apart[1] or 0)  # Anthropic counts them beside the others
+    return (into, out, *apart)
 
 
 def _priced_apart(usage: Mapping[str, Any]) -> tuple[int | None, ...]:
