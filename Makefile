@@ -42,7 +42,7 @@ docs: ## build the documentation site into build/site
 
 instrumentations: ## install the packages whose spans tests/instrumentations reads, beside our own environment
 	uv venv --quiet --clear --python 3.11 .instrumentations
-	uv pip install --quiet --python .instrumentations/bin/python --requirement tests/instrumentations/requirements.txt
+	uv --directory / pip install --quiet --python $(CURDIR)/.instrumentations/bin/python --requirement $(CURDIR)/tests/instrumentations/requirements.txt
 	mkdir -p .instrumentations/node && cp tests/instrumentations/package.json .instrumentations/node/
 	npm install --silent --no-audit --no-fund --prefix .instrumentations/node
 
