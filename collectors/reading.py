@@ -229,6 +229,8 @@ def _by_version(ctx: Context, table: str) -> _New | None:
     run = Run("collect", table, last, after=done, table_id=table_id)
     if reason is None:
         kinds, reason = unreadable(lambda: tables.changes(ctx.spark, table, done, last))
+        if reason is None and done < 0:  # what was deleted before anybody read it is not brought back out of the feed
+            return _New(tables.as_of(ctx.spark, table, last), run, again=False)
         run.passed_over = kinds.get("update_postimage", 0) + kinds.get("delete", 0)
     if reason is not None:
         run.note = f"read whole, version {last}: {reason}"

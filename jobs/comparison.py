@@ -105,9 +105,14 @@ def wide_columns(group: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, str]]
     types = {}
     for name in features.columns:
         numbers = pd.to_numeric(features[name], errors="coerce")
+        endless = pd.Series(np.isinf(numbers), group.index)
         types[f"{name}:type"] = (
-            pd.Series("null", group.index).mask(features[name].notna(), "text").mask(numbers.notna(), "number")
+            pd.Series("null", group.index)
+            .mask(features[name].notna(), "text")
+            .mask(numbers.notna(), "number")
+            .mask(endless, "infinite")
         )
+        numbers, features[name] = numbers.mask(endless), features[name].mask(endless, None)
         if numbers.notna().sum() >= 0.9 * features[name].notna().sum():
             features[name] = numbers
         kinds |= {str(name): "input", f"{name}:type": "input"}

@@ -48,7 +48,8 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     """Requests of whole days -> rows of `cost`.
 
     Units are those that the mean load of the time with requests needs, rounded up. They are paid for in every stretch of `idle_s` with a
-    request, or all day where they never scale to zero; versions and teams share what they cost by their seconds of serving.
+    request, or all day where they never scale to zero; versions and teams share what they cost by their seconds of serving,
+    or by their requests where none says how long it took.
     `lastgood cost` looks at every window instead.
     """
     from pyspark.sql import Window
@@ -84,7 +85,9 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     at_once, a_second = all_busy / f.col("up_s") / f.col("at_once"), all_tokens / f.col("up_s") / f.col("tokens_per_s")
     units = f.greatest(f.lit(1), f.ceil(at_once), f.ceil(a_second))
     paid_s = f.when(f.col("always"), f.lit(float(DAY_S))).otherwise(f.col("up_s"))
-    share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(0.0)
+    share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(
+        f.col("requests") / f.sum("requests").over(whole)
+    )
     by_token = f.col("tokens_in") * f.col("into") + f.col("tokens_out") * f.col("out")
     for name in KINDS:
         by_token = by_token + f.col(f"tokens_{name}") * f.col(f"more_{name}")

@@ -54,6 +54,14 @@ def test_nulls_are_a_signal_of_their_own() -> None:
     assert drifted({"x": holes}, {"x": values}) == {"feature.x:type"}
 
 
+def test_infinities_are_a_signal_of_their_own() -> None:
+    values = np.random.default_rng(1).normal(size=ROWS).tolist()
+    some = [float("-inf") if i % 5 == 0 else v for i, v in enumerate(values)]
+    assert drifted({"x": some}, {"x": values}) == {"feature.x:type"}
+    assert drifted({"x": ["inf"] * ROWS}, {"x": values}) == {"feature.x:type"}
+    assert drifted({"x": some}, {"x": some}) == set()
+
+
 def test_numbers_a_hair_apart_are_one_value() -> None:
     assert drifted({"x": [0.1001, 0.5] * 300}, {"x": [0.1, 0.5] * 300}) == set()
     assert drifted({"x": [0.2, 0.5] * 300}, {"x": [0.1, 0.5] * 300}) == {"feature.x"}

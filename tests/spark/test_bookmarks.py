@@ -82,6 +82,17 @@ def test_a_feed_enabled_after_the_table_was_made(ctx: Context, tmp_path: Path) -
     assert job["read_whole"] == 1
 
 
+def test_what_was_deleted_before_the_table_was_attached_stays_deleted(ctx: Context, tmp_path: Path) -> None:
+    path = str(tmp_path / "erased")
+    make(ctx.spark, path, 0, 5)
+    ctx.spark.sql(f"DELETE FROM delta.`{path}` WHERE request_id = 'r1'").collect()
+    run = read(ctx, path)
+    assert (run.note, run.passed_over) == (None, 0)
+    add(ctx.spark, path, 5, 7)
+    read(ctx, path)
+    assert taken(ctx) == ids((0, 1), (2, 7))
+
+
 def test_a_log_that_was_cleaned_before_the_table_was_attached(ctx: Context, tmp_path: Path) -> None:
     path = str(tmp_path / "old")
     make(ctx.spark, path, 0, 1)

@@ -165,11 +165,12 @@ def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: 
         "tokens_cached": 500,
         "tokens_reasoning": 10,
     }  # without prices of their own they cost as their side does
-    ctx = make(prices=prices, endpoints={"chat": token, "rank": gpu})
+    ctx = make(prices=prices, endpoints={"chat": token, "rank": gpu, "untimed": gpu})
     same = {"requested_at": START, "latency_ms": 1000.0, "tokens_in": 1000, "tokens_out": 100, "weight": 2.0}
     put(ctx.store, [
         row(1, team="a", **same), row(2, team="a", **same | priced_apart), row(3, **same), row(4, endpoint="rank", team="a", **same),
         row(5, endpoint="rank", team="b", **same | {"latency_ms": 3000.0}), row(6, endpoint="other", **same),
+        *(row(i, endpoint="untimed", team="ab"[i % 2], **same | {"latency_ms": None}) for i in (8, 9)),
     ])  # fmt: skip
     conform(ctx)
     cost(ctx)
@@ -179,6 +180,7 @@ def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: 
     assert {key: (one["requests"], one["dbu"], one["money"]) for key, one in found.items()} == {
         ("chat", "a"): (4.0, 0.08, 0.04), ("chat", "?"): (2.0, 0.04, 0.02), ("rank", "a"): (2.0, 0.25, 0.125),
         ("rank", "b"): (2.0, 0.75, 0.375), ("other", "?"): (2.0, None, None),
+        ("untimed", "a"): (2.0, 0.5, 0.25), ("untimed", "b"): (2.0, 0.5, 0.25),
     }  # fmt: skip
     assert (found["chat", "a"]["tokens_cached"], found["chat", "a"]["tokens_reasoning"]) == (1000.0, 20.0)
     prices.write_text(PRICES.replace("output:", "cached: 1, output:", 1))
