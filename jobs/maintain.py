@@ -10,7 +10,7 @@ from lastgood.errors import ConfigError, TransientError
 from lastgood.record.windows import utc
 from lastgood.settings import Capture
 from lastgood.tables import delta
-from lastgood.tables.forgotten import bury
+from lastgood.tables.forgotten import bury, bury_requests
 from lastgood.tables.runs import UPKEEP, Context, Run, merge, record
 
 COLLECTED = {"inbox", "scores"}
@@ -161,15 +161,20 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
     ids = (
         ctx.store.read(ctx.spark, tables.REQUESTS)
         .where(matches)
-        .select("endpoint", "request_id", "trace_id")
+        .select("endpoint", "request_id", "trace_id", "requested_at")
         .distinct()
     )
     asked = (
-        ctx.store.read(ctx.spark, tables.INBOX).where(matches).select("endpoint", "request_id", "trace_id").distinct()
+        ctx.store.read(ctx.spark, tables.INBOX)
+        .where(matches)
+        .select("endpoint", "request_id", "trace_id", "requested_at")
+        .distinct()
     )
     ids = ids.union(asked).distinct()
-    rows = [(row["endpoint"], row["request_id"], row["trace_id"]) for row in ids.collect()]
-    frame = ctx.spark.createDataFrame(rows, "endpoint string, request_id string, trace_id string")
+    kind = "endpoint string, request_id string, trace_id string, requested_at timestamp"
+    frame = ctx.spark.createDataFrame([tuple(row) for row in ids.collect()], kind)
+    if not ctx.dry_run:
+        bury_requests(ctx, frame)
     done = {}
     by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
     for table in (tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):

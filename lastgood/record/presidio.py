@@ -9,12 +9,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-import spacy
-import tldextract
-from presidio_analyzer import AnalyzerEngine
-from presidio_analyzer.nlp_engine import SpacyNlpEngine
-from presidio_anonymizer import AnonymizerEngine
-
 log = logging.getLogger(__name__)
 logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it warns of every recogniser of another language
 
@@ -23,7 +17,14 @@ MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 
 
 @lru_cache(maxsize=1)
-def _engines() -> tuple[AnalyzerEngine, Any]:
+def _engines() -> tuple[Any, Any]:
+    """(analyzer, anonymizer). Errors: ImportError without the extra."""
+    import spacy
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from presidio_anonymizer import AnonymizerEngine
+
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     model = next(filter(find_spec, MODELS), None)
     if model is None:

@@ -78,6 +78,7 @@ class Redactor:
         module, _, name = self.hook.partition(":")
         try:
             function: Any = getattr(import_module(module), name)
+            function("")  # what it needs is missed now, not at the first request
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"redact_hook {self.hook}: expected package.module:function ({error})") from error
         return lambda text: str(function(text))

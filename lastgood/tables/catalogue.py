@@ -344,7 +344,11 @@ SALTS = Table(
 FORGOTTEN = Table(
     "forgotten",
     (
-        Field("requester", "string", "hash of a requester who is forgotten, with `salt` before the name"),
+        Field(
+            "requester",
+            "string",
+            "hash of a requester who is forgotten, with `salt` before the name; or of a request of theirs",
+        ),
         Field("salt", "string", "the same in all rows"),
         Field("until", "timestamp", "requests until then are not taken in again, UTC"),
     ),
