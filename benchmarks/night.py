@@ -30,7 +30,7 @@ from lastgood.alerts.store import Store
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings
-from lastgood.workspace import Endpoint, Reply, ServedEntity, Update
+from lastgood.workspace import Endpoint, RegistryMark, Reply, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 20, tzinfo=UTC)
 HOURS, TICK_S, JUDGE_S, OBSERVE_S = 12.0, 30.0, 60.0, 600.0
@@ -98,6 +98,12 @@ class World:
 
     def aliases(self, model: str) -> Mapping[str, str]:
         return {}
+
+    def version_tags(self, model: str, version: str) -> Mapping[str, str]:
+        return {}
+
+    def put_mark(self, mark: RegistryMark) -> None:
+        """Taken, and forgotten."""
 
     def permissions(self, name: str) -> Mapping[str, str]:
         return {}

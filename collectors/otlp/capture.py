@@ -24,13 +24,26 @@ from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
 Rule = Callable[[str | None], Redactor]
 _FIELDS = dialects.fields()
 BODIES = ("input", "output")
-NAMED = ("client_id", "provider_id", "endpoint", "served_entity", "version", "release", "requester", "team", "env", "model", "conversation_id",
-         "step_name")  # fmt: skip
+NAMED = (
+    "client_id",
+    "provider_id",
+    "endpoint",
+    "served_entity",
+    "version",
+    "release",
+    "requester",
+    "team",
+    "env",
+    "model",
+    "step_name",
+)
 """Fields that are names: whatever they say, up to a line of it."""
 NAMES = frozenset(name for field in NAMED for name, _ in _FIELDS.get(field, ())) | {
     "gen_ai.request.model", "gen_ai.response.model", "gen_ai.system", "gen_ai.provider.name", "llm.model_name", "llm.provider", "llm.system",
     "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name", "rpc.service",
 }  # fmt: skip
+IDS = frozenset(name for name, _ in _FIELDS["conversation_id"])
+"""Attributes that hold an id: a word, whatever it says. What has blanks in it is a client's text."""
 CODES = frozenset(name for field in ("error_code", "finish_reason") for name, _ in _FIELDS[field]) | {
     *(name for name, _ in _FIELDS["step"]), *dialects.LEAVES, "exception.type",
     "gen_ai.evaluation.name", "gen_ai.evaluation.score.label", "gen_ai.output.type", "event.name",
@@ -47,6 +60,7 @@ NOTES = frozenset({"body_problem", "refusal", "unlogged", "unreadable"})
 SCORED = ("eval.", "outcome.", "label.")
 ERROR_CODES = frozenset(name for name, _ in _FIELDS["error_code"])
 _NAME = re.compile(r"[^\r\n]{1,200}")
+_ID = re.compile(r"\S{1,128}")
 _CODE = re.compile(r"[\w.:/+\"-]{1,64}")
 EXCEPTION = "exception"
 MARKED = "lastgood.marked"
@@ -60,6 +74,8 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
     if dialects.number(value) is not None or value in ("true", "false"):
         return value
     if name in NAMES and _NAME.fullmatch(value):
+        return value
+    if name in IDS and _ID.fullmatch(value):
         return value
     if name in ERROR_CODES:
         return error_code(value)

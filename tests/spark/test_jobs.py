@@ -23,7 +23,7 @@ from lastgood.record import telemetry
 from lastgood.record.fault import FAULTS, fault
 from lastgood.record.telemetry import Field
 from lastgood.record.verdict import State
-from lastgood.record.windows import KEPT_REQUESTERS, START_TOKENS, Counts, add, bucket, merge, stratum
+from lastgood.record.windows import KEPT_REQUESTERS, OUTSIDE, START_TOKENS, Counts, add, bucket, merge, stratum
 from lastgood.tables import Store, delta, measures
 from lastgood.tables.runs import Context
 
@@ -211,8 +211,9 @@ def shapes(group: list[dict[str, Any]], failed_latency: dict[int, float], salt: 
             people.append(Counts("", "", "", START, callers={known_as(name, salt): facts}))
         for key, value in one["attributes"] or ():
             if key.startswith("eval.") and value != "no number":
-                v = min(1.0, max(0.0, float(value)))
-                scores.append(Counts("", "", "", START, scores={key[5:]: (1.0, v, v * v)}))
+                v, name = float(value), key[5:]
+                name, v = (name, v) if 0 <= v <= 1 else (OUTSIDE + name, 0.0)
+                scores.append(Counts("", "", "", START, scores={name: (1.0, v, v * v)}))
     found = [merge(made) if made else Counts("", "", "", START) for made in (people, scores)]
     return length, pace, failed_latency, found[0].callers, found[1].scores
 
