@@ -43,7 +43,7 @@ ENGLISH = "(?i)" + _any(
     r"\bnot something (that )?i('m| am)? (can|able to|allowed to|comfortable|willing)",
     r"\b(something|topic|request|question|subject|content|one) (that |which )?(i|i'm|i am|i'd|i would) "
     rf"{_CANNOT} (do|help|assist|answer|discuss|provide|share|respond|fulfil\w*|create|write|generate|comply|engage|support|comment|talk)\b",
-    r"^\W*(sorry|i'm sorry|i apologi[sz]e)[,.]?( but)? (i )?can('t|not)[.!]",
+    r"^\W*(sorry|(i'm|i am) (sorry|afraid)|i apologi[sz]e)[,.]?( but)? (i )?(can('t| ?not)|won't|will not)([.!]|\W*$)",
     rf"\b(against|violat(es?|ing)|breach(es)?|contrary to) (my|our) {_RULES}",
     rf"\bmy {_RULES}[^.!?\n]{{0,12}}\b(don't|do not|doesn't|prevent|prohibit|forbid|not)\b",
     r"\bi('ve| have) been (instructed|told|asked|programmed|trained) not to\b",
