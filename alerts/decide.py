@@ -28,7 +28,7 @@ from lastgood.errors import RefusedError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode
 from lastgood.workspace import Endpoint, RegistryMark, Update
-from lastgood.workspace.identity import model_of
+from lastgood.workspace.identity import may_be_marked, model_of
 
 WORSE = 2.0
 """A rejected rollback is proposed again once the rate of bad requests is this many times what it was when a person rejected it."""
@@ -200,7 +200,7 @@ def _registered(situation: Situation, verdict: Verdict) -> Iterator[Register]:
         return
     models = {entity.entity_name for entity in endpoint.entities if entity.entity_version == version}
     model = models.pop() if len(models) == 1 else ""
-    if model and not model.startswith(registry.PLATFORMS_OWN) and situation.aliases.get(alias) != version:
+    if may_be_marked(model) and situation.aliases.get(alias) != version:
         once = f"alias:{situation.name}:{model}:{version}:{endpoint.config_version}"
         yield Register(situation.name, registry.good(model, version, alias), once, verdict.reason)
 

@@ -44,11 +44,9 @@ def allowed(
 
 def registry_tags(workspace: Workspace, endpoint: Endpoint, version: str) -> Mapping[str, str]:
     """What the registry says of the version; nothing of what has none there. Errors: RefusedError where the registry cannot be asked."""
-    model = (
-        max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0)).entity_name if endpoint.entities else ""
-    )
-    deployed = endpoint.entity(version)
-    model = deployed.entity_name if deployed else model
+    busiest = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
+    entity = endpoint.entity(version) or busiest
+    model = entity.entity_name if entity else ""
     if not model:
         return {}
     try:

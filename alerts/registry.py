@@ -14,8 +14,6 @@ from lastgood.workspace import RegistryMark, WorkspaceControl
 CHANNEL = "registry"
 ROLLED_BACK, INCIDENT, REASON = "lastgood_rolled_back", "lastgood_incident", "lastgood_reason"
 """Tags of a version. Unity Catalog takes no dots, dashes or colons in the names of tags."""
-PLATFORMS_OWN = "system."
-"""Models of the platform's own catalog: nobody else may write there."""
 MOST_CHARS = 250
 """Characters of a tag's value that every registry takes."""
 

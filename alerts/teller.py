@@ -13,6 +13,7 @@ from lastgood.alerts.rollback.plan import Kind, Plan
 from lastgood.alerts.tx import Tx
 from lastgood.settings import Settings
 from lastgood.workspace import RegistryMark
+from lastgood.workspace.identity import may_be_marked
 
 AUTO = "lastgood (auto)"
 
@@ -66,7 +67,7 @@ class Teller:
 
     def _left(self, tx: Tx, rollback: Rollback, incident: Incident | None) -> None:
         plan = rollback.plan
-        if plan.registry_alias and plan.model and not plan.model.startswith(registry.PLATFORMS_OWN):
+        if plan.registry_alias and may_be_marked(plan.model):
             base, now = self.settings.web.base_url, self._clock()
             mark = registry.rolled_back(plan.model, rollback, incident, base, plan.registry_alias, now)
             self.register(tx, mark, f"left:{rollback.id}", endpoint=plan.endpoint, rollback=rollback.id)

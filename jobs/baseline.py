@@ -2,7 +2,7 @@
 the tables are read and written through their homes, wherever they are.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lastgood import tables
 from lastgood.errors import ConfigError
-from lastgood.jobs.comparison import comparable, compare
+from lastgood.jobs.comparison import comparable, measured
 from lastgood.jobs.sampling import KEEP
 from lastgood.record.telemetry import arrow_schema
 
@@ -95,5 +95,4 @@ def diff(
     places = np.arange(newer.num_rows + older.num_rows)
     chosen = {"current": places[: newer.num_rows], "baseline": places[newer.num_rows :]}
     group = comparable(pa.concat_tables([newer, older]), chosen, endpoint, "-", "reference", "baseline")
-    comparison = compare(group, drift_limit, now.astimezone(UTC).replace(tzinfo=None))
-    return [{str(name): value for name, value in row.items()} for row in comparison.to_dict("records")]
+    return measured(group, drift_limit, now)

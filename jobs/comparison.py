@@ -126,6 +126,12 @@ def reference_side(wide: "pd.DataFrame", prefer: str) -> str | None:
     return next((side for side in ["prior", *order] if counts.get(side, 0) >= MIN_ROWS), None)
 
 
+def measured(group: "pd.DataFrame", limit: float, now: datetime) -> list[dict[str, Any]]:
+    """Rows of the drift table of one comparison, as plain values."""
+    rows = compare(group, limit, now.astimezone(UTC).replace(tzinfo=None)).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def compare(group: "pd.DataFrame", limit: float, computed_at: datetime) -> "pd.DataFrame":
     """One group's samples -> rows of the drift table. Columns with fewer than MIN_ROWS values on a side are left out, but a column that
     is new, went missing or changed its type shows in `NAME:type`.

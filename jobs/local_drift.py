@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from lastgood import tables
 from lastgood.errors import ConfigError
 from lastgood.jobs import sampling
-from lastgood.jobs.comparison import CURRENT, WEEK, compare, report, sides
+from lastgood.jobs.comparison import CURRENT, WEEK, measured, report, sides
 from lastgood.jobs.deployed import pairs_of
 from lastgood.jobs.sampling import KEEP, Ints, Sampler, hashes
 from lastgood.judge.ledger import Pair
@@ -52,12 +52,11 @@ def pairs(store: tables.Store) -> dict[str, Pair]:
 
 def measure(store: tables.Store, settings: Settings, endpoint: str, now: datetime) -> list[dict[str, Any]]:
     """Rows of the drift table of one endpoint. Errors: ConfigError when no version of it is known."""
-    own, at = settings.endpoint(endpoint), now.astimezone(UTC).replace(tzinfo=None)
+    own = settings.endpoint(endpoint)
     rows: list[dict[str, Any]] = []
     for group in _groups(store, settings, endpoint, now):
         if len(group):
-            made = compare(group, own.policy.drift_limit, at).to_dict("records")
-            rows += [{str(name): value for name, value in row.items()} for row in made]
+            rows += measured(group, own.policy.drift_limit, now)
     return rows
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from lastgood.alerts.rollback.capacity import asleep, cautions
 from lastgood.errors import CorruptError, RefusedError
 from lastgood.workspace import Endpoint, ServedEntity, Update
-from lastgood.workspace.identity import model_of, version_of
+from lastgood.workspace.identity import may_be_marked, model_of, version_of
 
 MAX_ENTITIES = 15  # a serving endpoint holds no more served entities
 WHOLE = 100
@@ -123,7 +123,7 @@ class Plan:
 
     def _registry(self) -> str:
         """What the registry is told, if this works out."""
-        if not self.registry_alias or not self.model:
+        if not self.registry_alias or not may_be_marked(self.model):
             return ""
         if self.kind is Kind.ROLLBACK:
             return f"version {self.bad_version} of {self.model} is tagged as rolled back and loses the alias {self.registry_alias}"

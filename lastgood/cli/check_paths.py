@@ -163,15 +163,13 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _drift(job: Job, samples: pa.Table, chosen: Mapping[str, Pair], now: datetime) -> Iterator[dict[str, Any]]:
-    from lastgood.jobs.comparison import compare, sides
+    from lastgood.jobs.comparison import measured, sides
 
-    at = now.astimezone(UTC).replace(tzinfo=None)
     for endpoint, pair in chosen.items():
         own = job.settings.endpoint(endpoint)
         for group in sides(samples, endpoint, pair, now, own.drift_reference):
             if len(group):
-                rows = compare(group, own.policy.drift_limit, at).to_dict("records")
-                yield from ({str(name): value for name, value in row.items()} for row in rows)
+                yield from measured(group, own.policy.drift_limit, now)
 
 
 def with_spark(job: Job) -> Facts:

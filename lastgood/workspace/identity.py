@@ -32,6 +32,11 @@ def model_of(entity: Mapping[str, Any]) -> str:
     return str(entity.get("entity_name") or entity.get("model_name") or "")
 
 
+def may_be_marked(model: str) -> bool:
+    """Whether the registry can be told of a model's versions: it is in one, and not in the platform's own catalog, where nobody else writes."""
+    return bool(model) and not model.startswith("system.")
+
+
 def name_of(entity: Mapping[str, Any]) -> str:
     """The served entity's name; where it has none, the one the platform would give it."""
     if entity.get("name"):

@@ -5,6 +5,7 @@ do we; a contract test holds the local workspace to that client. The workspace r
 alias, and the alias that Lastgood sets is a tag of the model with the version as its value.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ class Registry:
         version = {"name": mark.model, "version": mark.version}
         for key, value in mark.tags.items():
             if value is None:
-                self._gone("DELETE", f"{where}model-versions/delete-tag", {**version, "key": key})
+                self._untag(f"{where}model-versions/delete-tag", {**version, "key": key})
             else:
                 self._ask("POST", f"{where}model-versions/set-tag", {**version, "key": key, "value": value})
         if not mark.alias:
@@ -73,11 +74,9 @@ class Registry:
         answer = self._client.api_client.do(method, f"/api/2.0/mlflow/{path}", **sent)
         return answer if isinstance(answer, dict) else {}
 
-    def _gone(self, method: str, path: str, values: Mapping[str, Any]) -> None:
-        try:
-            self._ask(method, path, values)
-        except NotFound:
-            return
+    def _untag(self, path: str, values: Mapping[str, Any]) -> None:
+        with contextlib.suppress(NotFound):
+            self._ask("DELETE", path, values)
 
 
 def in_unity_catalog(model: str) -> bool:
