@@ -199,6 +199,24 @@ def some(n: int, shift: float, first: int = 0, **more: Any) -> list[dict[str, An
     ]  # fmt: skip
 
 
+def by_a_source_that_names_nobody(ctx: Context, asked: dict[str, Any]) -> None:
+    """A forgotten request comes again without its requester, and somebody else's of the same id an hour later."""
+    place = {
+        "endpoint": asked["endpoint"],
+        "request_id": asked["request_id"],
+        "requester": None,
+        "source": "ai_gateway",
+    }
+    late = asked["requested_at"] + timedelta(seconds=40)
+    put(ctx.store, [row(0, requested_at=late, input="ann's prompt", **place)])  # by a source that names nobody
+    conform(ctx)
+    assert {one["requester"] for one in rows_of(ctx, tables.REQUESTS)} == {"bob"}
+    another = asked["requested_at"] + timedelta(hours=1)
+    put(ctx.store, [row(0, requested_at=another, input="of somebody whose client counts from one, too", **place)])
+    conform(ctx)
+    assert [one["requested_at"] for one in rows_of(ctx, tables.REQUESTS) if one["requester"] is None] == [another]
+
+
 def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgotten(make: Make) -> None:
     ctx = make(now=START + timedelta(hours=2))
     put(
@@ -248,20 +266,7 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     put(ctx.store, some(300, 0.0))  # the source brings them again
     conform(ctx)
     assert {one["requester"] for one in rows_of(ctx, tables.REQUESTS)} == {"bob"}
-    place = {
-        "endpoint": asked["endpoint"],
-        "request_id": asked["request_id"],
-        "requester": None,
-        "source": "ai_gateway",
-    }
-    late = asked["requested_at"] + timedelta(seconds=40)
-    put(ctx.store, [row(0, requested_at=late, input="ann's prompt", **place)])  # by a source that names nobody
-    conform(ctx)
-    assert {one["requester"] for one in rows_of(ctx, tables.REQUESTS)} == {"bob"}
-    another = asked["requested_at"] + timedelta(hours=1)
-    put(ctx.store, [row(0, requested_at=another, input="of somebody whose client counts from one, too", **place)])
-    conform(ctx)
-    assert [one["requested_at"] for one in rows_of(ctx, tables.REQUESTS) if one["requester"] is None] == [another]
+    by_a_source_that_names_nobody(ctx, asked)
     later = ctx.clock() + timedelta(minutes=1)
     put(ctx.store, [row(9001, requester="ann", requested_at=later, received_at=later)])
     conform(ctx)
