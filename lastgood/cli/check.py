@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from lastgood.cli.check_paths import Facts, Job, on_one_machine, with_spark
+from lastgood.cli.check_paths import Facts, Job, in_catalog, on_one_machine, with_spark
 from lastgood.errors import ConfigError
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
 from lastgood.judge.intervals import rate_interval
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 def check(table: str, settings: Settings, endpoint: str | None = None, html: Path | None = None) -> dict[str, Any]:
     """Figures, drift and verdict per endpoint of a table (see README for the fields); writes `html` when given.
 
-    Files and folders of at most MOST_ROWS rows are read by this process and its children; a catalog name, a table of spans, and what does
-    not fit go to Spark. Errors: ConfigError when the table cannot be read or holds no usable request.
+    Files, folders, object stores and tables of Unity Catalog of at most MOST_ROWS rows are read by this process and its children; a table of
+    spans, and what does not fit, go to Spark. Errors: ConfigError when the table cannot be read or holds no usable request.
     """
     with (
         _steps() as say,
         tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
         _no_collections(),
     ):
-        job = Job(table, settings, endpoint or Path(table.rstrip("/")).stem, Path(scratch), say)
+        job = Job(table, settings, endpoint or _named_after(table), Path(scratch), say)
         facts = on_one_machine(job) or with_spark(job)
         if not facts.windows:
             sentence = "; ".join(_aside(facts.reasons, facts.first)) or "the table is empty"
@@ -51,6 +51,13 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
 
         html.write_text(render(_page(result, facts.windows)))
     return _plain(result)
+
+
+def _named_after(table: str) -> str:
+    """The endpoint where neither the table nor a person names it: the file's name, or the prefix that the platform gave its payload table."""
+    if in_catalog(table):
+        return table.rpartition(".")[2].removesuffix("_payload")
+    return Path(table.rstrip("/")).stem
 
 
 @contextmanager

@@ -5,12 +5,13 @@ Both call the same functions on Arrow batches; tests/spark/test_onemachine.py ho
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lastgood import tables
 from lastgood.cli import scan
@@ -18,6 +19,7 @@ from lastgood.collectors import files, inference_tables
 from lastgood.collectors.findings import EXPECTED, Place
 from lastgood.collectors.inference_tables import Shape
 from lastgood.collectors.reading import Origin, candidates, detect, kind_of, read_any
+from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import pairs_of
 from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, from_row
@@ -48,6 +50,10 @@ SUFFIXES = (
 """Of files: such a name is no table of a catalog."""
 MOST_ROWS = 100_000_000
 """Rows of a table that one machine reads: of each it holds eight bytes."""
+MOST_BYTES = 512 * 2**20
+"""Of a table that is fetched: its rows pass through memory, where they take about ten times this."""
+FETCHED_ROWS = 50_000
+"""Rows of a part of a fetched table."""
 ENTITY = "the table does not name model versions: its served entities stand for them"
 
 
@@ -86,11 +92,50 @@ class Facts:
     first: Mapping[str, str] = field(default_factory=dict)
 
 
-def on_one_machine(job: Job) -> Facts | None:
-    """Without Spark; None for what only Spark reads: a catalog name, a table of spans, more than MOST_ROWS rows."""
-    if CATALOG_NAME.fullmatch(job.table) and not job.table.endswith(SUFFIXES) and not Path(job.table).exists():
+def in_catalog(table: str) -> bool:
+    """Whether the words name a table of a catalog, not a file."""
+    return bool(CATALOG_NAME.fullmatch(table)) and not table.endswith(SUFFIXES) and not Path(table).exists()
+
+
+def _fetched(job: Job) -> files.Source | None:
+    """A table of Unity Catalog or of an object store, as a Parquet file in scratch; None for what Spark must read: a name where no workspace
+    is named, or of a catalog of Spark's own (two parts), and more than MOST_BYTES.
+
+    Errors: ConfigError (there is no such table, or it may not be read), TransientError.
+    """
+    from lastgood.workspace.databricks import client
+    from lastgood.workspace.stores import tables_of
+
+    if in_catalog(job.table):
+        if job.table.count(".") != 2:
+            return None
+        try:
+            client(job.settings.workspace)
+        except ConfigError as error:
+            job.say(f"no workspace can be asked ({error}): Spark reads the table")
+            return None
+    home = tables_of(job.settings).named(job.table)
+    facts = home.facts()
+    if facts is None:
+        raise ConfigError(f"{job.table}: there is no such table, or this principal may not see it")
+    way = home.way()
+    if facts["bytes"] > MOST_BYTES:
+        job.say(f"{facts['bytes'] / 2**20:,.0f} MiB are too many to fetch: Spark reads the table")
         return None
-    source = files.opened(job.table, job.scratch, detect)
+    job.say(f"reading {job.table} ({way})")
+    path = job.scratch / "fetched.parquet"
+    pq.write_table(home.read(version=facts["version"]), path, row_group_size=FETCHED_ROWS, compression="snappy")
+    fetched = files.opened(str(path), job.scratch, detect)
+    description = f"Delta, version {facts['version']}, {len(fetched.columns)} columns, by {way}"
+    return replace(fetched, name=job.table, description=description)
+
+
+def on_one_machine(job: Job) -> Facts | None:
+    """Without Spark; None for what only Spark reads: see `_fetched`, and a table of spans or of more than MOST_ROWS rows."""
+    far = in_catalog(job.table) or "://" in job.table
+    source = _fetched(job) if far else files.opened(job.table, job.scratch, detect)
+    if source is None:
+        return None
     kind = kind_of(list(source.columns), job.table)
     if kind == "span_table" or (source.rows or 0) > MOST_ROWS:
         return None

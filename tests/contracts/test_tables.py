@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 import httpx
 import obstore
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from s3_support import S3
 
+from benchmarks.check import make as make_payload
 from lastgood import tables
+from lastgood.cli.check import check
 from lastgood.errors import ConfigError, DeniedError, TransientError
 from lastgood.record.telemetry import arrow_schema
 from lastgood.settings import Settings
@@ -51,6 +54,7 @@ class Place:
     store: tables.Store
     owned: delta.Where
     space: Running | None = None
+    settings: Settings | None = None
     clock: list[float] = field(default_factory=lambda: [0.0])
 
     def home(self) -> TableHome:
@@ -100,7 +104,7 @@ def make(
             workspace={"host": space.url, "token_env": "LOCAL", "retry_timeout_s": 2},
             tables={"options": s3.options, "warehouse_id": WAREHOUSE},
         )
-        place = Place(kind, tables_of(settings), owned, space)
+        place = Place(kind, tables_of(settings), owned, space, settings)
         home: Any = place.home()
         home.clock = home._stored.clock = home._warehouse.clock = lambda: place.clock[0]
         return place
@@ -495,3 +499,26 @@ def test_a_catalog_name_makes_no_folder(
     with pytest.raises(ConfigError, match="workspace"):
         tables.Store("main.lastgood").home(tables.VERDICTS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_payload_table_is_checked_wherever_it_is_and_without_spark(place: Place, tmp_path: Path) -> None:
+    """The same figures as of the file that the rows came from."""
+    file = tmp_path / "support.parquet"
+    make_payload(file, 3_000)
+    rows = pq.read_table(file)
+    beside = str(place.owned).replace("verdicts", "support_payload")
+    delta.append(delta.Located(beside, place.owned.options) if isinstance(place.owned, delta.Located) else beside, rows)
+    if place.space:
+        place.space.service.statements.chunk_rows = 1_000
+    name = place.store.where(replace(tables.VERDICTS, name="support_payload"))
+    settings = place.settings or Settings(tables={"options": dict(place.store.options)})
+    got, expected = check(name, settings, "support"), check(str(file), settings, "support")
+    assert got["endpoints"] == expected["endpoints"]
+    assert (got["rows"], got["notes"], got["rejected"]) == (3_000, expected["notes"], expected["rejected"])
+    how = {"s3": "object store", "catalog": "lent credentials", "warehouse": "SQL warehouse"}
+    assert how.get(place.kind, "Delta, version 0") in got["read"]
+
+
+def test_a_check_of_a_table_that_is_not_there_says_so(make: Callable[[str], Place]) -> None:
+    with pytest.raises(ConfigError, match=r"main\.lastgood\.nothing: there is no such table"):
+        check("main.lastgood.nothing", make("catalog").settings or Settings())
