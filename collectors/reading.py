@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.collectors import inference_tables, span_tables
+from lastgood.collectors import inference_tables, log_tables, span_tables
 from lastgood.collectors.otlp.capture import attribute, error_code, unnamed
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
@@ -55,12 +55,19 @@ def origins(settings: Settings) -> list[Origin]:
         if endpoint.payload_table
     ]
     usage = [Origin(table, None, shared.entities_table, shared.workspace_id) for table in shared.usage_tables]
-    return [*own, *usage, *(Origin(table) for table in shared.span_tables)]
+    telemetry_tables = (*shared.span_tables, *shared.log_tables, *shared.annotation_tables)
+    return [*own, *usage, *map(Origin, telemetry_tables)]
+
+
+OF_TELEMETRY = {"span_table": "spans", "log_table": "log records", "annotation_table": "annotations"}
+"""Kinds of OpenTelemetry tables, and what their rows are."""
 
 
 def detect(columns: list[str]) -> str:
-    """`span_table`, or what `inference_tables.detect` says. Errors: ConfigError."""
-    return "span_table" if set(span_tables.MARKS) <= set(columns) else inference_tables.detect(columns)
+    """A key of OF_TELEMETRY, or what `inference_tables.detect` says. Errors: ConfigError."""
+    if set(span_tables.MARKS) <= set(columns):
+        return "span_table"
+    return log_tables.kind_of(columns) or inference_tables.detect(columns)
 
 
 def kind_of(columns: list[str], table: str) -> str:
@@ -148,15 +155,18 @@ def candidates(
     entities: "DataFrame | None" = None,
     alone: bool = False,
 ) -> "DataFrame":
-    """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of spans."""
+    """Rows of a table -> inbox columns, and `scores` (rows of that table, nested) where the table is one of telemetry: there a row without
+    `source` only carries scores."""
     from pyspark.sql import functions as f
 
     if alone and "request_id" not in frame.columns and kind_of(frame.columns, origin.table) == "canonical":
         frame = _with_ids(frame, origin.table)
     if origin.workspace_id and "workspace_id" in frame.columns:
         frame = frame.where(f.col("workspace_id") == origin.workspace_id)
-    if kind_of(frame.columns, origin.table) == "span_table":
-        rows = span_tables.decoded(frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes)
+    kind = kind_of(frame.columns, origin.table)
+    if kind in OF_TELEMETRY:
+        decoded = span_tables.decoded if kind == "span_table" else log_tables.decoded
+        rows = decoded(frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes)
     else:
         rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions, alone)
     rule = rules(settings)
@@ -207,6 +217,8 @@ def _clock(columns: list[str], table: str) -> "Column":
     kind = kind_of(columns, table)
     if kind == "span_table":
         return f.expr("timestamp_micros(cast(start_time_unix_nano / 1000 as bigint))")
+    if kind in OF_TELEMETRY:
+        return f.expr(log_tables.clock(columns))
     generation = next((candidate for candidate in inference_tables.GENERATIONS if candidate.name == kind), None)
     return f.expr(f"try_cast({generation.clock if generation else 'requested_at'} as timestamp)")
 
@@ -316,10 +328,29 @@ def _take(ctx: Context, origin: Origin, new: _New) -> int:
         rows = _unseen(ctx, rows, lately=new.run.table_id is None)
     rows, forgotten = remembered(ctx, rows)
     new.run.passed_over += forgotten
-    if "scores" in rows.columns and span_tables.has_scores(read):
-        append(ctx, rows.selectExpr("inline(scores)"), tables.SCORES)
+    looked_at = int(new.rows.count())
+    if "scores" in rows.columns:
+        beside = kind_of(read.columns, origin.table) != "span_table"
+        scores, rows = rows.selectExpr("inline(scores)"), rows.where("source IS NOT NULL")
+        if beside and (left := looked_at - rows.count() - scores.count()):
+            left_out = f"{left} of {looked_at} rows are no messages of a call, evaluations or feedback on a trace"
+            new.run.note = "; ".join(filter(None, (new.run.note, left_out)))
+        if beside or span_tables.has_scores(read):
+            append(ctx, _unscored(ctx, scores, new.again), tables.SCORES)
     append(ctx, rows.select(*tables.INBOX.columns), tables.INBOX)
-    return int(new.rows.count())
+    return looked_at
+
+
+def _unscored(ctx: Context, scores: "DataFrame", again: bool) -> "DataFrame":
+    """Scores that are not there yet, where rows are read `again`."""
+    from pyspark.sql import functions as f
+
+    if not again:
+        return scores
+    key = ("source", "trace_id", "request_id", "name", "value", "label", "at")
+    same = " AND ".join(f"n.{name} <=> h.{name}" for name in key)
+    had = ctx.store.read(ctx.spark, tables.SCORES).select(*key)
+    return scores.dropDuplicates(list(key)).alias("n").join(had.alias("h"), f.expr(same), "left_anti")
 
 
 @contextmanager

@@ -25,7 +25,9 @@ MARKS = ("trace_id", "span_id", "start_time_unix_nano", "attributes")
 KINDS = {"SPAN_KIND_INTERNAL": 1, "SPAN_KIND_SERVER": 2, "SPAN_KIND_CLIENT": 3, "SPAN_KIND_PRODUCER": 4, "SPAN_KIND_CONSUMER": 5}  # fmt: skip
 CODES = {"STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 _SCORES = telemetry.arrow_schema(tables.SCORES.fields)
-_SCHEMA = pa.schema([*telemetry.arrow_schema(telemetry.INBOX), pa.field("scores", pa.list_(pa.struct(list(_SCORES))))])
+SCHEMA = pa.schema([*telemetry.arrow_schema(telemetry.INBOX), pa.field("scores", pa.list_(pa.struct(list(_SCORES))))])
+NESTED_SCORES = f"array<struct<{telemetry.spark_ddl(tables.SCORES.fields).replace('` ', '`:')}>>"
+"""Spark's type of the column `scores`."""
 
 
 def _object(text: str | None) -> dict[str, Any]:
@@ -68,13 +70,13 @@ class Span:
         return orjson.dumps(self.row, default=str)
 
 
-def _resource(row: Mapping[str, Any]) -> dict[str, Any]:
+def resource_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The resource's attributes; the table's own service_name where they name none."""
     named = {"service.name": row["service_name"]} if row["service_name"] else {}
     return named | attributes(row["resource"])
 
 
-def _bytes(hexadecimal: str | None) -> bytes:
+def id_bytes(hexadecimal: str | None) -> bytes:
     try:
         return bytes.fromhex(hexadecimal or "")
     except ValueError:
@@ -95,7 +97,7 @@ def span(row: Mapping[str, Any]) -> Span:
     ]
     status = SimpleNamespace(code=CODES.get(row["code"] or "", 0), message=row["message"] or "")
     return Span(
-        row["name"] or "", _bytes(row["trace_id"]), _bytes(row["span_id"]), _bytes(row["parent_span_id"]), KINDS.get(row["kind"] or "", 0),
+        row["name"] or "", id_bytes(row["trace_id"]), id_bytes(row["span_id"]), id_bytes(row["parent_span_id"]), KINDS.get(row["kind"] or "", 0),
         row["start_time_unix_nano"] or 0, row["end_time_unix_nano"] or 0, attributes(row["attributes"]), events, status, row,
     )  # fmt: skip
 
@@ -116,13 +118,13 @@ def _decode(
 
 def _candidates(decoder: SpanDecoder, rows: list[dict[str, Any]], now: datetime) -> Iterator[pa.RecordBatch]:
     unique = {(row["trace_id"], row["span_id"]): row for row in rows}.values()
-    decoded: Decoded = decoder.spans([span(row) for row in unique], [_resource(row) for row in unique], now)
+    decoded: Decoded = decoder.spans([span(row) for row in unique], [resource_of(row) for row in unique], now)
     for i, row in enumerate(decoded.rows):
         row["scores"] = [] if i else decoded.scores
-    yield from pa.Table.from_pylist(decoded.rows, _SCHEMA).to_batches()
+    yield from pa.Table.from_pylist(decoded.rows, SCHEMA).to_batches()
 
 
-def _json(frame: "DataFrame", column: str) -> Any:
+def json_of(frame: "DataFrame", column: str) -> Any:
     """The column as JSON text, whatever it is."""
     from pyspark.sql import functions as f
 
@@ -148,11 +150,11 @@ def _flat(frame: "DataFrame") -> "DataFrame":
         plain("kind").alias("kind"),
         plain("start_time_unix_nano", "bigint").alias("start_time_unix_nano"),
         plain("end_time_unix_nano", "bigint").alias("end_time_unix_nano"),
-        _json(frame, "attributes").alias("attributes"),
-        _json(frame, "events").alias("events"),
+        json_of(frame, "attributes").alias("attributes"),
+        json_of(frame, "events").alias("events"),
         plain("status.code").alias("code"),
         plain("status.message").alias("message"),
-        _json(frame, "resource.attributes").alias("resource"),
+        json_of(frame, "resource.attributes").alias("resource"),
         plain("service_name").alias("service_name"),
     )
 
@@ -162,8 +164,7 @@ def decoded(
 ) -> "DataFrame":
     """Spans -> inbox columns and `scores` (rows of that table, nested)."""
     together = _flat(frame).repartition("trace_id").sortWithinPartitions("trace_id", "span_id")
-    nested = f"array<struct<{telemetry.spark_ddl(tables.SCORES.fields).replace('` ', '`:')}>>"
-    schema = f"{telemetry.spark_ddl(telemetry.INBOX)}, scores {nested}"
+    schema = f"{telemetry.spark_ddl(telemetry.INBOX)}, scores {NESTED_SCORES}"
     return together.mapInArrow(lambda batches: _decode(batches, versions, naming), schema)
 
 

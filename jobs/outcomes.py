@@ -3,8 +3,9 @@
 A score NAME becomes `outcome.NAME`. A report named `label` or `label.NAME` says what the answer should have been: compared with the output
 it gives `outcome.correct`; for yes/no labels also `outcome.precision` (where yes was answered) and `outcome.recall` (where yes was
 right), whose means are precision and recall; for numbers `label.error`, the absolute error. `quality` holds, per window, how many
-answers have each and their sums: the share labelled is `labelled` / `answers`. The judge takes scores from `scores` by when they
-arrived (jobs.evidence): these attributes are not evidence a second time.
+answers have each and their sums: the share labelled is `labelled` / `answers`. A report without value and label withdraws what was reported
+before. The judge takes scores from `scores` by when they arrived (jobs.evidence), so that what was judged stays: these attributes are not
+evidence a second time.
 """
 
 import math
@@ -48,6 +49,7 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
     value = f.col("newest.value")
     truth = f.lower(f.trim(f.coalesce("newest.label", value.cast("string"))))
     says, is_label = _said(f.col("output")), f.col("name").startswith("label")
+    nothing = ~is_label & value.isNull() & f.col("newest.label").isNull()
     known = is_label & truth.isNotNull() & says.isNotNull()
     a, b = truth.try_cast("double"), says.try_cast("double")
     same = f.coalesce(a == b, truth == says)
@@ -55,6 +57,7 @@ def _attributes(matched: "DataFrame") -> "DataFrame":
     right = f.when(truth.isin(*YES) == says.isin(*YES), "1").otherwise("0")
     entries = {
         "plain": f.when(~is_label & (f.abs(value) < math.inf), _pair(f.concat(f.lit("outcome."), "name"), value.cast("string"))),
+        "withdrawn": f.when(nothing, _pair(f.concat(f.lit("outcome."), "name"), f.lit(None).cast("string"))),
         "truth": f.when(is_label & truth.isNotNull(), _pair("label.truth", truth)),
         "correct": f.when(known, _pair("outcome.correct", f.when(binary, right).when(same, "1").otherwise("0"))),
         "precision": f.when(known & binary & says.isin(*YES), _pair("outcome.precision", right)),

@@ -40,8 +40,10 @@ class Decoded:
     others: int = 0
 
 
-def plain(value: AnyValue) -> Any:
-    """An attribute value as Python has it; bytes as hex."""
+def plain(value: Any) -> Any:
+    """An attribute value as Python has it; bytes as hex. What is no protobuf message is left as it is."""
+    if not isinstance(value, AnyValue):
+        return value
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [plain(item) for item in value.array_value.values]
@@ -241,31 +243,46 @@ def _failure(span: SpanLike, row: Row) -> list[tuple[str, str]]:
     return [(dialects.ERROR_TEXT, message[: dialects.MAX_TEXT])] if message else []
 
 
-def logs(
-    request: ExportLogsServiceRequest, received_at: datetime, decoder: SpanDecoder | None = None, source: str = "otlp"
-) -> Decoded:
+class LogLike(Protocol):
+    """What is read of a log record: OTLP's own message, or a row of a table. Times in nanoseconds."""
+
+    event_name: str
+    trace_id: bytes
+    span_id: bytes
+    time_unix_nano: int
+    observed_time_unix_nano: int
+    attributes: Any
+    body: Any
+
+
+def log(
+    record: LogLike, resource: Mapping[str, Any], received_at: datetime, out: Decoded, decoder: SpanDecoder
+) -> None:
+    """Adds to `out` what one log record says."""
+    own = attributes_of(record.attributes)
+    name = record.event_name or own.get("event.name")
+    at = record.time_unix_nano or record.observed_time_unix_nano
+    if name == EVALUATION:
+        out.scores.append(score(own, at, record.trace_id, received_at))
+    elif record.trace_id and record.span_id and (told := _details(name, own, plain(record.body))):
+        given = decoder.read({**resource, **own, **told})
+        row = {key: value for key, value in given.items() if key in COLUMNS}
+        row |= _names(given, record.trace_id, record.span_id)
+        rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in decoder.known]
+        stamp = {"source": decoder.source, "received_at": received_at, "part": EVENT, "requested_at": when(at)}
+        out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES], "weight": 1.0})
+    else:
+        out.others += 1
+
+
+def logs(request: ExportLogsServiceRequest, received_at: datetime, decoder: SpanDecoder | None = None) -> Decoded:
     """Log records that are evaluation events -> scores; those that hold a call's messages -> parts of its span; others are counted."""
     out, decoder = Decoded(), decoder or SpanDecoder()
     for group in request.resource_logs:
         resource = attributes_of(group.resource.attributes)
         for scope in group.scope_logs:
             for record in scope.log_records:
-                own = attributes_of(record.attributes)
-                name = record.event_name or own.get("event.name")
-                at = record.time_unix_nano or record.observed_time_unix_nano
-                if name == EVALUATION:
-                    out.scores.append(score(own, at, record.trace_id, received_at))
-                elif record.trace_id and record.span_id and (told := _details(name, own, plain(record.body))):
-                    given = decoder.read({**resource, **own, **told})
-                    row = {key: value for key, value in given.items() if key in COLUMNS}
-                    row |= _names(given, record.trace_id, record.span_id)
-                    rest = [
-                        (key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in decoder.known
-                    ]
-                    stamp = {"source": source, "received_at": received_at, "part": EVENT, "requested_at": when(at)}
-                    out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES], "weight": 1.0})
-                else:
-                    out.others += 1
+                log(record, resource, received_at, out, decoder)
     return out
 
 

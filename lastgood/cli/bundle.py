@@ -7,7 +7,7 @@ bundle-wide `run_as` is refused beside apps.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -34,14 +34,14 @@ APP_FOLDER = "build/app"
 @dataclass(frozen=True)
 class Answers:
     """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself.
-    `span_tables`: where the endpoints' traces are."""
+    `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations."""
 
     catalog: str = "main"
     schema: str = "lastgood"
     endpoints: Mapping[str, str | None] = None  # type: ignore[assignment]
     operators: str = "users"
     mode: str = "approve"
-    span_tables: tuple[str, ...] = ()
+    telemetry: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.endpoints is None:
@@ -201,7 +201,7 @@ def _settings(answers: Answers) -> Document:
         "sources": {
             "entities_table": "system.serving.served_entities",
             "usage_tables": ["system.serving.endpoint_usage"],
-            **({"span_tables": list(answers.span_tables)} if answers.span_tables else {}),
+            **{key: list(names) for key, names in answers.telemetry.items()},
         },
         "default": {"mode": answers.mode},
         "endpoints": endpoints,

@@ -18,7 +18,7 @@ from lastgood.cli import scan
 from lastgood.collectors import files, inference_tables
 from lastgood.collectors.findings import EXPECTED, Place
 from lastgood.collectors.inference_tables import Shape
-from lastgood.collectors.reading import Origin, candidates, detect, kind_of, read_any
+from lastgood.collectors.reading import OF_TELEMETRY, Origin, candidates, detect, kind_of, read_any
 from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import pairs_of
 from lastgood.judge.ledger import Pair
@@ -137,6 +137,10 @@ def on_one_machine(job: Job) -> Facts | None:
     if source is None:
         return None
     kind = kind_of(list(source.columns), job.table)
+    if kind in OF_TELEMETRY and kind != "span_table":
+        raise ConfigError(
+            f"{job.table}: holds {OF_TELEMETRY[kind]}, no requests; a service reads it beside spans (sources.log_tables)"
+        )
     if kind == "span_table" or (source.rows or 0) > MOST_ROWS:
         return None
     job.say("counting")

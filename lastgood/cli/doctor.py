@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,7 +18,7 @@ from lastgood.alerts.store import open_state
 from lastgood.collectors.reading import mistake, mistakes
 from lastgood.errors import LastgoodError
 from lastgood.jobs import spark
-from lastgood.settings import EndpointSettings, Mode, Settings, secret
+from lastgood.settings import EndpointSettings, Mode, Settings, Sources, secret
 from lastgood.tables import delta
 from lastgood.workspace import Endpoint
 from lastgood.workspace.databricks import DatabricksWorkspace, connect
@@ -151,7 +151,15 @@ def workspace(settings: Settings) -> Iterator[Finding]:
     yield Finding("workspace", Health.OK, f"reached as {me}")
     yield from clock(workspace.host)
     for name, endpoint in settings.endpoints.items():
-        yield from _endpoint(workspace, name, endpoint, me, settings.sources.span_tables)
+        yield from _endpoint(workspace, name, endpoint, me, settings.sources)
+
+
+def _shown(workspace: DatabricksWorkspace, table: str) -> bool:
+    """Whether there may be such a table: also one that this principal may not see."""
+    try:
+        return workspace.has_table(table)
+    except LastgoodError:
+        return True
 
 
 def clock(host: str) -> Iterator[Finding]:
@@ -166,7 +174,7 @@ def clock(host: str) -> Iterator[Finding]:
 
 
 def _endpoint(
-    workspace: DatabricksWorkspace, name: str, settings: EndpointSettings, me: str, spans: Sequence[str]
+    workspace: DatabricksWorkspace, name: str, settings: EndpointSettings, me: str, sources: Sources
 ) -> Iterator[Finding]:
     title = f"endpoint {name}"
     try:
@@ -200,13 +208,15 @@ def _endpoint(
             f"the endpoint logs into {endpoint.payload_table}, which is not read",
             fix,
         )
-    if endpoint.span_table and endpoint.span_table not in spans:
-        yield Finding(
-            f"{title}: traces",
-            Health.WARN,
-            f"the endpoint exports traces, by the platform's naming into {endpoint.span_table}, which is not read",
-            "add it to sources.span_tables (where its table has another name, that one: the workspace does not say)",
-        )
+    for key, exported in endpoint.telemetry.items():
+        what = key.removesuffix("_tables") + "s"
+        if exported not in getattr(sources, key) and (key == "span_tables" or _shown(workspace, exported)):
+            yield Finding(
+                f"{title}: {what}",
+                Health.WARN,
+                f"the endpoint exports {what}, by the platform's naming into {exported}, which is not read",
+                f"add it to sources.{key} (where its table has another name, that one: the workspace does not say)",
+            )
     if table and tables.is_path(table):
         exists = delta.version(table) is not None
         feed = exists and delta.keeps_changes(table)

@@ -15,6 +15,7 @@ from rich.text import Text
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json
 from lastgood.errors import ConfigError, LastgoodError, RefusedError
 from lastgood.settings import Mode, WorkspaceSettings, load
+from lastgood.workspace import TELEMETRY
 
 if TYPE_CHECKING:
     from lastgood.cli.doctor import Finding
@@ -35,6 +36,8 @@ sources:
   entities_table: system.serving.served_entities   # which version stands behind a served entity, at the time
   usage_tables: []                  # system.serving.endpoint_usage: also what payload tables leave out
   span_tables: [{{ span_tables }}]                   # traces of endpoints: catalog.schema.prefix_otel_spans
+  log_tables: [{{ log_tables }}]                    # their logs: prefix_otel_logs
+  annotation_tables: [{{ annotation_tables }}]             # feedback on their traces: prefix_otel_annotations
 
 pagerduty:
   routing_key_env: LASTGOOD_PAGERDUTY_KEY
@@ -101,14 +104,14 @@ def init(
     host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
     named = _named(_ask(endpoints, ENDPOINTS, ""))
     mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
-    named, spans = _proposed(named, host, token_env)
+    named, telemetry = _proposed(named, host, token_env)
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
         "host": host and _plain(host),
         "token_env": _plain(token_env),
         "mode": mode.value,
-        "span_tables": ", ".join(map(_plain, spans)),
+        **{key: ", ".join(map(_plain, telemetry.get(key, ()))) for key in TELEMETRY},
     }
     _write(out, values | {"endpoints": quoted, "schema": SCHEMA})
     result = {"written": [str(out), str(out.parent / SCHEMA)]}
@@ -146,24 +149,28 @@ def _named(endpoints: str) -> list[tuple[str, str]]:
 
 def _proposed(
     named: list[tuple[str, str]], host: str | None, token_env: str
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """(the endpoints, with the payload table that each says itself where none was given; tables of their traces that are there by the
-    platform's naming). As given where the workspace cannot be asked."""
+) -> tuple[list[tuple[str, str]], dict[str, tuple[str, ...]]]:
+    """(the endpoints, with the payload table that each says itself where none was given; key of settings.Sources -> tables of their
+    telemetry that are there by the platform's naming). As given where the workspace cannot be asked."""
     from lastgood.workspace.databricks import connect
 
     if not (host or os.environ.get("DATABRICKS_HOST")) or not named:
-        return named, []
+        return named, {}
     try:
         workspace = connect(
             WorkspaceSettings(host=host or None, token_env=token_env if host else None, retry_timeout_s=5)
         )
         endpoints = {name: workspace.endpoint(name) for name, _ in named}
-        spans = {endpoint.span_table for endpoint in endpoints.values() if endpoint.span_table}
         proposed = [(name, table or endpoints[name].payload_table) for name, table in named]
-        return proposed, sorted(filter(workspace.has_table, spans))
+        exported: dict[str, set[str]] = {}
+        for endpoint in endpoints.values():
+            for key, table in endpoint.telemetry.items():
+                exported.setdefault(key, set()).add(table)
+        present = {key: tuple(sorted(filter(workspace.has_table, names))) for key, names in exported.items()}
+        return proposed, {key: names for key, names in present.items() if names}
     except LastgoodError as error:
         typer.echo(f"tables of the endpoints are not proposed: {error}", err=True)
-        return named, []
+        return named, {}
 
 
 def _init_bundle(
@@ -186,14 +193,14 @@ def _init_bundle(
         _ask(catalog, "Catalog of the tables", "main"),
         _ask(schema_name, "Schema of the tables", "lastgood"),
     )
-    named, spans = _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")
+    named, telemetry = _proposed(_named(_ask(endpoints, ENDPOINTS, "")), None, "")
     answers = bundle.Answers(
         catalog,
         schema_name,
         {name: table or None for name, table in named},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
         (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
-        tuple(spans),
+        telemetry,
     )
     if not answers.endpoints:
         raise ConfigError("no endpoint is named: the app would have nothing to watch")

@@ -72,6 +72,14 @@ class Sources(Model):
     span_tables: list[str] = Field(
         [], description="OpenTelemetry spans in Unity Catalog: catalog.schema.prefix_otel_spans"
     )
+    log_tables: list[str] = Field(
+        [],
+        description="OpenTelemetry logs in Unity Catalog (catalog.schema.prefix_otel_logs): messages of calls, evaluations, MLflow's assessments",
+    )
+    annotation_tables: list[str] = Field(
+        [],
+        description="MLflow's annotations in Unity Catalog (catalog.schema.prefix_otel_annotations): feedback on traces, by people and judges",
+    )
     workspace_id: str | None = Field(None, description="take only this workspace's rows of the usage tables")
     schema_versions: list[str] = Field(
         ["1"],

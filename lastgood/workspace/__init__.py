@@ -35,6 +35,16 @@ class ServedEntity:
         return self.deployment == "DEPLOYMENT_READY"
 
 
+PAYLOAD, LOGS = "_payload", "_otel_logs"
+"""The payload table of telemetry is named after the logs table; that ends so where Databricks named the tables."""
+TELEMETRY = {
+    "span_tables": ("_otel_spans", "TELEMETRY_FEATURE_TRACES"),
+    "log_tables": (LOGS, "TELEMETRY_FEATURE_LOGS"),
+    "annotation_tables": ("_otel_annotations", "TELEMETRY_FEATURE_TRACES"),
+}
+"""Key of settings.Sources -> how such a table's name ends, and the feature that fills it. MLflow's annotations are about traces."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A serving endpoint as read at one moment.
@@ -42,8 +52,8 @@ class Endpoint:
     `traffic` maps served entity name to per cent (0-100). `passthrough` holds config fields that an update
     must send back unchanged (auto_capture_config). `pending_*` describe the update under way, if any. `gateway` is the AI
     Gateway's settings (an update does not touch them). An update is checked against the rights of `creator` too.
-    `payload_table`: where the endpoint logs its requests, as it says itself; empty where it logs none. `span_table`: where its traces are by
-    the platform's own naming, for no answer of the workspace names it.
+    `payload_table`: where the endpoint logs its requests, as it says itself; empty where it logs none. `telemetry`: where its traces, logs and
+    annotations are (a key of settings.Sources -> table) by the platform's own naming, for no answer of the workspace names them.
     """
 
     name: str
@@ -59,7 +69,7 @@ class Endpoint:
     gateway: Mapping[str, Any] = field(default_factory=dict)
     creator: str = ""
     payload_table: str = ""
-    span_table: str = ""
+    telemetry: Mapping[str, str] = field(default_factory=dict)
 
     def entity(self, version: str) -> ServedEntity | None:
         """The served entity that serves `version`, or None."""

@@ -28,7 +28,17 @@ from databricks.sdk.errors.base import DatabricksError
 
 from lastgood.errors import ConfigError, GoneError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import WorkspaceSettings, secret
-from lastgood.workspace import Endpoint, RegistryMark, Reply, ServedEntity, SourceState, Update
+from lastgood.workspace import (
+    LOGS,
+    PAYLOAD,
+    TELEMETRY,
+    Endpoint,
+    RegistryMark,
+    Reply,
+    ServedEntity,
+    SourceState,
+    Update,
+)
 from lastgood.workspace.identity import model_of, modern, name_of, version_of
 from lastgood.workspace.registry import Registry
 
@@ -168,7 +178,7 @@ def parse(document: Mapping[str, Any]) -> Endpoint:
         gateway=document.get("ai_gateway") or {},
         creator=str(document.get("creator") or ""),
         payload_table=_payload_table(document),
-        span_table=_span_table(document),
+        telemetry=_telemetry(document),
     )
 
 
@@ -186,17 +196,14 @@ def _payload_table(document: Mapping[str, Any]) -> str:
     return ""
 
 
-LOGS_PAYLOAD, SPANS, TRACES = "_otel_logs_payload", "_otel_spans", "TELEMETRY_FEATURE_TRACES"
-"""The payload table of telemetry is named after the logs table; both end so where Databricks named them."""
-
-
-def _span_table(document: Mapping[str, Any]) -> str:
-    """Where traces are, as far as the payload table's name tells; empty where the endpoint exports none, or its tables have other names."""
-    telemetry = document.get("telemetry_config") or {}
-    features, payload = telemetry.get("enabled_telemetry_features"), _payload_table(document)
-    if not telemetry or not payload.endswith(LOGS_PAYLOAD) or (features and TRACES not in features):
-        return ""
-    return payload.removesuffix(LOGS_PAYLOAD) + SPANS
+def _telemetry(document: Mapping[str, Any]) -> dict[str, str]:
+    """Where traces, logs and annotations are, as far as the payload table's name tells."""
+    config = document.get("telemetry_config") or {}
+    features, logs = config.get("enabled_telemetry_features"), _payload_table(document).removesuffix(PAYLOAD)
+    if not config or not logs.endswith(LOGS):
+        return {}
+    prefix = logs.removesuffix(LOGS)
+    return {key: prefix + end for key, (end, feature) in TELEMETRY.items() if not features or feature in features}
 
 
 def _update(state: Mapping[str, Any]) -> Update:

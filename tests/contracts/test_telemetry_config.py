@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from lastgood.cli import doctor
 from lastgood.cli.app import app
-from lastgood.settings import WorkspaceSettings, load
+from lastgood.settings import Sources, WorkspaceSettings, load
 from lastgood.workspace import local
 from lastgood.workspace.databricks import client, connect, parse
 from lastgood.workspace.local.state import TELEMETRY
@@ -113,32 +113,35 @@ def test_init_proposes_the_table_that_the_endpoint_names(
 
 
 @pytest.mark.parametrize(
-    ("features", "table"),
+    ("features", "kinds"),
     [
-        (None, "main.obs.chat_otel_spans"),
-        (["TELEMETRY_FEATURE_TRACES", "TELEMETRY_FEATURE_LOGS"], "main.obs.chat_otel_spans"),
-        (["TELEMETRY_FEATURE_INFERENCE_TABLE"], ""),
+        (None, {"spans", "logs", "annotations"}),
+        (["TELEMETRY_FEATURE_TRACES", "TELEMETRY_FEATURE_LOGS"], {"spans", "logs", "annotations"}),
+        (["TELEMETRY_FEATURE_LOGS"], {"logs"}),
+        (["TELEMETRY_FEATURE_INFERENCE_TABLE"], set()),
     ],
 )
-def test_traces_are_where_the_platforms_own_naming_puts_them(features: list[str] | None, table: str) -> None:
+def test_telemetry_is_where_the_platforms_own_naming_puts_it(features: list[str] | None, kinds: set[str]) -> None:
     telemetry = {
         "inference_table_config": {"name": "main.obs.chat_otel_logs_payload"},
         "enabled_telemetry_features": features,
     }
-    assert parse({"name": "chat", "telemetry_config": telemetry}).span_table == table
+    exported = parse({"name": "chat", "telemetry_config": telemetry}).telemetry
+    assert set(exported.values()) == {f"main.obs.chat_otel_{kind}" for kind in kinds}
+    assert set(exported) <= set(Sources.model_fields)
     other = {"inference_table_config": {"name": "main.obs.our_logs_payload"}}
-    assert parse({"name": "chat", "telemetry_config": other}).span_table == "", "names of people's own tell nothing"
-    assert parse({"name": "chat"}).span_table == ""
+    assert parse({"name": "chat", "telemetry_config": other}).telemetry == {}, "names of people's own tell nothing"
+    assert parse({"name": "chat"}).telemetry == {}
 
 
-@pytest.mark.parametrize("there_is_one", [True, False])
-def test_init_proposes_the_traces_that_are_there_and_doctor_misses_those_that_are_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_is_one: bool
+@pytest.mark.parametrize("kinds", [("spans", "logs", "annotations"), ("spans",), ()])
+def test_init_proposes_the_telemetry_that_is_there_and_doctor_misses_what_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     catalog = local.LocalCatalog({"main.obs": str(tmp_path / "obs")})
-    if there_is_one:
-        write_deltalake(str(tmp_path / "obs" / "chat_otel_spans"), pa.table({"trace_id": ["a"]}))
+    for kind in kinds:
+        write_deltalake(str(tmp_path / "obs" / f"chat_otel_{kind}"), pa.table({"trace_id": ["a"]}))
     names = UnityCatalogTableNames(logs_table="main.obs.chat_otel_logs", traces_table="main.obs.chat_otel_spans")
     wanted = TelemetryConfig(table_names=names, inference_table_config=TelemetryInferenceTableConfig())
     with local.serve(local.LocalConfig(catalog=catalog)) as space:
@@ -150,11 +153,16 @@ def test_init_proposes_the_traces_that_are_there_and_doctor_misses_those_that_ar
         assert CliRunner().invoke(app, [*words, "--mode", "observe"]).exit_code == 0
         path = tmp_path / "conf" / "lastgood.yaml"
         written = yaml.safe_load(path.read_text())
-        spans = ["main.obs.chat_otel_spans"] if there_is_one else []
-        assert (written["sources"]["span_tables"], written["endpoints"]) == (
-            spans,
-            {"watched": {"payload_table": "main.obs.chat_otel_logs_payload"}},
-        )
-        findings = doctor.workspace(load(path))
-        missed = [finding for finding in findings if finding.name == "endpoint watched: traces"]
-        assert bool(missed) is not there_is_one
+        read = {
+            kind: [f"main.obs.chat_otel_{kind}"] if kind in kinds else [] for kind in ("spans", "logs", "annotations")
+        }
+        assert {kind: written["sources"][f"{kind[:-1]}_tables"] for kind in read} == read
+        assert written["endpoints"] == {"watched": {"payload_table": "main.obs.chat_otel_logs_payload"}}
+        missed = [finding for finding in doctor.workspace(load(path)) if finding.name == "endpoint watched: spans"]
+        assert bool(missed) is ("spans" not in kinds)
+        unread = yaml.safe_dump(written | {"sources": {}})
+        path.write_text(unread)
+        named = {
+            finding.name.split(": ")[1] for finding in doctor.workspace(load(path)) if "is not read" in finding.sentence
+        }
+        assert named == {"spans", *kinds}, "of logs and annotations those that are there"
