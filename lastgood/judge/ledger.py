@@ -160,6 +160,25 @@ def observations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[date
     return grouped
 
 
+Stints = Sequence[tuple[datetime, str]]
+"""Since when a served entity has been which version, in order."""
+
+
+def stints(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Stints]:
+    """Rows of `deployments` -> (endpoint, served entity) -> its versions."""
+    held: dict[tuple[str, str], list[tuple[datetime, str]]] = {}
+    for endpoint, seen in observations(rows).items():
+        for at, _, content in seen:
+            for entity, version, _ in content:
+                held.setdefault((endpoint, entity), []).append((at, version))
+    return dict(held)
+
+
+def version_then(held: Stints, at: datetime) -> str | None:
+    """The version that an entity was at a time; before it was first observed, the first."""
+    return next((version for since, version in reversed(held) if since <= at), held[0][1] if held else None)
+
+
 def ledger(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Configuration]]:
     """Rows of `deployments` -> endpoint -> its configurations in order; one that was observed twice in a row counts from the first time."""
     configurations: dict[str, list[Configuration]] = {}

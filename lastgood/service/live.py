@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.judge import Drifted, Evidence, History, Verdict, budget, judge
-from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, judged, planned
+from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair, Stints, judged, planned, version_then
 from lastgood.judge.records import columns_of
 from lastgood.record import telemetry
 from lastgood.record.verdict import LIVE
@@ -70,6 +70,7 @@ class Live:
         self._settings, self._clock, self._numbered = settings, clock, numbered
         self._endpoints: dict[str, _Endpoint] = {}
         self._ledger: dict[str, Sequence[Configuration]] = {}
+        self._stints: dict[tuple[str, str], Stints] = {}
         self._told: dict[str, dict[str, Pair]] = {}
         self._drifted: dict[tuple[str, str], Sequence[Drifted]] = {}
         self._replicas: dict[str, float] = {}
@@ -100,10 +101,33 @@ class Live:
         now, at = self._clock(), good["requested_at"]
         first, last = (pa.scalar(bound, at.type) for bound in (now - KEPT - SEEN_LATE, now + AHEAD))
         timely = pc.and_(pc.greater_equal(at, first), pc.less_equal(at, last))
-        good = good.select(COLUMNS).filter(pc.and_(timely, pc.is_valid(good["model_version"])))
+        good = self._named(good.filter(timely)).select(COLUMNS)
+        good = good.filter(pc.is_valid(good["model_version"]))
         with self._lock:
             for name in pc.unique(good["endpoint"]).to_pylist():
                 self._add(name, good.filter(pc.equal(good["endpoint"], name)), now)
+
+    def _named(self, rows: pa.Table) -> pa.Table:
+        """Requests that name their served entity only, with the version that it was: external models have no other name in a span."""
+        versions, entities = rows["model_version"], rows["served_entity"]
+        if not pc.any(pc.and_(pc.is_null(versions), pc.is_valid(entities))).as_py():
+            return rows
+        asked = zip(
+            versions.to_pylist(),
+            rows["endpoint"].to_pylist(),
+            entities.to_pylist(),
+            rows["requested_at"].to_pylist(),
+            strict=True,
+        )
+        named = [
+            version
+            if version is not None or entity is None
+            else version_then(self._stints.get((endpoint, entity), ()), at)
+            for version, endpoint, entity, at in asked
+        ]
+        return rows.set_column(
+            rows.schema.get_field_index("model_version"), "model_version", pa.array(named, pa.string())
+        )
 
     def _add(self, name: str, rows: pa.Table, now: datetime) -> None:
         window = (rows["requested_at"].cast(pa.int64()).to_numpy() // (self._settings.live_every_s * 1e6)).astype(
@@ -132,10 +156,12 @@ class Live:
             gone |= here & (draw >= share)
         return rows.filter(pa.array(~gone)) if gone.any() else rows
 
-    def learn(self, ledger: Mapping[str, Sequence[Configuration]]) -> None:
-        """Learn the configurations of all endpoints, as they were observed."""
+    def learn(
+        self, ledger: Mapping[str, Sequence[Configuration]], stints: Mapping[tuple[str, str], Stints] | None = None
+    ) -> None:
+        """Learn the configurations of all endpoints, as they were observed; and which version each served entity was."""
         with self._lock:
-            self._ledger = dict(ledger)
+            self._ledger, self._stints = dict(ledger), dict(stints or {})
 
     def scales(self, minutes: Iterable[Mapping[str, Any]]) -> None:
         """Learn from rows of endpoint_minutes where replicas were added: they are cold."""

@@ -32,7 +32,7 @@ from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import LastgoodError, RefusedError, TransientError
 from lastgood.judge import History, Verdict
-from lastgood.judge.ledger import ledger
+from lastgood.judge.ledger import ledger, stints
 from lastgood.service import scrape
 from lastgood.service.histories import Histories
 from lastgood.service.live import Live
@@ -201,7 +201,8 @@ class Observer:
         if self._calls % OBSERVE_EVERY == 0 or new:
             self._asked = (self._asked | new) & self._live.unknown()
             deployments.record(self._store, self._acts.observe_endpoints(), now())
-            self._live.learn(ledger(deployments.read(self._store)))
+            rows = deployments.read(self._store)
+            self._live.learn(ledger(rows), stints(rows))
         self._calls += 1
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from judge_support import START, requests, windows
 
 from lastgood.alerts.store import Store
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, budget, judge
-from lastgood.judge.ledger import Configuration, judged, planned
+from lastgood.judge.ledger import Configuration, judged, ledger, planned, stints, version_then
 from lastgood.judge.records import Records
 from lastgood.record import telemetry
 from lastgood.record.verdict import LIVE, SCHEDULED
@@ -255,3 +256,43 @@ def test_names_of_versions_that_a_sender_makes_up_change_no_verdict() -> None:
     live.take(given.set_column(given.schema.get_field_index("model_version"), "model_version", names))
     assert one_look(live) == before
     assert len(live.unknown()) <= live_module.NAMES
+
+
+def test_spans_of_external_models_are_judged_by_the_entity_that_the_configuration_names() -> None:
+    """Two external models behind one endpoint: spans say the served entity, versions are the configuration's. An entity whose model was
+    exchanged is another version from then on."""
+    old, new = "gpt@11111111", "gpt@22222222"
+
+    def row(at: datetime, version: str, entity: str, share: int, number: int) -> dict[str, Any]:
+        return {
+            "endpoint": "chat",
+            "served_entity": entity,
+            "model_version": version,
+            "traffic": share,
+            "observed_at": at,
+            "config_version": number,
+        }
+
+    rows = [
+        row(BEGIN - timedelta(days=9), old, "gpt-a", 100, 1), row(BEGIN, old, "gpt-a", 50, 2), row(BEGIN, new, "gpt-b", 50, 2),
+    ]  # fmt: skip
+    assert version_then(stints(rows)["chat", "gpt-a"], BEGIN - timedelta(days=20)) == old
+    renamed = stints([*rows, row(BEGIN + timedelta(days=1), "gpt@33333333", "gpt-a", 100, 3)])
+    assert [version_then(renamed["chat", "gpt-a"], BEGIN + timedelta(hours=hours)) for hours in (1, 25)] == [
+        old,
+        "gpt@33333333",
+    ]
+    clock = Clock()
+    live = Live(SETTINGS, clock)
+    live.learn(ledger(rows), stints(rows))
+    given = requests(1, errors=40.0)
+    spans = table(given)
+    entities = pa.array([f"gpt-{'b' if arm else 'a'}" for arm in given.arm], pa.string())
+    for name, column in (("model_version", pa.nulls(len(entities), pa.string())), ("served_entity", entities)):
+        spans = spans.set_column(spans.schema.get_field_index(name), name, column)
+    early = spans.filter(pa.array((given.at < START + 60) & (given.arm == 0)))
+    live.take(early)
+    clock.now = BEGIN + timedelta(minutes=30, seconds=3)
+    live.take(spans.filter(pa.array((given.at >= START + 60) | (given.arm == 1))))
+    verdict = one_look(live)
+    assert (verdict.candidate, verdict.prior, verdict.state) == (new, old, State.ROLL_BACK)
