@@ -65,7 +65,7 @@ class Spool:
 
     def __init__(self, folder: Path, segment_bytes: int, max_bytes: int) -> None:
         self.folder, self._segment_bytes, self._max_bytes = folder, segment_bytes, max_bytes
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         self._lock = (folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,15 +93,8 @@ class Spool:
                 file.truncate(whole)
                 os.fsync(file.fileno())
             left.rename(left.with_suffix(".seg"))
-        self._sync_folder()
+        _sync(self.folder)
         return torn
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def _open(self) -> None:
         """A new segment to write to. Where this fails nothing has changed, but that its number is spent."""
@@ -109,7 +102,7 @@ class Spool:
         self._next += 1
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            self._sync_folder()
+            _sync(self.folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -168,7 +161,7 @@ class Spool:
             while self._left:
                 self._left[0].rename(self._left[0].with_suffix(".seg"))
                 del self._left[0]
-                self._sync_folder()
+                _sync(self.folder)
         except OSError as error:
             raise TransientError(f"{self.folder}: a segment could not be handed to the drain: {error}", 5.0) from error
 
@@ -205,14 +198,35 @@ class Spool:
         self.close()
 
 
+def _sync(path: Path) -> None:
+    """A file's bytes, or a folder's names, are on disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make(folder: Path) -> None:
+    """A folder that is there after a loss of power too: its name is in its parent, which must be synced, and so on upwards. Also where it is
+    there already: the process that made it may have ended before it synced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in folder.parents:
+        with suppress(PermissionError):  # such a one we have not made
+            _sync(each)
+
+
 def identity(folder: Path) -> str:
-    """The spool's own id, made on first use: half of the key that makes the drain exactly-once."""
+    """The spool's own id, made on first use: half of the key that makes the drain exactly-once. It is on disk before anybody uses it: with
+    another id after a loss of power, segments that were committed would be committed again."""
     path = folder / "id"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not (path.exists() and path.read_text().strip()):
+        _make(folder)
         draft = folder / f"id.{os.getpid()}"
         draft.write_text(uuid.uuid4().hex)
+        _sync(draft)
         draft.rename(path)
+        _sync(folder)
     return path.read_text().strip()
 
 

@@ -2,9 +2,10 @@
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ def append(
     application has committed to it, where that need not be looked up.
 
     `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
-    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version.
+    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version. Such an append is synced where the table is in
+    a folder: who makes it removes what it was made of.
     Errors: TransientError (commit conflict, disk, storage), CorruptError (the schema does not fit).
     """
     held = held or _existing(where)
@@ -100,6 +102,7 @@ def append(
         done = held.transaction_version(app[0])
     if app is not None and done is not None and app[1] <= done:
         return False
+    before = held.version() if held is not None else -1
     properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
     try:
         write_deltalake(
@@ -116,7 +119,33 @@ def append(
         if not isinstance(error, (DeltaError, OSError)) or "chema" in str(error):
             raise CorruptError(f"{where}: the rows do not fit the table: {error}") from error
         raise TransientError(f"{where}: commit failed: {wording(error)}", 1.0) from error
+    if app is not None and not isinstance(where, Located):
+        with _storage_errors(where):
+            _sync(Path(where), range(before + 1, (held or open_table(where)).version() + 1))
     return True
+
+
+def _sync(table: Path, versions: range) -> None:
+    """These commits of a table, their files and names are on this machine's disk: delta-rs writes into the page cache only. First what a commit
+    names, then the commit: at no moment is there one whose files may be gone. Commits of others between ours are synced too, for without them
+    ours cannot be read."""
+    logs = [table / log_file(version) for version in versions]
+    data = []
+    for log in logs:
+        actions = map(json.loads, log.read_text().splitlines())
+        data += [table / unquote(action["add"]["path"]) for action in actions if "add" in action]
+    data = [file for file in data if file.exists()]  # a compaction beside us may have taken one away
+    folders = {parent for file in data for parent in file.parents if parent == table or table in parent.parents}
+    log_folder = table / "_delta_log"
+    marks = [path for version in versions for path in log_folder.glob(f"{version:020}.checkpoint*")]
+    marks += [path for path in (log_folder / "_last_checkpoint",) if path.exists()]
+    for path in (*data, *folders, *logs, *marks, log_folder, table, *(table.parents if 0 in versions else ())):
+        with suppress(PermissionError):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def create(where: Where, schema: pa.Schema, partition_by: Sequence[str] = ()) -> None:
@@ -319,8 +348,12 @@ def compact(path: str | Path, target_bytes: int = 128 * 2**20) -> int:
     with where.with_name(f".{where.name}.compacting").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return int(DeltaTable(str(path)).optimize.compact(target_size=target_bytes)["numFilesRemoved"])
+            table = DeltaTable(str(path))
+            before = table.version()
+            merged = int(table.optimize.compact(target_size=target_bytes)["numFilesRemoved"])
+            _sync(where, range(before + 1, table.version() + 1))
+            return merged
         except (BlockingIOError, TableNotFoundError):
             return 0
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise TransientError(f"{path}: compaction failed: {error}", 60.0) from error
