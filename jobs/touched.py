@@ -120,5 +120,5 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
         rows = ctx.store.read(ctx.spark, measure.source).where(which.where(measure.at))
         rows = rows.withColumn("window_start", window_start(seconds, measure.at))
         fresh = measure.make(ctx, rows, which).select(*measure.table.columns)
-        run.rows_out = replace_rows(ctx, fresh, measure.table, which.where("window_start"))
+        run.rows_out = replace_rows(ctx, fresh, measure.table, which.where("window_start"), run)
         return run

@@ -66,6 +66,8 @@ class Run:
     table_id: str | None = None
     note: str | None = None
     passed_over: int = 0
+    again: int = 0
+    """How many runs that finished had taken in this version before: this one puts right what they left."""
 
     @property
     def nothing_new(self) -> bool:
@@ -80,7 +82,10 @@ FRESH_S = 3 * 86_400
 
 def place(ctx: Context, job: str, source: str, table_id: str, newest: int) -> tuple[int, str | None]:
     """(bookmark, why it does not fit the table: then the table must be read whole, and the bookmark is -1)."""
-    records = _records(ctx, job, source)
+    return _placed(_records(ctx, job, source), table_id, newest)
+
+
+def _placed(records: list[dict[str, Any]], table_id: str, newest: int) -> tuple[int, str | None]:
     known = [record["table_id"] for record in sorted(records, key=lambda r: r["finished_at"]) if record["table_id"]]
     if known and table_id and known[-1] != table_id:
         return -1, ANOTHER
@@ -144,13 +149,15 @@ def increment(
     With `ctx.span` the changes are all rows whose `at` lies in it, and the bookmark stays where it is.
     """
     newest, table_id = ctx.store.version(ctx.spark, table), ctx.store.identity(ctx.spark, table)
-    after, reason = place(ctx, job, table.name, table_id, newest)
+    earlier = _records(ctx, job, table.name)
+    after, reason = _placed(earlier, table_id, newest)
     until = after if ctx.span else newest
     if after >= until and not ctx.span:
         yield None
         return
     started = time.monotonic()
     run = Run(job, table.name, until, after=after, table_id=table_id)
+    run.again = sum(record["version"] >= until for record in earlier)
     if ctx.span:
         from pyspark.sql import functions as f
 
@@ -215,8 +222,21 @@ def _conflicts(table: tables.Table) -> Iterator[None]:
         raise
 
 
-def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str) -> int:
-    """Put `frame` (all of whose rows meet the condition) in place of the table's rows that meet it, in one commit; rows written.
+MOST_AGAIN = 1000
+"""Runs of one version that are told apart."""
+
+
+def fence(ctx: Context, run: Run) -> tuple[str, int] | None:
+    """(application id, version) that a run's commit carries, so that the table takes nothing from one that looked at its source earlier than one
+    that has committed. None for runs that follow no other: the first, a back-fill, one that read the source whole."""
+    if ctx.span or run.note or run.after is None or run.after < 0:
+        return None
+    return f"lastgood/{run.job}/{run.table_id}", run.until * MOST_AGAIN + min(run.again, MOST_AGAIN - 1)
+
+
+def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str, run: Run) -> int:
+    """Put `frame` (all of whose rows meet the condition) in place of the table's rows that meet it, in one commit; rows written. Nothing is
+    written where a run that looked at its source later has committed (docs/adr/0022).
 
     Errors: TransientError when another run committed such rows at the same time (nothing was written: run again).
     """
@@ -225,16 +245,25 @@ def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: s
 
     if ctx.dry_run:
         return int(frame.count())
-    seen = Observation(f"rows of {table.name}")
+    seen, mark = Observation(f"rows of {table.name}"), fence(ctx, run)
+
+    def passed(version: int) -> bool:
+        newest = ctx.store.home(table).app_version(mark[0]) if mark and not ctx.store.in_catalog else None
+        return newest is not None and newest > version
+
+    if mark and passed(mark[1] - 1):  # Delta would write nothing too, but then what is observed never ends
+        return 0
     frame = frame if ctx.store.in_catalog else frame.observe(seen, f.count("*").alias("n"))
     writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", where)
+    if mark:
+        writer = writer.option("txnAppId", mark[0]).option("txnVersion", mark[1])
     with _conflicts(table):
         if ctx.store.in_catalog:  # where an observed frame is not seen
             writer.saveAsTable(ctx.store.sql(table))
             newest = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.store.sql(table)} LIMIT 1").collect()[0]
             return int((newest["operationMetrics"] or {}).get("numOutputRows", 0))
         writer.save(ctx.store.path(table))
-    return int(seen.get["n"])
+    return 0 if mark and passed(mark[1]) else int(seen.get["n"])
 
 
 def merge(ctx: Context, frame: "DataFrame", table: tables.Table, on: str, clauses: str) -> int:

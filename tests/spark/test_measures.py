@@ -14,6 +14,7 @@ from jobs_support import START, inbox, put, row, stored
 
 from lastgood import tables
 from lastgood.errors import ConfigError
+from lastgood.jobs import touched
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
 from lastgood.jobs.drift import drift
@@ -295,3 +296,32 @@ def test_drift_is_against_the_reference_that_was_chosen_and_a_baseline_older_tha
         "before": {("before", "feature.x"): True, ("before", "feature.y"): True},
         "baseline": {("baseline 1", "feature.x"): False, ("baseline 1", "feature.y:type"): True},
     }
+
+
+def test_a_run_that_looked_earlier_writes_nothing_over_one_that_looked_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stands still before its commit; another takes in more and is recorded; the first commits and dies before its record."""
+    ctx = make()
+    put(ctx.store, [row(0)])
+    conform(ctx)
+    count_windows(ctx)
+    put(ctx.store, [row(1)])
+    conform(ctx)
+    commit = touched.replace_rows
+
+    def late(*given: Any) -> int:
+        monkeypatch.setattr(touched, "replace_rows", commit)
+        put(ctx.store, [row(2), row(3)])
+        conform(ctx)
+        count_windows(ctx)
+        commit(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(touched, "replace_rows", late)
+    with pytest.raises(KeyboardInterrupt):
+        count_windows(ctx)
+    assert count_windows(ctx) is None, "the bookmark has passed it"
+    assert sum(window["rows"] for window in rows_of(ctx, tables.WINDOWS)) == 4
+    ctx = replace(ctx, span=(START - timedelta(hours=1), START + timedelta(days=1)))
+    assert count_windows(ctx) is not None, "a back-fill writes, whatever was written"

@@ -142,7 +142,7 @@ def dying_after_commit(at: int) -> Iterator[list[str]]:
     seams = {
         "append": lambda ctx, frame, table: table.name,
         "merge": lambda ctx, frame, table, *_: table.name,
-        "replace_rows": lambda ctx, frame, table, where: table.name,
+        "replace_rows": lambda ctx, frame, table, *_: table.name,
         "record": lambda *_: tables.RUNS.name,
     }
     with pytest.MonkeyPatch.context() as patch:
