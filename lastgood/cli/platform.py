@@ -6,6 +6,7 @@ from lastgood import tables
 from lastgood.cli.doctor import Finding, Health
 from lastgood.errors import LastgoodError
 from lastgood.settings import Mode, Settings
+from lastgood.tables.names import quoted_part
 from lastgood.tables.store import SERVED
 from lastgood.workspace.catalog import UnityCatalog, unity_catalog
 from lastgood.workspace.databricks import connect
@@ -31,8 +32,7 @@ def platform(settings: Settings) -> Iterator[Finding]:
 
 def grant(privilege: str, kind: str, name: str, principal: str) -> str:
     """The SQL that gives a missing privilege."""
-    quoted = ".".join(f"`{part}`" for part in name.split("."))
-    return f"GRANT {privilege.replace('_', ' ')} ON {kind} {quoted} TO `{principal}`;"
+    return f"GRANT {privilege.replace('_', ' ')} ON {kind} {tables.quoted(name)} TO {quoted_part(principal)};"
 
 
 def _grants(catalog: UnityCatalog, schema: str, me: str) -> Iterator[Finding]:

@@ -181,3 +181,9 @@ def arrow_schema(fields: tuple[Field, ...]) -> pa.Schema:
 def spark_ddl(fields: tuple[Field, ...]) -> str:
     """The same schema as a Spark DDL string."""
     return ", ".join(f"`{field.name}` {field.type}" for field in fields)
+
+
+def spark_columns(schema: pa.Schema) -> str:
+    """The Spark DDL of an Arrow schema whose types are among the record's. Errors: KeyError."""
+    names = {kind: name for name, kind in _ARROW.items()}
+    return ", ".join(f"`{column.name}`: {names[column.type]}" for column in schema)

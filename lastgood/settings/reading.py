@@ -26,7 +26,8 @@ from lastgood.settings.collectors import Receiver, Sources
 from lastgood.settings.endpoint import EndpointSettings
 from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
 
-CATALOG_SCHEMA = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
+CATALOG_SCHEMA = re.compile(r"(?:`[^`]+`|[^\s./\\:`]+)\.(?:`[^`]+`|[^\s./\\:`]+)")
+"""Unity Catalog takes any letter in a name; no dot, space or slash."""
 
 
 def is_catalog(storage: str) -> bool:
