@@ -248,7 +248,9 @@ def _fallback(endpoint: Endpoint, bad: str) -> tuple[str, ...]:
     """What the AI Gateway does with requests that fail, in a sentence: a version at 0 % is not out of reach."""
     if not (endpoint.gateway.get("fallback_config") or {}).get("enabled"):
         return ()
-    return (f"the gateway falls back: a request that fails is tried on the other served entities, version {bad} among them",)
+    return (
+        f"the gateway falls back: a request that fails is tried on the other served entities, version {bad} among them",
+    )
 
 
 def besides(plan: Plan, endpoint: Endpoint, write_only: Collection[str]) -> tuple[str, ...]:

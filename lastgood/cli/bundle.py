@@ -8,9 +8,17 @@ bundle-wide `run_as` is refused beside apps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+from lastgood.errors import ConfigError
+from lastgood.tables.names import parts
 
 Document = dict[str, Any]
 STORAGE = "${resources.schemas.tables.catalog_name}.${resources.schemas.tables.name}"
@@ -31,10 +39,18 @@ WHEEL = "../../dist/*.whl"
 APP_FOLDER = "build/app"
 
 
+UNITY_NAME = re.compile(r"[^\s./\\`$]{1,255}")
+ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""Databricks REST reference: names of serving endpoints."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself.
     `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations."""
+
+
+    `span_tables`: where the endpoints' traces are. Errors: ConfigError for names that the platform does not take."""
 
     catalog: str = "main"
     schema: str = "lastgood"
@@ -46,6 +62,21 @@ class Answers:
     def __post_init__(self) -> None:
         if self.endpoints is None:
             object.__setattr__(self, "endpoints", {"support-chat": "main.serving.support_chat_payload"})
+        for mistake in self._mistakes():
+            raise ConfigError(mistake)
+
+    def _mistakes(self) -> Iterator[str]:
+        """What the platform would refuse, or read as something else, when the bundle is deployed."""
+        for what, name in (("catalog", self.catalog), ("schema", self.schema)):
+            if not UNITY_NAME.fullmatch(name):
+                yield f"{what} {name!r}: expected one name of Unity Catalog, without dots, spaces and slashes"
+        if not self.operators.strip() or "${" in self.operators:
+            yield f"operators {self.operators!r}: expected a group of the workspace"
+        for endpoint, table in self.endpoints.items():
+            if not ENDPOINT_NAME.fullmatch(endpoint):
+                yield f"endpoint {endpoint!r}: expected up to 63 letters, digits, dashes and underscores"
+            if table and (len(parts(table)) != 3 or not all(UNITY_NAME.fullmatch(part) for part in parts(table))):
+                yield f"endpoint {endpoint}: payload table {table!r}: expected catalog.schema.table"
 
 
 def files(answers: Answers) -> dict[str, str]:

@@ -137,9 +137,14 @@ class WarehouseTable:
                 f"{self.name}: spans cannot be stored exactly once through a SQL warehouse; let the table be an external one "
                 "(tables.landing) and grant EXTERNAL USE SCHEMA"
             )
-        names, kinds = ", ".join(map(quoted_part, rows.column_names)), literal(f"array<struct<{spark_columns(rows.schema)}>>")
+        names, kinds = (
+            ", ".join(map(quoted_part, rows.column_names)),
+            literal(f"array<struct<{spark_columns(rows.schema)}>>"),
+        )
         for start in range(0, rows.num_rows, MOST_ROWS):
-            given = json.dumps([_plain(row) for row in rows.slice(start, MOST_ROWS).to_pylist(maps_as_pydicts="strict")])
+            given = json.dumps(
+                [_plain(row) for row in rows.slice(start, MOST_ROWS).to_pylist(maps_as_pydicts="strict")]
+            )
             statement = f"INSERT INTO {self._sql} ({names}) SELECT inline(from_json(:rows, {kinds}))"
             self.catalog.query(statement, {"rows": given})
         self._seen = None

@@ -356,7 +356,7 @@ class DatabricksWorkspace:
         def lent() -> dict[str, str]:
             try:
                 with translated(f"token for {name}"):
-                    lent = self._tokens.token(url, own.get("authorization_details"))
+                    lent = self._tokens.token(url, own.get("authorization_details"))  # type: ignore[no-untyped-call]
             except ValueError as error:
                 raise ConfigError(f"{name} is route-optimised and takes OAuth tokens only: {error}") from error
             return {"Authorization": f"Bearer {lent.access_token}"}

@@ -93,9 +93,7 @@ def make(
             own: Any = place.home()
             own.clock = lambda: place.clock[0]
             return place
-        catalog = LocalCatalog(
-            {schema: address}, s3.own, external={"verdicts"}, external_access=kind == "catalog"
-        )
+        catalog = LocalCatalog({schema: address}, s3.own, external={"verdicts"}, external_access=kind == "catalog")
         context = serve(LocalConfig(catalog=catalog))
         spaces.append(context)
         space = context.__enter__()
@@ -527,9 +525,7 @@ def test_a_check_of_a_table_that_is_not_there_says_so(make: Callable[[str], Plac
 
 @pytest.mark.parametrize("kind", ["catalog", "warehouse"])
 @pytest.mark.parametrize("schema", ["my-catalog.team-a", "main.größe", "2024.1st"])
-def test_a_name_of_any_letters_is_read_written_and_followed(
-    make: Callable[..., Place], kind: str, schema: str
-) -> None:
+def test_a_name_of_any_letters_is_read_written_and_followed(make: Callable[..., Place], kind: str, schema: str) -> None:
     place = make(kind, schema)
     place.write(1)
     home = place.home()

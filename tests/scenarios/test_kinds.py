@@ -186,7 +186,10 @@ def test_the_version_to_leave_is_clear_for_every_kind_without_from() -> None:
             {"served_entity_name": document["name"], "traffic_percentage": share} for document, share in ((prior, 90), (new, 10))
         ]}}})  # fmt: skip
         then, now = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
-        seen = [Configuration(then, {version_of(prior): 100.0}), Configuration(now, {version_of(prior): 90.0, version_of(new): 10.0})]
+        seen = [
+            Configuration(then, {version_of(prior): 100.0}),
+            Configuration(now, {version_of(prior): 90.0, version_of(new): 10.0}),
+        ]
         assert choose_leaving(shown, seen, {}, (), now).version == version_of(new)
 
 

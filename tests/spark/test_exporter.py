@@ -255,7 +255,9 @@ def test_every_query_of_the_databricks_dashboard_runs_and_its_figures_are_the_wi
         table = spark.sql(query)
         assert {*chart.y, *((chart.x, chart.colour) if chart.x else ())} <= set(table.columns), chart.name
         found[chart.name] = table.collect()
-        asked = re.sub(r"`T`\.`(\w+)`", lambda name: f"delta.`{store.location}/{name[1]}`", from_tables.query(chart, "T"))
+        asked = re.sub(
+            r"`T`\.`(\w+)`", lambda name: f"delta.`{store.location}/{name[1]}`", from_tables.query(chart, "T")
+        )
         assert set(spark.sql(asked).columns) == ({"time", "metric", "value"} if chart.x else set(chart.y)), chart.name
     assert sum(row["value"] for row in found["requests"]) == 200
     failed = sum(row["status_code"] == 500 for row in given)

@@ -59,7 +59,7 @@ class Service:
     def app(self) -> Starlette:
         table = [*self._serving(), *self._platform(), *self._tables(), *self._local()]
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
-        invoke, own = self._guarded(self._invoke), self._guarded(self._invoke, own=True)
+        invoke, own = self._guarded(self._by_workspace), self._guarded(self._invoke, own=True)
         routes += [
             Route(
                 "/.well-known/databricks-config",
@@ -340,6 +340,13 @@ class Service:
             return False
         return sum(1 for call in list(recent)[-limit:] if call[0] > now - 1) >= limit
 
+    async def _by_workspace(self, request: Request) -> Response:
+        """A request through the workspace, which a route-optimised endpoint does not answer."""
+        name = request.path_params["name"]
+        if self.state.optimised(name):
+            raise ApiError(400, "BAD_REQUEST", f"Endpoint '{name}' is route optimized: use its own URL.")
+        return await self._invoke(request)
+
     async def _invoke(self, request: Request) -> Response:
         name, started, at = (
             request.path_params["name"],
@@ -347,8 +354,6 @@ class Service:
             datetime.now(UTC),
         )
         entities, shares = self.state.serving(name)
-        if self.state.optimised(name) and not request.url.path.startswith(DATA_PLANE):
-            raise ApiError(400, "BAD_REQUEST", f"Endpoint '{name}' is route optimized: use its own URL.")
         if self._limited(name):
             return _error(
                 429,
