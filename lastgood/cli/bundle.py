@@ -23,6 +23,7 @@ from lastgood.tables.names import parts
 Document = dict[str, Any]
 STORAGE = "${resources.schemas.tables.catalog_name}.${resources.schemas.tables.name}"
 INSTANCE = "${resources.database_instances.state.name}"
+DEVELOPER = "${workspace.current_user.userName}"
 SECRETS = {
     "link-key": "LASTGOOD_LINK_KEY",
     "pagerduty-key": "LASTGOOD_PAGERDUTY_KEY",
@@ -114,7 +115,7 @@ def _root(answers: Answers) -> Document:
     variables = {
         "catalog": _variable("Unity Catalog catalog of Lastgood's tables", answers.catalog),
         "schema": _variable("schema of Lastgood's tables", answers.schema),
-        "service_principal": _variable("application id that the jobs of staging and prod run as"),
+        "service_principal": _variable("application id that the jobs of staging and prod run as; it makes the tables"),
         "operators": _variable("group that may run the jobs and use the app", answers.operators),
         "secret_scope": _variable(f"secret scope with {', '.join(SECRETS)}", "lastgood"),
         "warehouse_id": _variable("SQL warehouse that answers where the catalog lends no credentials"),
@@ -128,7 +129,7 @@ def _root(answers: Answers) -> Document:
     targets: Document = {
         "dev": {
             "mode": "development", "default": True,
-            "variables": {"schema": f"{answers.schema}_dev", "secret_scope": "lastgood-dev", "service_principal": "", "paused": "PAUSED"},
+            "variables": {"schema": f"{answers.schema}_dev", "secret_scope": "lastgood-dev", "service_principal": DEVELOPER, "paused": "PAUSED"},
         },
     }  # fmt: skip
     for name in ("staging", "prod"):
@@ -214,7 +215,10 @@ def _storage() -> Document:
     return {
         "schemas": {"tables": {
             "catalog_name": "${var.catalog}", "name": "${var.schema}", "comment": "Lastgood's telemetry, measures and verdicts",
-            "grants": [{"principal": operators, "privileges": ["USE_SCHEMA", "SELECT"]}],
+            "grants": [
+                {"principal": operators, "privileges": ["USE_SCHEMA", "SELECT"]},
+                {"principal": "${var.service_principal}", "privileges": ["USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"]},
+            ],
         }},
         "volumes": {"reports": {
             "catalog_name": "${var.catalog}", "schema_name": "${resources.schemas.tables.name}", "name": "reports", "volume_type": "MANAGED",

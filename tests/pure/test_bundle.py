@@ -169,6 +169,18 @@ def test_no_run_as_stands_beside_the_app_and_every_job_of_production_has_its_own
 
 
 @pytest.mark.parametrize("target", ["dev", "staging", "prod"])
+def test_who_runs_the_jobs_may_make_the_tables_in_every_target(bundle: Bundle, target: str) -> None:
+    """Where nobody grants it, the first run of the first job ends with a missing CREATE TABLE."""
+    values = {key: value for key, value in bundle.root["targets"][target].get("variables", {}).items()}
+    runner = values.get("service_principal", "${var.service_principal}")
+    grants = {
+        grant["principal"]: set(grant["privileges"]) for grant in bundle.target(target)["schemas.tables"]["grants"]
+    }
+    assert grants[runner] >= {"USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"}
+    assert runner.startswith("${workspace.current_user") == (target == "dev")
+
+
+@pytest.mark.parametrize("target", ["dev", "staging", "prod"])
 def test_jobs_app_and_schema_mean_the_same_tables_and_the_same_state_in_every_target(
     bundle: Bundle, target: str
 ) -> None:
@@ -211,7 +223,9 @@ def test_every_reference_leads_somewhere(bundle: Bundle) -> None:
         elif root == "resources":
             assert ".".join(name.split(".")[:3]) in known, name
         else:
-            assert name in {"bundle.name", "bundle.target", "workspace.file_path"}, name
+            assert name in {"bundle.name", "bundle.target", "workspace.file_path", "workspace.current_user.userName"}, (
+                name
+            )
     for target in bundle.root["targets"].values():
         assert set(target.get("variables", {})) <= set(bundle.root["variables"])
 
