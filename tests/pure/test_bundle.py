@@ -171,7 +171,7 @@ def test_no_run_as_stands_beside_the_app_and_every_job_of_production_has_its_own
 @pytest.mark.parametrize("target", ["dev", "staging", "prod"])
 def test_who_runs_the_jobs_may_make_the_tables_in_every_target(bundle: Bundle, target: str) -> None:
     """Where nobody grants it, the first run of the first job ends with a missing CREATE TABLE."""
-    values = {key: value for key, value in bundle.root["targets"][target].get("variables", {}).items()}
+    values = bundle.root["targets"][target].get("variables", {})
     runner = values.get("service_principal", "${var.service_principal}")
     grants = {
         grant["principal"]: set(grant["privileges"]) for grant in bundle.target(target)["schemas.tables"]["grants"]
