@@ -91,11 +91,11 @@ class UnityCatalog:
 
     @cached_property
     def _region(self) -> str:
-        """The metastore's region, where its tables' buckets mostly are; empty where it is not told."""
+        """The metastore's region, where its tables' buckets mostly are; empty where it is not told. Errors: TransientError, which is not kept."""
         try:
             with _errors("metastore"):
                 return self._sdk.metastores.summary().region or ""
-        except LastgoodError:
+        except ConfigError:
             return ""
 
     def lend(self, table_id: str, write: bool) -> Lease:

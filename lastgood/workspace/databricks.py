@@ -299,7 +299,9 @@ class DatabricksWorkspace:
 
     def permissions(self, name: str) -> Mapping[str, str]:
         with translated(f"permissions of {name}"):
-            identity = str(self._client.serving_endpoints.get(name).id)
+            identity = self._client.serving_endpoints.get(name).id
+            if not identity:  # an endpoint of the platform's own
+                return {}
             entries = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
         levels: dict[str, str] = {}
         for entry in entries:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from databricks.sdk.errors import PermissionDenied, TooManyRequests
 from s3_support import S3
 
 from benchmarks.check import make as make_payload
@@ -599,3 +601,32 @@ def test_a_table_that_is_made_anew_between_two_looks_is_found(make: Callable[...
     place.space.service.catalog._ids.clear()
     home._leases.clear()  # type: ignore[attr-defined]
     assert candidates(home.read()) == ["2"]
+
+
+def test_a_region_that_could_not_be_asked_once_is_asked_again(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, every read of a bucket elsewhere would fail until the next start."""
+    place = make("catalog")
+    place.write(1)
+    catalog: Any = place.store.catalog
+    own = catalog._settings.tables
+    object.__setattr__(own, "options", {name: text for name, text in own.options.items() if name != "AWS_REGION"})
+    entry, metastores = catalog.entry("main.lastgood.verdicts"), catalog._connected._sdk.metastores
+    with monkeypatch.context() as busy:
+        busy.setattr(metastores, "summary", Mock(side_effect=TooManyRequests("slow down")))
+        with pytest.raises(TransientError, match="metastore"):
+            catalog.lend(entry.table_id, False)
+    assert catalog.lend(entry.table_id, False).options["AWS_REGION"] == "us-east-1"
+
+
+def test_who_may_not_see_the_metastore_is_lent_credentials_without_a_region(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make("catalog")
+    place.write(1)
+    catalog: Any = place.store.catalog
+    entry, metastores = catalog.entry("main.lastgood.verdicts"), catalog._connected._sdk.metastores
+    object.__setattr__(catalog._settings.tables, "options", {})
+    monkeypatch.setattr(metastores, "summary", Mock(side_effect=PermissionDenied("no")))
+    assert "AWS_REGION" not in catalog.lend(entry.table_id, False).options
