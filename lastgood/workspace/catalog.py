@@ -21,6 +21,7 @@ from databricks.sdk.service import catalog as uc
 from databricks.sdk.service import sql
 
 from lastgood.errors import ConfigError, DeniedError, GoneError, LastgoodError, TransientError
+from lastgood.record.telemetry import empty
 from lastgood.settings import Settings, TableSettings
 from lastgood.tables.catalog import Entry, Lease
 from lastgood.tables.names import quoted
@@ -169,7 +170,7 @@ class UnityCatalog:
             answer = self._sdk.statement_execution.get_statement(str(answer.statement_id))
 
     def _fetched(self, answer: sql.StatementResponse) -> pa.Table:
-        """All chunks as one table."""
+        """All chunks as one table. A result without rows has no chunk: its columns are in the manifest."""
         parts, part = [], answer.result
         while part is not None and part.external_links:
             link = part.external_links[0]
@@ -187,7 +188,10 @@ class UnityCatalog:
             part = self._sdk.statement_execution.get_statement_result_chunk_n(
                 str(answer.statement_id), link.next_chunk_index
             )
-        return pa.concat_tables(parts) if parts else pa.table({})
+        if parts:
+            return pa.concat_tables(parts)
+        schema = answer.manifest.schema if answer.manifest else None
+        return empty({str(column.name): str(column.type_text) for column in (schema and schema.columns) or ()})
 
     # what doctor asks
 

@@ -145,6 +145,19 @@ def test_rows_are_read_by_column_filter_and_version(place: Place) -> None:
     assert {key: (home.facts() or {})[key] for key in ("version", "rows")} == {"version": 1, "rows": 3}
 
 
+def test_no_rows_have_the_columns_that_rows_would_have(place: Place) -> None:
+    place.write(1, 2)
+    place.later()
+    home, nobody = place.home(), [("endpoint", "=", "nobody")]
+    assert home.read(filters=nobody).schema.names == SCHEMA.names
+    few = home.read(["candidate", "judged_at", "e_value"], nobody)
+    assert (few.num_rows, few.schema.names) == (0, ["candidate", "judged_at", "e_value"])
+    assert (
+        pa.concat_tables([few, home.read(["candidate", "judged_at", "e_value"])], promote_options="default").num_rows
+        == 2
+    )
+
+
 def test_what_changed_is_read_by_version(place: Place) -> None:
     for number in range(4):
         place.write(number)

@@ -18,6 +18,7 @@ from deltalake import QueryBuilder
 from deltalake.exceptions import TableNotFoundError
 
 from lastgood.errors import TransientError
+from lastgood.record.telemetry import spark_type
 from lastgood.tables import delta
 from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.state import ApiError
@@ -45,6 +46,7 @@ class Statements:
     truncated: bool = False
     executed: list[str] = field(default_factory=list)
     _results: dict[str, list[bytes]] = field(default_factory=dict)
+    _columns: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -64,6 +66,9 @@ class Statements:
             return {"statement_id": identity, "status": {"state": "FAILED", "error": failed}}
         with self._lock:
             self._results[identity], self._left[identity] = _chunks(table, self.chunk_rows), self.running
+            self._columns[identity] = [
+                {"name": column.name, "type_text": spark_type(column.type).upper()} for column in _plain(table.schema)
+            ]
         return self.get(identity, url)
 
     def get(self, identity: str, url: str) -> dict[str, Any]:
@@ -73,7 +78,10 @@ class Statements:
             self._left[identity] -= 1
             if self._left[identity] >= 0:
                 return {"statement_id": identity, "status": {"state": "RUNNING"}}
-        manifest = {"format": "ARROW_STREAM", "total_chunk_count": len(chunks), "truncated": self.truncated}
+        manifest = {
+            "format": "ARROW_STREAM", "total_chunk_count": len(chunks), "truncated": self.truncated,
+            "schema": {"column_count": len(self._columns[identity]), "columns": self._columns[identity]},
+        }  # fmt: skip
         answer = {"statement_id": identity, "status": {"state": "SUCCEEDED"}, "manifest": manifest}
         return answer | ({"result": self.chunk(identity, 0, url)} if chunks else {})
 
@@ -170,13 +178,18 @@ def _literal(parameter: Mapping[str, Any]) -> str:
     return text if kind in ("BIGINT", "DOUBLE", "BOOLEAN") else "'" + text.replace("'", "''") + "'"
 
 
-def _chunks(table: pa.Table, rows: int) -> list[bytes]:
-    """A table as Arrow streams, with text as every reader takes it."""
-    plain = pa.schema(
-        [field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field for field in table.schema]
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """With text as every reader takes it."""
+    return pa.schema(
+        [field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field for field in schema]
     )
+
+
+def _chunks(table: pa.Table, rows: int) -> list[bytes]:
+    """A table as Arrow streams; none where it has no rows."""
+    plain = _plain(table.schema)
     table, parts = table.cast(plain), []
-    for start in range(0, max(1, table.num_rows), rows):
+    for start in range(0, table.num_rows, rows):
         out = pa.BufferOutputStream()
         with pa.ipc.new_stream(out, plain) as writer:
             writer.write_table(table.slice(start, rows))
