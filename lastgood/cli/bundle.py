@@ -6,13 +6,9 @@ from there (`--set`, the app's environment). Jobs run as a service principal of 
 bundle-wide `run_as` is refused beside apps.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -48,10 +44,8 @@ ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 @dataclass(frozen=True)
 class Answers:
     """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself.
-    `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations."""
-
-
-    `span_tables`: where the endpoints' traces are. Errors: ConfigError for names that the platform does not take."""
+    `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations. Errors: ConfigError for names that the platform
+    does not take."""
 
     catalog: str = "main"
     schema: str = "lastgood"

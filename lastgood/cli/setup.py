@@ -103,12 +103,8 @@ def init(
     storage = _ask(storage, "Folder (or catalog.schema) for the Delta tables", "./lastgood-data")
     host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
     named = _named(_ask(endpoints, ENDPOINTS, ""))
-    mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
-    named, telemetry = _proposed(named, host, token_env)
-
-
     mode = mode or _mode()
-    named, spans = _proposed(named, host, token_env)
+    named, telemetry = _proposed(named, host, token_env)
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
         "storage": _plain(storage),
@@ -217,12 +213,8 @@ def _init_bundle(
         schema_name,
         {name: table or None for name, table in named},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
-        (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
-        telemetry,
-
-
         (mode or _mode()).value,
-        tuple(spans),
+        telemetry,
     )
     if not answers.endpoints:
         raise ConfigError("no endpoint is named: the app would have nothing to watch")
