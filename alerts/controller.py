@@ -123,11 +123,13 @@ class Controller:
         with self.store.read() as tx:
             return decide(self._situation(tx, name, endpoint, problem, aliases))
 
-    def _decide(self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, str]) -> None:
+    def _decide(
+        self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, Mapping[str, str]]
+    ) -> None:
         self._effects.carry_out(tx, decide(self._situation(tx, name, endpoint, problem, aliases)).effects)
 
     def _situation(
-        self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, str]
+        self, tx: Tx, name: str, endpoint: Endpoint | None, problem: str, aliases: Mapping[str, Mapping[str, str]]
     ) -> Situation:
         """The facts of one endpoint, read in one transaction."""
         now = self.clock()
@@ -180,14 +182,13 @@ class Controller:
         endpoint, at = self._seen.get(name, (None, None))
         return (endpoint, "") if endpoint and at and self.clock() - at < SEEN_FOR else (None, "")
 
-    def aliases(self, endpoint: Endpoint) -> dict[str, str]:
-        """The registry aliases that name good versions, best first; none where the registry cannot be read."""
+    def aliases(self, endpoint: Endpoint) -> dict[str, dict[str, str]]:
+        """Model -> the registry aliases that name good versions of it, best first; none where the registry cannot be read."""
         own = self.settings.endpoint(endpoint.name)
         wanted = tuple(dict.fromkeys(filter(None, (*own.aliases, own.registry_alias))))
-        roles: dict[str, str] = {}
-        for model in {e.entity_name for e in endpoint.entities} if wanted else ():
-            roles |= self._registry(model)
-        return {alias: roles[alias] for alias in wanted if alias in roles}
+        models = sorted({e.entity_name for e in endpoint.entities if e.entity_name}) if wanted else ()
+        known = {model: self._registry(model) for model in models}
+        return {model: {alias: held[alias] for alias in wanted if alias in held} for model, held in known.items()}
 
     def _registry(self, model: str) -> dict[str, str]:
         known, at = self._aliases.get(model, ({}, None))
@@ -205,7 +206,7 @@ class Controller:
         tx: Tx,
         endpoint: Endpoint,
         bad: str,
-        aliases: Mapping[str, str],
+        aliases: Mapping[str, Mapping[str, str]],
         *,
         why: str,
         judged: str | None = None,

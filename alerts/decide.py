@@ -57,7 +57,7 @@ class Situation:
     incidents: Sequence[Incident] = ()
     ended: Mapping[str, Incident] = field(default_factory=dict)
     rollbacks: Sequence[Rollback] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     served_well: Sequence[tuple[str, datetime, int]] = ()
     snapshots: Sequence[Snapshot] = ()
     rolled_back: frozenset[str] = frozenset()
@@ -200,7 +200,7 @@ def _registered(situation: Situation, verdict: Verdict) -> Iterator[Register]:
         return
     models = {entity.entity_name for entity in endpoint.entities if entity.entity_version == version}
     model = models.pop() if len(models) == 1 else ""
-    if may_be_marked(model) and situation.aliases.get(alias) != version:
+    if may_be_marked(model) and situation.aliases.get(model, {}).get(alias) != version:
         once = f"alias:{situation.name}:{model}:{version}:{endpoint.config_version}"
         yield Register(situation.name, registry.good(model, version, alias), once, verdict.reason)
 
@@ -448,7 +448,7 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
     kept = {snapshot.version: snapshot for snapshot in reversed(own)}
     known = Known(
         judged,
-        situation.aliases,
+        situation.aliases.get(next(iter(models)), {}) if len(models) == 1 else {},
         situation.served_well,
         list(dict.fromkeys(snapshot.version for snapshot in own)),
         situation.rolled_back,

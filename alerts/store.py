@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DataError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from lastgood.alerts.audit import GENESIS
@@ -47,8 +48,11 @@ class Store:
         try:
             with _storage_errors():
                 migrate(self._engine)
-            with self.begin() as tx:
-                tx.set_flag_once("audit_head", {"seq": 0, "hash": GENESIS})
+            with self.read() as tx:
+                begun = tx.has_flag("audit_head")
+            if not begun:  # who only reads (a job, `status`) may have no right to write
+                with self.begin() as tx:
+                    tx.set_flag_once("audit_head", {"seq": 0, "hash": GENESIS})
         except BaseException:
             self.close()
             raise
@@ -71,14 +75,31 @@ class Store:
         self._engine.dispose()
 
 
+NOT_ALLOWED = "42501"
+"""PostgreSQL's code of insufficient privilege."""
+
+
 @contextmanager
 def _storage_errors() -> Iterator[None]:
+    """A database's errors by what the reader must do. What a failover brings is worth another try: connections that end, a server that is read-only."""
     try:
         yield
-    except OperationalError as error:
-        raise TransientError(f"the operational state cannot be reached or is busy: {error.orig}") from error
+    except (OperationalError, InternalError, PoolTimeoutError) as error:
+        raise TransientError(f"the operational state cannot be reached or is busy: {_reason(error)}") from error
     except DataError as error:
         raise RefusedError("a value cannot be stored (too long, or not text)") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise TransientError(f"the operational state cannot be reached: {_reason(error)}") from error
+        if getattr(error.orig, "sqlstate", None) != NOT_ALLOWED:
+            raise
+        remedy = "start the service first, as the owner of the tables; to whoever only reads, GRANT pg_read_all_data TO its role"
+        raise ConfigError(f"the operational state: {_reason(error)}; {remedy}") from error
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """What the database says, without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def open_state(settings: Settings) -> Store:

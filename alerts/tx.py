@@ -211,6 +211,10 @@ class Tx:
     def set_flag_once(self, name: str, value: Any) -> None:
         self._insert(t.flags, {"name": name, "value": value})
 
+    def has_flag(self, name: str) -> bool:
+        """Whether a flag was ever set. Locks nothing."""
+        return self._db.scalar(select(t.flags.c.name).where(t.flags.c.name == name)) is not None
+
     def flag(self, name: str) -> Any:
         """The value of a flag, locked until the transaction ends; None when it was never set."""
         return self._db.scalar(select(t.flags.c.value).where(t.flags.c.name == name).with_for_update())

@@ -91,7 +91,7 @@ def read_any(spark: "SparkSession", table: str) -> "DataFrame":
         elif where.is_file():
             frame = spark.read.json(table)
         elif "/" not in table and "." in table:
-            frame = spark.read.table(table)
+            frame = spark.read.table(tables.sql_name(table))
         else:
             raise ConfigError(f"{table}: no such file, folder or table; expected Delta, Parquet, CSV or JSON lines")
         columns = frame.columns

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lastgood.record.windows import GROWTH, ZERO
+from lastgood.tables import quoted
 
 SINCE = "current_timestamp() - INTERVAL 14 DAYS"
 HOURS = "endpoint, model_version, date_trunc('HOUR', window_start) AS hour"
@@ -71,7 +72,7 @@ CHARTS = (
 def sql(chart: Chart, where: str) -> str:
     """The chart's query over the tables of `where` (catalog.schema)."""
     names = ("windows", "quality", "drift", "verdicts", "freshness")
-    return chart.query.format(**{name: f"{where}.{name}" for name in names})
+    return chart.query.format(**{name: quoted(f"{where}.{name}") for name in names})
 
 
 def _widget(chart: Chart) -> Mapping[str, Any]:

@@ -65,6 +65,8 @@ def list_baselines(store: tables.Store, endpoint: str | None = None) -> list[dic
     names = ["endpoint", "baseline", "note", "set_at", "model_version", "requested_at", "features"]
     filters: list[Any] | None = [("endpoint", "=", endpoint)] if endpoint else None
     rows = store.home(tables.BASELINES).read(names, filters)
+    if not rows.num_rows:  # where there is no table yet there are no columns
+        return []
     made = []
     for owner, number in sorted(set(zip(rows["endpoint"].to_pylist(), rows["baseline"].to_pylist(), strict=True))):
         own = rows.filter(pc.and_(pc.equal(rows["endpoint"], owner), pc.equal(rows["baseline"], number)))

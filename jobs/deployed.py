@@ -80,7 +80,7 @@ def _entities(ctx: "Context") -> dict[str, list[Configuration]]:
     cells: dict[tuple[str, int], tuple[datetime, set[str]]] = {}
     for name in sorted(str(name) for name in names):
         try:
-            history = ctx.spark.read.format("delta").load(name) if "/" in name else ctx.spark.read.table(name)
+            history = tables.read(ctx.spark, str(name))
             known = "endpoint_config_version" in history.columns
         except AnalysisException as error:
             log.warning("entities table %s cannot be read: %.200s", name, error)

@@ -235,12 +235,21 @@ def make_plan(
         traffic_after=after,
         entities=tuple(entities),
         passthrough=dict(endpoint.passthrough),
-        reasons=tuple(reasons),
+        reasons=(*reasons, *_fallback(endpoint, bad)),
         made_at=now.isoformat(),
         kind=kind,
         cautions=cautions(documents, endpoint.traffic, after, name),
         wake=asleep(documents[name], endpoint.traffic.get(name, 0)),
         registry_alias=registry_alias,
+    )
+
+
+def _fallback(endpoint: Endpoint, bad: str) -> tuple[str, ...]:
+    """What the AI Gateway does with requests that fail, in a sentence: a version at 0 % is not out of reach."""
+    if not (endpoint.gateway.get("fallback_config") or {}).get("enabled"):
+        return ()
+    return (
+        f"the gateway falls back: a request that fails is tried on the other served entities, version {bad} among them",
     )
 
 

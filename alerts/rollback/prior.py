@@ -37,10 +37,11 @@ def choose(endpoint: Endpoint, bad: str, known: Known, wanted: str | None = None
 
     `wanted`: a person's choice; it may be a version that was rolled back. Errors: RefusedError with every reason.
     """
+    own = _of_model(endpoint, bad)
     if wanted is not None:
-        return _wanted(endpoint, bad, known, wanted)
-    because = _candidates(_of_model(endpoint, bad), known)
-    against = {version: why for version in because if (why := _against(endpoint, bad, known, version))}
+        return _wanted(own, bad, known, wanted)
+    because = _candidates(own, known)
+    against = {version: why for version in because if (why := _against(own, bad, known, version))}
     left = [version for version in because if version not in against]
     others = [f"not version {version}: {why}" for version, why in against.items() if version != bad]
     if not left:
@@ -49,8 +50,10 @@ def choose(endpoint: Endpoint, bad: str, known: Known, wanted: str | None = None
 
 
 def _of_model(endpoint: Endpoint, bad: str) -> Endpoint:
-    """The endpoint with only the served entities of the model whose version is bad."""
+    """The endpoint with only the served entities of the model whose version is bad: another model's version of that number is another one."""
     models = {e.entity_name for e in endpoint.entities if e.entity_version == bad}
+    if not models:
+        return endpoint
     return replace(endpoint, entities=tuple(e for e in endpoint.entities if e.entity_name in models))
 
 

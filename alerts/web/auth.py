@@ -112,6 +112,11 @@ class Auth:
             return self._name(str(person)) if age < self._web.oidc.session_s and not ended else ""
         return self._name(self._by_token(request, {})) if request.headers.get("authorization") else ""
 
+    def _principal(self, request: Request) -> str:
+        """Who may read and never decide: a service principal (a scraper) has no address, and the Apps proxy takes its token away and passes an id."""
+        identity = request.headers.get("x-forwarded-user", "").strip()
+        return self._name(identity) if self._web.trust_forwarded_user and identity else ""
+
     def person(self, request: Request, form: Mapping[str, str], role: str = "approvers") -> str:
         """Who acts. Errors: HTTPException 429 (too many tries), 403 (nobody we know, or without the role)."""
         who = self.known(request) or self._name(self._by_token(request, form))
@@ -135,7 +140,7 @@ class Auth:
         """Errors: HTTPException 401 where reading needs a login and nobody is signed in, 403 without the role."""
         if not self.reading_needs_login:
             return
-        who = self.known(request)
+        who = self.known(request) or self._principal(request)
         if not who:
             raise HTTPException(401, "Sign in to read this.")
         if not self.may(who, "viewers"):
@@ -147,7 +152,7 @@ class Auth:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token and hmac.compare_digest(given.encode(), token.encode()):
             return
-        if token and not self.known(request):
+        if token and not (self.known(request) or self._principal(request)):
             raise HTTPException(401, "The bearer token of /metrics is missing or wrong.")
         self.reader(request)
 

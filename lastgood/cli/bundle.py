@@ -6,15 +6,20 @@ from there (`--set`, the app's environment). Jobs run as a service principal of 
 bundle-wide `run_as` is refused beside apps.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from lastgood.errors import ConfigError
+from lastgood.tables.names import parts
+
 Document = dict[str, Any]
 STORAGE = "${resources.schemas.tables.catalog_name}.${resources.schemas.tables.name}"
 INSTANCE = "${resources.database_instances.state.name}"
+DEVELOPER = "${workspace.current_user.userName}"
 SECRETS = {
     "link-key": "LASTGOOD_LINK_KEY",
     "pagerduty-key": "LASTGOOD_PAGERDUTY_KEY",
@@ -31,10 +36,16 @@ WHEEL = "../../dist/*.whl"
 APP_FOLDER = "build/app"
 
 
+UNITY_NAME = re.compile(r"[^\s./\\`$]{1,255}")
+ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""Databricks REST reference: names of serving endpoints."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """`endpoints`: name -> payload table, where it has one. `operators`: a group of the workspace. `mode`: what Lastgood may do by itself.
-    `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations."""
+    `telemetry`: key of settings.Sources -> tables of the endpoints' traces, logs and annotations. Errors: ConfigError for names that the platform
+    does not take."""
 
     catalog: str = "main"
     schema: str = "lastgood"
@@ -46,6 +57,21 @@ class Answers:
     def __post_init__(self) -> None:
         if self.endpoints is None:
             object.__setattr__(self, "endpoints", {"support-chat": "main.serving.support_chat_payload"})
+        for mistake in self._mistakes():
+            raise ConfigError(mistake)
+
+    def _mistakes(self) -> Iterator[str]:
+        """What the platform would refuse, or read as something else, when the bundle is deployed."""
+        for what, name in (("catalog", self.catalog), ("schema", self.schema)):
+            if not UNITY_NAME.fullmatch(name):
+                yield f"{what} {name!r}: expected one name of Unity Catalog, without dots, spaces and slashes"
+        if not self.operators.strip() or "${" in self.operators:
+            yield f"operators {self.operators!r}: expected a group of the workspace"
+        for endpoint, table in self.endpoints.items():
+            if not ENDPOINT_NAME.fullmatch(endpoint):
+                yield f"endpoint {endpoint!r}: expected up to 63 letters, digits, dashes and underscores"
+            if table and (len(parts(table)) != 3 or not all(UNITY_NAME.fullmatch(part) for part in parts(table))):
+                yield f"endpoint {endpoint}: payload table {table!r}: expected catalog.schema.table"
 
 
 def files(answers: Answers) -> dict[str, str]:
@@ -83,7 +109,7 @@ def _root(answers: Answers) -> Document:
     variables = {
         "catalog": _variable("Unity Catalog catalog of Lastgood's tables", answers.catalog),
         "schema": _variable("schema of Lastgood's tables", answers.schema),
-        "service_principal": _variable("application id that the jobs of staging and prod run as"),
+        "service_principal": _variable("application id that the jobs of staging and prod run as; it makes the tables"),
         "operators": _variable("group that may run the jobs and use the app", answers.operators),
         "secret_scope": _variable(f"secret scope with {', '.join(SECRETS)}", "lastgood"),
         "warehouse_id": _variable("SQL warehouse that answers where the catalog lends no credentials"),
@@ -97,7 +123,7 @@ def _root(answers: Answers) -> Document:
     targets: Document = {
         "dev": {
             "mode": "development", "default": True,
-            "variables": {"schema": f"{answers.schema}_dev", "secret_scope": "lastgood-dev", "service_principal": "", "paused": "PAUSED"},
+            "variables": {"schema": f"{answers.schema}_dev", "secret_scope": "lastgood-dev", "service_principal": DEVELOPER, "paused": "PAUSED"},
         },
     }  # fmt: skip
     for name in ("staging", "prod"):
@@ -183,7 +209,10 @@ def _storage() -> Document:
     return {
         "schemas": {"tables": {
             "catalog_name": "${var.catalog}", "name": "${var.schema}", "comment": "Lastgood's telemetry, measures and verdicts",
-            "grants": [{"principal": operators, "privileges": ["USE_SCHEMA", "SELECT"]}],
+            "grants": [
+                {"principal": operators, "privileges": ["USE_SCHEMA", "SELECT"]},
+                {"principal": "${var.service_principal}", "privileges": ["USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"]},
+            ],
         }},
         "volumes": {"reports": {
             "catalog_name": "${var.catalog}", "schema_name": "${resources.schemas.tables.name}", "name": "reports", "volume_type": "MANAGED",

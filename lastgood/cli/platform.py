@@ -6,6 +6,7 @@ from lastgood import tables
 from lastgood.cli.doctor import Finding, Health
 from lastgood.errors import LastgoodError
 from lastgood.settings import Mode, Settings
+from lastgood.tables.names import parts, quoted_part
 from lastgood.tables.store import SERVED
 from lastgood.workspace.catalog import UnityCatalog, unity_catalog
 from lastgood.workspace.databricks import connect
@@ -31,12 +32,12 @@ def platform(settings: Settings) -> Iterator[Finding]:
 
 def grant(privilege: str, kind: str, name: str, principal: str) -> str:
     """The SQL that gives a missing privilege."""
-    quoted = ".".join(f"`{part}`" for part in name.split("."))
-    return f"GRANT {privilege.replace('_', ' ')} ON {kind} {quoted} TO `{principal}`;"
+    return f"GRANT {privilege.replace('_', ' ')} ON {kind} {tables.quoted(name)} TO {quoted_part(principal)};"
 
 
 def _grants(catalog: UnityCatalog, schema: str, me: str) -> Iterator[Finding]:
-    needed = (("CATALOG", schema.split(".", maxsplit=1)[0], ON_CATALOG), ("SCHEMA", schema, (*READING, *WRITING)))
+    named = parts(schema)
+    needed = (("CATALOG", named[0], ON_CATALOG), ("SCHEMA", ".".join(named), (*READING, *WRITING)))
     for kind, name, privileges in needed:
         held = catalog.privileges(kind, name, me)
         if "ALL_PRIVILEGES" in held:  # which does not hold EXTERNAL USE SCHEMA

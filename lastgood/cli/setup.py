@@ -103,7 +103,7 @@ def init(
     storage = _ask(storage, "Folder (or catalog.schema) for the Delta tables", "./lastgood-data")
     host = _ask(host, "Workspace URL (empty: databricks-sdk's own authentication)", "")
     named = _named(_ask(endpoints, ENDPOINTS, ""))
-    mode = mode or Mode(_ask(None, MODE, Mode.APPROVE.value))
+    mode = mode or _mode()
     named, telemetry = _proposed(named, host, token_env)
     quoted = [(_plain(name), table and _plain(table)) for name, table in named]
     values = {
@@ -141,10 +141,24 @@ def _ask(value: str | None, question: str, default: str) -> str:
     return value if value is not None else str(typer.prompt(question, default=default))
 
 
+def _mode() -> Mode:
+    """The mode that a person types. Errors: ConfigError."""
+    typed = _ask(None, MODE, Mode.APPROVE.value)
+    try:
+        return Mode(typed.strip().lower())
+    except ValueError as error:
+        raise ConfigError(f"mode {typed!r}: expected {', '.join(Mode)}") from error
+
+
 def _named(endpoints: str) -> list[tuple[str, str]]:
-    """(endpoint, payload table or nothing)."""
-    pairs = (f"{entry}=".split("=")[:2] for entry in endpoints.split(",") if entry.strip())
-    return [(name.strip(), table.strip()) for name, table in pairs]
+    """(endpoint, payload table or nothing). Errors: ConfigError for what is no list of them."""
+    pairs = [[part.strip() for part in entry.split("=")] for entry in endpoints.split(",") if entry.strip()]
+    if odd := [entry for entry in pairs if not all(entry) or len(entry) > 2]:
+        raise ConfigError(f"endpoints: {'='.join(odd[0])!r} is neither NAME nor NAME=PAYLOAD_TABLE")
+    names = [entry[0] for entry in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"endpoints: {', '.join(twice)} is named twice")
+    return [(entry[0], entry[1] if len(entry) > 1 else "") for entry in pairs]
 
 
 def _proposed(
@@ -199,7 +213,7 @@ def _init_bundle(
         schema_name,
         {name: table or None for name, table in named},
         _ask(operators, "Group that may run the jobs and use the app", "users"),
-        (mode or Mode(_ask(None, MODE, Mode.APPROVE.value))).value,
+        (mode or _mode()).value,
         telemetry,
     )
     if not answers.endpoints:

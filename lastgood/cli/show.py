@@ -40,6 +40,9 @@ def build_dashboards(out: Out, as_json: AsJson = False, config: ConfigFile = Non
     settings = load(config)
     paths = list(write(settings, out))
     where = settings.storage if Store(settings.storage).in_catalog else "main.lastgood"
+    if where != settings.storage:
+        remedy = "set LASTGOOD_STORAGE=CATALOG.SCHEMA (a bundle's settings leave it out)"
+        typer.echo(f"boards that ask the tables are for {where}, for the settings name no catalog; {remedy}", err=True)
     made = {out / "lastgood.lvdash.json": aibi.build(where), out / "lastgood-tables.json": from_tables.build(where)}
     for path, text in made.items():
         path.write_text(text)

@@ -4,6 +4,7 @@ Unknown is null, never 0. Several sources may see one request; `provenance` reme
 its value came from (see `RANKS`), so that merging is the same in any order and any number of times.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -47,6 +48,9 @@ _ARROW = {
     "map<string,array<bigint>>": pa.map_(pa.string(), pa.list_(pa.int64())),
     "map<string,array<double>>": pa.map_(pa.string(), pa.list_(pa.float64())),
 }
+
+
+_SPARK = {kind: name for name, kind in _ARROW.items()}
 
 
 @dataclass(frozen=True)
@@ -181,3 +185,19 @@ def arrow_schema(fields: tuple[Field, ...]) -> pa.Schema:
 def spark_ddl(fields: tuple[Field, ...]) -> str:
     """The same schema as a Spark DDL string."""
     return ", ".join(f"`{field.name}` {field.type}" for field in fields)
+
+
+def spark_columns(schema: pa.Schema) -> str:
+    """The Spark DDL of an Arrow schema whose types are among the record's. Errors: KeyError."""
+    return ", ".join(f"`{column.name}`: {_SPARK[column.type]}" for column in schema)
+
+
+def spark_type(kind: pa.DataType) -> str:
+    """How Spark names an Arrow type of the record; `void` for any other."""
+    return _SPARK.get(kind, "void")
+
+
+def empty(columns: Mapping[str, str]) -> pa.Table:
+    """A table without rows. `columns`: name -> Spark type; one that the record does not know has no type."""
+    kinds = {name: _ARROW.get(kind.lower().replace(" ", ""), pa.null()) for name, kind in columns.items()}
+    return pa.schema(list(kinds.items())).empty_table()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -26,7 +26,8 @@ from lastgood.settings.collectors import Receiver, Sources
 from lastgood.settings.endpoint import EndpointSettings
 from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
 
-CATALOG_SCHEMA = re.compile(r"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+")
+CATALOG_SCHEMA = re.compile(r"(?:`[^`]+`|[^\s./\\:`]+)\.(?:`[^`]+`|[^\s./\\:`]+)")
+"""Unity Catalog takes any letter in a name; no dot, space or slash."""
 
 
 def is_catalog(storage: str) -> bool:
@@ -103,6 +104,14 @@ class Settings(BaseSettings):
         changed = policies != (self._adopted or (self.endpoints, self.default))
         self._adopted = policies
         return changed
+
+    @field_validator("storage")
+    @classmethod
+    def _a_home(cls, storage: str) -> str:
+        """A name with dots that is no catalog.schema would make a folder of that name, which nobody reads."""
+        if "." in storage.strip(".") and not re.search(r"[/\\]|^\.", storage) and not is_catalog(storage):
+            raise ValueError("neither catalog.schema nor a folder; a folder of that name is written ./" + storage)
+        return storage
 
     @property
     def state(self) -> str:

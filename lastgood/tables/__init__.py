@@ -26,17 +26,15 @@ from lastgood.tables.catalogue import (
     WINDOWS_HOUR,
     Table,
 )
+from lastgood.tables.names import is_path, literal, quoted, sql_name
 from lastgood.tables.store import (
     Store,
     as_of,
     changes,
     exists,
     identity,
-    is_path,
     keeps_changes,
-    literal,
     read,
-    sql_name,
     version,
 )
 
@@ -72,6 +70,7 @@ __all__ = [
     "is_path",
     "keeps_changes",
     "literal",
+    "quoted",
     "read",
     "sql_name",
     "version",

@@ -5,18 +5,22 @@ platform lends none (no EXTERNAL USE SCHEMA, external access off, a view, a tabl
 answers, asked as seldom as the policies allow. docs/adr/0040 says which tables can be written from outside.
 """
 
+import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from lastgood.errors import ConfigError, DeniedError, GoneError
+from lastgood.record.telemetry import spark_columns
 from lastgood.tables.delta import Located
 from lastgood.tables.homes import CHECK_S, App, Filters, ObjectTable, TableHome
+from lastgood.tables.names import literal, parts, quoted, quoted_part
 
 T = TypeVar("T")
 RETRY_S = 3600.0
@@ -24,7 +28,7 @@ RETRY_S = 3600.0
 MARGIN_S = 300.0
 """Credentials are renewed this long before they end, or after three quarters of a shorter life."""
 MOST_ROWS = 1000
-"""Rows that one INSERT through a warehouse takes."""
+"""Rows that one INSERT through a warehouse takes. They are one parameter, as JSON: a statement takes 256 at most."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ class Catalog(Protocol):
         ...
 
 
+def _plain(value: Any) -> Any:
+    """A value as `from_json` reads it: times as ISO 8601, what is no finite number by its name."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+    return value.isoformat() if isinstance(value, date) else value
+
+
 @dataclass
 class WarehouseTable:
     """A table through a SQL warehouse. Its version is asked once in `catalog.poll_s`: between two looks nothing seems new."""
@@ -83,7 +98,7 @@ class WarehouseTable:
 
     @property
     def _sql(self) -> str:
-        return ".".join(f"`{part}`" for part in self.name.split("."))
+        return quoted(self.name)
 
     def _query(self, statement: str, **parameters: object) -> pa.Table:
         try:
@@ -102,19 +117,19 @@ class WarehouseTable:
     def read(
         self, columns: Sequence[str] | None = None, filters: Filters = None, version: int | None = None
     ) -> pa.Table:
-        named = ", ".join(f"`{name}`" for name in columns) if columns else "*"
+        named = ", ".join(map(quoted_part, columns)) if columns else "*"
         conditions, parameters = [], {}
         for number, (column, operator, value) in enumerate(filters or ()):
             if operator not in ("=", "!=", "<", "<=", ">", ">="):
                 raise ValueError(f"filter {operator!r} is not known")
-            conditions.append(f"`{column}` {operator} :p{number}")
+            conditions.append(f"{quoted_part(column)} {operator} :p{number}")
             parameters[f"p{number}"] = value
         as_of = "" if version is None else f" VERSION AS OF {version}"
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return self._query(f"SELECT {named} FROM {self._sql}{as_of}{where}", **parameters)
 
     def changes(self, first: int, last: int) -> list[dict[str, Any]]:
-        return self._rows(f"SELECT * FROM table_changes('{self.name}', {first}, {last})")
+        return self._rows(f"SELECT * FROM table_changes({literal(self._sql)}, {first}, {last})")
 
     def append(self, rows: pa.Table, app: App = None) -> bool:
         if app is not None:
@@ -122,13 +137,16 @@ class WarehouseTable:
                 f"{self.name}: spans cannot be stored exactly once through a SQL warehouse; let the table be an external one "
                 "(tables.landing) and grant EXTERNAL USE SCHEMA"
             )
+        names, kinds = (
+            ", ".join(map(quoted_part, rows.column_names)),
+            literal(f"array<struct<{spark_columns(rows.schema)}>>"),
+        )
         for start in range(0, rows.num_rows, MOST_ROWS):
-            part = rows.slice(start, MOST_ROWS).to_pylist()
-            cells = [(f"p{r}_{c}", value) for r, row in enumerate(part) for c, value in enumerate(row.values())]
-            width, marks = rows.num_columns, [f":{name}" for name, _ in cells]
-            values = ", ".join(f"({', '.join(marks[i : i + width])})" for i in range(0, len(marks), width))
-            names = ", ".join(f"`{name}`" for name in rows.column_names)
-            self.catalog.query(f"INSERT INTO {self._sql} ({names}) VALUES {values}", dict(cells))
+            given = json.dumps(
+                [_plain(row) for row in rows.slice(start, MOST_ROWS).to_pylist(maps_as_pydicts="strict")]
+            )
+            statement = f"INSERT INTO {self._sql} ({names}) SELECT inline(from_json(:rows, {kinds}))"
+            self.catalog.query(statement, {"rows": given})
         self._seen = None
         return True
 
@@ -136,7 +154,7 @@ class WarehouseTable:
         return None
 
     def newest(self, column: str) -> Any:
-        largest = self._rows(f"SELECT max(`{column}`) AS newest FROM {self._sql}")
+        largest = self._rows(f"SELECT max({quoted_part(column)}) AS newest FROM {self._sql}")
         return largest[0]["newest"] if largest else None
 
     def facts(self) -> dict[str, Any] | None:
@@ -181,7 +199,7 @@ class CatalogTable:
         with self._lock:
             if self._entry is not None and self.clock() - self._looked_at < CHECK_S:
                 return False
-            entry = self.catalog.entry(self.name)
+            entry = self.catalog.entry(".".join(parts(self.name)))
             same, self._entry, self._looked_at = entry == self._entry, entry, self.clock()
             if not same:
                 self._leases.clear()
@@ -209,6 +227,14 @@ class CatalogTable:
     # which way
 
     def _do(self, work: Callable[[TableHome], T], missing: T, write: bool = False) -> T:
+        try:
+            return self._tried(work, missing, write)
+        except GoneError:  # dropped, or made anew, since the catalog was last asked
+            with self._lock:
+                self._entry = None
+            return self._tried(work, missing, write)
+
+    def _tried(self, work: Callable[[TableHome], T], missing: T, write: bool) -> T:
         self._look()
         if self._entry is None:
             return missing

@@ -11,25 +11,10 @@ from lastgood.tables import delta
 from lastgood.tables.catalog import Catalog, CatalogTable
 from lastgood.tables.catalogue import ALL, Table
 from lastgood.tables.homes import FolderTable, ObjectTable, TableHome
+from lastgood.tables.names import is_path, sql_name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-
-def is_path(where: str) -> bool:
-    """Whether a table is given by its folder, not by its catalog name."""
-    return "/" in where or not where.count(".")
-
-
-def sql_name(where: str) -> str:
-    """How SQL names a table given by folder or catalog name."""
-    return f"delta.`{where}`" if is_path(where) else where
-
-
-def literal(text: str) -> str:
-    """A text as a SQL literal."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataFrame":
@@ -43,7 +28,7 @@ def changes(spark: "SparkSession", where: str, after: int, until: int) -> "DataF
     reader = (
         spark.read.option("readChangeFeed", "true").option("startingVersion", after + 1).option("endingVersion", until)
     )
-    return reader.format("delta").load(where) if is_path(where) else reader.table(where)
+    return reader.format("delta").load(where) if is_path(where) else reader.table(sql_name(where))
 
 
 def keeps_changes(spark: "SparkSession", where: str) -> bool:
@@ -53,7 +38,7 @@ def keeps_changes(spark: "SparkSession", where: str) -> bool:
     if is_path(where):
         return delta.keeps_changes(where)
     try:
-        feed = spark.sql(f"SHOW TBLPROPERTIES {where}").where("key = 'delta.enableChangeDataFeed'").collect()
+        feed = spark.sql(f"SHOW TBLPROPERTIES {sql_name(where)}").where("key = 'delta.enableChangeDataFeed'").collect()
     except PySparkException:
         return False
     return bool(feed) and feed[0]["value"] == "true"
@@ -66,30 +51,30 @@ def version(spark: "SparkSession", where: str) -> int:
         if newest is None:
             raise ConfigError(f"{where}: there is no Delta table")
         return newest
-    return int(spark.sql(f"DESCRIBE HISTORY {where} LIMIT 1").collect()[0]["version"])
+    return int(spark.sql(f"DESCRIBE HISTORY {sql_name(where)} LIMIT 1").collect()[0]["version"])
 
 
 def identity(spark: "SparkSession", where: str) -> str:
     """What makes a table another than one of the same name before."""
     if is_path(where):
         return delta.identity(where) or ""
-    return str(spark.sql(f"DESCRIBE DETAIL {where}").collect()[0]["id"])
+    return str(spark.sql(f"DESCRIBE DETAIL {sql_name(where)}").collect()[0]["id"])
 
 
 def read(spark: "SparkSession", where: str) -> "DataFrame":
     """The rows of a Delta table."""
-    return spark.read.format("delta").load(where) if is_path(where) else spark.read.table(where)
+    return spark.read.format("delta").load(where) if is_path(where) else spark.read.table(sql_name(where))
 
 
 def exists(spark: "SparkSession", where: str) -> bool:
     """Whether there is such a Delta table."""
-    return delta.version(where) is not None if is_path(where) else bool(spark.catalog.tableExists(where))
+    return delta.version(where) is not None if is_path(where) else bool(spark.catalog.tableExists(sql_name(where)))
 
 
 def as_of(spark: "SparkSession", where: str, version: int) -> "DataFrame":
     """A Delta table's rows in one of its versions."""
     reader = spark.read.option("versionAsOf", version)
-    return reader.format("delta").load(where) if is_path(where) else reader.table(where)
+    return reader.format("delta").load(where) if is_path(where) else reader.table(sql_name(where))
 
 
 PROPERTIES = {

@@ -21,8 +21,10 @@ from databricks.sdk.service import catalog as uc
 from databricks.sdk.service import sql
 
 from lastgood.errors import ConfigError, DeniedError, GoneError, LastgoodError, TransientError
+from lastgood.record.telemetry import empty
 from lastgood.settings import Settings, TableSettings
 from lastgood.tables.catalog import Entry, Lease
+from lastgood.tables.names import quoted
 from lastgood.workspace.databricks import client, wording
 
 STATEMENT_S = 120.0
@@ -83,18 +85,18 @@ class UnityCatalog:
             return None
         except DeniedError as error:
             schema = name.rpartition(".")[0]
-            grants = f"GRANT USE CATALOG ON CATALOG `{schema.split('.')[0]}`, USE SCHEMA and SELECT ON SCHEMA {schema}"
+            grants = f"GRANT USE CATALOG ON CATALOG {quoted(schema.split('.')[0])}, USE SCHEMA and SELECT ON SCHEMA {quoted(schema)}"
             raise ConfigError(f"{error}; {grants} to this principal") from error
         kind = table.table_type.value if table.table_type else "MANAGED"
         return Entry(str(table.table_id), kind, table.storage_location or "")
 
     @cached_property
     def _region(self) -> str:
-        """The metastore's region, where its tables' buckets mostly are; empty where it is not told."""
+        """The metastore's region, where its tables' buckets mostly are; empty where it is not told. Errors: TransientError, which is not kept."""
         try:
             with _errors("metastore"):
                 return self._sdk.metastores.summary().region or ""
-        except LastgoodError:
+        except ConfigError:
             return ""
 
     def lend(self, table_id: str, write: bool) -> Lease:
@@ -126,17 +128,26 @@ class UnityCatalog:
     def query(self, statement: str, parameters: Mapping[str, object]) -> pa.Table:
         if not self._settings.warehouse_id:
             raise DeniedError("no SQL warehouse is named (tables.warehouse_id)")
+        warehouse = self._settings.warehouse_id
         with _errors("SQL warehouse"):
-            answer = self._sdk.statement_execution.execute_statement(
-                statement,
-                self._settings.warehouse_id,
-                parameters=[_parameter(name, value) for name, value in parameters.items()],
-                disposition=sql.Disposition.EXTERNAL_LINKS,
-                format=sql.Format.ARROW_STREAM,
-                wait_timeout="30s",
-                on_wait_timeout=sql.ExecuteStatementRequestOnWaitTimeout.CONTINUE,
-            )
-            return self._fetched(self._ended(answer))
+            try:
+                answer = self._sdk.statement_execution.execute_statement(
+                    statement,
+                    warehouse,
+                    parameters=[_parameter(name, value) for name, value in parameters.items()],
+                    disposition=sql.Disposition.EXTERNAL_LINKS,
+                    format=sql.Format.ARROW_STREAM,
+                    wait_timeout="30s",
+                    on_wait_timeout=sql.ExecuteStatementRequestOnWaitTimeout.CONTINUE,
+                )
+            except NotFound as error:  # of the warehouse: a table that is not there is a statement that fails
+                raise ConfigError(
+                    f"there is no SQL warehouse {warehouse}: mend tables.warehouse_id ({wording(error)})"
+                ) from error
+            try:
+                return self._fetched(self._ended(answer))
+            except NotFound as error:
+                raise TransientError(f"SQL warehouse: its result is no longer there ({wording(error)})", 5.0) from error
 
     def _ended(self, answer: sql.StatementResponse) -> sql.StatementResponse:
         """The answer once the statement has succeeded. Errors: GoneError, DeniedError, TransientError."""
@@ -145,6 +156,8 @@ class UnityCatalog:
             status = answer.status
             state = status.state if status else None
             if state is sql.StatementState.SUCCEEDED:
+                if answer.manifest and answer.manifest.truncated:
+                    raise TransientError("SQL warehouse: its result is larger than it returns (100 GiB)", 60.0)
                 return answer
             if state not in (sql.StatementState.PENDING, sql.StatementState.RUNNING):
                 why = status.error.message if status and status.error else None
@@ -157,7 +170,7 @@ class UnityCatalog:
             answer = self._sdk.statement_execution.get_statement(str(answer.statement_id))
 
     def _fetched(self, answer: sql.StatementResponse) -> pa.Table:
-        """All chunks as one table."""
+        """All chunks as one table. A result without rows has no chunk: its columns are in the manifest."""
         parts, part = [], answer.result
         while part is not None and part.external_links:
             link = part.external_links[0]
@@ -175,7 +188,10 @@ class UnityCatalog:
             part = self._sdk.statement_execution.get_statement_result_chunk_n(
                 str(answer.statement_id), link.next_chunk_index
             )
-        return pa.concat_tables(parts) if parts else pa.table({})
+        if parts:
+            return pa.concat_tables(parts)
+        schema = answer.manifest.schema if answer.manifest else None
+        return empty({str(column.name): str(column.type_text) for column in (schema and schema.columns) or ()})
 
     # what doctor asks
 

@@ -5,7 +5,7 @@ Serving API shapes and traps: Databricks REST reference, `serving-endpoints`; an
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
+from databricks.sdk.data_plane import DataPlaneTokenSource
 from databricks.sdk.errors import (
     BadRequest,
     InternalError,
@@ -43,7 +44,7 @@ from lastgood.workspace.identity import model_of, modern, name_of, version_of
 from lastgood.workspace.registry import Registry
 
 _LEVELS = ("NONE", "CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
-_OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
+_OUTPUT_ONLY = ("state", "creator", "creation_timestamp")
 _CONFIG_OUTPUT_ONLY = ("served_entities", "served_models", "config_version")
 _ROUTE = {"served_entity_name", "served_model_name", "traffic_percentage"}
 
@@ -102,7 +103,9 @@ def wording(error: BaseException) -> str:
 
 def _entity(document: Mapping[str, Any]) -> ServedEntity:
     settings = modern({key: value for key, value in document.items() if key not in _OUTPUT_ONLY})
-    if "external_model" not in settings:
+    if hosted := settings.get("foundation_model"):  # the rest of it is words about the model
+        settings["foundation_model"] = {"name": hosted.get("name")}
+    elif "external_model" not in settings:
         settings.setdefault("scale_to_zero_enabled", False)
     deployment = (document.get("state") or {}).get("deployment", "DEPLOYMENT_READY")
     return ServedEntity(
@@ -155,7 +158,9 @@ def update_body(
     ]
     return {
         **passthrough,
-        "served_entities": [dict(entity) for entity in entities],
+        "served_entities": [
+            {key: value for key, value in entity.items() if key != "foundation_model"} for entity in entities
+        ],
         "traffic_config": {**more, "routes": shares},
     }
 
@@ -250,6 +255,8 @@ class DatabricksWorkspace:
 
     def __init__(self, client: WorkspaceClient) -> None:
         self._client = client
+        self._own_address: dict[str, Mapping[str, Any]] = {}
+        self._tokens = DataPlaneTokenSource(client.config.host, client.config.oauth_token)
 
     @property
     def host(self) -> str:
@@ -259,6 +266,7 @@ class DatabricksWorkspace:
     def endpoint(self, name: str) -> Endpoint:
         with translated(f"endpoint {name}"):
             document = self._call("GET", name)
+        self._own_address[name] = (document.get("data_plane_info") or {}).get("query_info") or {}
         try:
             return parse(document)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -291,7 +299,9 @@ class DatabricksWorkspace:
 
     def permissions(self, name: str) -> Mapping[str, str]:
         with translated(f"permissions of {name}"):
-            identity = str(self._client.serving_endpoints.get(name).id)
+            identity = self._client.serving_endpoints.get(name).id
+            if not identity:  # an endpoint of the platform's own
+                return {}
             entries = self._client.serving_endpoints.get_permissions(identity).access_control_list or ()
         levels: dict[str, str] = {}
         for entry in entries:
@@ -317,10 +327,11 @@ class DatabricksWorkspace:
         self, name: str, document: Mapping[str, Any], *, token: str | None = None, entity: str | None = None
     ) -> Reply:
         """See Workspace. Sent by httpx: the SDK would retry, and cannot leave the credentials out."""
-        config = self._client.config
-        headers = config.authenticate() if token is None else {"Authorization": f"Bearer {token}"} if token else {}
-        served = f"/served-models/{quote(entity, safe='')}" if entity else ""
-        url, started = f"{config.host}/serving-endpoints/{quote(name, safe='')}{served}/invocations", time.monotonic()
+        url, credentials = self._invocations(name)
+        headers = credentials() if token is None else {"Authorization": f"Bearer {token}"} if token else {}
+        if entity:
+            url = f"{url.removesuffix('/invocations')}/served-models/{quote(entity, safe='')}/invocations"
+        started, config = time.monotonic(), self._client.config
         try:
             answer = httpx.post(url, json=dict(document), headers=headers, timeout=config.http_timeout_seconds or 30)
         except httpx.TransportError as error:
@@ -330,6 +341,29 @@ class DatabricksWorkspace:
         except ValueError:
             body = answer.text
         return Reply(answer.status_code, time.monotonic() - started, answer.headers.get("served-model-name", ""), body)
+
+    def _invocations(self, name: str) -> tuple[str, Callable[[], dict[str, str]]]:
+        """Where an endpoint is asked, and what makes the headers that let us. A route-optimised one is not asked through the workspace: it has an
+        address of its own, and takes only tokens that are made for it (Databricks documentation, Query route-optimized endpoints).
+
+        Errors: those of `endpoint`; of the headers ConfigError, where the workspace's credentials are no OAuth ones.
+        """
+        if name not in self._own_address:
+            self.endpoint(name)
+        config, own = self._client.config, self._own_address[name]
+        if not own:
+            return f"{config.host}/serving-endpoints/{quote(name, safe='')}/invocations", config.authenticate
+        url = str(own.get("endpoint_url"))
+
+        def lent() -> dict[str, str]:
+            try:
+                with translated(f"token for {name}"):
+                    lent = self._tokens.token(url, own.get("authorization_details"))  # type: ignore[no-untyped-call]
+            except ValueError as error:
+                raise ConfigError(f"{name} is route-optimised and takes OAuth tokens only: {error}") from error
+            return {"Authorization": f"Bearer {lent.access_token}"}
+
+        return url, lent
 
     def update_config(
         self,

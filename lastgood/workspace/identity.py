@@ -21,6 +21,8 @@ def version_of(entity: Mapping[str, Any]) -> str:
         if entity.get(key) not in (None, ""):
             return str(entity[key])
     served = {key: _public(entity[key]) for key in ("external_model", "entity_name") if entity.get(key)}
+    if hosted := _hosted(entity):
+        served["foundation_model"] = hosted
     text = json.dumps(served, sort_keys=True, separators=(",", ":"))
     return f"{name_of(entity)}@{hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]}"
 
@@ -38,17 +40,22 @@ def may_be_marked(model: str) -> bool:
 
 
 def name_of(entity: Mapping[str, Any]) -> str:
-    """The served entity's name; where it has none, the one the platform would give it."""
+    """The served entity's name; where it has none, the one the platform would give it (databricks-sdk, ServedEntityInput.name)."""
     if entity.get("name"):
         return str(entity["name"])
     if external := entity.get("external_model"):
-        return str(external.get("name") or "external")
+        return re.sub(r"[.:]", "-", str(external.get("name") or "external"))
     model, version = (
         str(entity.get("entity_name") or entity.get("model_name") or ""),
         entity.get("entity_version") or entity.get("model_version"),
     )
-    short = model.rpartition(".")[2]
+    short = (model or _hosted(entity)).rpartition(".")[2]
     return f"{short}-{version}" if version else short or "entity"
+
+
+def _hosted(entity: Mapping[str, Any]) -> str:
+    """The foundation model that the platform hosts and is paid by token; empty for any other entity."""
+    return str((entity.get("foundation_model") or {}).get("name") or "")
 
 
 def _public(value: Any) -> Any:

@@ -1,7 +1,10 @@
 """The state in a managed PostgreSQL whose password ends after an hour: a real server, which refuses the old one."""
 
+import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +13,14 @@ from sqlalchemy.engine import make_url
 
 from lastgood.alerts.records import KillSwitch
 from lastgood.alerts.store import Store, open_state
-from lastgood.errors import TransientError
+from lastgood.errors import ConfigError, TransientError
 from lastgood.settings import Settings
 from lastgood.workspace import local
 from lastgood.workspace.database import DatabaseLogin
 from lastgood.workspace.databricks import client
 
 ROLE = "person@example.com"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "databricks-app.md"
 
 
 class Server:
@@ -125,3 +129,59 @@ def test_jobs_and_service_share_what_they_know(given: Settings, server: Server) 
         assert tx.kill_switch().why == "from the service"
     job.close()
     service.close()
+
+
+READER = "jobs@example.com"
+
+
+@pytest.fixture
+def reader(server: Server, postgres_url: str) -> Iterator[str]:
+    """The jobs' principal: another role than the one that owns the tables; its URL."""
+    server.run(f'CREATE ROLE "{READER}" LOGIN')
+    yield make_url(postgres_url).set(username=READER).render_as_string()
+    server.run(f'DROP OWNED BY "{READER}"; DROP ROLE "{READER}"')
+
+
+def test_a_job_reads_the_services_state_with_the_grant_that_the_docs_name(
+    given: Settings, server: Server, reader: str
+) -> None:
+    service = open_state(given)
+    switched(service, "from the service")
+    with pytest.raises(ConfigError, match=r"permission denied.*GRANT pg_read_all_data"):
+        Store(reader)
+    (grant,) = re.findall(r"GRANT pg_\w+ TO", DOCS.read_text())
+    server.run(f'{grant} "{READER}"')
+    job = Store(reader)
+    with job.read() as tx:
+        assert tx.kill_switch().why == "from the service"
+        assert tx.shifts() == {}
+    with pytest.raises(ConfigError, match="permission denied"):
+        switched(job, "a job decides nothing")
+    job.close()
+    service.close()
+
+
+def test_who_may_make_no_tables_says_so(server: Server, reader: str) -> None:
+    with pytest.raises(ConfigError, match="permission denied for schema public; start the service first"):
+        Store(reader)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["default_transaction_read_only = on", "idle_in_transaction_session_timeout = 1", "statement_timeout = 1"],
+)
+def test_what_a_failover_or_a_limit_does_is_worth_another_try(given: Settings, server: Server, setting: str) -> None:
+    """A standby that is not yet promoted, and sessions and statements that the server ends."""
+    store = open_state(given)
+    server.run(f'ALTER ROLE "{ROLE}" SET {setting}')
+    server.end_connections()
+    with pytest.raises(TransientError, match="operational state") as caught, store.begin() as tx:
+        tx.set_kill_switch(KillSwitch(True, "ann", "why"))
+        tx._db.execute(text("SELECT pg_sleep(0.05)"))
+        time.sleep(0.05)
+        tx.set_kill_switch(KillSwitch(True, "ann", "again"))
+    assert "SQL:" not in str(caught.value)
+    server.run(f'ALTER ROLE "{ROLE}" RESET ALL')
+    server.end_connections()
+    assert switched(store, "after") == "after"
+    store.close()

@@ -1,6 +1,7 @@
 """One contract for every home of a table: a folder, an S3 address, a catalog name with lent credentials, a SQL warehouse; and their faults."""
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from databricks.sdk.errors import PermissionDenied, TooManyRequests
 from s3_support import S3
 
 from benchmarks.check import make as make_payload
@@ -76,11 +79,11 @@ class Place:
 @pytest.fixture
 def make(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Place]]:
+) -> Iterator[Callable[..., Place]]:
     monkeypatch.setenv("LOCAL", LocalConfig.token)
     spaces: list[Any] = []
 
-    def make(kind: str) -> Place:
+    def make(kind: str, schema: str = "main.lastgood") -> Place:
         if kind == "folder":
             store = tables.Store(str(tmp_path / "data"))
             return Place(kind, store, store.path(tables.VERDICTS))
@@ -92,15 +95,13 @@ def make(
             own: Any = place.home()
             own.clock = lambda: place.clock[0]
             return place
-        catalog = LocalCatalog(
-            {"main.lastgood": address}, s3.own, external={"verdicts"}, external_access=kind == "catalog"
-        )
+        catalog = LocalCatalog({schema: address}, s3.own, external={"verdicts"}, external_access=kind == "catalog")
         context = serve(LocalConfig(catalog=catalog))
         spaces.append(context)
         space = context.__enter__()
         space.service.statements.chunk_rows, space.service.statements.running = 2, 1
         settings = Settings(
-            storage="main.lastgood",
+            storage=schema,
             workspace={"host": space.url, "token_env": "LOCAL", "retry_timeout_s": 2},
             tables={"options": s3.options, "warehouse_id": WAREHOUSE},
         )
@@ -142,6 +143,19 @@ def test_rows_are_read_by_column_filter_and_version(place: Place) -> None:
     assert home.newest("judged_at") == AT + timedelta(minutes=3)
     assert home.identity() == delta.identity(place.owned)
     assert {key: (home.facts() or {})[key] for key in ("version", "rows")} == {"version": 1, "rows": 3}
+
+
+def test_no_rows_have_the_columns_that_rows_would_have(place: Place) -> None:
+    place.write(1, 2)
+    place.later()
+    home, nobody = place.home(), [("endpoint", "=", "nobody")]
+    assert home.read(filters=nobody).schema.names == SCHEMA.names
+    few = home.read(["candidate", "judged_at", "e_value"], nobody)
+    assert (few.num_rows, few.schema.names) == (0, ["candidate", "judged_at", "e_value"])
+    assert (
+        pa.concat_tables([few, home.read(["candidate", "judged_at", "e_value"])], promote_options="default").num_rows
+        == 2
+    )
 
 
 def test_what_changed_is_read_by_version(place: Place) -> None:
@@ -395,7 +409,7 @@ def test_without_any_right_the_missing_grants_are_said(make: Callable[[str], Pla
     place = make("catalog")
     place.write(1)
     place.set(denied=["SELECT"])
-    with pytest.raises(ConfigError, match=r"GRANT USE CATALOG.*SELECT ON SCHEMA main\.lastgood"):
+    with pytest.raises(ConfigError, match=r"GRANT USE CATALOG.*SELECT ON SCHEMA `main`\.`lastgood`"):
         place.home().read()
 
 
@@ -522,3 +536,110 @@ def test_a_payload_table_is_checked_wherever_it_is_and_without_spark(place: Plac
 def test_a_check_of_a_table_that_is_not_there_says_so(make: Callable[[str], Place]) -> None:
     with pytest.raises(ConfigError, match=r"main\.lastgood\.nothing: there is no such table"):
         check("main.lastgood.nothing", make("catalog").settings or Settings())
+
+
+@pytest.mark.parametrize("kind", ["catalog", "warehouse"])
+@pytest.mark.parametrize("schema", ["my-catalog.team-a", "main.größe", "2024.1st"])
+def test_a_name_of_any_letters_is_read_written_and_followed(make: Callable[..., Place], kind: str, schema: str) -> None:
+    place = make(kind, schema)
+    place.write(1)
+    home = place.home()
+    assert candidates(home.read(["candidate"], [("endpoint", "=", "e1")])) == ["1"]
+    home.append(verdicts(2))
+    assert home.version() == 1
+    assert [row["candidate"] for row in home.changes(1, 1)] == ["2"]
+    assert home.newest("judged_at") == AT + timedelta(minutes=2)
+    facts = home.facts()
+    assert facts is not None
+    assert facts["rows"] == 2
+    assert place.store.named(f"`{'`.`'.join(schema.split('.'))}`.verdicts").version() == 1
+
+
+def test_more_rows_than_a_statement_takes_parameters_go_in_at_once_and_unchanged(make: Callable[..., Place]) -> None:
+    """A statement takes 256 parameters: three rows of eleven columns were too many for two of them."""
+    place = make("warehouse")
+    place.write(1)
+    rows = pa.Table.from_pylist(
+        [
+            {
+                "endpoint": "e'\\\"{", "candidate": f"v{n}", "e_value": (math.inf, 0.1, None)[n % 3], "reason": "`:p1`\n",
+                "judged_at": AT + timedelta(microseconds=n),
+            }
+            for n in range(600)
+        ],
+        SCHEMA,
+    )  # fmt: skip
+    place.home().append(rows)
+    stored = place.home().read(filters=[("candidate", "!=", "1")])
+    by_candidate = [("candidate", "ascending")]
+    assert stored.select(SCHEMA.names).sort_by(by_candidate).to_pylist() == rows.sort_by(by_candidate).to_pylist()
+    assert place.home().version() == 1, "one commit: half of it is never seen"
+
+
+@pytest.mark.parametrize("kind", ["catalog", "warehouse"])
+def test_a_warehouse_that_is_gone_is_said_and_not_taken_for_an_empty_table(
+    make: Callable[..., Place], kind: str
+) -> None:
+    place = make(kind)
+    place.write(1)
+    place.set(external_access=False)
+    settings = place.store.catalog._settings  # type: ignore[union-attr]
+    object.__setattr__(settings.tables, "warehouse_id", "deleted-yesterday")
+    for ask in (place.home().version, place.home().read, place.home().facts, lambda: place.home().append(verdicts(2))):
+        with pytest.raises(ConfigError, match="no SQL warehouse deleted-yesterday"):
+            ask()
+
+
+def test_a_result_that_was_cut_off_is_an_error(make: Callable[..., Place]) -> None:
+    place = make("warehouse")
+    place.write(1)
+    assert place.space is not None
+    place.space.service.statements.truncated = True
+    with pytest.raises(TransientError, match="larger than it returns"):
+        place.home().read()
+
+
+def test_a_table_that_is_made_anew_between_two_looks_is_found(make: Callable[..., Place], s3: S3) -> None:
+    """The catalog is asked once a minute; credentials for the table of before are refused as not there."""
+    place = make("catalog")
+    place.write(1)
+    home = place.home()
+    assert candidates(home.read()) == ["1"]
+    store = delta.objects(place.owned)  # type: ignore[arg-type]
+    for batch in obstore.list(store):
+        for meta in batch:
+            obstore.delete(store, meta["path"])
+    place.write(2)
+    assert place.space is not None
+    place.space.service.catalog._ids.clear()
+    home._leases.clear()  # type: ignore[attr-defined]
+    assert candidates(home.read()) == ["2"]
+
+
+def test_a_region_that_could_not_be_asked_once_is_asked_again(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, every read of a bucket elsewhere would fail until the next start."""
+    place = make("catalog")
+    place.write(1)
+    catalog: Any = place.store.catalog
+    own = catalog._settings.tables
+    object.__setattr__(own, "options", {name: text for name, text in own.options.items() if name != "AWS_REGION"})
+    entry, metastores = catalog.entry("main.lastgood.verdicts"), catalog._connected._sdk.metastores
+    with monkeypatch.context() as busy:
+        busy.setattr(metastores, "summary", Mock(side_effect=TooManyRequests("slow down")))
+        with pytest.raises(TransientError, match="metastore"):
+            catalog.lend(entry.table_id, False)
+    assert catalog.lend(entry.table_id, False).options["AWS_REGION"] == "us-east-1"
+
+
+def test_who_may_not_see_the_metastore_is_lent_credentials_without_a_region(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make("catalog")
+    place.write(1)
+    catalog: Any = place.store.catalog
+    entry, metastores = catalog.entry("main.lastgood.verdicts"), catalog._connected._sdk.metastores
+    object.__setattr__(catalog._settings.tables, "options", {})
+    monkeypatch.setattr(metastores, "summary", Mock(side_effect=PermissionDenied("no")))
+    assert "AWS_REGION" not in catalog.lend(entry.table_id, False).options

@@ -2,12 +2,15 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -20,11 +23,11 @@ from databricks.bundles.volumes import Volume
 from typer.testing import CliRunner
 
 from lastgood.cli.app import app as cli
-from lastgood.cli.app_folder import make
+from lastgood.cli.app_folder import make, stamped
 from lastgood.cli.bundle import INSTANCE, STORAGE, Answers, files
 from lastgood.errors import ConfigError, RefusedError
 from lastgood.service.loop import JOBS
-from lastgood.settings import load
+from lastgood.settings import is_catalog, load
 
 ROOT = Path(__file__).parents[2]
 KINDS: dict[str, Any] = {
@@ -108,6 +111,21 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
+def wheel(dist: Path, code: str = "1", version: str = "0.1.0") -> Path:
+    """A wheel as a build writes it."""
+    dist.mkdir(parents=True, exist_ok=True)
+    info = f"lastgood-{version}.dist-info"
+    path = dist / f"lastgood-{version}-py3-none-any.whl"
+    with ZipFile(path, "w") as target:
+        target.writestr("lastgood/__init__.py", code)
+        target.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.4\nName: lastgood\nVersion: {version}\n\nVersion: 0.1.0\n"
+        )
+        target.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        target.writestr(f"{info}/RECORD", "")
+    return path
+
+
 BUNDLES = {"default": Bundle(files(Answers())), "other": Bundle(files(OTHER))}
 
 
@@ -148,6 +166,18 @@ def test_no_run_as_stands_beside_the_app_and_every_job_of_production_has_its_own
                 Job.from_dict(one)
             else:
                 assert "run_as" not in one
+
+
+@pytest.mark.parametrize("target", ["dev", "staging", "prod"])
+def test_who_runs_the_jobs_may_make_the_tables_in_every_target(bundle: Bundle, target: str) -> None:
+    """Where nobody grants it, the first run of the first job ends with a missing CREATE TABLE."""
+    values = bundle.root["targets"][target].get("variables", {})
+    runner = values.get("service_principal", "${var.service_principal}")
+    grants = {
+        grant["principal"]: set(grant["privileges"]) for grant in bundle.target(target)["schemas.tables"]["grants"]
+    }
+    assert grants[runner] >= {"USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"}
+    assert runner.startswith("${workspace.current_user") == (target == "dev")
 
 
 @pytest.mark.parametrize("target", ["dev", "staging", "prod"])
@@ -193,7 +223,9 @@ def test_every_reference_leads_somewhere(bundle: Bundle) -> None:
         elif root == "resources":
             assert ".".join(name.split(".")[:3]) in known, name
         else:
-            assert name in {"bundle.name", "bundle.target", "workspace.file_path"}, name
+            assert name in {"bundle.name", "bundle.target", "workspace.file_path", "workspace.current_user.userName"}, (
+                name
+            )
     for target in bundle.root["targets"].values():
         assert set(target.get("variables", {})) <= set(bundle.root["variables"])
 
@@ -244,15 +276,14 @@ def test_the_app_folder_is_made_by_the_build_and_can_start(
     """As the platform: requirements installed from the folder alone, the command run in it with the App's environment."""
     settings, dist = tmp_path / "lastgood.yaml", tmp_path / "dist"
     settings.write_text(bundle.texts["conf/bundle/lastgood.yaml"])
-    dist.mkdir()
     with pytest.raises(ConfigError, match="no wheel"):
         make(tmp_path / "app", dist, settings)
-    (dist / "lastgood-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
+    wheel(dist)
     app = bundle.of("apps")["service"]
     folder = (tmp_path / "conf" / "bundle" / app["source_code_path"]).resolve()
-    assert make(folder, dist, settings) == [
-        folder / name for name in ("lastgood-0.1.0-py3-none-any.whl", "lastgood.yaml", "requirements.txt")
-    ]
+    shipped, *others = make(folder, dist, settings)
+    assert shipped.name.startswith("lastgood-0.1.0+")
+    assert others == [folder / name for name in ("lastgood.yaml", "requirements.txt")]
     (requirement,) = (folder / "requirements.txt").read_text().splitlines()
     assert (folder / requirement.partition("[")[0]).is_file()
     assert any(str(folder).endswith(pattern.removesuffix("/**")) for pattern in bundle.root["sync"]["include"]), (
@@ -309,10 +340,84 @@ def test_init_asks_and_writes_all_of_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_build_makes_the_folder(tmp_path: Path) -> None:
-    dist, settings = tmp_path / "dist", tmp_path / "conf" / "bundle" / "lastgood.yaml"
-    dist.mkdir()
+    settings = tmp_path / "conf" / "bundle" / "lastgood.yaml"
     settings.parent.mkdir(parents=True)
     settings.write_text("{}")
-    (dist / "lastgood-0.1.0-py3-none-any.whl").write_bytes(b"")
+    wheel(tmp_path / "dist")
     subprocess.run([sys.executable, "-m", "lastgood.cli.app_folder", "build/app"], cwd=tmp_path, check=True)
     assert (tmp_path / "build" / "app" / "requirements.txt").is_file()
+
+
+def test_other_code_is_another_version_and_the_same_code_the_same(tmp_path: Path) -> None:
+    """Jobs and App keep their environments while the version, or the text of the requirements, is the one of before."""
+    settings, dist = tmp_path / "lastgood.yaml", tmp_path / "dist"
+    settings.write_text("{}")
+
+    def deployed(code: str) -> str:
+        wheel(dist, code)
+        make(tmp_path / "app", dist, settings)
+        (kept,) = dist.glob("*.whl")
+        requirement = (tmp_path / "app" / "requirements.txt").read_text()
+        assert requirement == f"./{kept.name}[postgres]\n", "the jobs' wheel is the App's"
+        return requirement
+
+    first = deployed("1")
+    assert deployed("2") != first
+    assert deployed("1") == first
+    make(tmp_path / "app", dist, settings)
+    assert (tmp_path / "app" / "requirements.txt").read_text() == first, "made again without a build"
+
+
+def test_a_stamped_wheel_is_one_that_installs(tmp_path: Path) -> None:
+    made = stamped(wheel(tmp_path))
+    target = tmp_path / "site"
+    uv = shutil.which("uv")
+    assert uv
+    command = [uv, "pip", "install", "--no-deps", "--offline", "--target", str(target), str(made)]
+    subprocess.run(command, check=True, capture_output=True)
+    (found,) = distributions(path=[str(target)])
+    assert f"lastgood-{found.version}-py3-none-any.whl" == made.name
+    assert (target / "lastgood" / "__init__.py").read_text() == "1"
+    with ZipFile(made) as source:
+        record = source.read(f"lastgood-{found.version}.dist-info/RECORD").decode().splitlines()
+        assert {line.split(",")[0] for line in record} == set(source.namelist())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"catalog": "my catalog"}, {"catalog": ""}, {"schema": "a.b"}, {"schema": "${var.x}"}, {"operators": " "}, {"endpoints": {"Größe": None}},
+        {"endpoints": {"a/b": None}}, {"endpoints": {"x" * 64: None}}, {"endpoints": {"a": "two.parts"}}, {"endpoints": {"": None}},
+    ],
+)  # fmt: skip
+def test_names_that_the_platform_does_not_take_are_refused_before_anything_is_written(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Answers(**wrong)
+
+
+def test_names_with_dashes_and_letters_of_any_alphabet_are_taken() -> None:
+    answers = Answers(
+        "my-catalog", "größe_1", {"support-chat": "my-catalog.s.support-chat_payload", "b": "`a-b`.c.d"}, "ML Ops"
+    )
+    texts = files(answers)
+    assert yaml.safe_load(texts["databricks.yml"])["variables"]["schema"]["default"] == "größe_1"
+    assert is_catalog("my-catalog.größe_1")
+
+
+@pytest.mark.parametrize("typed", ["=x", "a==b", "a=b=c", "a,a", "a=x.y.z,b,a"])
+def test_a_list_of_endpoints_that_is_none_is_refused(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "lastgood"\n')
+    done = CliRunner().invoke(cli, ["init", "--databricks"], input=f"main\nlastgood\n{typed}\n")
+    assert isinstance(done.exception, ConfigError)
+    assert not (tmp_path / "databricks.yml").exists()
+
+
+def test_a_mode_that_is_none_is_a_mistake_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "lastgood"\n')
+    done = CliRunner().invoke(cli, ["init", "--databricks"], input="main\nlastgood\na\nops\nalways\n")
+    assert isinstance(done.exception, ConfigError)
+    assert "observe, approve, auto" in str(done.exception)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from lastgood.errors import ConfigError
-from lastgood.settings import Mode, load, secret
+from lastgood.settings import Mode, Settings, load, secret
 
 
 @pytest.fixture
@@ -113,3 +114,28 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "lastgood.yaml"
     path.write_text("# nothing yet\n")
     assert load(path).window_s == 60
+
+
+@pytest.mark.parametrize("storage", ["main.lastgood.verdicts", "main.last good", "main..lastgood", "main.`last`good"])
+def test_a_storage_that_is_neither_a_schema_nor_a_folder_is_refused(storage: str) -> None:
+    """It would make a folder of that name on the machine of the service, and the jobs' tables would be elsewhere."""
+    with pytest.raises(ValidationError, match=r"neither catalog\.schema nor a folder"):
+        Settings(storage=storage)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "main.lastgood",
+        "my-cat.größe",
+        "`a b`.c",
+        "./v1.2.3",
+        ".lastgood",
+        "data",
+        "../x.y.z",
+        "s3://b/a.b.c",
+        "C:\\a.b.c",
+    ],
+)
+def test_every_home_is_taken(storage: str) -> None:
+    assert Settings(storage=storage).storage == storage

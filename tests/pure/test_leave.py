@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood.alerts.rollback.leave import choose_leaving
+from lastgood.alerts.rollback.plan import make_plan
+from lastgood.alerts.rollback.prior import Known, choose
 from lastgood.errors import RefusedError
 from lastgood.judge.ledger import Configuration
 from lastgood.workspace import Endpoint, ServedEntity
@@ -103,3 +105,41 @@ def test_for_endpoints_of_every_shape_a_serving_version_is_left_or_nobody(
     swapped = endpoint({version: 101 - share if share else 0 for version, share in shares.items()})
     if not seen:
         assert choose_leaving(swapped, [], {}, accused, NOW).version == leaving.version
+
+
+served = st.tuples(
+    st.sampled_from(["prod.ml.a", "prod.ml.b", ""]), st.sampled_from(["1", "2", "3", "chat@0a"]), st.booleans(), st.integers(0, 3)
+)  # fmt: skip
+
+
+@given(
+    st.lists(served, min_size=1, max_size=6), st.lists(shapes, max_size=3), st.frozensets(st.sampled_from(["1", "2"]))
+)
+def test_what_is_left_and_what_is_gone_back_to_make_a_plan_or_a_reason(
+    shown: list[tuple[str, str, bool, int]], seen: list[dict[str, int]], accused: frozenset[str]
+) -> None:
+    """Two models, a version twice, entities that are not ready, routes of 0 % and none: whatever it is, nobody's traffic is lost or doubled."""
+    entities, traffic, left = [], {}, 100
+    for number, (model, version, ready, weight) in enumerate(shown):
+        settings = {"entity_name": model, "entity_version": version} if model else {"entity_name": version}
+        state = "DEPLOYMENT_READY" if ready else "DEPLOYMENT_FAILED"
+        entities.append(ServedEntity(f"e{number}", model, version, state, {"name": f"e{number}", **settings}))
+        if weight:
+            traffic[f"e{number}"] = left if number == len(shown) - 1 else left // (weight + 1)
+            left -= traffic[f"e{number}"]
+    chat = Endpoint("chat", 7, tuple(entities), traffic)
+    try:
+        bad = choose_leaving(chat, history(*seen), {}, accused, NOW).version
+        choice = choose(chat, bad, Known())
+        plan = make_plan(chat, bad, choice.version, refused=(), snapshot=None, reasons=choice.reasons, now=NOW)
+    except RefusedError as refusal:
+        assert str(refusal)
+        return
+    models = {entity.name: entity.entity_name for entity in entities}
+    versions = {entity.name: entity.entity_version for entity in entities}
+    moved = {name for name in models if plan.traffic_after.get(name, 0) != traffic.get(name, 0)}
+    assert sum(plan.traffic_after.values()) == sum(traffic.values())
+    assert not any(plan.traffic_after.get(name, 0) for name in models if versions[name] == bad)
+    assert {versions[name] for name in moved} == {bad, plan.prior_version}
+    assert len({models[name] for name in moved}) == 1
+    assert entities[[entity.name for entity in entities].index(plan.prior_entity)].ready

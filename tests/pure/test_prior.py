@@ -72,3 +72,11 @@ def test_what_may_be_a_secret_is_hidden_and_references_stay() -> None:
         "external_model": {"openai_config": {"openai_api_key": "(hidden)", "openai_api_base": "https://x"}},
         "workload_size": "Small",
     }
+
+
+def test_what_is_good_of_another_model_hides_no_version_of_this_one() -> None:
+    other = replace(entity("7"), name="other-7", entity_name="prod.ml.other")
+    e = replace(THREE, entities=(other, entity("2"), entity("3")), traffic={"other-7": 10, "chat-2": 0, "chat-3": 90})
+    choice = choose(e, "3", Known(judged="7", served_well=[("7", START, 40), ("2", START, 1)]))
+    assert choice.version == "2"
+    assert "not version 7: is not deployed and no snapshot of it is stored" in choice.reasons

@@ -94,3 +94,12 @@ def test_the_way_to_the_tables_is_said_by_status_and_doctor(run: Run, space: loc
     assert {path.name for path in tmp_path.iterdir()} == {"lastgood.yaml", "state.db"} | (
         {"state.db-wal", "state.db-shm"} & {p.name for p in tmp_path.iterdir()}
     )
+
+
+@pytest.mark.parametrize("command", ["baseline list", "status", "incident list"])
+@pytest.mark.parametrize("lends", [True, False])
+def test_a_command_on_tables_that_nobody_has_made_says_nothing_is_there(
+    run: Run, space: local.Running, command: str, lends: bool
+) -> None:
+    put(space, external_access=lends)
+    assert run(*command.split()) is not None

@@ -1,5 +1,6 @@
 """The controller through crashes, restarts, a second instance and dead receivers; and with the real client."""
 
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from alerts_support import Build, House, ListNotifier, MemoryWorkspace, audit, ended, endpoint, entity, settings
+from sqlalchemy import create_engine, event, text
 from tenacity import wait_none
 
 from lastgood.alerts.notify.fake_pagerduty import serve_fake
@@ -271,3 +273,42 @@ def test_through_the_real_client_on_the_local_workspace(
 def local_config(traffic: dict[str, int], *entities: dict[str, Any]) -> dict[str, Any]:
     routes = [{"served_entity_name": name, "traffic_percentage": share} for name, share in traffic.items()]
     return {"served_entities": list(entities), "traffic_config": {"routes": routes}}
+
+
+@pytest.mark.parametrize("cut", range(8, 280, 34))
+def test_a_database_that_ends_a_connection_at_any_statement_costs_a_tick_and_nothing_else(
+    cut: int, postgres_url: str, tmp_path: Path
+) -> None:
+    """A failover of PostgreSQL: the connection ends before statement (or commit) number `cut`."""
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    workspace = MemoryWorkspace(endpoint("2", "3", v2=90, v3=10))
+    house = House(tmp_path, workspace, settings(Mode.AUTO), url=postgres_url)
+    seen = [0]
+
+    def end(connection: Any) -> None:
+        seen[0] += 1
+        if seen[0] == cut:
+            pid = connection.connection.dbapi_connection.info.backend_pid
+            with admin.connect() as other:
+                other.execute(text(f"SELECT pg_terminate_backend({pid})"))
+
+    event.listen(house.store._engine, "before_cursor_execute", lambda connection, *_: end(connection))
+    event.listen(house.store._engine, "commit", end)
+    while True:
+        try:
+            house.verdict(candidate="3", prior="2")
+            break
+        except TransientError:
+            assert seen[0] >= cut
+    for _ in range(60):
+        with contextlib.suppress(TransientError):
+            house.tick()
+    assert seen[0] > cut
+    assert house.rollback().state is Status.DONE
+    assert len(workspace.updates) == 1
+    with house.store.read() as tx:
+        assert len(tx.incidents()) == 1
+        assert tx.verify() == []
+    assert len({message["dedup_key"] for message in house.notifier.events}) == 1
+    house.close()
+    admin.dispose()

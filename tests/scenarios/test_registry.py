@@ -1,10 +1,11 @@
 """What the model registry is told: the alias of good versions, tags of those that were left; whatever the registry does, a rollback goes on."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from alerts_support import Build, House, MemoryWorkspace, endpoint
+from alerts_support import Build, House, MemoryWorkspace, endpoint, entity
 
 from lastgood.alerts.registry import INCIDENT, REASON, ROLLED_BACK
 from lastgood.alerts.rollback.machine import Approve, Status
@@ -101,3 +102,32 @@ def test_without_an_alias_the_registry_is_left_alone(build: Build) -> None:
     left(house)
     house.tick(3)
     assert (house.workspace.tags, house.workspace.known_aliases, entries(house)) == ({}, {}, [])
+
+
+def test_aliases_of_an_endpoint_of_two_models_are_each_models_own(build: Build) -> None:
+    other = replace(entity("7"), name="other-7", entity_name="prod.ml.other")
+    shown = endpoint("1", "2", "3", v3=90)
+    shown = replace(shown, entities=(*shown.entities, other), traffic={**shown.traffic, "other-7": 10})
+    house = build(Mode.APPROVE, MemoryWorkspace(shown))
+    asked: list[str] = []
+
+    def aliases(model: str) -> dict[str, str]:
+        asked.append(model)
+        return {"prod.ml.other": {"lastgood": "7"}, "prod.ml.chat": {"lastgood": "1"}}[model]
+
+    house.workspace.aliases = aliases
+    house.verdict(prior=None)
+    plan = house.rollback().plan
+    assert (plan.bad_version, plan.prior_version) == ("3", "1")
+    assert "the registry calls it lastgood" in plan.reasons[1]
+    assert sorted(asked) == ["prod.ml.chat", "prod.ml.other"]
+
+
+def test_a_registry_is_not_asked_for_what_is_in_none(build: Build) -> None:
+    shown = endpoint("2", "3", v3=100)
+    shown = replace(shown, entities=tuple(replace(e, entity_name="") for e in shown.entities))
+    house = build(Mode.APPROVE, MemoryWorkspace(shown))
+    house.workspace.aliases = lambda model: pytest.fail(f"asked for {model!r}")
+    healthy(house)
+    house.verdict()
+    assert house.rollback().plan.prior_version == "2"

@@ -9,11 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from alerts_support import KEY, START, House, MemoryWorkspace, endpoint, entity, settings, verdict
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from web_support import PERSON, Site
 
 from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.rollback.links import Signer
 from lastgood.alerts.web.app import create_app
+from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.guard import MAX_FORM_BYTES
 from lastgood.alerts.web.pages import REPORT_CSP
 from lastgood.record.verdict import State
@@ -145,6 +148,35 @@ def test_a_forwarded_user_is_not_believed_by_default(site: Site) -> None:
     form = site.form("approve", person_token="")
     assert site.post(form, **{"X-Forwarded-Email": "ann@example.com"}).status_code == 403
     assert site.unchanged()
+
+
+@pytest.mark.parametrize("site", [{"trust_forwarded_user": True}], indirect=True)
+def test_a_service_principal_behind_the_apps_proxy_reads_and_decides_nothing(site: Site) -> None:
+    """It has no address."""
+    scraper = {"X-Forwarded-User": "7654321@1234567"}
+    assert site.browser.get("/api/incidents", headers=scraper).status_code == 200
+    assert site.browser.get("/api/incidents").status_code == 401
+    assert site.post(site.form("approve", person_token=""), **scraper).status_code == 403
+    assert site.unchanged()
+
+
+@pytest.mark.parametrize("token", ["", "scrape-me"])
+def test_a_service_principal_scrapes_where_its_own_token_ends_at_the_apps_proxy(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASTGOOD_METRICS_TOKEN", token)
+
+    def scrape(web: Web, **headers: str) -> None:
+        sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        Auth(web, "key", lambda number: False, lambda number: None).scraper(Request({"type": "http", "headers": sent}))
+
+    app = Web(trust_forwarded_user=True)
+    scrape(app, x_forwarded_user="7654321@1234567")
+    with pytest.raises(HTTPException):
+        scrape(app)
+    if token:
+        with pytest.raises(HTTPException):
+            scrape(Web(), x_forwarded_user="7654321@1234567")
 
 
 @pytest.mark.parametrize("site", [{"trust_forwarded_user": True}], indirect=True)

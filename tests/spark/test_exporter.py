@@ -251,11 +251,13 @@ def test_every_query_of_the_databricks_dashboard_runs_and_its_figures_are_the_wi
         job(ctx)
     found = {}
     for chart in aibi.CHARTS:
-        query = re.sub(r"\bT\.(\w+)", lambda name: f"delta.`{store.location}/{name[1]}`", aibi.sql(chart, "T"))
+        query = re.sub(r"`T`\.`(\w+)`", lambda name: f"delta.`{store.location}/{name[1]}`", aibi.sql(chart, "T"))
         table = spark.sql(query)
         assert {*chart.y, *((chart.x, chart.colour) if chart.x else ())} <= set(table.columns), chart.name
         found[chart.name] = table.collect()
-        asked = re.sub(r"\bT\.(\w+)", lambda name: f"delta.`{store.location}/{name[1]}`", from_tables.query(chart, "T"))
+        asked = re.sub(
+            r"`T`\.`(\w+)`", lambda name: f"delta.`{store.location}/{name[1]}`", from_tables.query(chart, "T")
+        )
         assert set(spark.sql(asked).columns) == ({"time", "metric", "value"} if chart.x else set(chart.y)), chart.name
     assert sum(row["value"] for row in found["requests"]) == 200
     failed = sum(row["status_code"] == 500 for row in given)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from lastgood import tables
 from lastgood.cli.app import app
+from lastgood.collectors.reading import Origin, collect
 from lastgood.errors import ConfigError
 from lastgood.jobs.baseline import diff, list_baselines, set_baseline
 from lastgood.jobs.conform import conform
@@ -25,9 +27,11 @@ from lastgood.jobs.outcomes import outcomes
 from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
 from lastgood.record import telemetry
+from lastgood.record.telemetry import arrow_schema, spark_ddl
 from lastgood.settings import Settings
 from lastgood.settings.prices import Prices
 from lastgood.tables import Store, delta, measures
+from lastgood.tables.catalog import WarehouseTable
 from lastgood.tables.health import health
 from lastgood.tables.runs import Context
 from lastgood.workspace import local
@@ -341,9 +345,9 @@ def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(
     """The same requests in a folder and in a schema: the same windows, and the same status but for the files' ages."""
     monkeypatch.setenv("LOCAL", local.LocalConfig.token)
     folder = make("folder")
-    spark.sql(f"CREATE SCHEMA named LOCATION '{tmp_path / 'named'}'")
+    spark.sql(f"CREATE SCHEMA `2024` LOCATION '{tmp_path / 'named'}'")
     try:
-        store = Store("spark_catalog.named")
+        store = Store("spark_catalog.2024")
         assert store.in_catalog
         store.ensure(spark)
         named = replace(folder, store=store)
@@ -368,4 +372,58 @@ def test_jobs_and_status_work_on_tables_that_have_names_in_a_catalog(
         assert sizes[0] == sizes[1]
         assert sizes[0]["requests"] == 50
     finally:
-        spark.sql("DROP SCHEMA named CASCADE")
+        spark.sql("DROP SCHEMA `2024` CASCADE")
+
+
+def test_a_name_that_needs_backticks_is_collected_and_a_warehouse_takes_every_statement(
+    spark: Any, make: Make, tmp_path: Path
+) -> None:
+    """The platform names payload tables after endpoints, which have dashes; of the names that need backticks plain Spark takes numbers only. What
+    is sent to a warehouse is run by Spark itself, but for the markers of parameters, which Delta's parser for it does not know."""
+    ctx = make("folder")
+
+    class Warehouse:
+        poll_s = 0.0
+
+        def query(self, statement: str, parameters: dict[str, object]) -> pa.Table:
+            given = {name: tables.literal(str(value)) for name, value in parameters.items()}
+            return spark.sql(re.sub(r":([a-z]\w*)(?=[ ,)]|$)", lambda marker: given[marker[1]], statement)).toArrow()
+
+    name = "spark_catalog.2025.support_chat_payload"
+    spark.sql(f"CREATE SCHEMA `2025` LOCATION '{tmp_path / 'named-2'}'")
+    try:
+        ddl = spark_ddl((*tables.BASELINES.fields, *tables.ENDPOINT_MINUTES.fields[1:]))
+        made = f"CREATE TABLE {tables.sql_name(name)} ({ddl}) USING delta TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+        spark.sql(made)
+        home = WarehouseTable(name, Warehouse())  # type: ignore[arg-type]
+        fields = (*tables.BASELINES.fields, *tables.ENDPOINT_MINUTES.fields[1:])
+        samples: dict[str, Any] = {
+            "string": "e'\\\"{`\n", "double": float("inf"), "bigint": 2**53 + 1, "boolean": True, "timestamp": datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),
+            "map<string,double>": {"a`'": 0.5}, "map<string,string>": {"a": "b"}, "int": 3,
+        }  # fmt: skip
+        given = pa.Table.from_pylist(
+            [{field.name: samples[field.type] for field in fields}, {field.name: None for field in fields}],
+            arrow_schema(fields),
+        )
+        home.append(given)
+        assert home.version() == 1
+        stored = home.read().to_pylist(maps_as_pydicts="strict")
+        assert sorted(stored, key=str) == sorted(given.to_pylist(maps_as_pydicts="strict"), key=str)
+        assert home.read(["endpoint"], [("endpoint", "=", samples["string"])]).num_rows == 1
+        assert home.newest("minute") == samples["timestamp"]
+        assert {row["_change_type"] for row in home.changes(1, 1)} == {"insert"}
+        assert home.identity()
+        facts = home.facts()
+        assert facts is not None
+        assert facts["rows"] == 2
+
+        spark.sql(f"DROP TABLE {tables.sql_name(name)}")
+        put(ctx.store, [row(i) for i in range(5)])
+        frame = spark.read.format("delta").load(ctx.store.path(tables.INBOX)).drop("source", "received_at")
+        frame.write.format("delta").option("delta.enableChangeDataFeed", "true").saveAsTable(tables.sql_name(name))
+        run = collect(ctx, Origin(name))
+        assert run is not None
+        assert run.rows_in == 5
+        assert collect(ctx, Origin(name)) is None, "its change feed was found"
+    finally:
+        spark.sql("DROP SCHEMA `2025` CASCADE")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hmac
+import json
 import time
 import uuid
 from collections import deque
@@ -30,6 +31,7 @@ from lastgood.workspace.local.statements import WAREHOUSE, Statements
 Handler = Callable[[Request], Awaitable[Response]]
 Entry = tuple[str, str, Callable[..., Any]]
 API = "/api/2.0/serving-endpoints"
+DATA_PLANE = "/data-plane/serving-endpoints"
 HOUR_MS = 3_600_000.0
 SOURCES = {
     "synced_table": "database/synced_tables",
@@ -57,7 +59,7 @@ class Service:
     def app(self) -> Starlette:
         table = [*self._serving(), *self._platform(), *self._tables(), *self._local()]
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
-        invoke = self._guarded(self._invoke)
+        invoke, own = self._guarded(self._by_workspace), self._guarded(self._invoke, own=True)
         routes += [
             Route(
                 "/.well-known/databricks-config",
@@ -69,6 +71,8 @@ class Service:
             Route(f"{API}/{{name}}/metrics", self._guarded(self._metrics)),
             Route("/serving-endpoints/{name}/invocations", invoke, methods=["POST"]),
             Route("/serving-endpoints/{name}/served-models/{entity}/invocations", invoke, methods=["POST"]),
+            Route(f"{DATA_PLANE}/{{name}}/invocations", own, methods=["POST"]),
+            Route(f"{DATA_PLANE}/{{name}}/served-models/{{entity}}/invocations", own, methods=["POST"]),
         ]
         return Starlette(routes=routes)
 
@@ -78,7 +82,7 @@ class Service:
         return [
             ("GET", API, lambda r, b: {"endpoints": [state.get(name) for name in state.names()]}),
             ("POST", API, lambda r, b: state.create(b)),
-            ("GET", API + "/{name}", lambda r, b: state.get(r["name"])),
+            ("GET", API + "/{name}", lambda r, b: self._shown(r["name"], r["url"])),
             ("DELETE", API + "/{name}", lambda r, b: state.delete(r["name"])),
             ("PUT", API + "/{name}/config", lambda r, b: state.update(r["name"], b)),
             ("PATCH", API + "/{name}/tags", lambda r, b: state.patch_tags(r["name"], b)),
@@ -87,6 +91,15 @@ class Service:
             ("GET", permissions, lambda r, b: state.permissions(r["id"], None)),
             ("PUT", permissions, lambda r, b: state.permissions(r["id"], b)),
         ]
+
+    def _shown(self, name: str, url: str) -> dict[str, Any]:
+        """An endpoint; a route-optimised one with the address and the rights that a token for it must name."""
+        document = self.state.get(name)
+        if self.state.optimised(name):
+            address, details = f"{url}{DATA_PLANE}/{name}/invocations", _details(name)
+            document["endpoint_url"] = address
+            document["data_plane_info"] = {"query_info": {"endpoint_url": address, "authorization_details": details}}
+        return document
 
     def _platform(self) -> list[Entry]:
         """The registry, the user, and the sources of features."""
@@ -155,11 +168,21 @@ class Service:
         )
 
     async def _token(self, request: Request) -> Response:
-        """A token for the principal whose secret is the workspace's token."""
+        """A token for the principal whose secret is the workspace's token; or one for a route-optimised endpoint, in exchange for that token."""
+        form = await request.form()
+        if form.get("grant_type") == "urn:ietf:params:oauth:grant-type:jwt-bearer":
+            if form.get("assertion") != self.config.token:
+                return JSONResponse({"error": "invalid_grant"}, 401)
+            token = self._own_token(str(form.get("authorization_details")))
+            return JSONResponse({"access_token": token, "token_type": "Bearer", "expires_in": 3600})
         expected = base64.b64encode(f"app:{self.config.token}".encode()).decode()
         if not hmac.compare_digest(request.headers.get("authorization", ""), f"Basic {expected}"):
             return JSONResponse({"error": "invalid_client"}, 401)
         return JSONResponse({"access_token": self.config.token, "token_type": "Bearer", "expires_in": 3600})
+
+    def _own_token(self, details: str) -> str:
+        """A token that is good for what the details name and for nothing else."""
+        return hmac.new(self.config.token.encode(), details.encode(), "sha256").hexdigest()
 
     async def _result(self, request: Request) -> Response:
         """A chunk of a statement's result. As behind a signed address, a token is refused, not needed."""
@@ -180,10 +203,13 @@ class Service:
             ("PUT", "/local/flush", lambda r, b: self.payload.flush()),
         ]
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, handler: Handler, own: bool = False) -> Handler:
+        """`own`: at the address of a route-optimised endpoint, which takes a token of its own."""
+
         async def guarded(request: Request) -> Response:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self.config.token.encode()):
+            token = self._own_token(_details(request.path_params["name"])) if own else self.config.token
+            if not hmac.compare_digest(given.encode(), token.encode()):
                 return _error(
                     401,
                     "UNAUTHENTICATED",
@@ -314,6 +340,13 @@ class Service:
             return False
         return sum(1 for call in list(recent)[-limit:] if call[0] > now - 1) >= limit
 
+    async def _by_workspace(self, request: Request) -> Response:
+        """A request through the workspace, which a route-optimised endpoint does not answer."""
+        name = request.path_params["name"]
+        if self.state.optimised(name):
+            raise ApiError(400, "BAD_REQUEST", f"Endpoint '{name}' is route optimized: use its own URL.")
+        return await self._invoke(request)
+
     async def _invoke(self, request: Request) -> Response:
         name, started, at = (
             request.path_params["name"],
@@ -431,6 +464,12 @@ def _asked(where: dict[str, Any], body: Any, *names: str) -> dict[str, str]:
     if missing := [name for name in names if name not in given]:
         raise ApiError(400, "INVALID_PARAMETER_VALUE", f"missing {', '.join(missing)}")
     return {name: str(given[name]) for name in names}
+
+
+def _details(name: str) -> str:
+    """The rights that a token for a route-optimised endpoint must name."""
+    path = f"/serving-endpoints/{name}"
+    return json.dumps([{"type": "workspace_permission", "object_path": path, "actions": ["query_inference_endpoint"]}])
 
 
 def _base(request: Request) -> str:

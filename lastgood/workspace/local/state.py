@@ -90,7 +90,9 @@ FEATURE_SPEC = "feature_spec"
 
 
 def _whole(served: dict[str, Any]) -> bool:
-    """Whether an entity names what it serves: a model with its version, an external model, or a feature spec."""
+    """Whether an entity names what it serves: a model with its version, an external model, a feature spec, or a model that the platform hosts."""
+    if served.get("foundation_model"):
+        return True
     if external := served.get("external_model"):
         return isinstance(external, dict) and all(external.get(key) for key in ("provider", "name", "task"))
     name = str(served.get("entity_name") or "")
@@ -124,6 +126,8 @@ def entity_type(served: dict[str, Any]) -> str:
     """As system.serving.served_entities words it."""
     if served.get("external_model"):
         return "EXTERNAL_MODEL"
+    if served.get("foundation_model"):
+        return "FOUNDATION_MODEL"
     name = str(served.get("entity_name") or "")
     return (
         "FEATURE_SPEC"
@@ -215,7 +219,7 @@ class State:
                     "served_entities: entity_name and entity_version are required",
                 )
             served.setdefault("name", name_of(served))
-            if "external_model" not in served and "scale_to_zero_enabled" not in served:
+            if not {"external_model", "foundation_model", "scale_to_zero_enabled"} & set(served):
                 raise ApiError(
                     400,
                     "INVALID_PARAMETER_VALUE",
@@ -280,6 +284,8 @@ class State:
                     "RESOURCE_CONFLICT",
                     f"Endpoint '{name}' is currently being updated.",
                 )
+            if any(served.get("foundation_model") for served in endpoint.config["served_entities"]):
+                raise ApiError(403, "PERMISSION_DENIED", f"Endpoint '{name}' is the platform's own.")
             config = self.validate(body) | {"config_version": endpoint.config["config_version"] + 1}
             endpoint.pending, endpoint.update, endpoint.done_at = (
                 config,
@@ -328,6 +334,11 @@ class State:
                 body.get("telemetry_config") or {}, endpoint.config["served_entities"]
             )
             return self.get(name)
+
+    def optimised(self, name: str) -> bool:
+        """Whether the endpoint is asked at an address of its own."""
+        with self.lock:
+            return bool(self._find(name).extra.get("route_optimized"))
 
     def names(self) -> list[str]:
         with self.lock:

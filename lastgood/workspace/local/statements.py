@@ -4,6 +4,7 @@ Databricks REST reference, statement-execution: a statement runs, its result com
 What is not among FORMS is refused as a syntax error.
 """
 
+import json
 import re
 import threading
 import uuid
@@ -17,28 +18,35 @@ from deltalake import QueryBuilder
 from deltalake.exceptions import TableNotFoundError
 
 from lastgood.errors import TransientError
+from lastgood.record.telemetry import spark_type
 from lastgood.tables import delta
 from lastgood.workspace.local.catalog import LocalCatalog
 from lastgood.workspace.local.state import ApiError
 
-NAME = r"((?:`[^`]+`\.){2}`[^`]+`)"
+PART = r"(?:`[^`]+`|\w+)"
+NAME = rf"((?:{PART}\.){{2}}{PART})"
 HISTORY = re.compile(rf"DESCRIBE HISTORY {NAME} LIMIT 1$")
 DETAIL = re.compile(rf"DESCRIBE DETAIL {NAME}$")
-CHANGES = re.compile(r"SELECT \* FROM table_changes\('([^']+)', (\d+), (\d+)\)$")
-INSERT = re.compile(rf"INSERT INTO {NAME} \((.+?)\) VALUES (.+)$", re.DOTALL)
+CHANGES = re.compile(rf"SELECT \* FROM table_changes\('{NAME}', (\d+), (\d+)\)$")
+INSERT = re.compile(rf"INSERT INTO {NAME} \((.+?)\) SELECT inline\(from_json\(:(\w+), '(.+)'\)\)$")
 SELECT = re.compile(rf"SELECT (.+?) FROM {NAME}(?: VERSION AS OF (\d+))?( WHERE .+)?$")
 WAREHOUSE = "local-warehouse"
+MOST_PARAMETERS = 256
+"""Of one statement: more are refused (databricks-sql-nodejs, issue 308)."""
 
 
 @dataclass
 class Statements:
-    """Statements of one warehouse. `running`: a statement is shown as running so often before its result; `chunk_rows`: rows of a chunk."""
+    """Statements of one warehouse. `running`: a statement is shown as running so often before its result; `chunk_rows`: rows of a chunk;
+    `truncated`: results are said to be cut off."""
 
     catalog: LocalCatalog
     running: int = 0
     chunk_rows: int = 10_000
+    truncated: bool = False
     executed: list[str] = field(default_factory=list)
     _results: dict[str, list[bytes]] = field(default_factory=dict)
+    _columns: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -48,6 +56,8 @@ class Statements:
             raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"warehouse '{body.get('warehouse_id')}' does not exist")
         statement, identity = str(body.get("statement")), uuid.uuid4().hex
         values = {parameter["name"]: parameter for parameter in body.get("parameters") or ()}
+        if len(values) > MOST_PARAMETERS:
+            raise ApiError(400, "INVALID_PARAMETER_VALUE", f"{len(values)} parameters, at most {MOST_PARAMETERS}")
         self.executed.append(statement)
         try:
             table = self._run(statement, values)
@@ -56,6 +66,9 @@ class Statements:
             return {"statement_id": identity, "status": {"state": "FAILED", "error": failed}}
         with self._lock:
             self._results[identity], self._left[identity] = _chunks(table, self.chunk_rows), self.running
+            self._columns[identity] = [
+                {"name": column.name, "type_text": spark_type(column.type).upper()} for column in _plain(table.schema)
+            ]
         return self.get(identity, url)
 
     def get(self, identity: str, url: str) -> dict[str, Any]:
@@ -65,7 +78,10 @@ class Statements:
             self._left[identity] -= 1
             if self._left[identity] >= 0:
                 return {"statement_id": identity, "status": {"state": "RUNNING"}}
-        manifest = {"format": "ARROW_STREAM", "total_chunk_count": len(chunks)}
+        manifest = {
+            "format": "ARROW_STREAM", "total_chunk_count": len(chunks), "truncated": self.truncated,
+            "schema": {"column_count": len(self._columns[identity]), "columns": self._columns[identity]},
+        }  # fmt: skip
         answer = {"statement_id": identity, "status": {"state": "SUCCEEDED"}, "manifest": manifest}
         return answer | ({"result": self.chunk(identity, 0, url)} if chunks else {})
 
@@ -128,14 +144,13 @@ class Statements:
     def _changes(self, _: Mapping[str, Any], name: str, first: str, last: str) -> pa.Table:
         return pa.table(delta.open_table(self._where(name)).load_cdf(int(first), int(last)))
 
-    def _insert(self, values: Mapping[str, Any], name: str, names: str, rows: str) -> pa.Table:
-        columns, given = [part.strip(" `") for part in names.split(",")], re.findall(r":(\w+)", rows)
-        cells = [_value(values[key]) for key in given]
-        width = len(columns)
-        made = [dict(zip(columns, cells[i : i + width], strict=True)) for i in range(0, len(cells), width)]
-        where = self._where(name, "MODIFY")
-        schema = pa.schema(delta.open_table(where).schema().to_arrow())
-        delta.append(where, pa.Table.from_pylist(made, pa.schema([schema.field(column) for column in columns])))
+    def _insert(self, values: Mapping[str, Any], name: str, names: str, rows: str, _: str) -> pa.Table:
+        columns, where = [part.strip(" `") for part in names.split(",")], self._where(name, "MODIFY")
+        known = pa.schema(delta.open_table(where).schema().to_arrow())
+        schema = pa.schema([known.field(column) for column in columns])
+        given = json.loads(values[rows]["value"])
+        made = [{field.name: _cell(row.get(field.name), field.type) for field in schema} for row in given]
+        delta.append(where, pa.Table.from_pylist(made, schema))
         return pa.table({"num_affected_rows": pa.array([len(made)], pa.int64())})
 
     def _select(
@@ -147,16 +162,11 @@ class Statements:
         return pa.table(QueryBuilder().register("the_table", table).execute(statement))
 
 
-def _value(parameter: Mapping[str, Any]) -> Any:
-    """A parameter as a Python value."""
-    text, kind = parameter.get("value"), parameter.get("type", "STRING")
-    if text is None:
-        return None
-    if kind == "TIMESTAMP":
-        return datetime.fromisoformat(text)
-    if kind == "BOOLEAN":
-        return text == "True"
-    return int(text) if kind == "BIGINT" else float(text) if kind == "DOUBLE" else text
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """A value of JSON as `from_json` would read it."""
+    if isinstance(value, str) and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        return datetime.fromisoformat(value) if pa.types.is_temporal(kind) else float(value)
+    return list(value.items()) if isinstance(value, dict) else value
 
 
 def _literal(parameter: Mapping[str, Any]) -> str:
@@ -168,13 +178,18 @@ def _literal(parameter: Mapping[str, Any]) -> str:
     return text if kind in ("BIGINT", "DOUBLE", "BOOLEAN") else "'" + text.replace("'", "''") + "'"
 
 
-def _chunks(table: pa.Table, rows: int) -> list[bytes]:
-    """A table as Arrow streams, with text as every reader takes it."""
-    plain = pa.schema(
-        [field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field for field in table.schema]
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """With text as every reader takes it."""
+    return pa.schema(
+        [field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field for field in schema]
     )
+
+
+def _chunks(table: pa.Table, rows: int) -> list[bytes]:
+    """A table as Arrow streams; none where it has no rows."""
+    plain = _plain(table.schema)
     table, parts = table.cast(plain), []
-    for start in range(0, max(1, table.num_rows), rows):
+    for start in range(0, table.num_rows, rows):
         out = pa.BufferOutputStream()
         with pa.ipc.new_stream(out, plain) as writer:
             writer.write_table(table.slice(start, rows))
