@@ -105,7 +105,7 @@ class UnityCatalog:
             lent = self._sdk.temporary_table_credentials.generate_temporary_table_credentials(
                 operation=wanted, table_id=table_id
             )
-        until = lent.expiration_time / 1000 if lent.expiration_time else None
+        until = int(lent.expiration_time) / 1000 if lent.expiration_time else None  # a server may word it as text
         return Lease(lent.url or "", self._options(lent), until)
 
     def _options(self, lent: uc.GenerateTemporaryTableCredentialResponse) -> dict[str, str]:
