@@ -28,6 +28,7 @@ from lastgood.alerts.web.pages import (
     NOTHING,
     Evidence,
     Failing,
+    FleetRows,
     Overview,
     Pages,
     Report,
@@ -45,6 +46,7 @@ def create_app(
     report: Report = lambda endpoint, version: None,
     broken: Callable[[], Mapping[str, str]] = dict,
     failing: Failing = lambda incident: (),
+    fleet: FleetRows = lambda: ({}, None),
 ) -> Starlette:
     """The web application. What the pages show besides verdicts and incidents comes from the functions (see pages); `broken`: why
     Lastgood cannot protect the endpoints now, by reason."""
@@ -60,7 +62,7 @@ def create_app(
             tx.use_nonce(f"session:{number}", "", "logout", "", controller.clock())
 
     auth = Auth(web, controller.people.signer.derived("session"), ended, end)
-    pages = Pages(controller, evidence, auth, overview, report, broken, failing)
+    pages = Pages(controller, evidence, auth, overview, report, broken, failing, fleet)
     acts = Acts(controller, auth, pages)
 
     def reading(page: Page) -> Page:
@@ -72,6 +74,8 @@ def create_app(
 
     routes = [
         Route("/", reading(pages.index)),
+        Route("/fleet", reading(pages.fleet)),
+        Route("/fleet.csv", reading(pages.fleet_csv)),
         Route("/r/{token}", pages.link),
         Route("/r/{token}", acts.decide, methods=["POST"]),
         Route("/r/{token}/drift", pages.drift),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lastgood.alerts.web.fleet import SORTS, STATES
+
 TEXT: dict[str, Any] = {"type": "string"}
 LINKED = {"type": "object", "additionalProperties": True}
 
@@ -16,11 +18,23 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 PAGE = {"description": "a page", "content": {"text/html": {}}}
+SHEET = {"description": "a table", "content": {"text/csv": {}}}
+FLEET_QUERY: dict[str, dict[str, Any]] = {
+    "q": {**TEXT, "description": "words in the endpoint, a version or the reason"},
+    "state": {"enum": [*STATES]},
+    "sort": {"enum": [*SORTS]},
+    "order": {"enum": ["up", "down"]},
+    "page": {"type": "integer", "minimum": 1, "maximum": 999_999},
+}
 MOVED = {"303": {"description": "done: see the page it leads to"}}
 
 
 def _path(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": TEXT}
+
+
+def _query(fields: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
 
 
 def _form(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +82,14 @@ DOCUMENT: dict[str, Any] = {
     "info": {"title": "Lastgood", "version": "1", "description": "Evidence, decisions and their progress."},
     "paths": {
         "/": {"get": {"summary": "Endpoints and incidents", "responses": _answers(PAGE, 401, 403)}},
+        "/fleet": {
+            "parameters": _query(FLEET_QUERY),
+            "get": {"summary": "Every endpoint with its figures", "responses": _answers(PAGE, 400, 401, 403)},
+        },
+        "/fleet.csv": {
+            "parameters": _query(FLEET_QUERY),
+            "get": {"summary": "The same as CSV, all pages", "responses": _answers(SHEET, 400, 401, 403)},
+        },
         "/r/{token}": {
             "parameters": [_path("token")],
             "get": {"summary": "Evidence behind a signed link", "responses": _answers(PAGE, 403, 404, 409, 410)},

@@ -22,9 +22,11 @@ from lastgood.alerts.rollback.git import patch_of
 from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web.auth import Auth
-from lastgood.alerts.web.view import axis, beside, lead, percent, sparkline, story, when
+from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, Asked, Line, chosen, table, written
+from lastgood.alerts.web.view import age, axis, beside, lead, percent, sparkline, story, trace, when
 from lastgood.errors import RefusedError
 from lastgood.record.verdict import State, Verdict
+from lastgood.tables.fleet import Row
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""
@@ -34,6 +36,8 @@ Overview = Callable[[str, str, str | None], Mapping[str, Any]]
 """(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
 Failing = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """The newest failed requests of an incident's version: requested_at, error_code, latency_ms, request_id, trace_id."""
+FleetRows = Callable[[], tuple[Mapping[str, Row], datetime | None]]
+"""Endpoint -> its figures, and when the tables were read; None: not yet."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 REPORT_CSP = (
@@ -57,19 +61,21 @@ class Pages:
         report: Report,
         broken: Callable[[], Mapping[str, str]],
         failing: Failing,
+        fleet: FleetRows,
     ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
-        self._failing = failing
+        self._failing, self._fleet = failing, fleet
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": when}
+        self._templates.filters |= {"age": age, "trace": trace}
         css = self._templates.get_template("style.html").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
         style = f"style-src 'sha256-{digest}'"
@@ -98,6 +104,36 @@ class Pages:
         ]
         links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
         return self.page("index.html", cards=cards, counted=counted, incidents=incidents, unsent=unsent, links=links)
+
+    def fleet(self, request: Request) -> Response:
+        """Every endpoint with its figures: searched, filtered and sorted as the address says."""
+        asked = Asked.of(request.query_params)
+        rows, read_at = self._fleet()
+        lines = self._lines(rows)
+        states = Counter(line.state for line in lines)
+        kept = chosen(lines, asked)
+        pages = max(1, -(-len(kept) // PAGE_ROWS))
+        first = (asked.page - 1) * PAGE_ROWS
+        return self.page(
+            "fleet.html", asked=asked, lines=kept[first : first + PAGE_ROWS], total=len(lines), kept=len(kept), pages=pages, sorts=SORTS,
+            states=[(state, states[state]) for state in STATES], read_at=read_at, now=self._clock(),
+        )  # fmt: skip
+
+    def fleet_csv(self, request: Request) -> Response:
+        """All endpoints that the address asks for, on one page."""
+        return _csv("fleet", *table(chosen(self._lines(self._fleet()[0]), Asked.of(request.query_params))))
+
+    def _lines(self, rows: Mapping[str, Row]) -> list[Line]:
+        """Every endpoint that the tables, the judge, an incident or the settings know."""
+        with self._store.read() as tx:
+            verdicts, incidents = leading(tx.verdicts()), tx.incidents(open_only=True, limit=10_000)
+        spoken = {verdict["endpoint"]: verdict for verdict in verdicts}
+        open_ones = {incident.endpoint: incident.id for incident in reversed(incidents)}
+        names = rows.keys() | spoken.keys() | open_ones.keys() | self._settings.endpoints.keys()
+        return [
+            Line(rows.get(name) or Row(name), spoken.get(name), open_ones.get(name), str(self._settings.endpoint(name).mode))
+            for name in names
+        ]
 
     def incident(self, request: Request) -> Response:
         if not request.path_params["id"].isalnum():
@@ -223,6 +259,11 @@ class Pages:
         status = "degraded" if broken else "ok"
         document = {"status": status, "reasons": broken, "kill_switch": switch.on, "pauses": pauses, "unsent": unsent}
         return JSONResponse(document)
+
+
+def _csv(name: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Response:
+    attached = {"Content-Disposition": f'attachment; filename="lastgood-{name}.csv"'}
+    return Response(written(heads, rows), media_type="text/csv", headers=attached)
 
 
 def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -26,6 +26,23 @@ def when(value: str | datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def age(moment: datetime | None, now: datetime) -> str:
+    """How long ago, in one unit; a dash when it is not known."""
+    if moment is None:
+        return "-"
+    seconds = max((now - moment).total_seconds(), 0)
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit or unit == 60:
+            return f"{seconds // unit:.0f} {name}"
+    return "-"
+
+
+def trace(values: Sequence[float], width: int = 84, height: int = 20) -> str:
+    """SVG path data of a small line, in whole units: a page of many has to stay small."""
+    top, step = max(values, default=0) or 1, width / max(len(values) - 1, 1)
+    return "M" + "L".join(f"{i * step:.0f} {height - 1 - (height - 2) * v / top:.0f}" for i, v in enumerate(values))
+
+
 def beside(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(measure, new version, prior version) of a stored verdict, those that are known of either."""
     sides: list[dict[str, Any]] = []

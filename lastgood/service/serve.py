@@ -41,6 +41,7 @@ from lastgood.service.tracing import spanned
 from lastgood.settings import Settings, secret
 from lastgood.settings.redaction import rules
 from lastgood.tables import measures
+from lastgood.tables.fleet import Fleet
 from lastgood.workspace import Platform, deployments
 from lastgood.workspace.databricks import connect
 from lastgood.workspace.stores import reach, tables_of
@@ -50,6 +51,7 @@ Task = tuple[str, float, Callable[[], None]]
 """Name, seconds between two turns, what is done."""
 HOUSEKEEP_S = 3600.0
 OBSERVE_EVERY = 12
+FLEET_S = 30.0
 SCRAPE_S = 60.0
 """The endpoints' own metrics are gauges of a minute."""
 
@@ -218,7 +220,11 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
 
 
 def _pages(
-    acts: Controller, store: tables.Store, overview: measures.Overview, broken: Callable[[], Mapping[str, str]]
+    acts: Controller,
+    store: tables.Store,
+    overview: measures.Overview,
+    fleet: Fleet,
+    broken: Callable[[], Mapping[str, str]],
 ) -> Starlette:
     """The pages, with what they draw from the tables."""
 
@@ -232,8 +238,9 @@ def _pages(
         return measures.failing(store, incident.endpoint, incident.candidate, datetime.fromisoformat(since))
 
     return create_app(
-        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing
-    )
+        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing,
+        lambda: (fleet.rows, fleet.read_at),
+    )  # fmt: skip
 
 
 def _stopped_by_signals() -> asyncio.Event:
@@ -274,14 +281,14 @@ async def serve(
 
     receiver = _receiver(settings, store, sink)
     anchors = Anchors(acts.store, settings, now)
-    overview = measures.Overview(store, now)
+    overview, fleet = measures.Overview(store, now), Fleet(store, now)
 
     started = now()
 
     def broken() -> dict[str, str]:
         return problems(_facts(acts, calendar, anchors, started, shown.ran_at("judge")))
 
-    app = _pages(acts, store, overview, broken)
+    app = _pages(acts, store, overview, fleet, broken)
     reloading = Reloading(settings, reload or (lambda: settings))
     failed: Counter[str] = Counter()
 
@@ -301,6 +308,7 @@ async def serve(
         ("metrics", poll_s, shown.refresh),
         ("settings", poll_s, reloading),
         ("overview", poll_s, overview.refresh),
+        ("fleet", FLEET_S, fleet.refresh),
         ("housekeeping", HOUSEKEEP_S, acts.housekeep),
         ("audit anchor", HOUSEKEEP_S, anchors),
         ("endpoint metrics", SCRAPE_S, lambda: ask_endpoints(settings, platform, store, live)),
