@@ -36,6 +36,7 @@ from lastgood.alerts.web.pages import (
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
 
+Page = Callable[[Request], Response]
 LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 409, Problem.USED: 409}
 
 
@@ -72,7 +73,23 @@ def create_app(
 
         return shown
 
-    routes = [
+    routes = _routes(pages, acts, auth, reading)
+    https = web.base_url.startswith("https:")
+    hosts = {urlsplit(web.base_url).hostname or "", *web.allowed_hosts}
+    layers = [
+        Middleware(guard.Headers, csp=pages.csp, https=https),
+        Middleware(guard.Hosts, hosts=hosts),
+        *auth.middleware(),
+    ]
+    handlers: Any = {LastgoodError: acts.problem, HTTPException: acts.problem}
+    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    app.state.auth = auth
+    return app
+
+
+def _routes(pages: Pages, acts: "Acts", auth: Auth, reading: Callable[[Page], Page]) -> list[Route]:
+    """What is answered where. `reading`: the page for those who may read."""
+    return [
         Route("/", reading(pages.index)),
         Route("/fleet", reading(pages.fleet)),
         Route("/fleet.csv", reading(pages.fleet_csv)),
@@ -91,20 +108,6 @@ def create_app(
         Route("/openapi.json", lambda request: JSONResponse(DOCUMENT)),
         *auth.routes(),
     ]
-    https = web.base_url.startswith("https:")
-    hosts = {urlsplit(web.base_url).hostname or "", *web.allowed_hosts}
-    layers = [
-        Middleware(guard.Headers, csp=pages.csp, https=https),
-        Middleware(guard.Hosts, hosts=hosts),
-        *auth.middleware(),
-    ]
-    handlers: Any = {LastgoodError: acts.problem, HTTPException: acts.problem}
-    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
-    app.state.auth = auth
-    return app
-
-
-Page = Callable[[Request], Response]
 
 
 class Acts:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 
-from lastgood.record.verdict import State
+from lastgood.record.verdict import State, Verdict
 from lastgood.tables.fleet import Row
 
 PAGE_ROWS = 100
@@ -20,16 +20,16 @@ STATES = (*(str(state) for state in sorted(State, key=lambda state: -state.sever
 
 @dataclass(frozen=True)
 class Line:
-    """An endpoint as the page shows it: its figures, its leading verdict (a stored document), its open incident's id and mode."""
+    """An endpoint as the page shows it: its figures, its leading verdict, its open incident's id and mode."""
 
     row: Row
-    verdict: Mapping[str, Any] | None
+    verdict: Verdict | None
     incident: str | None
     mode: str
 
     @property
     def state(self) -> str:
-        return str(self.verdict["state"]) if self.verdict else UNJUDGED
+        return str(self.verdict.state) if self.verdict else UNJUDGED
 
 
 SORTS: Mapping[str, tuple[str, Callable[[Line], Any], bool]] = {
@@ -98,7 +98,7 @@ def chosen(lines: Iterable[Line], asked: Asked) -> list[Line]:
 
 
 def _text(line: Line) -> str:
-    reason = line.verdict["reason"] if line.verdict else ""
+    reason = line.verdict.reason if line.verdict else ""
     return " ".join((line.row.endpoint, *(version for version, _ in line.row.versions), reason)).casefold()
 
 
@@ -110,10 +110,11 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]]]:
     ]  # fmt: skip
     rows = []
     for line in lines:
-        row, verdict = line.row, line.verdict or {}
+        row, verdict = line.row, line.verdict
+        judged = (verdict.reason, _iso(verdict.judged_at)) if verdict else (None, None)
         versions = " ".join(f"{version}={share:.4f}" for version, share in row.versions)
         rows.append([
-            row.endpoint, line.state, verdict.get("reason"), verdict.get("judged_at"), line.mode, versions, row.requests, row.p95_ms,
+            row.endpoint, line.state, *judged, line.mode, versions, row.requests, row.p95_ms,
             row.error_rate, row.cost, _iso(row.newest), _iso(row.features), row.sources_unknown, row.drifted, row.compared, line.incident,
         ])  # fmt: skip
     return heads, rows
@@ -129,5 +130,7 @@ def written(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer = csv.writer(out)
     writer.writerow(heads)
     for row in rows:
-        writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) else v for v in row])
+        writer.writerow(
+            [f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) else v for v in row]
+        )
     return out.getvalue()

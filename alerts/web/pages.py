@@ -75,7 +75,7 @@ class Pages:
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": when}
-        self._templates.filters |= {"age": age, "trace": trace}
+        self._templates.filters |= {"age": age, "trace": trace, "top": max}
         css = self._templates.get_template("style.html").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
         style = f"style-src 'sha256-{digest}'"
@@ -85,7 +85,11 @@ class Pages:
     def index(self, request: Request) -> Response:
         """All endpoints, the worst first, and the newest incidents."""
         with self._store.read() as tx:
-            verdicts, incidents, unsent = leading(tx.verdicts()), tx.incidents(limit=50), tx.unsent()
+            verdicts, incidents, unsent = (
+                [v.as_json() for v in leading(tx.verdicts())],
+                tx.incidents(limit=50),
+                tx.unsent(),
+            )
         trouble = {
             (incident.endpoint, incident.candidate): incident for incident in incidents if incident.resolved_at is None
         }
@@ -127,11 +131,16 @@ class Pages:
         """Every endpoint that the tables, the judge, an incident or the settings know."""
         with self._store.read() as tx:
             verdicts, incidents = leading(tx.verdicts()), tx.incidents(open_only=True, limit=10_000)
-        spoken = {verdict["endpoint"]: verdict for verdict in verdicts}
+        spoken = {verdict.endpoint: verdict for verdict in verdicts}
         open_ones = {incident.endpoint: incident.id for incident in reversed(incidents)}
         names = rows.keys() | spoken.keys() | open_ones.keys() | self._settings.endpoints.keys()
         return [
-            Line(rows.get(name) or Row(name), spoken.get(name), open_ones.get(name), str(self._settings.endpoint(name).mode))
+            Line(
+                rows.get(name) or Row(name),
+                spoken.get(name),
+                open_ones.get(name),
+                str(self._settings.endpoint(name).mode),
+            )
             for name in names
         ]
 
@@ -266,8 +275,8 @@ def _csv(name: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Resp
     return Response(written(heads, rows), media_type="text/csv", headers=attached)
 
 
-def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """One verdict document per endpoint: the worst of those spoken within CURRENT of the endpoint's newest."""
+def leading(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """One verdict per endpoint: the worst of those spoken within CURRENT of the endpoint's newest."""
     newest: dict[str, datetime] = {}
     for verdict in verdicts:
         newest[verdict.endpoint] = max(newest.get(verdict.endpoint, verdict.judged_at), verdict.judged_at)
@@ -276,7 +285,7 @@ def leading(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         if verdict.judged_at >= newest[verdict.endpoint] - CURRENT:
             other = lead.get(verdict.endpoint, verdict)
             lead[verdict.endpoint] = max(other, verdict, key=lambda v: (v.state.severity, v.judged_at))
-    return [verdict.as_json() for verdict in lead.values()]
+    return list(lead.values())
 
 
 def _incident(incident: Incident, rollback: Rollback | None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Questions:
     def endpoints(self) -> list[dict[str, Any]]:
         """Every endpoint with its newest verdict, the versions compared, the mode and whether an incident is open."""
         with self._state.read() as tx:
-            verdicts, opened = leading(tx.verdicts()), tx.incidents(open_only=True, limit=1000)
+            verdicts, opened = [v.as_json() for v in leading(tx.verdicts())], tx.incidents(open_only=True, limit=1000)
         trouble = {incident.endpoint: incident.id for incident in opened}
         return [
             {
@@ -54,7 +54,7 @@ class Questions:
     def verdict(self, endpoint: str) -> dict[str, Any]:
         """The newest verdict on an endpoint: findings with rates of both versions, what holds a rollback, what would change it."""
         with self._state.read() as tx:
-            verdicts = leading(tx.verdicts(endpoint))
+            verdicts = [v.as_json() for v in leading(tx.verdicts(endpoint))]
         if not verdicts:
             raise ConfigError(f"no verdict on {endpoint}: ask `endpoints` for those there are")
         chosen = verdicts[0]

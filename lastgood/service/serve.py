@@ -282,7 +282,6 @@ async def serve(
     receiver = _receiver(settings, store, sink)
     anchors = Anchors(acts.store, settings, now)
     overview, fleet = measures.Overview(store, now), Fleet(store, now)
-
     started = now()
 
     def broken() -> dict[str, str]:

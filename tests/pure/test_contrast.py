@@ -23,7 +23,7 @@ def contrast(one: str, other: str) -> float:
 
 def test_contrast_is_at_least_4_5() -> None:
     themes = [dict(re.findall(r"--(\w+):(#[0-9a-f]+)", block)) for block in re.findall(r":root\{[^}]+\}", STYLE)]
-    assert len(themes) == 2
+    assert len(themes) == 3, "light, dark, printed"
     for theme in themes:
         pairs = [(text, ground) for text in ("fg", "soft", "bad", "good", "act") for ground in ("bg", "card")]
         for text, ground in [*pairs, ("on", "act")]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alerts_support import START, House, MemoryWorkspace, endpoint, settings, verdict
 from conftest import needs
+from fleet_support import fleet_tables
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -26,6 +27,7 @@ from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import serve_fake
 from lastgood.record.verdict import Finding, State
 from lastgood.settings import Mode, Web
+from lastgood.tables.fleet import Fleet
 
 WIDTH, HEIGHT = 390, 844
 PICTURES = os.environ.get("PICTURES_OF_LASTGOOD")  # a folder: the screenshots of the documentation are kept there
@@ -212,3 +214,82 @@ def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, mo
             driver.find_element(By.CSS_SELECTOR, "button.main").click()
             shows(driver, "Verifying")
             assert night.house.rollback().progress.who == "ann@example.com"
+
+
+@contextmanager
+def light_or_dark(driver: WebDriver, scheme: str, width: int, height: int, mobile: bool) -> Iterator[None]:
+    """A device of this size whose owner prefers this scheme."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": mobile}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        yield
+    finally:
+        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 2, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+DEVICES = [("phone", WIDTH, HEIGHT, True), ("desktop", 1280, 800, False)]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, driver: WebDriver) -> Iterator[str]:
+    """The pages over a small fleet; gives their address."""
+    house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings())
+    house.controller.handle(verdict())
+    rows = Fleet(fleet_tables(tmp_path / "tables"), house.clock)
+    rows.refresh()
+    with serving(create_app(house.controller, fleet=lambda: (rows.rows, rows.read_at))) as url:
+        yield url
+    house.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "width", "height", "mobile"), DEVICES)
+def test_the_fleet_fits_every_screen(
+    driver: WebDriver, fleet: str, scheme: str, device: str, width: int, height: int, mobile: bool
+) -> None:
+    with light_or_dark(driver, scheme, width, height, mobile):
+        driver.get(f"{fleet}/fleet")
+        assert driver.find_element(By.TAG_NAME, "html").size["width"] <= width
+        assert driver.find_element(By.TAG_NAME, "table").rect["width"] <= width, "nothing is wider than the screen"
+        for part in ("chat", "1,200", "900 ms", "1 of 3", "search"):
+            assert part in text(driver)
+        for drawn in driver.find_elements(By.TAG_NAME, "svg"):
+            assert "requests over a week" in drawn.accessible_name
+        for field in driver.find_elements(By.CSS_SELECTOR, "input, select, button"):
+            assert field.accessible_name
+        picture(driver, f"{device}-fleet-{scheme}")
+
+
+def test_the_fleet_is_searched_and_sorted_by_keyboard_alone(driver: WebDriver, fleet: str) -> None:
+    with light_or_dark(driver, "light", 1280, 800, False):
+        driver.get(f"{fleet}/fleet")
+        driver.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("sea", Keys.ENTER)
+        arrives(driver, "q=sea")
+        assert [row.text.split()[0] for row in driver.find_elements(By.CSS_SELECTOR, "tbody th")] == ["search"]
+        driver.get(f"{fleet}/fleet")
+        driver.find_element(By.LINK_TEXT, "Requests").send_keys(Keys.ENTER)
+        arrives(driver, "sort=requests")
+        assert driver.find_element(By.CSS_SELECTOR, "th[aria-sort=descending]").text.startswith("Requests")
+        driver.find_element(By.PARTIAL_LINK_TEXT, "incident").click()
+        arrives(driver, "/incidents/")
+
+
+def test_the_fleet_prints_without_its_controls_and_on_white(driver: WebDriver, fleet: str) -> None:
+    driver.get(f"{fleet}/fleet")
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    try:
+        assert not driver.find_element(By.TAG_NAME, "form").is_displayed()
+        assert (
+            driver.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+            == "rgba(255, 255, 255, 1)"
+        )
+        assert driver.find_element(By.TAG_NAME, "table").is_displayed()
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
