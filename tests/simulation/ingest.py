@@ -24,7 +24,7 @@ from simulation.storage import Bucket
 KINDS = frozenset(
     {"kill", "power", "EIO", "ENOSPC", "store 5xx", "answer lost", "lost", "delayed", "doubled", "pause", "full"}
 )
-FOLDER, SEGMENT_BYTES, MOST_BYTES = "/data/spool", 600, 6_000
+FOLDER, SEGMENT_BYTES, MOST_BYTES = "/data/spool", 600, 2_500
 QUIET_STEPS = 60
 
 
@@ -186,7 +186,7 @@ class World:
             stored.keys() <= known, f"stored and never sent: {[*map(_short, sorted(stored.keys() - known)[:3])]}"
         )
         held = sum(path.stat().st_size for path in (*self.folder.glob("*.seg"), *self.folder.glob("*.open")))
-        self.chance.demand(held <= 2 * MOST_BYTES, f"the spool holds {held} bytes, its bound is {MOST_BYTES}")
+        self.chance.demand(held <= 1.5 * MOST_BYTES, f"the spool holds {held} bytes, its bound is {MOST_BYTES}")
 
     def _stored(self) -> Sequence[str]:
         names: Sequence[str] = self.bucket.home("inbox").values("request_id")
