@@ -400,6 +400,8 @@ def _conform(ctx: Context) -> Run | None:
         run.quarantined = facts["bad"] or 0
         if facts["bad"]:
             run.rows_out += _quarantine(ctx, bad)
+        if parts is not None:
+            traces.keep_steps(ctx, parts)  # before the requests: who follows their changes finds the steps
         if facts["first"] is not None:
             near = _near(ctx, good, facts["first"], facts["last"])
             on = f"t.endpoint = s.endpoint AND t.request_id = s.request_id AND {near}"
@@ -407,8 +409,6 @@ def _conform(ctx: Context) -> Run | None:
             if earlier is not None:
                 rows, clauses = _replacing(rows, earlier), replacing_clauses()
             run.rows_out += merge(ctx, rows, tables.REQUESTS, on, clauses)
-        if parts is not None:
-            traces.keep_steps(ctx, parts)
         return run
 
 

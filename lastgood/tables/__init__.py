@@ -2,6 +2,8 @@
 how far jobs have read (`runs`), what is read of measures."""
 
 from lastgood.tables.catalogue import (
+    AGENT_RUNS,
+    AGENT_WINDOWS,
     ALL,
     BASELINES,
     COMPLETENESS,
@@ -20,6 +22,7 @@ from lastgood.tables.catalogue import (
     SAMPLES,
     SCORES,
     STEPS,
+    TOOL_WINDOWS,
     VERDICTS,
     WINDOWS,
     WINDOWS_DAY,
@@ -41,6 +44,8 @@ from lastgood.tables.store import (
 )
 
 __all__ = [
+    "AGENT_RUNS",
+    "AGENT_WINDOWS",
     "ALL",
     "BASELINES",
     "COMPLETENESS",
@@ -59,6 +64,7 @@ __all__ = [
     "SAMPLES",
     "SCORES",
     "STEPS",
+    "TOOL_WINDOWS",
     "VERDICTS",
     "WINDOWS",
     "WINDOWS_DAY",
