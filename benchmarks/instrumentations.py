@@ -1,6 +1,7 @@
 """Real instrumentations against the real receiver: does every request give one record, with the right figures?
 
-`python -m benchmarks.instrumentations [--dialects NAME ...] [--page FILE]`. Each dialect runs in the environment of the instrumentations
+`python -m benchmarks.instrumentations [--dialects NAME ...] [--page FILE]`, or `--names FILE`: where the packages define the names that are
+read. Each dialect runs in the environment of the instrumentations
 (`tests/instrumentations/requirements.txt`; LASTGOOD_INSTRUMENTATIONS names its Python, else `.instrumentations/bin/python`) against a small
 OpenAI-compatible server; what the receiver stored is folded as the job `conform` folds it.
 """
@@ -21,6 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.record import trees
 from lastgood.settings import Receiver
@@ -238,11 +240,22 @@ def versions() -> dict[str, str]:
     return {name: version for name, _, version in pins if name.split("[")[0] in asked} | node
 
 
+def names() -> str:
+    """JSON: each attribute that a dialect reads -> the constants of the packages that define it (`tests/instrumentations/names.py`)."""
+    read = sorted({name for dialect in dialects.DIALECTS for sources in dialect.values() for name, _ in sources})
+    command = [str(PYTHON), str(FOLDER / "names.py"), *read]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dialects", nargs="+", default=DIALECTS, choices=DIALECTS)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--names", type=Path)
     given = parser.parse_args()
+    if given.names:
+        given.names.write_text(names())
+        return
     outcomes: list[Outcome] = []
     for dialect in given.dialects:
         outcomes += run(dialect)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.record.telemetry import KINDS
 from lastgood.settings import CostSettings
 from lastgood.settings.prices import Prices, prices
 from lastgood.tables.runs import Context, Run
@@ -31,10 +32,6 @@ def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, 
     if cost.mode in ("cpu", "gpu") and instance:
         return cost.mode, 0.0, 0.0, instance.per_hour, instance.concurrency, NEVER, not cost.scale_to_zero
     return cost.mode, float("nan"), float("nan"), float("nan"), 1.0, NEVER, False
-
-
-KINDS = ("cached", "cache_write", "reasoning", "audio_in", "audio_out")
-"""Kinds of tokens that may have a price of their own."""
 
 
 def surcharges(cost: CostSettings, price: Prices) -> tuple[float, ...]:

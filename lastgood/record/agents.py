@@ -27,7 +27,7 @@ _LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?l
 
 def tools(request: "Request") -> "list[Node]":
     """The tool calls of a request; of two nested reports of one call the outer."""
-    calls = [node for node in request.members if _is(node, {"tool"})]
+    calls = [node for node in request.members if node.step == "tool"]
     inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
     return [node for node in calls if id(node) not in inner]
 
@@ -40,10 +40,10 @@ def told(request: "Request") -> list[tuple[str, str]]:
     frequent call was made; both only where arguments are captured. run.tool_ms: time in which a tool ran. run.step_limit: `true` where a limit of
     steps stopped the run.
     """
-    used, inside = tools(request), [node for node in request.members if _is(node, RUNS)]
+    used, inside = tools(request), [node for node in request.members if node.step in RUNS]
     if not used and not inside:
         return []
-    agents = [node for node in inside if _is(node, {"agent"})]
+    agents = [node for node in inside if node.step == "agent"]
     failed = sum(node.code is not None for node in used)
     same = Counter((node.row["step_name"], node.row["input"]) for node in used if node.row["input"] is not None)
     longest = max(same.values(), default=None)
@@ -59,10 +59,6 @@ def told(request: "Request") -> list[tuple[str, str]]:
         f"eval.{LOOPS}": int(not looped) if agents or used else None,
     }  # fmt: skip
     return [(name, str(value)) for name, value in figures.items() if value is not None]
-
-
-def _is(node: "Node", kinds: Iterable[str]) -> bool:
-    return node.part == "step" and node.row["step"] in kinds
 
 
 def _handoffs(agents: "list[Node]") -> int | None:

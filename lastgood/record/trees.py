@@ -47,6 +47,11 @@ class Node:
         return str(self.row["part"])
 
     @property
+    def step(self) -> str | None:
+        """The kind of step that it is; also of one with Lastgood's own attributes."""
+        return self.row["step"] if self.part in (STEP, NAMED) else None
+
+    @property
     def id(self) -> str:
         return str(self.row["span_id"])
 
@@ -276,19 +281,19 @@ def steps(parts: Iterable[Row]) -> list[Row]:
     """One trace's inbox rows -> rows of `steps`: the calls and steps of every request that is a run of several."""
     made: list[Row] = []
     for request in requests(parts):
-        if not any(node.part == STEP for node in request.members):
+        if not any(node.step for node in request.members):
             continue
         whole = record(request)
         within: dict[int, str | None] = {id(request.owner): None}
         for node in request.owner.all():
-            inside = node.row["step_name"] if node.part == STEP and node.row["step"] in agents.RUNS else None
+            inside = node.row["step_name"] if node.step in agents.RUNS else None
             for child in node.below:
                 within[id(child)] = inside or within.get(id(node))
         used = {id(node) for node in agents.tools(request)}
         kept = [
             node
             for node in request.members
-            if node.part == CALL or (node.part == STEP and (node.row["step"] != "tool" or id(node) in used))
+            if node.part == CALL or (node.step and (node.step != "tool" or id(node) in used))
         ]
         made += [_step(node, whole, within.get(id(node))) for node in kept]
     return made

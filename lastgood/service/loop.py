@@ -21,6 +21,7 @@ from lastgood.errors import ConfigError, LastgoodError, TransientError
 from lastgood.jobs.agents import agents
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
+from lastgood.jobs.conversations import conversations
 from lastgood.jobs.cost import cost
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
@@ -75,6 +76,7 @@ JOBS: dict[str, Callable[[Context], Any]] = {
     "windows": windows,
     "quality": quality,
     "agents": agents,
+    "conversations": conversations,
     "completeness": completeness,
     "rollup": rollup,
     "samples": samples,
@@ -86,7 +88,7 @@ JOBS: dict[str, Callable[[Context], Any]] = {
 """Job name -> what it runs, in the order data flows."""
 
 
-REBUILT = ("conform", "windows", "quality", "agents", "completeness", "rollup", "samples", "cost")
+REBUILT = ("conform", "windows", "quality", "agents", "conversations", "completeness", "rollup", "samples", "cost")
 """Jobs that can rebuild a range of time. The others say what is now."""
 
 
@@ -168,7 +170,7 @@ def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
 
 
 DRIFT_EVERY_S = 40.0
-SLOW = ("agents", "outcomes", "drift", "completeness", "rollup")
+SLOW = ("agents", "conversations", "outcomes", "drift", "completeness", "rollup")
 """What changes slowly and costs the most."""
 
 

@@ -146,6 +146,14 @@ WINDOWS = Table(
         ),
         Field("told_in", "double", "requests that say their prompt tokens"),
         Field("told_out", "double", "requests that say their generated tokens"),
+        *(
+            Field(
+                f"tokens_{kind}",
+                "double",
+                next(field.doc for field in telemetry.VALUES if field.name == f"tokens_{kind}"),
+            )
+            for kind in telemetry.KINDS
+        ),
     ),
     _KEY_NAMES,
     change_feed=True,
@@ -235,6 +243,50 @@ TOOL_WINDOWS = Table(
         Field("latency", "map<int,double>", "latency_ms bucket -> calls that say it, see windows.bucket"),
     ),
     ("endpoint", "model_version", "tool", "window_start"),
+    change_feed=True,
+)
+CONVERSATIONS = Table(
+    "conversations",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("conversation_id", "string", "the conversation"),
+        Field(
+            "model_version",
+            "string",
+            "the version that served all of it; '*' where several did, '?' where no source named it",
+        ),
+        Field("window_start", "timestamp", "start of the window of its newest request, UTC"),
+        Field("started_at", "timestamp", "its first request, UTC"),
+        Field("last_at", "timestamp", "end of its newest request, UTC"),
+        Field("last_request", "string", "its newest request"),
+        Field("requests", "bigint", "requests of the last 35 days"),
+        Field("failed", "bigint", "of them with an error code"),
+        Field("closed", "boolean", "whether nothing came for `conversation_idle_s`"),
+        Field("abandoned", "boolean", "closed, and its newest request failed; null while it is open"),
+        Field(
+            "repeated",
+            "boolean",
+            "a question was asked again that had been answered; null where no question was captured",
+        ),
+        Field("escalated", "boolean", "a person was asked to take over, by a tool or feedback that the policy names"),
+        Field("scored_at", "timestamp", "when its outcome was given to the judge, UTC; null where it was not"),
+    ),
+    ("endpoint", "conversation_id"),
+    change_feed=True,
+)
+CONVERSATION_WINDOWS = Table(
+    "conversation_windows",
+    (
+        *_AGENT_KEY,
+        Field("conversations", "double", "conversations whose newest request is in the window"),
+        Field("closed", "double", "of them over"),
+        Field("abandoned", "double", "of them abandoned"),
+        Field("repeated", "double", "of them with a question asked again"),
+        Field("repeated_known", "double", "of them whose questions are known"),
+        Field("escalated", "double", "of them escalated to a person"),
+        Field("requests", "double", "requests of them all"),
+    ),
+    ("endpoint", "model_version", "window_start"),
     change_feed=True,
 )
 COMPLETENESS = Table(
@@ -450,6 +502,8 @@ ALL = (
     AGENT_RUNS,
     AGENT_WINDOWS,
     TOOL_WINDOWS,
+    CONVERSATIONS,
+    CONVERSATION_WINDOWS,
     ENDPOINT_MINUTES,
     FRESHNESS,
     WINDOWS,
