@@ -42,6 +42,7 @@ DIALECTS = (
     "litellm",
     "pydantic-ai",
     "semantic-kernel",
+    "azure-ai",
     "fastapi",
     "vercel",
 )
@@ -54,22 +55,33 @@ NODE = PYTHON.parent.parent / "node"
 
 @dataclass(frozen=True)
 class Expected:
-    """What a scenario should give: how many requests, whose tokens are of how many calls; whether it fails, and streams."""
+    """What a scenario should give: how many requests, whose tokens are of how many calls; whether it fails, and streams; how
+    many calls of tools it tells, none of which fails."""
 
     requests: int = 1
     calls: int = 1
     fails: bool = False
     streams: bool = False
+    tools: int = 0
 
 
 SCENARIOS: Mapping[str, Expected] = {
     "success": Expected(), "429": Expected(fails=True), "500": Expected(fails=True), "time-out": Expected(fails=True),
     "streamed": Expected(streams=True), "tool asked for": Expected(), "retry": Expected(), "nested": Expected(calls=2),
-    "nested, failing": Expected(fails=True), "agent with a tool": Expected(calls=2), "fallback": Expected(), "health check": Expected(requests=0),
+    "nested, failing": Expected(fails=True), "agent with a tool": Expected(calls=2, tools=1), "fallback": Expected(), "health check": Expected(requests=0),
 }  # fmt: skip
 STREAM_MS = 250
 """A streamed answer takes longer, and its first token comes earlier."""
-NO_FIRST_TOKEN = ("openai-v2", "openai-v2-latest", "mlflow", "langchain", "litellm", "semantic-kernel", "fastapi")
+NO_FIRST_TOKEN = (
+    "openai-v2",
+    "openai-v2-latest",
+    "mlflow",
+    "langchain",
+    "litellm",
+    "semantic-kernel",
+    "azure-ai",
+    "fastapi",
+)
 UNTOLD: Mapping[tuple[str, str], frozenset[str]] = {
     (name, "streamed"): frozenset({"ttft"}) for name in NO_FIRST_TOKEN
 } | {
@@ -120,6 +132,12 @@ class Outcome:
         for row in self.records:
             if (row["error_code"] is not None) != self.expected.fails:
                 said.append(f"error code {row['error_code']}")
+            told = dict(row.get("attributes") or ())
+            if self.expected.tools and (told.get("run.tools"), told.get("eval.tools")) != (
+                str(self.expected.tools),
+                "1.0",
+            ):
+                said.append(f"tools {told.get('run.tools')}, of which succeeded {told.get('eval.tools')}")
             if row["endpoint"] != "support":
                 said.append(f"endpoint {row['endpoint']}")
             if self.expected.streams and "latency" not in untold and (row["latency_ms"] or 0) < STREAM_MS:

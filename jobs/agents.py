@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.cost import by_token, known_prices, paid, priced_by
 from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.jobs.traces import STEP_KEY, step_key
 from lastgood.record.agents import LOOP
 from lastgood.record.windows import GROWTH, ZERO
 from lastgood.tables.runs import Context, Run
@@ -96,11 +97,9 @@ def _tool_windows(ctx: Context, runs: "DataFrame", which: Touched) -> "DataFrame
 
     steps = ctx.store.read(ctx.spark, tables.STEPS).where(which.wider(DAY_S).where("started_at")).where("kind = 'tool'")
     steps = steps.select(
-        "endpoint", "request_id", f.coalesce("name", f.lit(UNKNOWN)).alias("tool"), f.col("error_code").alias("code"), _bucket("latency_ms").alias("_bucket"),
+        *step_key(), f.coalesce("name", f.lit(UNKNOWN)).alias("tool"), f.col("error_code").alias("code"), _bucket("latency_ms").alias("_bucket"),
     )  # fmt: skip
-    calls = steps.join(
-        runs.select("endpoint", "request_id", "model_version", "window_start", "weight"), ["endpoint", "request_id"]
-    )
+    calls = steps.join(runs.select(*step_key(), "request_id", "model_version", "window_start", "weight"), STEP_KEY)
     key = ["endpoint", "model_version", "tool", "window_start"]
     per_run = calls.groupBy(*key, "request_id", "weight").agg(f.count("*").alias("n"), f.count("code").alias("bad"))
     made = per_run.groupBy(*key).agg(

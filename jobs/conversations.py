@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lastgood import tables
 from lastgood.jobs.scored import about
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
-from lastgood.jobs.traces import held
+from lastgood.jobs.traces import STEP_KEY, held, step_key
 from lastgood.tables.runs import Context, Run, append, increment, merge
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def _named(ctx: Context, setting: str, column: str) -> "Column":
     from pyspark.sql import functions as f
 
     policies = _policies(ctx)
-    holds = f.col("endpoint").isin(list(policies)).__invert__() & f.col(column).isin(
-        list(getattr(policies[""], setting))
-    )
+    holds = ~f.col("endpoint").isin(list(policies)) & f.col(column).isin(list(getattr(policies[""], setting)))
     for name, policy in policies.items():
         if name:
             holds = holds | ((f.col("endpoint") == name) & f.col(column).isin(list(getattr(policy, setting))))
@@ -88,9 +86,16 @@ def _escalated(ctx: Context, requests: "DataFrame") -> "DataFrame":
     since = f.lit(ctx.clock() - KNOWN)
     ids = requests.select("endpoint", "request_id", "trace_id")
     steps = ctx.store.read(ctx.spark, tables.STEPS).where((f.col("started_at") >= since) & (f.col("kind") == "tool"))
-    by_tool = steps.where(_named(ctx, "escalation_tools", "name")).select("endpoint", "request_id")
-    scores = ctx.store.read(ctx.spark, tables.SCORES).where((f.col("received_at") >= since) & (f.col("value") > 0))
-    by_feedback = about(scores, ids).where(_named(ctx, "escalation_feedback", "name")).select("endpoint", "request_id")
+    steps = steps.where(_named(ctx, "escalation_tools", "name")).select(*step_key())
+    by_tool = (
+        requests.select(*step_key(), "request_id").join(steps, STEP_KEY, "left_semi").select("endpoint", "request_id")
+    )
+    reports = about(ctx.store.read(ctx.spark, tables.SCORES).where(f.col("received_at") >= since), ids)
+    reports = reports.where(_named(ctx, "escalation_feedback", "name")).groupBy("endpoint", "request_id", "name")
+    newest = f.struct(f.coalesce("at", "scored_at"), "scored_at", "value").alias(
+        "newest"
+    )  # the newest holds: what is withdrawn has no value
+    by_feedback = reports.agg(f.max(newest).alias("newest")).where("newest.value > 0").select("endpoint", "request_id")
     return by_tool.unionByName(by_feedback).distinct().withColumn("escalated", f.lit(True))
 
 
@@ -154,13 +159,13 @@ def _score(ctx: Context, made: "DataFrame") -> "DataFrame":
         ),
     )
     bad = f.col("abandoned") | f.coalesce("repeated", f.lit(False)) | f.col("escalated")
-    said = {
+    told = {
         "request_id": f.col("last_request"), "name": f.lit(SCORE), "value": f.when(bad, 0.0).otherwise(1.0), "source": f.lit(JOB),
         "at": f.col("scored_at"), "received_at": f.col("scored_at"), "endpoint": f.col("endpoint"),
     }  # fmt: skip
     new = rows.where("due")
     if judging and not new.isEmpty():
-        columns = (said.get(each.name, f.lit(None).cast(each.type)).alias(each.name) for each in tables.SCORES.fields)
+        columns = (told.get(each.name, f.lit(None).cast(each.type)).alias(each.name) for each in tables.SCORES.fields)
         append(ctx, new.select(*columns), tables.SCORES)
     return rows.drop("due")
 

@@ -22,6 +22,10 @@ CALLS = frozenset({"chat", "embedding"})
 """Kinds of step that are calls of a model."""
 GENERIC = "ERROR"
 """The code of a failure that nobody named."""
+WRAPPERS = frozenset(
+    {GENERIC, "HttpResponseError", "APIStatusError", "HTTPStatusError", "HTTPError", "ClientResponseError"}
+)
+"""Codes that libraries give whatever the HTTP status was."""
 MAX_ATTRIBUTES = 64
 SLACK_MS = 1.0
 """What ends so little later has ended with its parent: times are rounded."""
@@ -401,6 +405,7 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
             if status is not None
             else next((n.row["status_code"] for n in reversed(failures) if n.row["status_code"]), None)
         )
+        code = f"HTTP_{status}" if code in WRAPPERS and status is not None and status >= 400 else code
     healed = len(_topmost_failures(request)) if code is None else 0
     many = len(calls)
     return {

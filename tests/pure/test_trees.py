@@ -59,6 +59,10 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"tokens_in": 20, "tokens_out": 10}],
     ),
     "an agent alone tells its tokens": ([step("1", "agent", tokens_in=20, tokens_out=10)], [{"tokens_in": 20, "tokens_out": 10, "calls": None}]),
+    "a class that stands for every status is told by the status": (
+        [call("1", error_code="HttpResponseError", tokens_in=None), part("2", "link", "1", 1, 20, error_code="HTTP_429", status_code=429)],
+        [{"error_code": "HTTP_429", "status_code": 429}],
+    ),
     "a server and the client in it are one request": (
         [part("1", "entry", None, 0, 120, status_code=200), call("2", "1", 5, 100, model_version="7", marks="v", finish_reason="stop")],
         [{"endpoint": "app", "latency_ms": 120.0, "status_code": 200, "model_version": "7", "finish_reason": "stop", "tokens_in": 10}],

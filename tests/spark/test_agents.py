@@ -164,3 +164,50 @@ def test_requests_that_are_no_runs_cost_no_count_and_who_is_forgotten_leaves_no_
     assert bookmark(ctx, RUNS.job, "requests") == delta.version(ctx.store.path(tables.REQUESTS))
     forget(ctx, "ann")
     assert delta.read(ctx.store.path(tables.AGENT_RUNS)).num_rows == 0
+
+
+def test_tools_of_two_attempts_under_one_id_are_counted_with_their_own(make: Callable[..., Context]) -> None:
+    ctx = make()
+    for trace, version, code in ((1, "7", "HTTP_500"), (2, "8", None)):
+        root = part(
+            trace,
+            "1",
+            "step",
+            None,
+            0,
+            900.0,
+            step="agent",
+            step_name="a",
+            request_id="again",
+            marks="iv",
+            model_version=version,
+        )
+        put(ctx.store, [root, part(trace, "2", "step", "1", 10, 5.0, step="tool", step_name="search", error_code=code)])
+        conform(ctx)
+        agents(ctx)
+    assert {each["request_id"] for each in delta.read(ctx.store.path(tables.AGENT_RUNS)).to_pylist()} == {
+        "again",
+        "again#2",
+    }
+    counted = delta.read(ctx.store.path(tables.TOOL_WINDOWS)).to_pylist()
+    assert {each["model_version"]: (each["calls"], each["errors"]) for each in counted} == {"7": (1, 1), "8": (1, 0)}
+
+
+def test_a_nested_report_of_a_call_that_came_first_is_no_call_of_its_own_and_an_agent_alone_is_a_run(
+    make: Callable[..., Context],
+) -> None:
+    ctx = make()
+    inner = part(1, "3", "step", "2", 12, 3.0, step="tool", step_name="search")
+    outer = [
+        part(1, "1", "step", None, 0, 900.0, step="agent", step_name="a"),
+        part(1, "2", "step", "1", 10, 5.0, step="tool", step_name="search"),
+    ]
+    for some in ([inner], outer, [part(2, "1", "step", None, 0, 900.0, step="agent", step_name="alone")]):
+        put(ctx.store, some)
+        conform(ctx)
+        agents(ctx)
+    (tool,) = delta.read(ctx.store.path(tables.TOOL_WINDOWS)).to_pylist()
+    assert (tool["calls"], tool["runs"]) == (1, 1)
+    assert {
+        each["agent"]: each["tool_calls"] for each in delta.read(ctx.store.path(tables.AGENT_RUNS)).to_pylist()
+    } == {"a": 1, "alone": 0}

@@ -82,6 +82,11 @@ def test_how_conversations_went_is_the_same_in_any_order_of_arrival(make: Callab
         conversations(ctx)
     said(ctx, request_id="r16", name="escalated")
     said(ctx, request_id="r1", name="thumbs")
+    said(ctx, request_id="r1", name="escalated", received_at=START + timedelta(minutes=31))
+    conversations(ctx)
+    assert outcomes(ctx)["fine"][-1], "somebody was asked to take it over"
+    withdrawn = {"request_id": "r1", "name": "escalated", "value": None, "at": START + timedelta(minutes=5)}
+    said(ctx, **withdrawn)
     conversations(ctx)
     assert outcomes(ctx) == EXPECTED
     said(whole, request_id="r16", name="escalated")
@@ -96,7 +101,7 @@ def test_how_conversations_went_is_the_same_in_any_order_of_arrival(make: Callab
         for name in ("conversations", "abandoned", "repeated", "escalated", "repeated_known")
     }
     assert sums == {"conversations": 7, "abandoned": 1, "repeated": 1, "escalated": 1, "repeated_known": 6}
-    assert delta.read(ctx.store.path(tables.SCORES)).num_rows == 2, "nothing is judged that no policy asks for"
+    assert delta.read(ctx.store.path(tables.SCORES)).num_rows == 4, "nothing is judged that no policy asks for"
 
 
 def test_a_conversation_is_over_after_a_silence_and_goes_on_when_somebody_comes_back(
