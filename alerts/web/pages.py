@@ -34,6 +34,8 @@ Overview = Callable[[str, str, str | None], Mapping[str, Any]]
 """(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
 Failing = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """The newest failed requests of an incident's version: requested_at, error_code, latency_ms, request_id, trace_id."""
+Tools = Callable[[Incident], Sequence[Mapping[str, Any]]]
+"""The tools of an agent's two versions: tool, and for `new` and `prior` {calls, error_rate, p95_ms} or None."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 REPORT_CSP = (
@@ -57,13 +59,14 @@ class Pages:
         report: Report,
         broken: Callable[[], Mapping[str, str]],
         failing: Failing,
+        tools: Tools,
     ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
-        self._failing = failing
+        self._failing, self._tools = failing, tools
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
@@ -152,6 +155,7 @@ class Pages:
             axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
             failed=self._failing(incident),
+            tools=self._tools(incident),
             trace_url=self._web.trace_url,
             incident=incident,
             rollback=rollback,
