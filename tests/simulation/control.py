@@ -175,8 +175,7 @@ class World:
             try:
                 for _ in range(8 if pause else 1):
                     chance.seconds += chance.random.choice((30.0, 300.0)) if pause else 0.0
-                    if pause:
-                        self.person()
+                    self.person(often=6.0)
                     self.life(1)
             finally:
                 self.nested = False
@@ -215,15 +214,15 @@ class World:
 
     # people
 
-    def person(self) -> None:
-        """What people do between two rounds."""
+    def person(self, often: float = 1.0) -> None:
+        """What people do between two rounds, and while a process stands still."""
         chance, replica = self.chance, self.replicas[0]
-        if chance.pick("person deploys", 0.3):
+        if chance.pick("person deploys", 0.3 * often):
             share = chance.random.choice((0, 10, 100))
             if self.workspace.deploy({f"chat-{GOOD}": 100 - share, f"chat-{BAD}": share}):
                 self.foreign += 1
                 chance.say(f"a person sends {share} % to version {BAD}")
-        if chance.pick("kill switch", 0.1):
+        if chance.pick("kill switch", 0.2 * often):
             with self.observer() as tx:
                 on = not tx.kill_switch().on
                 tx.set_kill_switch(KillSwitch(on, PERSON, "for a reason"))
