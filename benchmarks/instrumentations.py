@@ -1,6 +1,7 @@
 """Real instrumentations against the real receiver: does every request give one record, with the right figures?
 
-`python -m benchmarks.instrumentations [--dialects NAME ...] [--page FILE]`. Each dialect runs in the environment of the instrumentations
+`python -m benchmarks.instrumentations [--dialects NAME ...] [--page FILE]`, or `--names FILE`: where the packages define the names that are
+read. Each dialect runs in the environment of the instrumentations
 (`tests/instrumentations/requirements.txt`; LASTGOOD_INSTRUMENTATIONS names its Python, else `.instrumentations/bin/python`) against a small
 OpenAI-compatible server; what the receiver stored is folded as the job `conform` folds it.
 """
@@ -21,6 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.receiver import OtlpReceiver
 from lastgood.record import trees
 from lastgood.settings import Receiver
@@ -40,6 +42,7 @@ DIALECTS = (
     "litellm",
     "pydantic-ai",
     "semantic-kernel",
+    "azure-ai",
     "fastapi",
     "vercel",
 )
@@ -52,22 +55,33 @@ NODE = PYTHON.parent.parent / "node"
 
 @dataclass(frozen=True)
 class Expected:
-    """What a scenario should give: how many requests, whose tokens are of how many calls; whether it fails, and streams."""
+    """What a scenario should give: how many requests, whose tokens are of how many calls; whether it fails, and streams; how
+    many calls of tools it tells, none of which fails."""
 
     requests: int = 1
     calls: int = 1
     fails: bool = False
     streams: bool = False
+    tools: int = 0
 
 
 SCENARIOS: Mapping[str, Expected] = {
     "success": Expected(), "429": Expected(fails=True), "500": Expected(fails=True), "time-out": Expected(fails=True),
     "streamed": Expected(streams=True), "tool asked for": Expected(), "retry": Expected(), "nested": Expected(calls=2),
-    "nested, failing": Expected(fails=True), "agent with a tool": Expected(calls=2), "fallback": Expected(), "health check": Expected(requests=0),
+    "nested, failing": Expected(fails=True), "agent with a tool": Expected(calls=2, tools=1), "fallback": Expected(), "health check": Expected(requests=0),
 }  # fmt: skip
 STREAM_MS = 250
 """A streamed answer takes longer, and its first token comes earlier."""
-NO_FIRST_TOKEN = ("openai-v2", "openai-v2-latest", "mlflow", "langchain", "litellm", "semantic-kernel", "fastapi")
+NO_FIRST_TOKEN = (
+    "openai-v2",
+    "openai-v2-latest",
+    "mlflow",
+    "langchain",
+    "litellm",
+    "semantic-kernel",
+    "azure-ai",
+    "fastapi",
+)
 UNTOLD: Mapping[tuple[str, str], frozenset[str]] = {
     (name, "streamed"): frozenset({"ttft"}) for name in NO_FIRST_TOKEN
 } | {
@@ -118,6 +132,12 @@ class Outcome:
         for row in self.records:
             if (row["error_code"] is not None) != self.expected.fails:
                 said.append(f"error code {row['error_code']}")
+            told = dict(row.get("attributes") or ())
+            if self.expected.tools and (told.get("run.tools"), told.get("eval.tools")) != (
+                str(self.expected.tools),
+                "1.0",
+            ):
+                said.append(f"tools {told.get('run.tools')}, of which succeeded {told.get('eval.tools')}")
             if row["endpoint"] != "support":
                 said.append(f"endpoint {row['endpoint']}")
             if self.expected.streams and "latency" not in untold and (row["latency_ms"] or 0) < STREAM_MS:
@@ -238,11 +258,22 @@ def versions() -> dict[str, str]:
     return {name: version for name, _, version in pins if name.split("[")[0] in asked} | node
 
 
+def names() -> str:
+    """JSON: each attribute that a dialect reads -> the constants of the packages that define it (`tests/instrumentations/names.py`)."""
+    read = sorted({name for dialect in dialects.DIALECTS for sources in dialect.values() for name, _ in sources})
+    command = [str(PYTHON), str(FOLDER / "names.py"), *read]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dialects", nargs="+", default=DIALECTS, choices=DIALECTS)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--names", type=Path)
     given = parser.parse_args()
+    if given.names:
+        given.names.write_text(names())
+        return
     outcomes: list[Outcome] = []
     for dialect in given.dialects:
         outcomes += run(dialect)

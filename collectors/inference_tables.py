@@ -19,7 +19,7 @@ from lastgood.collectors import bodies, coerce
 from lastgood.collectors.findings import Findings
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
-from lastgood.record.vocabulary import ANSWER_FAILED, STREAM_BROKEN
+from lastgood.record.vocabulary import ANSWER_FAILED, ERROR_TEXT, MAX_TEXT, STREAM_BROKEN, stated_code
 from lastgood.tables.entities import named
 
 if TYPE_CHECKING:
@@ -276,12 +276,32 @@ def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime, findings: Finding
     made = _canonical(batch.schema.names, source, now) if canonical else _logged(source, shape, now)
     made["reject_reason"] = pc.coalesce(made.get("reject_reason", pa.nulls(source.rows, pa.string())), source.inexact)
     made["attributes"] = source.marked(made.get("attributes", pa.nulls(source.rows, coerce.TEXTS)))
+    _code(made)
     if findings:
         ids = made.get("request_id", pa.nulls(source.rows, pa.string()))
         if ids.null_count:
             made["request_id"] = pc.coalesce(ids, pa.array(findings.ids(source.rows), pa.string()))
     columns = [made[name] if name in made else pa.nulls(source.rows, SCHEMA.field(name).type) for name in SCHEMA.names]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _code(made: dict[str, pa.Array]) -> None:
+    """Error codes from the vocabulary that spans have too (`vocabulary.stated_code`): whatever else stood there is the attribute `error_text`."""
+    given = made.get("error_code")
+    if given is None or given.null_count == len(given):
+        return
+    codes = {value: stated_code(value) for value in pc.unique(given).to_pylist()}
+    if all(value == code for value, code in codes.items()):
+        return
+    values = given.to_pylist()
+    made["error_code"] = pa.array([codes[value] for value in values], pa.string())
+    texts = [value if value and " " in value.strip() else None for value in values]
+    if any(texts):
+        entries = [list(pairs or ()) for pairs in made["attributes"].to_pylist()]
+        for pairs, text in zip(entries, texts, strict=True):
+            if text and ERROR_TEXT not in dict(pairs):
+                pairs.append((ERROR_TEXT, text[:MAX_TEXT]))
+        made["attributes"] = pa.array([pairs or None for pairs in entries], coerce.TEXTS)
 
 
 def _time(source: _Source, name: str, unit: str | None = None) -> pa.Array:

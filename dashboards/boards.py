@@ -88,6 +88,12 @@ def endpoint(p: Policy) -> list[Plot]:
              p.feature_age_limit_ms / 1000),
         Plot("Mean latency", "Sum of latencies / requests: what histograms cannot hide.", [
             (f"{_rate(f'{duration}_sum', VERSIONS)} / {_rate(f'{duration}_count', VERSIONS)}", WHO)], "s"),
+        Plot("Tool calls that fail", "Failed calls / calls, of the agent's most called tools and the others.",
+             [(_ratio("lastgood_tool_errors_total", "lastgood_tool_calls_total", VERSIONS, "model_version, tool"), "{{model_version}} {{tool}}")],
+             "percentunit"),
+        Plot("Runs that loop or hit a step limit", "Runs of agents that make one call again and again, or are stopped / runs.", [
+            (_ratio("lastgood_agent_runs_looped_total", "lastgood_agent_runs_total", VERSIONS), f"{WHO} loops"),
+            (_ratio("lastgood_agent_runs_step_limited_total", "lastgood_agent_runs_total", VERSIONS), f"{WHO} step limit")], "percentunit"),
         Plot("Evidence against the newest version", "A healthy version shows 100 at most once in 100 times.",
              [(f"lastgood_verdict_e_value{{{MINE}}}", WHO)], limit=p.rollback_e),
     ]  # fmt: skip

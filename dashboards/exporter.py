@@ -40,9 +40,16 @@ HISTOGRAMS = {
     "feature_age": ("lastgood_feature_age_seconds", AGE_BUCKETS_S),
 }
 COUNTERS = {
-    "requests": "lastgood_requests", "tokens_in": "lastgood_tokens_in", "tokens_out": "lastgood_tokens_out",
-    "told_in": "lastgood_requests_with_tokens_in", "told_out": "lastgood_requests_with_tokens_out",
-    "answers": "lastgood_answers", "bad": "lastgood_bad_answers",
+    "requests": "lastgood_requests",
+    "tokens_in": "lastgood_tokens_in",
+    "tokens_out": "lastgood_tokens_out",
+    "told_in": "lastgood_requests_with_tokens_in",
+    "told_out": "lastgood_requests_with_tokens_out",
+    "answers": "lastgood_answers",
+    "bad": "lastgood_bad_answers",
+}
+AGENT_COUNTERS = {
+    "runs": "lastgood_agent_runs", "looped": "lastgood_agent_runs_looped", "step_limited": "lastgood_agent_runs_step_limited",
 }  # fmt: skip
 TALLY = {
     "accepted": "lastgood_spans_accepted", "refused": "lastgood_spans_refused", "rows": "lastgood_spans_stored",
@@ -70,7 +77,11 @@ class Operations:
 
 
 def amounts(row: Mapping[str, Any]) -> Totals:
-    """One row of `windows` or `quality` as additive amounts: `requests`, `error/CODE`, `latency/BUCKET`, ..."""
+    """One row of `windows`, `quality`, `agent_windows` or `tool_windows` as additive amounts: `requests`, `error/CODE`, `latency/BUCKET`, ..."""
+    if "agent" in row:
+        return {name: row[name] for name in AGENT_COUNTERS}
+    if "tool" in row:
+        return {f"{TOOL}{row['tool']}": row["calls"], f"{TOOL_ERROR}{row['tool']}": row["errors"]}
     totals: Totals = {
         name: row[name] for name in ("requests", "tokens_in", "tokens_out", "told_in", "told_out") if row.get(name)
     }
@@ -81,6 +92,8 @@ def amounts(row: Mapping[str, Any]) -> Totals:
     return totals | {name: answers[name] for name in ("answers", "bad") if name in answers}
 
 
+COUNTED = (tables.WINDOWS, tables.QUALITY, tables.AGENT_WINDOWS, tables.TOOL_WINDOWS)
+"""Tables whose changes the counters follow."""
 RECENT, FIRST = timedelta(days=30), timedelta(days=1)
 """How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
@@ -110,9 +123,18 @@ def native(total: float, sum_s: float, zero: float, buckets: Mapping[int, float]
     return NativeHistogram(total, sum_s, SCHEMA, ZERO_THRESHOLD, zero, spans, pos_deltas=deltas)  # type: ignore[arg-type]
 
 
-ERROR, OTHER = "error/", "error/other"
-MAX_CODES = 20
-"""Error codes that a version has series of; failures with others are counted as `other`."""
+ERROR, TOOL, TOOL_ERROR = "error/", "tool/", "tool error/"
+BOUNDED = (ERROR, TOOL, TOOL_ERROR)
+OTHER = "other"
+MAX_NAMES = 20
+"""Error codes, and tools, that a version has series of; what has another is counted as `other`."""
+
+
+def _kind(name: str) -> str | None:
+    """Of which of BOUNDED an amount is."""
+    return next((kind for kind in BOUNDED if name.startswith(kind)), None)
+
+
 _SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
 
 
@@ -157,7 +179,8 @@ class Ledger:
         for key, sign, figures in counted:
             totals = self.now[key]
             for name, number in figures.items():
-                label = name if name in totals or not name.startswith(ERROR) else OTHER
+                kind = _kind(name)
+                label = name if kind is None or name in totals else f"{kind}{OTHER}"
                 totals[label] = totals.get(label, 0.0) + sign * number
         for key, totals in self.now.items():
             held = self.exported[key]
@@ -165,17 +188,23 @@ class Ledger:
                 held[name] = max(held.get(name, 0.0), number)
 
     def _admit(self, figures: Iterable[tuple[Version, str, float]]) -> None:
-        """Give the error codes that are new a series of their own, the more frequent first, up to MAX_CODES of a version: what is beyond is
-        counted as `other`, now and later, so that no counter moves from one to another."""
-        new: dict[Version, Totals] = {}
+        """Give the names that are new a series of their own, the more frequent first, up to MAX_NAMES of a version and kind: what is beyond is
+        counted as `other`, now and later, so that no counter moves from one to another. A tool that fails has a series of its own where its calls
+        have."""
+        new: dict[tuple[Version, str], Totals] = {}
         for key, name, number in figures:
-            if name.startswith(ERROR) and name not in self.now[key]:
-                codes = new.setdefault(key, {})
-                codes[name] = codes.get(name, 0.0) + number
-        for key, codes in new.items():
+            kind = _kind(name)
+            if kind and name not in self.now[key]:
+                names = new.setdefault((key, kind), {})
+                names[name] = names.get(name, 0.0) + number
+        for (key, kind), names in sorted(new.items(), key=lambda item: BOUNDED.index(item[0][1])):
             totals = self.now[key]
-            room = MAX_CODES - sum(name.startswith(ERROR) and name != OTHER for name in totals)
-            for name in sorted(codes, key=lambda code: (-codes[code], code))[: max(room, 0)]:
+            if kind == TOOL_ERROR:
+                calls = {name.removeprefix(kind) for name in names if f"{TOOL}{name.removeprefix(kind)}" in totals}
+                totals |= {f"{kind}{tool}": 0.0 for tool in calls}
+                continue
+            room = MAX_NAMES - sum(name.startswith(kind) and name != f"{kind}{OTHER}" for name in totals)
+            for name in sorted(names, key=lambda each: (-names[each], each))[: max(room, 0)]:
                 totals[name] = 0.0
 
 
@@ -244,7 +273,7 @@ class Exporter:
     def refresh(self) -> None:
         """Read what has changed since the last time."""
         started = time.perf_counter()
-        counted = [self._count(table) for table in (tables.WINDOWS, tables.QUALITY)]
+        counted = [self._count(table) for table in COUNTED]
         if any(counted):
             self.ledger.save()
         if self._changed(tables.VERDICTS):
@@ -344,14 +373,23 @@ class Exporter:
     def _counters(self, shown: Sequence[Version]) -> Iterator[Metric]:
         for name, metric in COUNTERS.items():
             yield _counter(metric, [(key, self.ledger.exported[key].get(name, 0.0)) for key in shown])
-        codes = [
-            ((*key, name.partition("/")[2]), number)
+        yield self._named("lastgood_errors", ERROR, shown)
+        of_agents = [key for key in shown if "runs" in self.ledger.exported[key]]
+        for name, metric in AGENT_COUNTERS.items():
+            yield _counter(metric, [(key, self.ledger.exported[key].get(name, 0.0)) for key in of_agents])
+        for kind, metric in {TOOL: "lastgood_tool_calls", TOOL_ERROR: "lastgood_tool_errors"}.items():
+            yield self._named(metric, kind, of_agents)
+
+    def _named(self, metric: str, kind: str, shown: Sequence[Version]) -> Metric:
+        """A counter with a series for each name of a kind, `other` always among them."""
+        values = [
+            ((*key, name.removeprefix(kind)), number)
             for key in shown
             for name, number in self.ledger.exported[key].items()
-            if name.startswith(ERROR)
+            if name.startswith(kind)
         ]
-        codes += [((*key, "other"), 0.0) for key in shown if OTHER not in self.ledger.exported[key]]
-        yield _counter("lastgood_errors", codes)
+        values += [((*key, OTHER), 0.0) for key in shown if f"{kind}{OTHER}" not in self.ledger.exported[key]]
+        return _counter(metric, values)
 
     def _histograms(self, shown: Sequence[Version], kind: str) -> Iterator[Metric]:
         for name, (metric, edges) in HISTOGRAMS.items():

@@ -385,7 +385,7 @@ def _conform(ctx: Context) -> Run | None:
         new = changes.where(f.col("_change_type") == "insert").select(*tables.INBOX.columns)
         new, forgotten = remembered(ctx, new)
         run.passed_over += forgotten
-        new, earlier, parts = together(ctx, traces.held(ctx, new))
+        new, earlier, tangled = together(ctx, traces.held(ctx, new))
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
@@ -400,6 +400,8 @@ def _conform(ctx: Context) -> Run | None:
         run.quarantined = facts["bad"] or 0
         if facts["bad"]:
             run.rows_out += _quarantine(ctx, bad)
+        if tangled is not None:
+            traces.keep_steps(ctx, tangled)  # before the requests: who follows their changes finds the steps
         if facts["first"] is not None:
             near = _near(ctx, good, facts["first"], facts["last"])
             on = f"t.endpoint = s.endpoint AND t.request_id = s.request_id AND {near}"
@@ -407,14 +409,12 @@ def _conform(ctx: Context) -> Run | None:
             if earlier is not None:
                 rows, clauses = _replacing(rows, earlier), replacing_clauses()
             run.rows_out += merge(ctx, rows, tables.REQUESTS, on, clauses)
-        if parts is not None:
-            traces.keep_steps(ctx, parts)
         return run
 
 
-def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | None", "DataFrame | None"]:
-    """(new candidates with the parts of each trace folded into its requests; what earlier runs made of these traces, None for nothing; all
-    parts of the traces, None where each is one span).
+def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | None", "traces.Tangled | None"]:
+    """(new candidates with the parts of each trace folded into its requests; what earlier runs made of these traces, None for nothing; the
+    traces of several spans, None where there are none).
 
     What was made before is made anew from all that the inbox has of it, also of other sources.
     """
@@ -432,11 +432,11 @@ def together(ctx: Context, new: "DataFrame") -> tuple["DataFrame", "DataFrame | 
     made = traces.simple(new, tangled).unionByName(whole)
     earlier = traces.held(ctx, traces.known_as(ctx, tangled, since))
     if earlier.isEmpty():
-        return traces.held(ctx, made), None, every
+        return traces.held(ctx, made), None, traces.Tangled(every, tangled, since)
     ids = earlier.select("endpoint", f.regexp_replace("request_id", r"#\d+$", "").alias("request_id")).distinct()
     others = ctx.store.read(ctx.spark, tables.INBOX).where(f"NOT coalesce({traces.PARTS}, false)")
     others = remembered(ctx, others.join(ids, ["endpoint", "request_id"], "left_semi").select(*tables.INBOX.columns))[0]
-    return traces.held(ctx, made.unionByName(others)), earlier, every
+    return traces.held(ctx, made.unionByName(others)), earlier, traces.Tangled(every, tangled, since)
 
 
 def _replacing(rows: "DataFrame", earlier: "DataFrame") -> "DataFrame":

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.touched import Measure, Touched, recompute
+from lastgood.record.telemetry import KINDS
 from lastgood.settings import CostSettings
 from lastgood.settings.prices import Prices, prices
 from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 DAY_S = 86_400
 
@@ -33,15 +34,47 @@ def rates(cost: CostSettings, price: Prices) -> tuple[str, float, float, float, 
     return cost.mode, float("nan"), float("nan"), float("nan"), 1.0, NEVER, False
 
 
-KINDS = ("cached", "cache_write", "reasoning", "audio_in", "audio_out")
-"""Kinds of tokens that may have a price of their own."""
-
-
 def surcharges(cost: CostSettings, price: Prices) -> tuple[float, ...]:
     """DBU that a token of each of KINDS costs more than others of its side, where tokens are paid for."""
     token = price.pay_per_token.get(cost.model) if cost.mode == "pay_per_token" else None
     more = token.surcharge() if token else {}
     return tuple(more.get(kind, 0.0) / 1e6 for kind in KINDS)
+
+
+def known_prices(ctx: Context) -> Prices:
+    """The prices that the settings name; none of anything where there is no such file."""
+    return prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
+
+
+def paid(ctx: Context, price: Prices) -> "DataFrame":
+    """Rates and surcharges by `named`; see `priced_by`."""
+    from pyspark.sql import functions as f
+
+    costs = {name: settings.cost for name, settings in ctx.settings.endpoints.items()} | {"": ctx.settings.default.cost}
+    known = [(name, *rates(cost, price), *surcharges(cost, price)) for name, cost in costs.items()]
+    kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean, "
+    kind += ", ".join(f"more_{name} double" for name in KINDS)
+    return f.broadcast(ctx.spark.createDataFrame(known, kind))
+
+
+def priced_by(ctx: Context) -> "Column":
+    """The name under which an endpoint's price is: its own, or '' for the default's."""
+    from pyspark.sql import functions as f
+
+    return f.when(f.col("endpoint").isin(list(ctx.settings.endpoints)), f.col("endpoint")).otherwise("")
+
+
+def by_token() -> "Column":
+    """DBU of a row's tokens, each kind at its own price; NaN where there is no price."""
+    from pyspark.sql import functions as f
+
+    def tokens(name: str) -> "Column":
+        return f.coalesce(f.col(f"tokens_{name}"), f.lit(0))
+
+    total = tokens("in") * f.col("into") + tokens("out") * f.col("out")
+    for name in KINDS:
+        total = total + tokens(name) * f.col(f"more_{name}")
+    return total
 
 
 def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
@@ -55,14 +88,9 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     from pyspark.sql import Window
     from pyspark.sql import functions as f
 
-    price = prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
-    costs = {name: settings.cost for name, settings in ctx.settings.endpoints.items()} | {"": ctx.settings.default.cost}
-    known = [(name, *rates(cost, price), *surcharges(cost, price)) for name, cost in costs.items()]
-    kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean, "
-    kind += ", ".join(f"more_{name} double" for name in KINDS)
-    paid = f.broadcast(ctx.spark.createDataFrame(known, kind))
-    weight = f.coalesce("weight", f.lit(1.0))
+    price = known_prices(ctx)
     idle_s = max(price.idle_s, LEAST_IDLE_S)
+    weight = f.coalesce("weight", f.lit(1.0))
     slot = f.floor(f.unix_seconds("requested_at") / idle_s)
     key = [
         "endpoint",
@@ -77,9 +105,9 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
         *(f.coalesce(f.sum(f.col(f"tokens_{name}") * weight), f.lit(0.0)).alias(f"tokens_{name}") for name in KINDS),
     )  # fmt: skip
     up = rows.groupBy("endpoint", "window_start").agg((f.count_distinct(slot) * idle_s).alias("up_s"))
-    names = [name for name, *_ in known if name]
-    named = f.when(f.col("endpoint").isin(names), f.col("endpoint")).otherwise("")
-    named_usage = used.join(up, ["endpoint", "window_start"]).withColumn("named", named).join(paid, "named")
+    named_usage = (
+        used.join(up, ["endpoint", "window_start"]).withColumn("named", priced_by(ctx)).join(paid(ctx, price), "named")
+    )
     whole = Window.partitionBy("endpoint", "window_start")
     all_busy, all_tokens = f.sum("busy_s").over(whole), f.sum(f.col("tokens_in") + f.col("tokens_out")).over(whole)
     at_once, a_second = all_busy / f.col("up_s") / f.col("at_once"), all_tokens / f.col("up_s") / f.col("tokens_per_s")
@@ -88,10 +116,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     share = f.when(all_busy > 0, f.col("busy_s") / all_busy).otherwise(
         f.col("requests") / f.sum("requests").over(whole)
     )
-    by_token = f.col("tokens_in") * f.col("into") + f.col("tokens_out") * f.col("out")
-    for name in KINDS:
-        by_token = by_token + f.col(f"tokens_{name}") * f.col(f"more_{name}")
-    dbu = f.nullif(f.round(by_token + share * units * f.col("per_hour") * paid_s / 3600, 6), f.lit(float("nan")))
+    dbu = f.nullif(f.round(by_token() + share * units * f.col("per_hour") * paid_s / 3600, 6), f.lit(float("nan")))
     return named_usage.withColumn("dbu", dbu).withColumn("money", f.col("dbu") * price.dbu).select(*tables.COST.columns)
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from lastgood import tables
 from lastgood.record.fault import FAULTS, fault
-from lastgood.record.telemetry import arrow_schema
+from lastgood.record.telemetry import KINDS, TOKENS, arrow_schema
 from lastgood.record.windows import (
     CALLER_FACTS,
     CAP_REQUESTERS,
@@ -192,7 +192,7 @@ def strata(scope: pa.ChunkedArray, tokens: Floats) -> pa.Array:
 
 def count(requests: pa.Table) -> pa.Table:
     """Requests with endpoint, model_version, window_start, latency_scope, size (tokens of the prompt), weight,
-    latency_ms, ttft_ms, feature_age_ms, tokens_in, tokens_out, error_code, requester and
+    latency_ms, ttft_ms, feature_age_ms, tokens_in, tokens_out and the KINDS of both, error_code, requester and
     scores (a map of names to values) -> windows.
     """
     requests = requests.append_column("stratum", strata(requests["latency_scope"], _numbers(requests, "size")))
@@ -209,6 +209,10 @@ def count(requests: pa.Table) -> pa.Table:
     made: dict[str, pa.Array] = dict(keys)
     made["rows"] = pa.array(np.bincount(k, minlength=many))
     made["requests"] = pa.array(np.bincount(k, weight, many))
+    for kind in KINDS:
+        made[f"tokens_{kind}"] = pa.array(
+            np.bincount(k, np.nan_to_num(_numbers(requests, f"tokens_{kind}")) * weight, many)
+        )
     for name, tokens in {"tokens_in": _numbers(requests, "tokens_in"), "tokens_out": out}.items():
         made[name] = pa.array(np.bincount(k, np.nan_to_num(tokens) * weight, many))
         made[name.replace("tokens", "told")] = pa.array(np.bincount(k, ~np.isnan(tokens) * weight, many))
@@ -275,8 +279,8 @@ def add(windows: pa.Table) -> pa.Table:
     k, keys = grouped(windows)
     many = len(keys["endpoint"])
     made: dict[str, pa.Array] = dict(keys)
-    for name in ("rows", "requests", "tokens_in", "tokens_out"):
-        made[name] = pa.array(np.bincount(k, _numbers(windows, name), many))
+    for name in ("rows", "requests", *TOKENS):
+        made[name] = pa.array(np.bincount(k, np.nan_to_num(_numbers(windows, name)), many))
     for side in ("in", "out"):
         told, tokens = _numbers(windows, f"told_{side}"), _numbers(windows, f"tokens_{side}")
         before = np.where(

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lastgood.jobs.counting import strata
+from lastgood.record.telemetry import TOKENS
 from lastgood.record.windows import CHARS_PER_TOKEN
 
 SCORE_PREFIX = "eval."
 """Attributes with this prefix are evaluation scores or labels, 0-1."""
 PASSED = (
-    "endpoint", "latency_scope", "latency_ms", "ttft_ms", "feature_age_ms", "tokens_in", "tokens_out", "error_code", "requester",
+    "endpoint", "latency_scope", "latency_ms", "ttft_ms", "feature_age_ms", *TOKENS, "error_code", "requester",
 )  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
         bury_requests(ctx, frame)
     done = {}
     by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
-    for table in (tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):
+    for table in (tables.AGENT_RUNS, tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):
         done[table.name] = merge(
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )

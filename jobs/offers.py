@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lastgood.record.windows import Counts, middle, quantile
+from lastgood.record.windows import Counts, merge, middle, quantile
 from lastgood.settings import CostSettings
 from lastgood.settings.prices import Prices
 
@@ -17,13 +17,15 @@ FACTORS = 10.0 ** (1 / 20)
 
 @dataclass(frozen=True)
 class Load:
-    """Traffic of one window: start (seconds), tokens, and seconds of serving (requests x latency)."""
+    """Traffic of one window: start (seconds), tokens, seconds of serving (requests x latency), and the kinds of tokens that may have prices of
+    their own (see telemetry.KINDS)."""
 
     start: float
     requests: float
     tokens_in: float
     tokens_out: float
     busy_s: float
+    kinds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def loads(windows: Iterable[Counts]) -> list[Load]:
             old.tokens_in + window.tokens_in,
             old.tokens_out + window.tokens_out,
             old.busy_s + busy,
+            {kind: old.kinds.get(kind, 0.0) + window.kinds.get(kind, 0.0) for kind in {**old.kinds, **window.kinds}},
         )
     return [by_start[start] for start in sorted(by_start)]
 
@@ -118,7 +121,10 @@ def _dbu(
         if (token := prices.pay_per_token.get(cost.model)) is None:
             return None, 0, ""
         into, out = sum(load.tokens_in for load in traffic), sum(load.tokens_out for load in traffic)
-        return (into * token.input + out * token.output) / 1e6, 0, "by token"
+        more = math.fsum(
+            sum(load.kinds.get(kind, 0.0) for load in traffic) * price for kind, price in token.surcharge().items()
+        )
+        return (into * token.input + out * token.output + more) / 1e6, 0, "by token"
     if mode == "provisioned":
         if (unit := prices.provisioned.get(cost.model)) is None:
             return None, 0, ""
@@ -147,7 +153,14 @@ def cheapest(available: Sequence[Offer]) -> Offer | None:
 def scaled(traffic: Sequence[Load], factor: float) -> list[Load]:
     """The same traffic, so many times as much."""
     return [
-        Load(load.start, *(v * factor for v in (load.requests, load.tokens_in, load.tokens_out, load.busy_s)))
+        Load(
+            load.start,
+            load.requests * factor,
+            load.tokens_in * factor,
+            load.tokens_out * factor,
+            load.busy_s * factor,
+            {kind: n * factor for kind, n in load.kinds.items()},
+        )
         for load in traffic
     ]
 
@@ -188,6 +201,7 @@ def report(
     return {
         "requests": sum(load.requests for load in traffic), "tokens_in": sum(load.tokens_in for load in traffic),
         "tokens_out": sum(load.tokens_out for load in traffic), "busy_s": sum(load.busy_s for load in traffic), "p95_ms": p95,
+        "kinds": dict(sorted(merge(windows).kinds.items())) if windows else {},
         "tokens_known": told / requests if requests else None,
         "target_ms": target_ms, "mode": cost.mode, "offers": [vars(offer) for offer in available], "cheapest": best.mode if best else None,
         "cheapest_meets": best.meets if best else None, "saving": by[cost.mode].money - best.money if best and cost.mode in by else None,
@@ -213,7 +227,8 @@ def show(
         for offer in report["offers"]
     ]  # fmt: skip
     table(
-        f"{endpoint}: {report['requests']:,.0f} requests, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out",
+        f"{endpoint}: {report['requests']:,.0f} requests, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out"
+        + "".join(f", {n:,.0f} {kind.replace('_', ' ')}" for kind, n in report["kinds"].items()),
         HEADER,
         rows,
     )

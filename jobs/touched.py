@@ -23,7 +23,8 @@ US, HOUR_S = 1_000_000, 3600
 @dataclass(frozen=True)
 class Measure:
     """`make` turns the rows of whole windows of `source` into rows of `table`, which has endpoint and window_start; `at` is the time
-    column of `source`; `seconds` the width (None: the settings').
+    column of `source`; `seconds` the width (None: the settings'). `only`: SQL, which changed rows matter. `beside`: other tables that rows are made
+    of: what the retention of any of them deleted stays counted.
     """
 
     job: str
@@ -32,6 +33,8 @@ class Measure:
     source: tables.Table = tables.REQUESTS
     at: str = "requested_at"
     seconds: int | None = None
+    only: str = "true"
+    beside: tuple[tables.Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
         if changed is None:
             return None
         changes, run = changed
-        changes = changes.where(
-            f.col(measure.at) >= f.lit(ctx.kept_since(measure.source))
-        )  # what retention deleted stays counted
+        kept_since = max(ctx.kept_since(table) for table in (measure.source, *measure.beside))
+        changes = changes.where(f.col(measure.at) >= f.lit(kept_since))  # what retention deleted stays counted
+        changes = changes.where(measure.only)
         if measure.source is tables.REQUESTS:
             # What `forget` deletes stays counted; what turns out to be a part of another request does not.
             gone = remembered(ctx, changes.where("_change_type = 'delete'"))[0]

@@ -7,7 +7,7 @@ made of fewer parts is put right: rows of `requests` are replaced, and those tha
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -17,11 +17,11 @@ from lastgood.tables.forgotten import remembered
 from lastgood.tables.runs import Context, merge
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 PARTS = "part IS NOT NULL AND trace_id IS NOT NULL AND span_id IS NOT NULL AND reject_reason IS NULL"
-TANGLED = f"{PARTS} AND (parent_id IS NOT NULL OR part = '{trees.EVENT}')"
-"""SQL: a part that is not the root of a trace of its own."""
+TANGLED = f"{PARTS} AND (parent_id IS NOT NULL OR part = '{trees.EVENT}' OR step IN ('agent', 'workflow', 'tool'))"
+"""SQL: a part that is not the root of a trace of its own, or is a run, about which there is more to tell."""
 LATE = timedelta(days=1)
 """How much later than the first the last part of a trace may come."""
 _SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
@@ -66,15 +66,44 @@ def _steps(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from pa.Table.from_pylist(trees.steps(list(parts)), _STEPS).to_batches()
 
 
-def keep_steps(ctx: Context, parts: "DataFrame") -> int:
-    """Write the steps of the runs that these parts are of; rows written."""
-    together = parts.select(*_COLUMNS).repartition("trace_id").sortWithinPartitions("trace_id")
+class Tangled(NamedTuple):
+    """All parts of some traces (inbox rows), the traces' ids, and when the first part of the oldest may have come."""
+
+    parts: "DataFrame"
+    ids: "DataFrame"
+    since: datetime
+
+
+def keep_steps(ctx: Context, tangled: Tangled) -> int:
+    """Write the steps of the runs that these traces hold, in place of what was known of them; rows changed."""
+    from pyspark.sql import functions as f
+
+    together = tangled.parts.select(*_COLUMNS).repartition("trace_id").sortWithinPartitions("trace_id")
     rows = held(ctx, together.mapInArrow(_steps, telemetry.spark_ddl(tables.STEPS.fields)))
-    if rows.isEmpty():
+    known = ctx.store.read(ctx.spark, tables.STEPS).where(f.col("started_at") >= f.lit(tangled.since))
+    known = known.join(tangled.ids, "trace_id", "left_semi").select("trace_id", "span_id")
+    gone = held(ctx, known.join(rows, ["trace_id", "span_id"], "left_anti"))
+    if rows.isEmpty() and gone.isEmpty():
         return 0
+    marked = rows.withColumn("gone", f.lit(False)).unionByName(
+        gone.withColumn("gone", f.lit(True)), allowMissingColumns=True
+    )
     same = " AND ".join(f"t.{name} <=> s.{name}" for name in tables.STEPS.columns)
-    clauses = f"WHEN MATCHED AND NOT ({same}) THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
-    return merge(ctx, rows, tables.STEPS, "t.trace_id = s.trace_id AND t.span_id = s.span_id", clauses)
+    sets = ", ".join(f"{name} = s.{name}" for name in tables.STEPS.columns)
+    values = ", ".join(f"s.{name}" for name in tables.STEPS.columns)
+    clauses = f"WHEN MATCHED AND s.gone THEN DELETE WHEN MATCHED AND NOT ({same}) THEN UPDATE SET {sets} "
+    clauses += f"WHEN NOT MATCHED AND NOT s.gone THEN INSERT ({', '.join(tables.STEPS.columns)}) VALUES ({values})"
+    return merge(ctx, marked, tables.STEPS, "t.trace_id = s.trace_id AND t.span_id = s.span_id", clauses)
+
+
+def step_key() -> list["Column"]:
+    """What joins a request, or what is made of one, with its steps: these know nothing of the number of an attempt (see conform.attempts)."""
+    from pyspark.sql import functions as f
+
+    return [f.col("endpoint"), f.col("trace_id"), f.regexp_replace("request_id", r"#\d+$", "").alias("own_id")]
+
+
+STEP_KEY = ["endpoint", "trace_id", "own_id"]
 
 
 def of_traces(ctx: Context, traces: "DataFrame", since: datetime) -> "DataFrame":

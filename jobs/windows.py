@@ -9,7 +9,7 @@ from lastgood.jobs.quality import quality_flags
 from lastgood.jobs.requesters import known_as, salts, within
 from lastgood.jobs.spark import narrow_rows
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
-from lastgood.record.telemetry import spark_ddl
+from lastgood.record.telemetry import TOKENS, spark_ddl
 from lastgood.record.windows import CHARS_PER_TOKEN, SIZE_EDGES
 from lastgood.tables.runs import Context, Run
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 KEY = list(counting.KEY)
 MAX_TASKS = 200
 _COUNTED = (
-    "endpoint", "model_version", "window_start", "latency_scope", "weight", "latency_ms", "ttft_ms", "feature_age_ms", "tokens_in",
-    "tokens_out", "error_code", "requester",
+    "endpoint", "model_version", "window_start", "latency_scope", "weight", "latency_ms", "ttft_ms", "feature_age_ms", *TOKENS,
+    "error_code", "requester",
 )  # fmt: skip
 
 

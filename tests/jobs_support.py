@@ -23,6 +23,26 @@ def row(i: int, **more: Any) -> dict[str, Any]:
     return base | more
 
 
+NAMES = [field.name for field in telemetry.INBOX]
+
+
+def part(trace: int, span: str, kind: str, parent: str | None, at: float, took: float, **more: Any) -> dict[str, Any]:
+    """An inbox row of a span; traces begin 40 s apart, `at` and `took` in milliseconds."""
+    base = row(
+        0,
+        trace_id=f"{trace:032x}",
+        span_id=f"{trace:08x}{span:>08}",
+        parent_id=parent and f"{trace:08x}{parent:>08}",
+        part=kind,
+    )
+    begun = START + timedelta(seconds=40 * trace, milliseconds=at)
+    fields = {
+        "request_id": f"{trace:032x}/{trace:08x}{span:>08}", "requested_at": begun, "latency_ms": took, "status_code": None, "model_version": None,
+        "received_at": START + timedelta(minutes=10), "endpoint": "app", "weight": 1.0,
+    }  # fmt: skip
+    return dict.fromkeys(NAMES) | base | fields | more
+
+
 def put(store: Store, rows: list[dict[str, Any]]) -> None:
     delta.append(store.path(tables.INBOX), pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX)))
 

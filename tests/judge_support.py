@@ -7,6 +7,7 @@ from hashlib import sha256
 import numpy as np
 
 from lastgood.judge.records import Records
+from lastgood.record.agents import LOOPS, TOOLS
 from lastgood.record.fault import FAULTS
 from lastgood.record.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
@@ -55,3 +56,30 @@ def windows(given: Records) -> list[Counts]:
         found.setdefault((version, one.stratum, start), []).append(one)
     assert ZERO not in {b for group in found.values() for one in group for b in one.latency}
     return [merge(group) for group in found.values()]
+
+
+def agent_windows(
+    seed: int, minutes: int = 40, per_minute: float = 20, calls: float = 4, failing: tuple[float, float] = (0.03, 0.03),
+    broken: tuple[float, float] = (0.01, 0.01), looping: tuple[float, float] = (0.02, 0.02), people: int = 80,
+) -> list[Counts]:  # fmt: skip
+    """Window counts of runs of two versions of an agent, (prior, new) each: tool calls fail one by one with `failing`, in `broken` of the runs
+    all of up to fifty do (a run whose tool is down calls it again and again), and `looping` of the runs loop."""
+    rng, made = np.random.default_rng(seed), list[Counts]()
+    for minute in range(minutes):
+        start = datetime.fromtimestamp(START, UTC) + timedelta(minutes=minute)
+        for _ in range(rng.poisson(per_minute)):
+            arm, who = int(rng.random() < 0.5), sha256(f"u{rng.integers(people)}".encode()).hexdigest()[:12]
+            down = rng.random() < broken[arm]
+            used = int(rng.integers(10, 51)) if down else int(rng.poisson(calls))
+            failed = used if down else int(rng.binomial(used, failing[arm]))
+            scores = {LOOPS: float(rng.random() >= looping[arm])} | ({TOOLS: 1 - failed / used} if used else {})
+            sums = {name: (1.0, value, value * value) for name, value in scores.items()}
+            ms = bucket(1000 * math.exp(rng.normal(0, 0.5)))
+            made.append(Counts(
+                "chat", str(arm + 1), "model/?", start, 1, 1.0, latency={ms: 1.0}, callers={who: (1, *[0] * len(FAULTS), 1, ms, ms * ms)},
+                scores=sums, score_callers={f"{who}/{name}": each for name, each in sums.items()},
+            ))  # fmt: skip
+    groups: dict[tuple[str, datetime], list[Counts]] = {}
+    for one in made:
+        groups.setdefault((one.model_version, one.start), []).append(one)
+    return [merge(group) for group in groups.values()]

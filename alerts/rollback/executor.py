@@ -20,6 +20,8 @@ from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
 from lastgood.workspace.identity import model_of, version_of
 
 MAX_REFUSALS = 3
+STALE = timedelta(seconds=30)
+"""A process that stood still for longer between deciding and sending does not send: others may have acted meanwhile."""
 CHANGES = (Effect.RESTORE, Effect.SHIFT)
 ANSWERED = (200, 400, 422)
 WAKE = "wake"
@@ -61,6 +63,7 @@ class Executor:
         event = (
             self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback, journal, switch.on)
         )
+        decided_at = self._clock()
         with self._store.begin() as tx:
             switch = tx.kill_switch()
             if switch.on and isinstance(event, Seen) and event.view in (View.BASE, View.RESTORED):
@@ -68,7 +71,7 @@ class Executor:
             rollback, effects = self.apply(tx, rollback, event)
         for effect in effects:
             if effect in CHANGES:
-                self._change(rollback, effect)
+                self._change(rollback, effect, decided_at)
 
     def apply(self, tx: Tx, rollback: Rollback, event: Event) -> tuple[Rollback, tuple[Effect, ...]]:
         """Save the state `event` leads to, with its journal, audit entry, lease and messages.
@@ -172,11 +175,13 @@ class Executor:
         sentence = f"configuration {endpoint.config_version} sends {share} % to version {plan.bad_version} again"
         return replace(recovery, traffic_moved=False, sentence=sentence, hopeless=True)
 
-    def _change(self, rollback: Rollback, effect: Effect) -> None:
+    def _change(self, rollback: Rollback, effect: Effect, decided_at: datetime) -> None:
         plan = rollback.plan
         target = plan.targets[0 if effect is Effect.RESTORE else -1]
         kind, detail = "accepted", ""
         try:
+            if self._clock() - decided_at > STALE:
+                raise TransientError("not sent: this process stood still since it decided; the next step looks again")
             self._workspace.update_config(plan.endpoint, target.entities, target.traffic, plan.passthrough)
         except (RefusedError, ConfigError) as error:
             kind, detail = "refused", str(error)

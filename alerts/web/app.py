@@ -32,6 +32,7 @@ from lastgood.alerts.web.pages import (
     Overview,
     Pages,
     Report,
+    Tools,
 )
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
@@ -47,12 +48,12 @@ def create_app(
     report: Report = lambda endpoint, version: None,
     broken: Callable[[], Mapping[str, str]] = dict,
     failing: Failing = lambda incident: (),
+    tools: Tools = lambda incident: (),
     fleet: FleetRows = lambda: ({}, None),
 ) -> Starlette:
     """The web application. What the pages show besides verdicts and incidents comes from the functions (see pages); `broken`: why
     Lastgood cannot protect the endpoints now, by reason."""
-    web = controller.settings.web
-    store = controller.store
+    web, store = controller.settings.web, controller.store
 
     def ended(number: str) -> bool:
         with store.read() as tx:
@@ -63,7 +64,7 @@ def create_app(
             tx.use_nonce(f"session:{number}", "", "logout", "", controller.clock())
 
     auth = Auth(web, controller.people.signer.derived("session"), ended, end)
-    pages = Pages(controller, evidence, auth, overview, report, broken, failing, fleet)
+    pages = Pages(controller, evidence, auth, overview, report, broken, failing, tools, fleet)
     acts = Acts(controller, auth, pages)
 
     def reading(page: Page) -> Page:

@@ -36,6 +36,8 @@ Overview = Callable[[str, str, str | None], Mapping[str, Any]]
 """(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
 Failing = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """The newest failed requests of an incident's version: requested_at, error_code, latency_ms, request_id, trace_id."""
+Tools = Callable[[Incident], Sequence[Mapping[str, Any]]]
+"""The tools of an agent's two versions: tool, and for `new` and `prior` {calls, error_rate, p95_ms} or None."""
 FleetRows = Callable[[], tuple[Mapping[str, Row], datetime | None]]
 """Endpoint -> its figures, and when the tables were read; None: not yet."""
 NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
@@ -61,6 +63,7 @@ class Pages:
         report: Report,
         broken: Callable[[], Mapping[str, str]],
         failing: Failing,
+        tools: Tools,
         fleet: FleetRows,
     ) -> None:
         self._people = controller.people
@@ -68,7 +71,7 @@ class Pages:
         self._web = controller.settings.web
         self._settings = controller.settings
         self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
-        self._failing, self._fleet = failing, fleet
+        self._failing, self._tools, self._fleet = failing, tools, fleet
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
@@ -197,6 +200,7 @@ class Pages:
             axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
             failed=self._failing(incident),
+            tools=self._tools(incident),
             trace_url=self._web.trace_url,
             incident=incident,
             rollback=rollback,

@@ -25,7 +25,7 @@ from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
 from lastgood.record import telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
-from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, failure_code
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
 SCHEMA = telemetry.arrow_schema(telemetry.INBOX)
 Ints = npt.NDArray[np.int64]
@@ -365,7 +365,7 @@ class _Spans:
         failed = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
         if len(failed):
             order = pa.array(np.argsort(np.concatenate([failed, owner]), kind="stable"))
-            marks = pa.array([dialects.ERROR_TEXT] * len(failed), pa.string())
+            marks = pa.array([ERROR_TEXT] * len(failed), pa.string())
             keys = pa.concat_arrays([marks, keys]).take(order)
             values = pa.concat_arrays([pa.array(texts.take(pa.array(failed))), values]).take(order)
             sizes[failed] += 1
@@ -448,7 +448,7 @@ class _Spans:
             mask = np.zeros(len(spans), bool)
             mask[unnamed] = True
             codes = pc.replace_with_mask(codes, pa.array(mask), pa.array(named, pa.string()))
-        texts = pc.utf8_slice_codeunits(messages, 0, dialects.MAX_TEXT)
+        texts = pc.utf8_slice_codeunits(messages, 0, MAX_TEXT)
         return codes, pc.if_else(pc.and_(failed, pc.not_equal(texts, "")), texts, None)
 
     def _thrown(self) -> dict[int, Any]:

@@ -414,10 +414,6 @@ FIRST_TOKENS = frozenset({
     "mlflow.chunk.item.0", "First Token Stream Event", "llm.content.completion.chunk", "gen_ai.content.completion.chunk", "ai.stream.firstChunk",
 })  # fmt: skip
 """Events of a span at its first token (of those that come with every token, the first)."""
-ERROR_TEXT = "error_text"
-"""Attribute that keeps the beginning of a failure's text."""
-MAX_TEXT = 200
-
 CLIENT, SERVER, UNSET, OK, ERROR = 3, 2, 0, 1, 2
 """OTLP's span kinds and status codes."""
 

@@ -21,7 +21,7 @@ from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.dialects import FIRST_TOKENS, number, text
 from lastgood.record import telemetry
 from lastgood.record.trees import EVENT, LINK, STEP
-from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, failure_code
+from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
 Row = dict[str, Any]
 MAX_ATTRIBUTES, MAX_VALUE, MAX_NAME = 64, 1024, 128
@@ -110,7 +110,7 @@ class SpanDecoder:
         endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
     ) -> None:
         self.fields, self.source = dialects.fields(version_attributes, endpoint_attributes), source
-        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources) | {dialects.ERROR_TEXT}
+        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources) | {ERROR_TEXT}
 
     def traces(self, request: ExportTraceServiceRequest, received_at: datetime) -> Decoded:
         """All spans of an export, in order."""
@@ -240,7 +240,7 @@ def _failure(span: SpanLike, row: Row) -> list[tuple[str, str]]:
         exceptions = (attributes_of(event.attributes).get("exception.type") for event in span.events)
         thrown = next((kind for kind in exceptions if kind is not None), None)
         row["error_code"] = failure_code(text(thrown), message)
-    return [(dialects.ERROR_TEXT, message[: dialects.MAX_TEXT])] if message else []
+    return [(ERROR_TEXT, message[:MAX_TEXT])] if message else []
 
 
 class LogLike(Protocol):

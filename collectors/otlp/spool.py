@@ -107,7 +107,8 @@ class Spool:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
-        self._path, self._fd, self._size, self._opened, self._broken = path, fd, 0, time.monotonic(), False
+        self._path, self._fd, self._size, self._torn = path, fd, 0, 0
+        self._opened, self._broken = time.monotonic(), False
 
     @property
     def pending_bytes(self) -> int:
@@ -143,8 +144,10 @@ class Spool:
             os.fdatasync(self._fd)
         except OSError as error:
             self._broken = True
-            with suppress(OSError):
+            try:
                 os.ftruncate(self._fd, self._size)
+            except OSError:
+                self._torn = written  # it stays on the disk until the drain has read what stands before it
             raise TransientError(f"{self.folder}: the spool could not be written: {error}", 5.0) from error
         self._size += len(data)
         self._known += len(data)
@@ -167,7 +170,7 @@ class Spool:
 
     def _rotate(self) -> None:
         """Write to a new segment from now on; the one before waits to be handed over, or is removed where it holds nothing."""
-        path, fd, size = self._path, self._fd, self._size
+        path, fd, size, torn = self._path, self._fd, self._size, self._torn
         try:
             self._open()
         except OSError as error:
@@ -179,7 +182,8 @@ class Spool:
                 path.unlink()
             return
         with self._guard:
-            self._sealed[path.stem] = size
+            self._sealed[path.stem] = size + torn
+            self._known += torn
         self._left.append(path)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ SECRETS = {
 """Key in the secret scope -> variable of the app."""
 MEASURE: Mapping[str, tuple[str, ...]] = {
     "collect": (), "labels": (), "conform": ("collect",), "outcomes": ("conform", "labels"), "windows": ("outcomes",), "quality": ("conform",),
-    "completeness": ("conform",), "judge": ("windows", "quality", "completeness"),
+    "agents": ("conform",), "conversations": ("conform", "labels"), "completeness": ("conform",), "judge": ("windows", "quality", "completeness"),
 }  # fmt: skip
 """Job -> the jobs it waits for."""
 HOURLY: Mapping[str, tuple[str, ...]] = {"rollup": (), "drift": ("rollup",), "freshness": (), "cost": ()}

@@ -8,6 +8,7 @@ import numpy as np
 from lastgood.judge import eprocess, intervals
 from lastgood.judge.look import Look
 from lastgood.judge.streams import CHANGE, Stream
+from lastgood.record.agents import LOOPS, TOOLS
 from lastgood.record.verdict import Finding, State
 
 COMPARED = ("errors", "client", "latency", "ttft", "quality", "scores", "length", "pace", "limit", "content")
@@ -42,9 +43,7 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
     (n1, x1), (n0, x0) = ((float(v[0]), float(v[1])) for v in (stream.new[look.t, 0], stream.prior[look.t, 0]))
     if metric == "scores":
         means = x1 / n1, x0 / n0
-        sentence = (
-            f"{new} scores {means[0]:.2f} on {stream.name.removeprefix('scores ')} against {means[1]:.2f} of {old}"
-        )
+        sentence = _score(stream.name.removeprefix("scores "), new, old, means)
         return Finding(metric, sentence, e, None, None, None, float(means[0]), float(means[1]))
     ratio, low, high = intervals.ratio_interval(n1, n0, x1, x0)
     if lead and e >= look.policy.watch_e and metric not in _TIMES:
@@ -66,6 +65,16 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
         verb = f"fails with {kind}" if kind and metric == "errors" else _VERBS[metric]
         sentence = f"{new} {verb} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
     return Finding(metric, sentence, e, ratio, low, high, float(rates[0]), float(rates[1]))
+
+
+def _score(name: str, new: str, old: str, means: tuple[float, float]) -> str:
+    """A sentence on a mean score; of what agents do, on what was counted."""
+    failing, prior = (f"{1 - mean:.1%}" for mean in means)
+    if name == TOOLS:
+        return f"{new} has {failing} of a run's tool calls fail against {prior} of {old} (mean over runs)"
+    if name == LOOPS:
+        return f"{new} loops or hits its step limit in {failing} of its runs against {prior} of {old}"
+    return f"{new} scores {means[0]:.2f} on {name} against {means[1]:.2f} of {old}"
 
 
 def _how_often(new: float, prior: float) -> str:

@@ -130,6 +130,8 @@ VALUES = (
 
 TOKENS = tuple(field.name for field in VALUES if field.name.startswith("tokens_"))
 """Counts of tokens. Those after the first two are parts of these."""
+KINDS = tuple(name.removeprefix("tokens_") for name in TOKENS[2:])
+"""Kinds of tokens that may have a price of their own."""
 
 STAMPS = (
     Field("sources", "array<string>", "which sources saw the request, sorted"),

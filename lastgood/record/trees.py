@@ -6,12 +6,12 @@ summed over the calls of a model (each once), the version that the endpoint's ca
 The outcome does not depend on the order of arrival, nor on how often a part came.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from lastgood.record import agents
 from lastgood.record.telemetry import TOKENS, VALUES
 
 Row = dict[str, Any]
@@ -20,10 +20,12 @@ CALL, ENTRY, NAMED, STEP, LINK, EVENT = "call", "entry", "named", "step", "link"
 only links others; a log record with what a span leaves out."""
 CALLS = frozenset({"chat", "embedding"})
 """Kinds of step that are calls of a model."""
-RUNS = frozenset({"agent", "workflow"})
-"""Kinds of step that are a request wherever they are outermost."""
 GENERIC = "ERROR"
 """The code of a failure that nobody named."""
+WRAPPERS = frozenset(
+    {GENERIC, "HttpResponseError", "APIStatusError", "HTTPStatusError", "HTTPError", "ClientResponseError"}
+)
+"""Codes that libraries give whatever the HTTP status was."""
 MAX_ATTRIBUTES = 64
 SLACK_MS = 1.0
 """What ends so little later has ended with its parent: times are rounded."""
@@ -47,6 +49,11 @@ class Node:
     @property
     def part(self) -> str:
         return str(self.row["part"])
+
+    @property
+    def step(self) -> str | None:
+        """The kind of step that it is; also of one with Lastgood's own attributes."""
+        return self.row["step"] if self.part in (STEP, NAMED) else None
 
     @property
     def id(self) -> str:
@@ -175,7 +182,9 @@ def _can_be(node: Node) -> bool:
     if node.part != STEP:
         return False
     return (
-        not node.row["parent_id"] or node.row["step"] in RUNS or any(n.part in (CALL, ENTRY, NAMED) for n in node.all())
+        not node.row["parent_id"]
+        or node.row["step"] in agents.RUNS
+        or any(n.part in (CALL, ENTRY, NAMED) for n in node.all())
     )
 
 
@@ -266,38 +275,31 @@ def record(request: Request) -> Row:
     row["input"] = _first([owner, *(node for node in asking if node in visible)], "input")
     row["output"] = _first([owner, *(node for node in answering if node in visible)], "output")
     told = [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
-    ran = _run(request)
+    ran = agents.told(request)
     row["attributes"] = _united([ran, *told]) if ran else _united(told)
     row["received_at"] = min((node.row["received_at"] for node in members if node.row["received_at"]), default=None)
     return row
-
-
-TOOL_SCORE = "eval.tools"
-"""Attribute of a request that used tools: the share of its tool calls that succeeded. Scores of requests are judged, see `jobs.windows`."""
-_LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?limit", re.IGNORECASE)
-"""Codes of runs that were stopped at a limit of steps."""
-
-
-def tools(request: Request) -> list[Node]:
-    """The tool calls of a request; of two nested reports of one call the outer."""
-    calls = [node for node in request.members if node.part == STEP and node.row["step"] == "tool"]
-    inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
-    return [node for node in calls if id(node) not in inner]
 
 
 def steps(parts: Iterable[Row]) -> list[Row]:
     """One trace's inbox rows -> rows of `steps`: the calls and steps of every request that is a run of several."""
     made: list[Row] = []
     for request in requests(parts):
-        if not any(node.part == STEP for node in request.members):
+        if not any(node.step for node in request.members):
             continue
         whole = record(request)
-        agents: dict[int, str | None] = {id(request.owner): None}
+        within: dict[int, str | None] = {id(request.owner): None}
         for node in request.owner.all():
-            inside = node.row["step_name"] if node.part == STEP and node.row["step"] in RUNS else None
+            inside = node.row["step_name"] if node.step in agents.RUNS else None
             for child in node.below:
-                agents[id(child)] = inside or agents.get(id(node))
-        made += [_step(node, whole, agents.get(id(node))) for node in request.members if node.part in (STEP, CALL)]
+                within[id(child)] = inside or within.get(id(node))
+        used = {id(node) for node in agents.tools(request)}
+        kept = [
+            node
+            for node in request.members
+            if node.part == CALL or (node.step and (node.step != "tool" or id(node) in used))
+        ]
+        made += [_step(node, whole, within.get(id(node))) for node in kept]
     return made
 
 
@@ -308,29 +310,6 @@ def _step(node: Node, whole: Row, agent: str | None) -> Row:
         "name": row["model"] if node.part == CALL else row["step_name"], "agent": agent, "started_at": row["requested_at"], "error_code": node.code,
         **{name: row[name] for name in ("trace_id", "span_id", "parent_id", "latency_ms", "tokens_in", "tokens_out")},
     }  # fmt: skip
-
-
-def _run(request: Request) -> list[tuple[str, str]]:
-    """What is told of a run as a whole: tool calls, failed ones, calls made again with the same arguments, their share of time, hand-offs to
-    other agents, whether it was stopped at a limit of steps."""
-    used = tools(request)
-    agents = [node for node in request.members if node.part == STEP and node.row["step"] == "agent"]
-    if not used and not agents:
-        return []
-    failed = sum(node.code is not None for node in used)
-    same: dict[tuple[Any, Any], int] = {}
-    for node in used:
-        key = (node.row["step_name"], node.row["input"])
-        same[key] = same.get(key, 0) + (key[1] is not None)
-    codes = [node.code for node in request.members if node.code]
-    figures: dict[str, Any] = {
-        "run.tools": len(used), "run.tool_failures": failed, "run.repeated": sum(max(0, times - 1) for times in same.values()),
-        "run.tool_ms": round(sum(node.end - node.start for node in used), 3),
-        "run.agents": len({node.row["step_name"] for node in agents}) or None,
-        "run.step_limit": True if any(_LIMIT.search(code) for code in codes) else None,
-        TOOL_SCORE: round(1 - failed / len(used), 6) if used else None,
-    }  # fmt: skip
-    return [(name, "true" if value is True else str(value)) for name, value in figures.items() if value is not None]
 
 
 def _first(nodes: Iterable[Node], name: str) -> Any:
@@ -426,6 +405,7 @@ def _outcome(request: Request, calls: Sequence[Node]) -> Row:
             if status is not None
             else next((n.row["status_code"] for n in reversed(failures) if n.row["status_code"]), None)
         )
+        code = f"HTTP_{status}" if code in WRAPPERS and status is not None and status >= 400 else code
     healed = len(_topmost_failures(request)) if code is None else 0
     many = len(calls)
     return {

@@ -46,17 +46,30 @@ def finish_reason(value: Any) -> str | None:
 
 
 MAX_CODE = 64
-_STATUS = re.compile(r"(?:HTTP[_ /-]?)?([1-5]\d\d)", re.IGNORECASE)
+ERROR_TEXT = "error_text"
+"""Attribute that keeps the beginning of a failure's text."""
+MAX_TEXT = 200
+_STATUS = re.compile(r"(?:HTTP[_ /-]?)?([1-5]\d\d)(?: [A-Za-z][A-Za-z' -]{1,40})?", re.IGNORECASE)
 _STATUS_IN_TEXT = re.compile(r"\b(?:error[ _]code|status[ _]code|status|HTTP)[\W_]{0,3}([45]\d\d)\b", re.IGNORECASE)
 _CLASS_IN_TEXT = re.compile(r"(?:^|[\s.(:])([A-Z]\w{2,60}(?:Error|Exception|Timeout|Failure|Interrupt|Exceeded))\b")
 _WORDS_IN_TEXT = re.compile(r"^([A-Z][A-Z_]{3,40})\b")
+_SAID_IN_TEXT = {
+    code: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    for code, words in {
+        "TIMEOUT": "timed[ -]?out|time[ -]?out|deadline exceeded", "RATE_LIMIT": "rate[ -]?limit(?:ed)?|too many requests|quota exceeded",
+        "CONTENT_FILTER": "content (?:filter|policy|management)|guardrail",
+        "UNAVAILABLE": "service unavailable|connection (?:refused|reset|aborted|error)|overloaded",
+    }.items()
+}  # fmt: skip
+"""What a text says in words of its own, by the code that stands for it."""
 _CODE = re.compile(r"[A-Za-z_]\w*")
 _SERIAL = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-|\b[0-9a-f]{12,}\b")
 
 
 def stated_code(value: str | None) -> str | None:
-    """An error code as its source states it, from a bounded vocabulary: an HTTP status as HTTP_500, a class without its modules, a word of a
-    protocol. None for nothing; texts, and words with serial numbers in them, are no codes: ERROR, or what `code_in` finds."""
+    """An error code as its source states it, from a bounded vocabulary: an HTTP status (`500`, `500 Internal Server Error`) as HTTP_500, a class
+    without its modules, a word of a protocol. None for nothing; texts, and words with serial numbers in them, are no codes: ERROR, or what
+    `code_in` finds."""
     if value is None or not value.strip():
         return None
     word = value.strip()
@@ -77,8 +90,10 @@ def failure_code(thrown: str | None, message: str) -> str:
 
 
 def code_in(message: str) -> str:
-    """The error code that a message names (a status, an exception's class, a word of a protocol); ERROR where it names none."""
+    """The error code that a message names (a status, an exception's class, a word of a protocol, or what it says in words); ERROR where it names none."""
     if status := _STATUS_IN_TEXT.search(message):
         return f"HTTP_{status[1]}"
     named = _CLASS_IN_TEXT.search(message) or _WORDS_IN_TEXT.search(message)
-    return named[1] if named and not _SERIAL.search(named[1]) else "ERROR"
+    if named and not _SERIAL.search(named[1]):
+        return named[1]
+    return next((code for code, words in _SAID_IN_TEXT.items() if words.search(message)), "ERROR")

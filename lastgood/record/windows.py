@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lastgood.record.fault import FAULTS
+from lastgood.record.telemetry import KINDS
 
 GROWTH = 1.02
 RELATIVE_ERROR = math.sqrt(GROWTH) - 1
@@ -75,8 +76,9 @@ class Counts:
     """Counts of one (endpoint, model_version, stratum, window). Sums are weights (1 / sampling fraction); `rows` is not.
 
     errors: error code -> requests. latency, ttft, feature_age: milliseconds; failed_latency: the part of `latency` that failed; ttft,
-    length (tokens_out) and pace (see START_TOKENS) are of successes only. told_in, told_out: requests that say their tokens. quality: flag -> answers
-    (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
+    length (tokens_out) and pace (see START_TOKENS) are of successes only. told_in, told_out: requests that say their tokens.
+    kinds: kind of tokens (telemetry.KINDS) -> tokens.
+    quality: flag -> answers (`answers` is how many were looked at, `bad` how many had any flag that counts as bad).
     callers: hash of a requester -> (requests, failed ones by class in the order of FAULTS, then number, sum and sum of
     squares of the buckets of the latencies of its successes).
     scores: name of an evaluation or label -> (number, sum, sum of squares) of values in 0-1, 1 = best.
@@ -107,6 +109,7 @@ class Counts:
     score_callers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     told_in: float = 0.0
     told_out: float = 0.0
+    kinds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def failed(self) -> float:
@@ -131,7 +134,7 @@ def from_row(row: Mapping[str, Any]) -> Counts:
     return Counts(
         row["endpoint"], row["model_version"], row["stratum"], utc(row["window_start"]), row["rows"], row["requests"],
         tokens_in=row.get("tokens_in") or 0.0, tokens_out=row.get("tokens_out") or 0.0, told_in=_told(row, "in"), told_out=_told(row, "out"),
-        error_requesters=tuple(row.get("error_requesters") or ()), **maps,
+        error_requesters=tuple(row.get("error_requesters") or ()), kinds={kind: n for kind in KINDS if (n := row.get(f"tokens_{kind}"))}, **maps,
     )  # fmt: skip
 
 
@@ -183,6 +186,7 @@ def merge(
         tokens_out=math.fsum(window.tokens_out for window in group),
         told_in=math.fsum(window.told_in for window in group),
         told_out=math.fsum(window.told_out for window in group),
+        kinds=_sum(window.kinds for window in group),
         error_requesters=tuple(sorted({r for window in group for r in window.error_requesters})[:KEPT_REQUESTERS]),
         quality=_sum(window.quality for window in group),
         length=add(*(window.length for window in group)),

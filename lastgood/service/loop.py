@@ -18,8 +18,10 @@ from lastgood.collectors.freshness import freshness
 from lastgood.collectors.reading import check as check_tables
 from lastgood.collectors.reading import collect_all
 from lastgood.errors import ConfigError, LastgoodError, TransientError
+from lastgood.jobs.agents import agents
 from lastgood.jobs.completeness import completeness
 from lastgood.jobs.conform import conform
+from lastgood.jobs.conversations import conversations
 from lastgood.jobs.cost import cost
 from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
@@ -73,6 +75,8 @@ JOBS: dict[str, Callable[[Context], Any]] = {
     "outcomes": outcomes,
     "windows": windows,
     "quality": quality,
+    "agents": agents,
+    "conversations": conversations,
     "completeness": completeness,
     "rollup": rollup,
     "samples": samples,
@@ -84,7 +88,7 @@ JOBS: dict[str, Callable[[Context], Any]] = {
 """Job name -> what it runs, in the order data flows."""
 
 
-REBUILT = ("conform", "windows", "quality", "completeness", "rollup", "samples", "cost")
+REBUILT = ("conform", "windows", "quality", "agents", "conversations", "completeness", "rollup", "samples", "cost")
 """Jobs that can rebuild a range of time. The others say what is now."""
 
 
@@ -166,7 +170,7 @@ def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
 
 
 DRIFT_EVERY_S = 40.0
-SLOW = ("outcomes", "drift", "completeness", "rollup")
+SLOW = ("agents", "conversations", "outcomes", "drift", "completeness", "rollup")
 """What changes slowly and costs the most."""
 
 

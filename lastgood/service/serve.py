@@ -237,8 +237,14 @@ def _pages(
         since = incident.verdict["since"] or incident.opened_at.isoformat()
         return measures.failing(store, incident.endpoint, incident.candidate, datetime.fromisoformat(since))
 
+    def tools(incident: Incident) -> list[dict[str, Any]]:
+        since = incident.verdict["since"] or incident.opened_at.isoformat()
+        return measures.tools(
+            store, incident.endpoint, incident.candidate, incident.prior, datetime.fromisoformat(since)
+        )
+
     return create_app(
-        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing,
+        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing, tools,
         lambda: (fleet.rows, fleet.read_at),
     )  # fmt: skip
 

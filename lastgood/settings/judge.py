@@ -26,6 +26,14 @@ class Policy(Model):
     score_ranges: dict[str, tuple[float, float]] = Field(
         {}, description="score or label -> (worst, best) value, where it is not 0 to 1 with 1 the best: {stars: [1, 5]}"
     )
+    conversations: Literal["shown", "judged"] = Field(
+        "shown",
+        description="judged: how a conversation went (abandoned, a question asked again, escalated) is a score of the version that served all of it",
+    )
+    escalation_tools: tuple[str, ...] = Field((), description="tools that ask a person to take a conversation over")
+    escalation_feedback: tuple[str, ...] = Field(
+        ("escalated",), description="feedback that says, by a value above 0, that a person took a conversation over"
+    )
     weights: dict[str, float] = Field(
         WEIGHTS, description="share of the false-rollback budget per metric; at most 1 in sum"
     )

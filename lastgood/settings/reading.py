@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     )
     state_database: str = Field("databricks_postgres", description="database of that instance")
     window_s: int = Field(60, ge=1, le=3600, description="width of a window in seconds")
+    conversation_idle_s: int = Field(
+        1800,
+        ge=60,
+        le=604_800,
+        description="a conversation is over once nothing came for so long after its newest request",
+    )
     live_every_s: float = Field(10.0, ge=0, description="the service judges its newest requests this often; 0: never")
     default: EndpointSettings = EndpointSettings()
     endpoints: dict[str, EndpointSettings] = {}

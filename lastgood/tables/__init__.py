@@ -2,9 +2,13 @@
 how far jobs have read (`runs`), what is read of measures."""
 
 from lastgood.tables.catalogue import (
+    AGENT_RUNS,
+    AGENT_WINDOWS,
     ALL,
     BASELINES,
     COMPLETENESS,
+    CONVERSATION_WINDOWS,
+    CONVERSATIONS,
     COST,
     DEPLOYMENTS,
     DRIFT,
@@ -20,6 +24,7 @@ from lastgood.tables.catalogue import (
     SAMPLES,
     SCORES,
     STEPS,
+    TOOL_WINDOWS,
     VERDICTS,
     WINDOWS,
     WINDOWS_DAY,
@@ -39,9 +44,13 @@ from lastgood.tables.store import (
 )
 
 __all__ = [
+    "AGENT_RUNS",
+    "AGENT_WINDOWS",
     "ALL",
     "BASELINES",
     "COMPLETENESS",
+    "CONVERSATIONS",
+    "CONVERSATION_WINDOWS",
     "COST",
     "DEPLOYMENTS",
     "DRIFT",
@@ -57,6 +66,7 @@ __all__ = [
     "SAMPLES",
     "SCORES",
     "STEPS",
+    "TOOL_WINDOWS",
     "VERDICTS",
     "WINDOWS",
     "WINDOWS_DAY",

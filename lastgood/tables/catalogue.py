@@ -146,12 +146,149 @@ WINDOWS = Table(
         ),
         Field("told_in", "double", "requests that say their prompt tokens"),
         Field("told_out", "double", "requests that say their generated tokens"),
+        *(
+            Field(
+                f"tokens_{kind}",
+                "double",
+                next(field.doc for field in telemetry.VALUES if field.name == f"tokens_{kind}"),
+            )
+            for kind in telemetry.KINDS
+        ),
     ),
     _KEY_NAMES,
     change_feed=True,
 )
 WINDOWS_HOUR = replace(WINDOWS, name="windows_hour", days=1100)
 WINDOWS_DAY = replace(WINDOWS, name="windows_day", days=3660, change_feed=False)
+AGENT_RUNS = Table(
+    "agent_runs",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("request_id", "string", "the request that the run is"),
+        Field("trace_id", "string", "trace id, 32 hex digits"),
+        Field("model_version", "string", "model version, '?' when no source named it"),
+        Field("agent", "string", "outermost agent or workflow, '?' when it has no name"),
+        Field("window_start", "timestamp", "start of the window it is counted in, UTC"),
+        Field("started_at", "timestamp", "when it began, UTC"),
+        Field("latency_ms", "double", "how long it took, in milliseconds"),
+        Field("error_code", "string", "null = success"),
+        Field("model_calls", "bigint", "calls of a model"),
+        Field("tool_calls", "bigint", "calls of tools"),
+        Field("tool_failures", "bigint", "of them failed"),
+        Field(
+            "longest_repeat",
+            "bigint",
+            "how often one call was made with the same arguments; null where these are not captured",
+        ),
+        Field(
+            "looped",
+            "boolean",
+            "whether one call was made three times or more with the same arguments; null where these are not captured",
+        ),
+        Field("step_limit", "boolean", "whether a limit of steps stopped it"),
+        Field("handoffs", "bigint", "how often another agent began than the one before"),
+        Field("tokens_in", "bigint", "prompt tokens of all its calls"),
+        Field("tokens_out", "bigint", "generated tokens"),
+        Field("tokens_cached", "bigint", "of tokens_in: read from a prompt cache"),
+        Field(
+            "money",
+            "double",
+            "what its tokens cost by conf/prices.yaml; null where the endpoint is not paid by token or has no price",
+        ),
+        Field("tool_share", "double", "share of its time in which a tool ran, 0-1"),
+        Field("weight", "double", "runs it stands for: 1 / sampling fraction"),
+    ),
+    ("endpoint", "request_id"),
+    change_feed=True,
+)
+_AGENT_KEY = tuple(field for field in _WINDOW_KEY if field.name != "stratum")
+AGENT_WINDOWS = Table(
+    "agent_windows",
+    (
+        *_AGENT_KEY,
+        Field("agent", "string", "outermost agent or workflow, '?' when it has no name"),
+        Field("rows", "bigint", "runs seen"),
+        Field("runs", "double", "runs they stand for"),
+        Field("failed", "double", "of them with an error code"),
+        Field("looped", "double", "of them that made one call three times or more with the same arguments"),
+        Field("loops_known", "double", "of them whose calls' arguments are known"),
+        Field("step_limited", "double", "of them stopped at a limit of steps"),
+        Field("tools_failed", "double", "of them with a failed tool call"),
+        Field("handoffs", "double", "hand-offs"),
+        Field("model_calls", "double", "calls of a model"),
+        Field("tool_calls", "double", "calls of tools"),
+        Field("tool_failures", "double", "of them failed"),
+        Field("tokens_in", "double", "prompt tokens"),
+        Field("tokens_out", "double", "generated tokens"),
+        Field("tokens_cached", "double", "of tokens_in: read from a prompt cache"),
+        Field("money", "double", "what the tokens cost; null where no run's cost is known"),
+        Field("priced", "double", "runs whose cost is known"),
+        Field("busy_ms", "double", "time of runs that say it, in milliseconds"),
+        Field("tool_ms", "double", "of busy_ms: time in which a tool ran"),
+        Field("latency", "map<int,double>", "latency_ms bucket -> runs, see windows.bucket"),
+    ),
+    ("endpoint", "model_version", "agent", "window_start"),
+    change_feed=True,
+)
+TOOL_WINDOWS = Table(
+    "tool_windows",
+    (
+        *_AGENT_KEY,
+        Field("tool", "string", "name of the tool, '?' when it has none"),
+        Field("calls", "double", "calls"),
+        Field("errors", "double", "of them with an error code"),
+        Field("runs", "double", "runs that called it"),
+        Field("runs_failed", "double", "of them in which a call of it failed"),
+        Field("codes", "map<string,double>", "error code -> calls"),
+        Field("latency", "map<int,double>", "latency_ms bucket -> calls that say it, see windows.bucket"),
+    ),
+    ("endpoint", "model_version", "tool", "window_start"),
+    change_feed=True,
+)
+CONVERSATIONS = Table(
+    "conversations",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("conversation_id", "string", "the conversation"),
+        Field(
+            "model_version",
+            "string",
+            "the version that served all of it; '*' where several did, '?' where no source named it",
+        ),
+        Field("window_start", "timestamp", "start of the window of its newest request, UTC"),
+        Field("started_at", "timestamp", "its first request, UTC"),
+        Field("last_at", "timestamp", "end of its newest request, UTC"),
+        Field("last_request", "string", "its newest request"),
+        Field("requests", "bigint", "requests of the last 35 days"),
+        Field("failed", "bigint", "of them with an error code"),
+        Field("closed", "boolean", "whether nothing came for `conversation_idle_s`"),
+        Field("abandoned", "boolean", "closed, and its newest request failed; null while it is open"),
+        Field(
+            "repeated",
+            "boolean",
+            "a question was asked again that had been answered; null where no question was captured",
+        ),
+        Field("escalated", "boolean", "a person was asked to take over, by a tool or feedback that the policy names"),
+        Field("scored_at", "timestamp", "when its outcome was given to the judge, UTC; null where it was not"),
+    ),
+    ("endpoint", "conversation_id"),
+    change_feed=True,
+)
+CONVERSATION_WINDOWS = Table(
+    "conversation_windows",
+    (
+        *_AGENT_KEY,
+        Field("conversations", "double", "conversations whose newest request is in the window"),
+        Field("closed", "double", "of them over"),
+        Field("abandoned", "double", "of them abandoned"),
+        Field("repeated", "double", "of them with a question asked again"),
+        Field("repeated_known", "double", "of them whose questions are known"),
+        Field("escalated", "double", "of them escalated to a person"),
+        Field("requests", "double", "requests of them all"),
+    ),
+    ("endpoint", "model_version", "window_start"),
+    change_feed=True,
+)
 COMPLETENESS = Table(
     "completeness",
     (
@@ -362,6 +499,11 @@ ALL = (
     QUARANTINE,
     SCORES,
     STEPS,
+    AGENT_RUNS,
+    AGENT_WINDOWS,
+    TOOL_WINDOWS,
+    CONVERSATIONS,
+    CONVERSATION_WINDOWS,
     ENDPOINT_MINUTES,
     FRESHNESS,
     WINDOWS,

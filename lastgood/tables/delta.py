@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 STORAGE_ERRORS = (DeltaError, OSError, pa.ArrowException, BaseError)
 """What the libraries raise when a storage refuses or fails."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+log = logging.getLogger(__name__)
 CHANGE_FEED: dict[str, str | None] = {"delta.enableChangeDataFeed": "true"}
 """Set when a table is made: readers take what is new by its change data feed."""
 
@@ -337,14 +339,36 @@ def newest_of(table: DeltaTable, column: str) -> Any:
     return pc.max(files[name]).as_py() if name in files.column_names else None
 
 
+MOUNTS = Path("/proc/self/mountinfo")
+LOCKING = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs", "nfs", "nfs4", "cifs", "smb3"})  # fmt: skip
+"""File systems of one machine, and shared ones that take `flock` to their server (flock(2))."""
+
+
+def file_system(path: Path, mounts: str) -> str | None:
+    """The kind of file system that a path is on, by the lines of /proc/self/mountinfo (proc_pid_mountinfo(5)); None where they do not say."""
+    whole, best = f"{path.resolve()}/", ("", "")
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = fields.split(" ")[4].rstrip("/") + "/"
+        if whole.startswith(point) and len(point) >= len(best[0]):
+            best = point, rest.split(" ")[0]
+    return best[1] or None
+
+
 def compact(path: str | Path, target_bytes: int = 128 * 2**20) -> int:
     """Merge small files into larger ones (no row changes, so change feeds show nothing); how many files went.
 
     Of two compactions at once delta-rs lets both succeed, which doubles the rows they share: so one at a time, by a lock beside
-    the table; where the lock is held nothing is done. Machines that share a table must agree on one that compacts.
+    the table; where the lock is held, or the file system is of a kind whose locks may not hold across machines, nothing is done.
     Errors: TransientError (a conflicting commit; nothing was changed).
     """
     where = Path(path)
+    kind = file_system(where, MOUNTS.read_text() if MOUNTS.exists() else "")
+    if kind is not None and kind not in LOCKING:
+        log.warning(
+            "%s: small files are not merged: locks of the file system %s may not hold across machines", path, kind
+        )
+        return 0
     with where.with_name(f".{where.name}.compacting").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

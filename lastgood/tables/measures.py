@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lastgood import tables
 from lastgood.record import metrics
 from lastgood.record.verdict import Verdict
-from lastgood.record.windows import Counts, from_row, merge
+from lastgood.record.windows import Counts, add, from_row, merge, quantile
 
 NEAR = timedelta(hours=6)
 
@@ -137,6 +137,45 @@ def failing(store: tables.Store, endpoint: str, version: str, since: datetime, m
     failed = rows.filter(pc.is_valid(rows["error_code"])).sort_by([("requested_at", "descending")])
     newest: list[dict[str, Any]] = failed.select(list(FAILING)).slice(0, most).to_pylist()
     return newest
+
+
+OTHER_TOOLS = "other"
+
+
+def tools(
+    store: tables.Store, endpoint: str, new: str, prior: str | None, since: datetime, most: int = 10
+) -> list[dict[str, Any]]:
+    """Tools of an agent's two versions since a moment (of runs that began in whole windows): tool, and for `new` and `prior` calls, error_rate and
+    p95_ms, None where a version did not call it. The most runs of the new version in which it failed come first; beyond `most` they are one row."""
+    wanted: Any = [("endpoint", "=", endpoint), ("window_start", ">=", since.replace(second=0, microsecond=0))]
+    by_tool: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in store.home(tables.TOOL_WINDOWS).read(filters=wanted).to_pylist():
+        if row["model_version"] in (new, prior):
+            by_tool.setdefault(row["tool"], {}).setdefault(row["model_version"], []).append(row)
+
+    def rank(name: str) -> tuple[float, float, str]:
+        ours = by_tool[name].get(new, ())
+        return -sum(row["runs_failed"] for row in ours), -sum(row["calls"] for row in ours), name
+
+    ordered = sorted(by_tool, key=rank)
+    shown = {name: by_tool[name] for name in ordered[:most]}
+    for name in ordered[most:]:
+        rest = shown.setdefault(OTHER_TOOLS, {})
+        for version, rows in by_tool[name].items():
+            rest.setdefault(version, []).extend(rows)
+    return [
+        {"tool": name, "new": _called(sides.get(new)), "prior": _called(sides.get(prior or ""))}
+        for name, sides in shown.items()
+    ]
+
+
+def _called(rows: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:
+    """Rows of `tool_windows` as one."""
+    if not rows:
+        return None
+    calls = sum(row["calls"] for row in rows)
+    latency = add(*(dict(row["latency"] or ()) for row in rows))
+    return {"calls": calls, "error_rate": sum(row["errors"] for row in rows) / calls, "p95_ms": quantile(latency, 0.95)}
 
 
 def evidence_series(

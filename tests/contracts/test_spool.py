@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -370,3 +371,34 @@ def test_a_commit_made_before_the_crash_is_known_after_it(tmp_path: Path) -> Non
     while mine.step():
         pass
     assert stored(tmp_path) == ["a", "b", "c"]
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /data rw - fuse.gcsfuse bucket rw
+31 21 0:41 / /data/local rw - xfs /dev/sdb1 rw
+32 21 0:42 / /mnt/share rw - nfs4 server:/share rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/data/lastgood", "fuse.gcsfuse"), ("/data/local/x", "xfs"), ("/database", "ext4"), ("/mnt/share/t", "nfs4")],
+)
+def test_the_kind_of_a_file_system_is_that_of_its_nearest_mount(path: str, kind: str) -> None:
+    assert delta.file_system(Path(path), MOUNTS) == kind
+    assert delta.file_system(Path(path), "") is None
+
+
+def test_nothing_is_merged_where_locks_may_not_hold_across_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        delta.append(tmp_path / "t", pa.table({"a": [i]}))
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"30 21 0:40 / {tmp_path} rw - fuse.something bucket rw\n")
+    monkeypatch.setattr(delta, "MOUNTS", mounts)
+    assert delta.compact(tmp_path / "t") == 0
+    mounts.write_text(f"30 21 0:40 / {tmp_path} rw - ext4 /dev/sda1 rw\n")
+    assert delta.compact(tmp_path / "t") == 3
+    assert sorted(delta.read(tmp_path / "t")["a"].to_pylist()) == [0, 1, 2]

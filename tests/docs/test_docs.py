@@ -145,3 +145,12 @@ def test_every_plot_of_a_ratio_is_defined_by_its_formula() -> None:
     } - {"test", ""}
     there_are = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     assert tests - there_are == set()
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    text = Path("docs/explanation/promises.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
+    assert len(named) > 15
+    for path, test in named:
+        source = Path(path).read_text()
+        assert not test or f"def {test}(" in source, f"{path}::{test}"

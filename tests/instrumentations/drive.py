@@ -270,10 +270,55 @@ def semantic_kernel() -> Scenarios:
 
         return asyncio.run(run())
 
+    def agent() -> None:
+        from semantic_kernel.agents import ChatCompletionAgent
+        from semantic_kernel.functions import kernel_function
+
+        class Weather:
+            @kernel_function(description="Weather of a city.")
+            def weather(self, city: str) -> str:
+                return f"warm in {city}"
+
+        async def run() -> None:
+            service = OpenAIChatCompletion(ai_model_id="tool", async_client=AsyncOpenAI(max_retries=0))
+            await ChatCompletionAgent(service=service, name="support", plugins=[Weather()]).get_response(messages=ASKED)
+
+        asyncio.run(run())
+
     return {
         "success": lambda: ask("ok"), "429": lambda: ask("m-429"), "500": lambda: ask("m-500"), "time-out": lambda: ask("slow"),
-        "streamed": lambda: ask("ok", True),
+        "streamed": lambda: ask("ok", True), "agent with a tool": agent,
     }  # fmt: skip
+
+
+def azure_ai() -> Scenarios:
+    provider()
+    os.environ["AZURE_TRACING_GEN_AI_CONTENT_RECORDING_ENABLED"] = "true"
+    from azure.core.settings import settings
+
+    settings.tracing_implementation = "opentelemetry"
+    from azure.ai.inference import ChatCompletionsClient
+    from azure.ai.inference.tracing import AIInferenceInstrumentor
+    from azure.core.credentials import AzureKeyCredential
+
+    AIInferenceInstrumentor().instrument()
+
+    def ask(model: str, **more: Any) -> Any:
+        wait = {"read_timeout": TIMEOUT_S} if model == "slow" else {}
+        client = ChatCompletionsClient(MODEL_URL, AzureKeyCredential("none"), retry_total=0, **wait)
+        return client.complete(messages=[{"role": "user", "content": ASKED}], model=model, **more)
+
+    def stream() -> None:
+        for _ in ask("ok", stream=True, model_extras={"stream_options": {"include_usage": True}}):
+            pass
+
+    return {
+        "success": lambda: ask("ok"),
+        "429": lambda: ask("m-429"),
+        "500": lambda: ask("m-500"),
+        "time-out": lambda: ask("slow"),
+        "streamed": stream,
+    }
 
 
 def fastapi() -> Scenarios:
@@ -311,7 +356,7 @@ def fastapi() -> Scenarios:
 DIALECTS = {
     "openai-v2": openai_v2, "openai-v2-latest": openai_v2_latest, "openllmetry": openllmetry, "langchain": langchain, "llama-index": llama_index,
     "mlflow": mlflow, "litellm": litellm,
-    "pydantic-ai": pydantic_ai, "semantic-kernel": semantic_kernel, "fastapi": fastapi,
+    "pydantic-ai": pydantic_ai, "semantic-kernel": semantic_kernel, "azure-ai": azure_ai, "fastapi": fastapi,
 }  # fmt: skip
 
 

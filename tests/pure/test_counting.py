@@ -19,6 +19,7 @@ from lastgood.jobs.counting import SCHEMA, add, add_batches, count, count_batche
 from lastgood.judge.columns import Columns, columns
 from lastgood.judge.records import Records, columns_of
 from lastgood.record.fault import FAULTS, fault
+from lastgood.record.telemetry import KINDS
 from lastgood.record.windows import (
     OUTSIDE,
     RELATIVE_ERROR,
@@ -38,7 +39,7 @@ REQUESTS = pa.schema([
     ("window_start", pa.timestamp("us", "UTC")),
     ("weight", pa.float64()), ("latency_ms", pa.float64()), ("ttft_ms", pa.float64()), ("feature_age_ms", pa.float64()),
     ("tokens_in", pa.int64()), ("tokens_out", pa.int64()), ("error_code", pa.string()), ("requester", pa.string()),
-    ("scores", pa.map_(pa.string(), pa.float64())),
+    ("scores", pa.map_(pa.string(), pa.float64())), *((f"tokens_{kind}", pa.int64()) for kind in KINDS),
 ])  # fmt: skip
 
 some_ms = st.none() | st.floats(0, 1e7) | st.sampled_from([math.nan, math.inf, 1e-300, 0.0])
@@ -50,6 +51,7 @@ rows = st.lists(
         "latency_ms": some_ms, "ttft_ms": some_ms, "feature_age_ms": some_ms, "tokens_in": st.none() | st.integers(0, 9000),
         "tokens_out": st.none() | st.integers(0, 900), "error_code": st.sampled_from([None, None, "A", "B"]),
         "requester": st.none() | st.sampled_from([f"u{i}" for i in range(12)]),
+        **{f"tokens_{kind}": st.none() | st.integers(0, 90) for kind in KINDS},
         "scores": st.none() | st.dictionaries(st.sampled_from("pq"), st.none() | st.floats(-1, 2) | st.just(math.nan), max_size=2),
     }),
     min_size=1, max_size=60,
@@ -109,6 +111,7 @@ def one(row: dict[str, Any]) -> Counts:
     return Counts(
         *key, 1, weight, tokens_in=(row["tokens_in"] or 0) * weight, tokens_out=(out or 0) * weight,
         told_in=weight * (row["tokens_in"] is not None), told_out=weight * (out is not None),
+        kinds={kind: row[f"tokens_{kind}"] * weight for kind in KINDS if row[f"tokens_{kind}"]},
         scores={n: (1.0, v, v * v) for n, v in rounded.items()},
         score_callers={f"{who}/{n}": (1.0, v, v * v) for n, v in rounded.items() if row["requester"]}, **made,
     )  # fmt: skip
@@ -121,7 +124,8 @@ def by_hand(given_rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
     made = {}
     for key, group in groups.items():
         total = merge(group)
-        made[key] = {name: getattr(total, name) for name in SCHEMA.names[4:]}
+        kinds = {f"tokens_{kind}": total.kinds.get(kind, 0.0) for kind in KINDS}
+        made[key] = {name: kinds[name] if name in kinds else getattr(total, name) for name in SCHEMA.names[4:]}
         made[key] |= {"callers": {n: list(v) for n, v in total.callers.items()}}
         made[key] |= {
             "scores": {n: list(v) for n, v in total.scores.items()},
@@ -232,4 +236,5 @@ def as_requests(given_records: Records) -> pa.Table:
         "tokens_out": pa.array(given_records.tokens_out, from_pandas=True).cast(pa.int64()),
         "requester": [None if who < 0 else f"u{who}" for who in given_records.who], "scores": [None] * n,
     }  # fmt: skip
-    return pa.table({name: pa.array(made[name], REQUESTS.field(name).type) for name in REQUESTS.names})
+    unsaid = [None] * len(made["endpoint"])
+    return pa.table({name: pa.array(made.get(name, unsaid), REQUESTS.field(name).type) for name in REQUESTS.names})

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from lastgood.dashboards.exporter import amounts
 from lastgood.jobs.cost import LEAST_IDLE_S, rates
 from lastgood.jobs.offers import loads, offers, report, show
+from lastgood.record.telemetry import KINDS
 from lastgood.record.windows import Counts, bucket, merge
 from lastgood.settings import CostSettings
+from lastgood.settings.prices import TokenPrice
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 requests = st.lists(
@@ -66,6 +69,44 @@ def test_cost_by_token_is_of_the_known_tokens_and_the_unknown_share_is_said(
     lines: list[str] = []
     show("e", made, lines.append, lambda *_: None)
     assert any("say no tokens" in line for line in lines) == (told < weight), "the side that more requests say counts"
+
+
+KIND_PRICES = PRICES.model_copy(
+    update={
+        "pay_per_token": {
+            "m": TokenPrice(input=1.0, output=10.0, cached=0.1, cache_write=1.25, reasoning=20.0, audio_out=80.0)
+        }
+    }
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KINDS), st.integers(0, 1000)), min_size=1, max_size=8))
+def test_kinds_of_tokens_cost_their_own_prices_in_the_table_and_on_the_command_line(
+    kinds: list[dict[str, int]],
+) -> None:
+    """Kinds are parts of their side: what has no price of its own costs what its side costs."""
+    windows = [
+        Counts("e", "1", "s", START + timedelta(minutes=i), 1, 1.0, tokens_in=9000.0, tokens_out=9000.0, told_in=1.0, told_out=1.0, kinds=of)
+        for i, of in enumerate(kinds)
+    ]  # fmt: skip
+    sums = {kind: sum(of.get(kind, 0) for of in kinds) for kind in KINDS}
+    apart = {
+        "cached": 0.1 - 1.0,
+        "cache_write": 1.25 - 1.0,
+        "reasoning": 20.0 - 10.0,
+        "audio_in": 0.0,
+        "audio_out": 80.0 - 10.0,
+    }
+    by_hand = (len(kinds) * 9000 * (1.0 + 10.0) + sum(sums[kind] * apart[kind] for kind in KINDS)) / 1e6
+    made = report(windows, 60, KIND_PRICES, SETTINGS, 2000.0)
+    (offer,) = (each for each in made["offers"] if each["mode"] == "pay_per_token")
+    assert offer["dbu"] == pytest.approx(by_hand)
+    plain = report([replace(window, kinds={}) for window in windows], 60, KIND_PRICES, SETTINGS, 2000.0)
+    saved = next(each for each in plain["offers"] if each["mode"] == "pay_per_token")["dbu"] - offer["dbu"]
+    assert saved == pytest.approx(-sum(sums[kind] * apart[kind] for kind in KINDS) / 1e6, abs=1e-9)
+    titles: list[str] = []
+    show("e", made, lambda _: None, lambda title, *_: titles.append(title))
+    assert all((f", {n:,} {kind.replace('_', ' ')}" in titles[0]) for kind, n in sums.items() if n)
 
 
 @given(requests, st.sampled_from([0.0, 1.0, 600.0]))

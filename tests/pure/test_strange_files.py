@@ -508,7 +508,7 @@ def test_markup_in_data_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "[").mkdir()
     code, out, err = lastgood(capsys, "check", str(lines(tmp_path / "[" / "x].jsonl", made)))
     assert code == 0, err
-    for word in ("v[/]1", "[prod]1", "[/chat] timeout", "[/e]"):
+    for word in ("v[/]1", "[prod]1", "TIMEOUT", "[/e]"):
         assert word in out
 
 

@@ -59,6 +59,10 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"tokens_in": 20, "tokens_out": 10}],
     ),
     "an agent alone tells its tokens": ([step("1", "agent", tokens_in=20, tokens_out=10)], [{"tokens_in": 20, "tokens_out": 10, "calls": None}]),
+    "a class that stands for every status is told by the status": (
+        [call("1", error_code="HttpResponseError", tokens_in=None), part("2", "link", "1", 1, 20, error_code="HTTP_429", status_code=429)],
+        [{"error_code": "HTTP_429", "status_code": 429}],
+    ),
     "a server and the client in it are one request": (
         [part("1", "entry", None, 0, 120, status_code=200), call("2", "1", 5, 100, model_version="7", marks="v", finish_reason="stop")],
         [{"endpoint": "app", "latency_ms": 120.0, "status_code": 200, "model_version": "7", "finish_reason": "stop", "tokens_in": 10}],
@@ -209,7 +213,52 @@ def test_a_run_says_what_its_tools_did_and_their_success_is_a_score() -> None:
     ]  # fmt: skip
     (made,) = records(parts)
     assert dict(made["attributes"]) == {
-        "run.tools": "4", "run.tool_failures": "1", "run.repeated": "1", "run.tool_ms": "250.0", "run.agents": "2", "run.step_limit": "true",
-        "eval.tools": "0.75",
+        "run.agent": "support", "run.agents": "2", "run.handoffs": "1", "run.tools": "4", "run.tool_failures": "1", "run.repeated": "1",
+        "run.longest": "2", "run.tool_ms": "250.0", "run.step_limit": "true", "eval.tools": "0.75", "eval.loops": "0",
     }  # fmt: skip
     assert records([call("1")])[0]["attributes"] is None
+
+
+def test_a_run_that_fails_fifty_times_in_one_tool_is_one_unit_of_evidence() -> None:
+    tools = [
+        step(f"t{i}", "tool", "1", 10.0 * i, 5, step_name="search", error_code="HTTP_500", input=str(i))
+        for i in range(50)
+    ]
+    (made,) = records([step("1", "agent", None, 0, 900, step_name="a"), *tools])
+    told = dict(made["attributes"])
+    assert (told["run.tools"], told["run.tool_failures"], told["eval.tools"], told["eval.loops"]) == (
+        "50",
+        "50",
+        "0.0",
+        "1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loops"),
+    [(["a", "a", "a"], "0"), (["a", "a", "b"], "1"), ([None, None, None], "1"), ([], "1")],
+)
+def test_a_run_loops_where_one_call_is_made_three_times_with_the_same_arguments(
+    arguments: list[str | None], loops: str
+) -> None:
+    tools = [
+        step(f"t{i}", "tool", "1", 10.0 * i, 5, step_name="search", input=given) for i, given in enumerate(arguments)
+    ]
+    (made,) = records([step("1", "agent", None, 0, 900, step_name="a"), *tools])
+    told = dict(made["attributes"])
+    assert told["eval.loops"] == loops
+    assert ("run.longest" in told) == any(arguments), "what is not captured is not known"
+
+
+def test_time_in_tools_that_run_side_by_side_counts_once_and_a_hand_off_is_a_change_of_agent() -> None:
+    (made,) = records([
+        step("1", "workflow", None, 0, 900, step_name="flow"), step("2", "agent", "1", 0, 300, step_name="a"), step("3", "agent", "1", 310, 300, step_name="b"),
+        step("4", "agent", "1", 620, 100, step_name="a"), step("5", "tool", "2", 10, 100, step_name="x"), step("6", "tool", "2", 60, 100, step_name="y"),
+    ])  # fmt: skip
+    told = dict(made["attributes"])
+    assert (told["run.tool_ms"], told["run.handoffs"], told["run.agents"], told["run.agent"]) == (
+        "150.0",
+        "2",
+        "2",
+        "a",
+    )

@@ -26,10 +26,11 @@ from lastgood.alerts.rollback.plan import Snapshot
 from lastgood.cli.app import app
 from lastgood.record.telemetry import arrow_schema
 from lastgood.record.verdict import State
+from lastgood.record.windows import middle
 from lastgood.service.assistant import TOOLS
 from lastgood.settings import Mode
 from lastgood.tables import delta
-from lastgood.tables.measures import FAILING, failing
+from lastgood.tables.measures import FAILING, failing, tools
 
 
 @pytest.fixture
@@ -189,3 +190,21 @@ def test_the_newest_failed_requests_of_a_version_are_read_without_their_texts(tm
     assert [row["request_id"] for row in shown] == ["r5", "r4", "r3"]
     assert [*shown[0]] == [*FAILING]
     assert [row["request_id"] for row in failing(store, "chat", "3", START + timedelta(seconds=4))] == ["r5", "r4"]
+
+
+def test_the_tools_of_two_versions_are_read_with_the_worst_first_and_the_rest_as_one(tmp_path: Path) -> None:
+    store = tables.Store(str(tmp_path))
+    assert tools(store, "chat", "3", "2", START) == []
+    counts = [
+        {"endpoint": "chat", "model_version": version, "tool": name, "window_start": START + timedelta(minutes=minute), "calls": 10.0, "errors": errors,
+         "runs": 5.0, "runs_failed": errors, "latency": [(300, 9.0), (400, 1.0)]}
+        for minute in (-1, 0, 1) for version in "123" for name, errors in (("a", 0.0), ("b", 2.0 if version == "3" else 0.0), ("c", 1.0))
+    ]  # fmt: skip
+    delta.append(
+        store.path(tables.TOOL_WINDOWS), pa.Table.from_pylist(counts, arrow_schema(tables.TOOL_WINDOWS.fields))
+    )
+    shown = tools(store, "chat", "3", "2", START + timedelta(seconds=30), most=1)
+    assert [row["tool"] for row in shown] == ["b", "other"]
+    assert (shown[0]["new"]["calls"], shown[0]["new"]["error_rate"], shown[0]["prior"]["error_rate"]) == (20, 0.2, 0)
+    assert (shown[1]["new"]["calls"], shown[1]["new"]["error_rate"]) == (40, 0.05)
+    assert shown[0]["new"]["p95_ms"] == middle(400)

@@ -10,15 +10,20 @@ from typing import Any
 import httpx
 import pytest
 from alerts_support import House, settings
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from waiting import HANG_S
 
 from lastgood import tables
 from lastgood.alerts.rollback.leave import choose_leaving
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.prior import Known, choose
+from lastgood.collectors.otlp.columns import TraceDecoder
 from lastgood.errors import ConfigError, RefusedError
-from lastgood.judge.ledger import Configuration
-from lastgood.settings import Mode, WorkspaceSettings
+from lastgood.judge.ledger import Configuration, ledger, stints
+from lastgood.service.live import Live
+from lastgood.settings import Mode, WorkspaceSettings, load
 from lastgood.workspace import deployments, local
 from lastgood.workspace.databricks import connect, parse, update_body
 from lastgood.workspace.identity import model_of, version_of
@@ -106,6 +111,30 @@ def call(space: local.Running, method: str, path: str, body: Any = None) -> Any:
     return answer.json()
 
 
+def of_spans(store: tables.Store, entities: list[str]) -> list[str | None]:
+    """The versions of requests whose spans name the served entity only, by the ledger of configurations."""
+    now = time.time_ns()
+    spans = [
+        Span(
+            trace_id=bytes([i + 1]) * 16, span_id=bytes([i + 1]) * 8, kind=Span.SPAN_KIND_CLIENT, start_time_unix_nano=now, end_time_unix_nano=now + 10**8,
+            attributes=[
+                KeyValue(key=key, value=AnyValue(string_value=value))
+                for key, value in {"lastgood.endpoint": "chat", "databricks.served_entity.name": name}.items()
+            ],
+        )
+        for i, name in enumerate(entities)
+    ]  # fmt: skip
+    export = ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=spans)])])
+    live, rows = Live(load(), lambda: datetime.now(UTC)), deployments.read(store)
+    live.learn(ledger(rows), stints(rows))
+    table = TraceDecoder().decode([(export.SerializeToString(), datetime.now(UTC))]).table
+    assert table["served_entity"].to_pylist() == entities
+    live.take(table)
+    return sorted(
+        live._endpoints["chat"].rows["model_version"].to_pylist(), key=[r["model_version"] for r in rows].index
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bad_version_of_every_kind_is_rolled_back_and_named_alike_everywhere(
     kind: str, space: local.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +157,7 @@ def test_a_bad_version_of_every_kind_is_rolled_back_and_named_alike_everywhere(
     store = tables.Store(str(tmp_path / "data"))
     deployments.record(store, [endpoint], datetime.now(UTC))
     assert {row["model_version"] for row in deployments.read(store)} == {prior, new}
+    assert of_spans(store, [entity.name for entity in endpoint.entities]) == [prior, new]
 
     house = House(tmp_path, workspace, settings(Mode.AUTO))
     house.controller.observe_endpoints()

@@ -27,6 +27,10 @@ FAILED: Any = [
     {"requested_at": START, "error_code": "HTTP_500", "latency_ms": 1204.0, "request_id": "r-1", "trace_id": "0af7/651"},
     {"requested_at": START, "error_code": EVIL * 9, "latency_ms": None, "request_id": EVIL, "trace_id": None},
 ]  # fmt: skip
+TOOLS: Any = [
+    {"tool": EVIL, "new": {"calls": 1204.0, "error_rate": 0.31, "p95_ms": 2100.4}, "prior": {"calls": 3.0, "error_rate": 0.0, "p95_ms": None}},
+    {"tool": "book", "new": None, "prior": {"calls": 3.0, "error_rate": 0.0, "p95_ms": 7.0}},
+]  # fmt: skip
 SERIES: Any = [{"name": "error rate", "unit": "%", "new": [0.1, None, 6.1, 6.0], "prior": [0.4, 0.4, 0.3, None]}]
 
 
@@ -38,7 +42,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     house.verdict()
     house.tick()
     series = lambda one: SERIES if one.endpoint == "chat" else ()  # noqa: E731
-    with serving(create_app(house.controller, series, failing=lambda one: FAILED)) as url:
+    with serving(create_app(house.controller, series, failing=lambda one: FAILED, tools=lambda one: TOOLS)) as url:
         built = Site(house, url)
         yield built
         built.browser.close()
@@ -94,6 +98,16 @@ def test_failing_requests_are_shown_with_a_link_to_their_trace(site: Site) -> No
     assert '<a href="https://traces.example.com/t/0af7/651">trace 0af7/651</a>' in page
     assert "1,204 ms" in page and "HTTP_500" in page and "r-1" in page
     assert EVIL not in page
+
+
+def test_the_tools_of_an_agent_are_shown_for_both_versions(site: Site) -> None:
+    page = site.browser.get(site.path).text
+    assert "Tools of the agent" in page and EVIL not in page
+    for row in (
+        "<td>1,204</td><td>31 %</td><td>2,100 ms</td><td>3</td><td>0 %</td><td>-</td>",
+        "book</th><td>-</td><td>-</td><td>-</td><td>3</td><td>0 %</td><td>7 ms</td>",
+    ):
+        assert row in page
 
 
 def test_a_person_rolls_back_and_sees_the_progress(site: Site) -> None:

@@ -18,6 +18,7 @@ from alerts_support import KEY, MemoryWorkspace, endpoint, settings, verdict
 from lastgood.alerts.audit import GENESIS
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.records import KillSwitch, Rollback
+from lastgood.alerts.rollback.executor import STALE
 from lastgood.alerts.rollback.links import LinkError, Signer
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
@@ -82,9 +83,11 @@ class SimWorkspace(MemoryWorkspace):
         super().update_config(name, entities, traffic, passthrough)
         if len(self.updates) > number:
             self.world.acted(before, traffic)
+        self.world.answered = False
         self.world.moment("the update has been accepted")
         if self.chance.pick("answer lost", 3.0):
             raise TransientError("the answer was lost")
+        self.world.answered = True
 
     def deploy(self, traffic: Mapping[str, int]) -> bool:
         """A person's own update; refused while another is in progress."""
@@ -129,6 +132,9 @@ class World:
         self.nested = False
         self.foreign = 0
         """How often somebody else has changed the endpoint."""
+        self.answered = True
+        """Whether Lastgood knows what became of its last update."""
+        self.killed_at: float | None = None
         self.changes: list[tuple[str, int]] = []
         """(rollback, `foreign` then) of every update of ours that was accepted."""
 
@@ -169,6 +175,7 @@ class World:
             try:
                 for _ in range(8 if pause else 1):
                     chance.seconds += chance.random.choice((30.0, 300.0)) if pause else 0.0
+                    self.person(often=6.0)
                     self.life(1)
             finally:
                 self.nested = False
@@ -207,18 +214,19 @@ class World:
 
     # people
 
-    def person(self) -> None:
-        """What people do between two rounds."""
+    def person(self, often: float = 1.0) -> None:
+        """What people do between two rounds, and while a process stands still."""
         chance, replica = self.chance, self.replicas[0]
-        if chance.pick("person deploys", 0.3):
+        if chance.pick("person deploys", 0.3 * often):
             share = chance.random.choice((0, 10, 100))
             if self.workspace.deploy({f"chat-{GOOD}": 100 - share, f"chat-{BAD}": share}):
                 self.foreign += 1
                 chance.say(f"a person sends {share} % to version {BAD}")
-        if chance.pick("kill switch", 0.1):
+        if chance.pick("kill switch", 0.2 * often):
             with self.observer() as tx:
                 on = not tx.kill_switch().on
                 tx.set_kill_switch(KillSwitch(on, PERSON, "for a reason"))
+                self.killed_at = chance.seconds if on else None
                 chance.say(f"the kill switch is {'on' if on else 'off'}")
         if replica and (links := self.links()) and chance.random.random() < 0.3:
             decision: Any = Approve(PERSON)
@@ -254,7 +262,9 @@ class World:
         self.chance.demand(bool(intents), "the endpoint was changed and no intent was written down")
         owner = intents[0]
         again = [foreign for key, foreign in self.changes if key == owner.id]
-        self.chance.demand(len(again) < 3, f"the same rollback changed the endpoint {len(again) + 1} times")
+        self.chance.demand(not (again and self.answered), "a rollback changed the endpoint again, knowing that it had")
+        killed = self.killed_at is not None and self.chance.seconds > self.killed_at + STALE.total_seconds()
+        self.chance.demand(not killed, "the endpoint was changed while the kill switch was on")
         voided = before.config_version != owner.plan.config_version and not again
         self.chance.demand(
             not voided, f"a plan for configuration {owner.plan.config_version} overwrote {before.config_version}"
@@ -262,6 +272,8 @@ class World:
         self.changes.append((owner.id, self.foreign))
 
     def check(self) -> None:
+        unforeseen = sum(replica.faults["unforeseen"] for replica in self.replicas if replica)
+        self.chance.demand(not unforeseen, "a step failed in a way that nobody foresaw")
         with self.observer() as tx:
             live = [rollback for key in tx.live_rollbacks() if (rollback := tx.rollback(key))]
         owners = [rollback.id for rollback in live if rollback.state.under_way]
@@ -272,6 +284,7 @@ class World:
         self.chance.storm = False
         with self.observer() as tx:
             tx.set_kill_switch(KillSwitch(False, PERSON, "quiet"))
+            self.killed_at = None
         for _ in range(QUIET_STEPS):
             self.chance.seconds += 60.0
             self.life(0)
@@ -281,11 +294,16 @@ class World:
                 except (LinkError, LastgoodError):
                     pass
         with self.observer() as tx:
+            lost = tx.audit(what="undeliverable")
             problems, waiting, standing = tx.verify(), tx.unsent(), tx.live_rollbacks()
             rollbacks, incidents = tx.rollbacks(NAME, 1000), tx.incidents(NAME, open_only=True)
+            every, spared = tx.incidents(NAME), len(tx.audit(what="not sent any more"))
         self.chance.demand(problems == [], f"the audit chain is broken: {problems[:2]}")
-        self.chance.demand(not waiting, f"messages that nobody got: {waiting}")
+        self.chance.demand(not waiting and not lost, f"messages that nobody got: {waiting or len(lost)}")
         self.chance.demand(not standing or bool(incidents), f"a rollback that does not end: {standing}")
+        told = {str(event["dedup_key"]) for event in self.channel.events}
+        silent = [incident.id for incident in every if not any(incident.id in key for key in told)]
+        self.chance.demand(len(silent) <= spared, f"incidents of which nobody heard: {silent}")
         share = self.workspace.seen().share(BAD)
         self.chance.demand(
             not (share == 0 and incidents), f"the bad version is gone and an incident is open: {len(incidents)}"

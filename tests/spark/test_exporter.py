@@ -130,7 +130,8 @@ def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
     silent = {one.name for one in CATALOGUE} - {SERIES[name].name for name in found}
     assert silent == {
         "lastgood_drift_distance", "lastgood_drifted", "lastgood_first_token_seconds", "lastgood_feature_source_timestamp_seconds",
-        "lastgood_source_reads_whole", "lastgood_source_rows_passed_over",
+        "lastgood_source_reads_whole", "lastgood_source_rows_passed_over", "lastgood_agent_runs", "lastgood_agent_runs_looped",
+        "lastgood_agent_runs_step_limited", "lastgood_tool_calls", "lastgood_tool_errors",
     }  # fmt: skip
     assert found["lastgood_verdict"]["chat", "1"] == said.state.severity
     assert found["lastgood_kill_switch"][()] == 1
@@ -191,6 +192,44 @@ def test_the_number_of_series_is_bounded_and_the_bound_is_seen(store: Store) -> 
     found = scraped(exporter)
     assert set(found["lastgood_requests_total"]) == {("chat", "5"), ("chat", "6"), ("chat", "7")}
     assert found["lastgood_series_dropped"][()] == 4
+
+
+def test_tools_beyond_the_bound_are_counted_as_other_and_a_tool_never_moves_between_series(store: Store) -> None:
+    schema = telemetry.arrow_schema(tables.TOOL_WINDOWS.fields)
+    runs = {
+        "endpoint": "chat",
+        "model_version": "7",
+        "agent": "a",
+        "window_start": START,
+        "runs": 9.0,
+        "looped": 2.0,
+        "step_limited": 0.0,
+    }
+    for table in (tables.AGENT_WINDOWS, tables.TOOL_WINDOWS):
+        delta.create(store.path(table), telemetry.arrow_schema(table.fields))
+    delta.append(
+        store.path(tables.AGENT_WINDOWS),
+        pa.Table.from_pylist([runs | {"tokens_in": 5.0}], telemetry.arrow_schema(tables.AGENT_WINDOWS.fields)),
+    )
+    exporter = Exporter(store)
+    for minute, names in enumerate((range(30), range(25, 40))):
+        given = [
+            {"endpoint": "chat", "model_version": "7", "tool": f"t{i}", "window_start": START + timedelta(minutes=minute), "calls": float(i + 1), "errors": 1.0}
+            for i in names
+        ]  # fmt: skip
+        delta.append(store.path(tables.TOOL_WINDOWS), pa.Table.from_pylist(given, schema))
+        exporter.refresh()
+    shown = scraped(exporter)
+    calls, errors = shown["lastgood_tool_calls_total"], shown["lastgood_tool_errors_total"]
+    most = {("chat", "7", name) for name in (*(f"t{i}" for i in range(10, 30)), "other")}
+    assert set(calls) == set(errors) == most
+    assert calls["chat", "7", "t29"] == 60 and calls["chat", "7", "other"] == sum(range(1, 11)) + sum(range(31, 41))
+    assert sum(errors.values()) == 45
+    assert (
+        shown["lastgood_agent_runs_total"]["chat", "7"] == 9
+        and shown["lastgood_agent_runs_looped_total"]["chat", "7"] == 2
+    )
+    assert shown["lastgood_tokens_in_total"]["chat", "7"] == 0, "tokens of runs are counted with their requests"
 
 
 def test_a_source_of_features_that_cannot_be_asked_keeps_what_it_last_said(store: Store) -> None:

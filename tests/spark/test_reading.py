@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from jobs_support import put
+from jobs_support import row as inbox_row
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
@@ -18,6 +21,7 @@ from lastgood.collectors.reading import Origin, candidates, collect, collect_all
 from lastgood.errors import ConfigError, TransientError
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
+from lastgood.record.telemetry import arrow_schema
 from lastgood.service import loop
 from lastgood.settings import Settings
 from lastgood.tables import Store
@@ -364,3 +368,28 @@ def test_a_table_that_cannot_be_read_is_named_and_holds_up_nothing(
     assert [(one["job"], one.get("rows_in")) for one in said] == [("collect", None), ("conform", 1), ("windows", 1)]
     assert said[0]["error"] == str(found.value)
     assert [row["request_id"] for row in ctx.store.read(spark, tables.REQUESTS).collect()] == ["b"]
+
+
+def test_a_request_of_what_no_registry_has_is_of_the_version_that_the_configuration_named_then(
+    spark: Any, make: Callable[..., Context]
+) -> None:
+    """External models, feature specs and models paid by token: a span or row names the served entity, the ledger its version (NAME@HASH)."""
+    ctx = make()
+    told = [
+        {"endpoint": "chat", "served_entity": "gpt", "model_version": version, "traffic": 100, "config_version": n,
+         "observed_at": AT + timedelta(minutes=after)}
+        for n, (version, after) in enumerate((("gpt@11111111", -60), ("gpt@22222222", 10)))
+    ]  # fmt: skip
+    ctx.store.home(tables.DEPLOYMENTS).append(pa.Table.from_pylist(told, arrow_schema(tables.DEPLOYMENTS.fields)))
+    put(
+        ctx.store,
+        [
+            inbox_row(i, model_version=None, served_entity=entity, requested_at=AT + timedelta(minutes=after), source=source)
+            for i, (entity, after, source) in enumerate(
+                (("gpt", 0, "otlp"), ("gpt", 20, "span_table"), ("gpt", 20, "ai_gateway"), ("other", 20, "otlp"))
+            )
+        ],
+    )  # fmt: skip
+    conform(ctx)
+    named_then = {row["request_id"]: row["model_version"] for row in ctx.store.read(spark, tables.REQUESTS).collect()}
+    assert list(dict(sorted(named_then.items())).values()) == ["gpt@11111111", "gpt@22222222", "gpt@22222222", None]

@@ -6,34 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from jobs_support import START, put, row, stored
+from jobs_support import START, part, put, row, stored
 from soak import scaled
 
 from lastgood import tables
 from lastgood.jobs.conform import conform
 from lastgood.jobs.windows import windows
-from lastgood.record import telemetry
 from lastgood.record.trees import records
 from lastgood.tables import delta
 from lastgood.tables.runs import Context
-
-NAMES = [field.name for field in telemetry.INBOX]
-
-
-def part(trace: int, span: str, kind: str, parent: str | None, at: float, took: float, **more: Any) -> dict[str, Any]:
-    base = row(
-        0,
-        trace_id=f"{trace:032x}",
-        span_id=f"{trace:08x}{span:>08}",
-        parent_id=parent and f"{trace:08x}{parent:>08}",
-        part=kind,
-    )
-    begun = START + timedelta(seconds=40 * trace, milliseconds=at)
-    fields = {
-        "request_id": f"{trace:032x}/{trace:08x}{span:>08}", "requested_at": begun, "latency_ms": took, "status_code": None, "model_version": None,
-        "received_at": START + timedelta(minutes=10), "endpoint": "app", "weight": 1.0,
-    }  # fmt: skip
-    return dict.fromkeys(NAMES) | base | fields | more
 
 
 def agent(trace: int, chance: random.Random) -> list[dict[str, Any]]:
@@ -168,4 +149,4 @@ def test_the_steps_of_a_run_and_what_its_tools_did_are_kept_and_counted_as_a_sco
     ]  # fmt: skip
     assert {each["request_id"] for each in steps} == {parts[0]["request_id"]}
     (counted,) = delta.read(ctx.store.path(tables.WINDOWS)).to_pylist()
-    assert dict(counted["scores"]) == {"tools": [1.0, 0.5, 0.25]}
+    assert dict(counted["scores"]) == {"tools": [1.0, 0.5, 0.25], "loops": [1.0, 1.0, 1.0]}
