@@ -203,9 +203,21 @@ def _within(values: Any, low: float, high: float) -> Any:
     return pc.if_else(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), values, None)
 
 
+def _known_id(column: Any) -> Any:
+    unknown = pa.array(sorted(dialects.UNKNOWN_IDS))
+    longest = max(map(len, dialects.UNKNOWN_IDS))
+    short = pc.less_equal(pc.utf8_length(column), longest)
+    if not pc.any(short).as_py() and not pc.any(pc.match_substring_regex(column, r"^\s|\s$")).as_py():
+        return column
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    return pc.if_else(pc.is_in(words, unknown), None, column)
+
+
 _FAST: Mapping[dialects.Reader, tuple[str, Callable[[Any], Any]]] = {
     dialects.text: ("s", lambda column: pc.if_else(pc.equal(column, ""), None, column)),
+    dialects.KNOWN[dialects.text]: ("s", _known_id),
     dialects.whole: ("i", lambda column: _within(column, -(2**53) + 1, 2**53 - 1)),
+    dialects.count: ("i", lambda column: _within(column, 0, 2**53 - 1)),
     dialects.status: ("i", lambda column: _within(column, 100, 599)),
     dialects.number: ("d", lambda column: pc.if_else(pc.is_finite(column), column, None)),
     dialects.flag: ("b", lambda column: column),

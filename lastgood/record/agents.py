@@ -26,10 +26,23 @@ _LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?l
 
 
 def tools(request: "Request") -> "list[Node]":
-    """The tool calls of a request; of two nested reports of one call the outer."""
-    calls = [node for node in request.members if node.step == "tool"]
-    inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
-    return [node for node in calls if id(node) not in inner]
+    """The tool calls of a request; of nested reports of one call the outer, also where steps or other spans stand between them. A call of a
+    model or an agent between them makes it another call."""
+    calls: list[Node] = []
+    ours = {id(node) for node in request.members}
+    waiting: list[tuple[Node, Node | None]] = [(request.owner, None)]
+    while waiting:
+        node, within = waiting.pop()
+        if id(node) not in ours:
+            continue
+        if node.step == "tool":
+            if within is None or within.row["step_name"] != node.row["step_name"]:
+                calls.append(node)
+            within = node
+        elif node.part in ("call", "entry") or node.step in RUNS:
+            within = None
+        waiting += [(child, within) for child in reversed(node.below)]
+    return calls
 
 
 def told(request: "Request") -> list[tuple[str, str]]:

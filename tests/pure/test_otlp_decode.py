@@ -156,6 +156,28 @@ def test_dialect_is_read(dialect: str) -> None:
     assert found["env"] == "prod"
 
 
+@pytest.mark.parametrize("unknown", ["None", "null", "undefined", " nil ", "-", "NaN"])
+def test_what_languages_write_for_an_unknown_id_is_none(unknown: str) -> None:
+    ids = {
+        "gen_ai.conversation.id": unknown, "lastgood.request_id": unknown, "gen_ai.response.id": "", "enduser.id": unknown,
+        "session.id": "4711",
+    }  # fmt: skip
+    (row,) = rows(span(ids))
+    assert (row["conversation_id"], row["requester"]) == ("4711", None)
+    assert row["request_id"] == f"{'01' * 16}/{'02' * 8}", "those who do not know their ids do not share one"
+
+
+@pytest.mark.parametrize("unknown", [-1, "-1", -(2**60), "many", "", 1e300])
+def test_what_is_no_count_of_tokens_costs_neither_the_request_nor_the_next_name_of_the_count(unknown: Any) -> None:
+    names = {
+        "gen_ai.usage.input_tokens": unknown,
+        "gen_ai.usage.prompt_tokens": "12",
+        "gen_ai.usage.cache_read.input_tokens": unknown,
+    }
+    (row,) = rows(span({"gen_ai.operation.name": "chat", **names}))
+    assert (row["tokens_in"], row["tokens_cached"], row.get("reject_reason")) == (12, None, None)
+
+
 def test_without_any_id_the_trace_and_span_id_stand_for_the_request() -> None:
     found = rows(span())[0]
     assert found["request_id"] == f"{'01' * 16}/{'02' * 8}"
