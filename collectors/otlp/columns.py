@@ -23,7 +23,7 @@ from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
-from lastgood.record import telemetry
+from lastgood.record import agents, telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
@@ -392,9 +392,10 @@ class _Spans:
         fields = {name: column for name, column in given.items() if name not in dialects.PARTS}
         fields |= self._names(given, at)
         fields["part"] = pa.array(self.parts[spans], pa.string())
-        names = pc.utf8_slice_codeunits(pc.fill_null(self.of("name").take(at), ""), 0, MAX_NAME)
+        names = pc.replace_substring_regex(pc.fill_null(self.of("name").take(at), ""), agents.NAME_PREFIX, "")
         names = pc.if_else(pc.and_(pc.equal(fields["part"], STEP), pc.not_equal(names, "")), names, None)
-        fields["step_name"] = pc.coalesce(fields["step_name"], names)
+        names = pc.replace_substring_regex(pc.coalesce(fields["step_name"], names), agents.SERIAL, "*")
+        fields["step_name"] = pc.utf8_slice_codeunits(names, 0, MAX_NAME)
         start, end = self.start[spans], self.end[spans]
         fields["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
         first = self._first_tokens()[spans]

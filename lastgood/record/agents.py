@@ -21,6 +21,15 @@ outcome). Scores of requests (attributes `eval.NAME`) are judged, see `jobs.wind
 LOOP = 3
 """A run loops that makes one call, with the same arguments, so many times."""
 MAX_NAME = 64
+FIGURES = frozenset({
+    *(f"run.{name}" for name in ("agent", "agents", "handoffs", "tools", "tool_failures", "repeated", "longest", "tool_ms", "step_limit")),
+    f"eval.{TOOLS}", f"eval.{LOOPS}",
+})  # fmt: skip
+"""Attributes that `told` gives. Nobody else's are read: a sender could tell of runs that were none."""
+NAME_PREFIX = r"^(?:execute_tool|invoke_agent|invoke_workflow|create_agent) "
+"""What the GenAI conventions put before the name of a tool or an agent in its span's name."""
+SERIAL = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}|[0-9]{9,}"
+"""Numbers within a name that are new each time: they stand as `*`, so that one tool is one, and names are bounded. Patterns are RE2's and Python's."""
 _LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?limit", re.IGNORECASE)
 """Codes of runs that were stopped at a limit of steps."""
 
