@@ -23,7 +23,7 @@ from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
-from lastgood.record import telemetry
+from lastgood.record import agents, telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
@@ -203,9 +203,21 @@ def _within(values: Any, low: float, high: float) -> Any:
     return pc.if_else(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), values, None)
 
 
+def _known_id(column: Any) -> Any:
+    unknown = pa.array(sorted(dialects.UNKNOWN_IDS))
+    longest = max(map(len, dialects.UNKNOWN_IDS))
+    short = pc.less_equal(pc.utf8_length(column), longest)
+    if not pc.any(short).as_py() and not pc.any(pc.match_substring_regex(column, r"^\s|\s$")).as_py():
+        return column
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    return pc.if_else(pc.is_in(words, unknown), None, column)
+
+
 _FAST: Mapping[dialects.Reader, tuple[str, Callable[[Any], Any]]] = {
     dialects.text: ("s", lambda column: pc.if_else(pc.equal(column, ""), None, column)),
+    dialects.KNOWN[dialects.text]: ("s", _known_id),
     dialects.whole: ("i", lambda column: _within(column, -(2**53) + 1, 2**53 - 1)),
+    dialects.count: ("i", lambda column: _within(column, 0, 2**53 - 1)),
     dialects.status: ("i", lambda column: _within(column, 100, 599)),
     dialects.number: ("d", lambda column: pc.if_else(pc.is_finite(column), column, None)),
     dialects.flag: ("b", lambda column: column),
@@ -380,9 +392,10 @@ class _Spans:
         fields = {name: column for name, column in given.items() if name not in dialects.PARTS}
         fields |= self._names(given, at)
         fields["part"] = pa.array(self.parts[spans], pa.string())
-        names = pc.utf8_slice_codeunits(pc.fill_null(self.of("name").take(at), ""), 0, MAX_NAME)
+        names = pc.replace_substring_regex(pc.fill_null(self.of("name").take(at), ""), agents.NAME_PREFIX, "")
         names = pc.if_else(pc.and_(pc.equal(fields["part"], STEP), pc.not_equal(names, "")), names, None)
-        fields["step_name"] = pc.coalesce(fields["step_name"], names)
+        names = pc.replace_substring_regex(pc.coalesce(fields["step_name"], names), agents.SERIAL, "*")
+        fields["step_name"] = pc.utf8_slice_codeunits(names, 0, MAX_NAME)
         start, end = self.start[spans], self.end[spans]
         fields["requested_at"] = pa.array((start // 1000).astype(np.int64)).cast(SCHEMA.field("requested_at").type)
         first = self._first_tokens()[spans]

@@ -32,6 +32,20 @@ def unquoted(value: Any) -> str | None:
     return text(value)
 
 
+UNKNOWN_IDS = frozenset({"", "-", "null", "none", "nil", "undefined", "nan", "n/a", "<na>"})
+"""What languages write, in lower case, where an id is not known."""
+
+
+def known_id(read: Reader) -> Reader:
+    """Ids as `read` reads them. What stands for "unknown" is none: else all who do not know theirs would share one."""
+
+    def id_of(value: Any) -> Any:
+        result = read(value)
+        return None if isinstance(result, str) and result.strip().lower() in UNKNOWN_IDS else result
+
+    return id_of
+
+
 def number(value: Any) -> float | None:
     """A finite number, also from its text."""
     try:
@@ -45,6 +59,12 @@ def whole(value: Any) -> int | None:
     """A whole number that a double can hold exactly."""
     result = number(value)
     return int(result) if result is not None and abs(result) < 2**53 else None
+
+
+def count(value: Any) -> int | None:
+    """How many. Below 0 (-1 stands for unknown) is no count."""
+    result = whole(value)
+    return result if result is not None and result >= 0 else None
 
 
 def seconds(value: Any) -> float | None:
@@ -74,7 +94,7 @@ def usage(key: str) -> Reader:
             document = orjson.loads(value)
         except (orjson.JSONDecodeError, TypeError):
             return None
-        return whole(document.get(key)) if isinstance(document, dict) else None
+        return count(document.get(key)) if isinstance(document, dict) else None
 
     return read
 
@@ -213,14 +233,14 @@ LASTGOOD: Table = {
 GENAI: Table = {
     "provider_id": [("gen_ai.response.id", text)],
     "ttft_ms": [("gen_ai.response.time_to_first_chunk", seconds), ("gen_ai.server.time_to_first_token", seconds)],
-    "tokens_in": [("gen_ai.usage.input_tokens", whole)],
-    "tokens_out": [("gen_ai.usage.output_tokens", whole)],
-    "tokens_cached": [("gen_ai.usage.cache_read.input_tokens", whole)],
+    "tokens_in": [("gen_ai.usage.input_tokens", count)],
+    "tokens_out": [("gen_ai.usage.output_tokens", count)],
+    "tokens_cached": [("gen_ai.usage.cache_read.input_tokens", count)],
     "tokens_cache_write": [
-        ("gen_ai.usage.cache_write.input_tokens", whole),
-        ("gen_ai.usage.cache_creation.input_tokens", whole),
+        ("gen_ai.usage.cache_write.input_tokens", count),
+        ("gen_ai.usage.cache_creation.input_tokens", count),
     ],
-    "tokens_reasoning": [("gen_ai.usage.reasoning.output_tokens", whole)],
+    "tokens_reasoning": [("gen_ai.usage.reasoning.output_tokens", count)],
     "error_code": [("error.type", code)],
     "input": [("gen_ai.input.messages", message("user")), ("gen_ai.tool.call.arguments", text)],
     "output": [("gen_ai.output.messages", message("assistant")), ("gen_ai.tool.call.result", text)],
@@ -232,10 +252,10 @@ GENAI: Table = {
     "step_name": [("gen_ai.tool.name", text), ("gen_ai.agent.name", text), ("gen_ai.workflow.name", text)],
 }
 GENAI_FORMER: Table = {
-    "tokens_in": [("gen_ai.usage.prompt_tokens", whole)],
-    "tokens_out": [("gen_ai.usage.completion_tokens", whole)],
-    "tokens_cached": [("gen_ai.usage.cache_read_input_tokens", whole)],
-    "tokens_cache_write": [("gen_ai.usage.cache_creation_input_tokens", whole)],
+    "tokens_in": [("gen_ai.usage.prompt_tokens", count)],
+    "tokens_out": [("gen_ai.usage.completion_tokens", count)],
+    "tokens_cached": [("gen_ai.usage.cache_read_input_tokens", count)],
+    "tokens_cache_write": [("gen_ai.usage.cache_creation_input_tokens", count)],
     "input": [("gen_ai.prompt", message("user"))],
     "output": [("gen_ai.completion", message("assistant"))],
 }
@@ -264,16 +284,16 @@ MLFLOW: Table = {
     "step": [("mlflow.spanType", step)],
 }
 OPENINFERENCE: Table = {
-    "tokens_in": [("llm.token_count.prompt", whole)],
-    "tokens_out": [("llm.token_count.completion", whole)],
+    "tokens_in": [("llm.token_count.prompt", count)],
+    "tokens_out": [("llm.token_count.completion", count)],
     "tokens_cached": [
-        ("llm.token_count.prompt_details.cache_read", whole),
-        ("llm.token_count.prompt_details.cache_input", whole),
+        ("llm.token_count.prompt_details.cache_read", count),
+        ("llm.token_count.prompt_details.cache_input", count),
     ],
-    "tokens_cache_write": [("llm.token_count.prompt_details.cache_write", whole)],
-    "tokens_reasoning": [("llm.token_count.completion_details.reasoning", whole)],
-    "tokens_audio_in": [("llm.token_count.prompt_details.audio", whole)],
-    "tokens_audio_out": [("llm.token_count.completion_details.audio", whole)],
+    "tokens_cache_write": [("llm.token_count.prompt_details.cache_write", count)],
+    "tokens_reasoning": [("llm.token_count.completion_details.reasoning", count)],
+    "tokens_audio_in": [("llm.token_count.prompt_details.audio", count)],
+    "tokens_audio_out": [("llm.token_count.completion_details.audio", count)],
     "input": [("input.value", text)],
     "output": [("output.value", text)],
     "finish_reason": [("llm.finish_reason", finish_reason)],
@@ -285,7 +305,7 @@ OPENINFERENCE: Table = {
 }
 OPENLLMETRY: Table = {
     "client_id": [("traceloop.correlation.id", text)],
-    "tokens_reasoning": [("gen_ai.usage.reasoning_tokens", whole), ("llm.usage.reasoning_tokens", whole)],
+    "tokens_reasoning": [("gen_ai.usage.reasoning_tokens", count), ("llm.usage.reasoning_tokens", count)],
     "input": [("traceloop.entity.input", text), ("gen_ai.prompt.0.content", text)],
     "output": [("traceloop.entity.output", text), ("gen_ai.completion.0.content", text)],
     "finish_reason": [
@@ -306,11 +326,11 @@ OPENLLMETRY: Table = {
 VERCEL: Table = {
     "provider_id": [("ai.response.id", text)],
     "ttft_ms": [("ai.response.msToFirstChunk", milliseconds), ("ai.stream.msToFirstChunk", milliseconds)],
-    "tokens_in": [("ai.usage.inputTokens", whole), ("ai.usage.promptTokens", whole), ("ai.usage.tokens", whole)],
-    "tokens_out": [("ai.usage.outputTokens", whole), ("ai.usage.completionTokens", whole)],
-    "tokens_cached": [("ai.usage.cachedInputTokens", whole), ("ai.usage.inputTokenDetails.cacheReadTokens", whole)],
-    "tokens_cache_write": [("ai.usage.inputTokenDetails.cacheWriteTokens", whole)],
-    "tokens_reasoning": [("ai.usage.reasoningTokens", whole), ("ai.usage.outputTokenDetails.reasoningTokens", whole)],
+    "tokens_in": [("ai.usage.inputTokens", count), ("ai.usage.promptTokens", count), ("ai.usage.tokens", count)],
+    "tokens_out": [("ai.usage.outputTokens", count), ("ai.usage.completionTokens", count)],
+    "tokens_cached": [("ai.usage.cachedInputTokens", count), ("ai.usage.inputTokenDetails.cacheReadTokens", count)],
+    "tokens_cache_write": [("ai.usage.inputTokenDetails.cacheWriteTokens", count)],
+    "tokens_reasoning": [("ai.usage.reasoningTokens", count), ("ai.usage.outputTokenDetails.reasoningTokens", count)],
     "input": [
         ("ai.prompt.messages", message("user")),
         ("ai.prompt", text),
@@ -333,11 +353,11 @@ VERCEL: Table = {
 }
 OTHERS: Table = {
     "provider_id": [("az.service_request_id", text)],
-    "tokens_cached": [("gen_ai.usage.details.cache_read_tokens", whole), ("gen_ai.usage.details.cached_tokens", whole)],
-    "tokens_cache_write": [("gen_ai.usage.details.cache_write_tokens", whole)],
-    "tokens_reasoning": [("gen_ai.usage.details.reasoning_tokens", whole)],
-    "tokens_audio_in": [("gen_ai.usage.details.input_audio_tokens", whole)],
-    "tokens_audio_out": [("gen_ai.usage.details.output_audio_tokens", whole)],
+    "tokens_cached": [("gen_ai.usage.details.cache_read_tokens", count), ("gen_ai.usage.details.cached_tokens", count)],
+    "tokens_cache_write": [("gen_ai.usage.details.cache_write_tokens", count)],
+    "tokens_reasoning": [("gen_ai.usage.details.reasoning_tokens", count)],
+    "tokens_audio_in": [("gen_ai.usage.details.input_audio_tokens", count)],
+    "tokens_audio_out": [("gen_ai.usage.details.output_audio_tokens", count)],
     "tokens_in": [("langfuse.observation.usage_details", usage("input"))],
     "tokens_out": [("langfuse.observation.usage_details", usage("output"))],
     "input": [("langfuse.observation.input", text)],
@@ -368,6 +388,7 @@ DIALECTS = (LASTGOOD, GENAI, GENAI_FORMER, VLLM, MLFLOW, OPENINFERENCE, OPENLLME
 NAMING: Mapping[str, Reader] = {"mlflow.databricks.modelServingEndpointName": unquoted, "service.name": service}
 """Readers of attributes that name an endpoint and are no plain texts."""
 LAST_RESORT: tuple[str, Reader] = ("service.name", text)
+KNOWN: Mapping[Reader, Reader] = {read: known_id(read) for read in (text, unquoted, first)}
 PARTS = frozenset({"client_id", "provider_id", "version", "release", "named", "probe"})
 """Fields read of a span that are no columns of their own."""
 
@@ -383,6 +404,8 @@ def fields(
             readers.setdefault(name, []).extend(sources)
     naming = [(name, NAMING.get(name, text)) for name in endpoint_attributes]
     most = next((i for i, (name, _) in enumerate(naming) if name == "service.name"), len(naming))
+    for name in ("conversation_id", "client_id", "provider_id", "requester"):
+        readers[name] = [(key, KNOWN[read]) for key, read in readers[name]]
     return readers | {"named": naming[:most], "endpoint": [*naming, LAST_RESORT]}
 
 

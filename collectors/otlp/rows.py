@@ -4,6 +4,7 @@ Every span that may be part of a request is a row: which of them are requests is
 cannot be a record keeps its bytes (`reject_reason`, `raw`); spans that are not requests themselves are counted as others.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.dialects import FIRST_TOKENS, number, text
-from lastgood.record import telemetry
+from lastgood.record import agents, telemetry
 from lastgood.record.trees import EVENT, LINK, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
@@ -110,7 +111,8 @@ class SpanDecoder:
         endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
     ) -> None:
         self.fields, self.source = dialects.fields(version_attributes, endpoint_attributes), source
-        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources) | {ERROR_TEXT}
+        self.known = frozenset(name for sources in self.fields.values() for name, _ in sources)
+        self.known |= agents.FIGURES | {ERROR_TEXT}
 
     def traces(self, request: ExportTraceServiceRequest, received_at: datetime) -> Decoded:
         """All spans of an export, in order."""
@@ -172,7 +174,8 @@ class SpanDecoder:
             and not any(name in own for name in dialects.AGENT_MARKS),
         )
         if row["part"] == STEP:
-            row["step_name"] = row["step_name"] or span.name[:MAX_NAME] or None
+            row["step_name"] = row["step_name"] or re.sub(agents.NAME_PREFIX, "", span.name) or None
+        row["step_name"] = row["step_name"] and re.sub(agents.SERIAL, "*", row["step_name"])[:MAX_NAME]
         row["parent_id"] = span.parent_span_id.hex() or None
         row["requested_at"] = when(span.start_time_unix_nano)
         row["latency_ms"] = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6

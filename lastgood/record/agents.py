@@ -21,15 +21,37 @@ outcome). Scores of requests (attributes `eval.NAME`) are judged, see `jobs.wind
 LOOP = 3
 """A run loops that makes one call, with the same arguments, so many times."""
 MAX_NAME = 64
+FIGURES = frozenset({
+    *(f"run.{name}" for name in ("agent", "agents", "handoffs", "tools", "tool_failures", "repeated", "longest", "tool_ms", "step_limit")),
+    f"eval.{TOOLS}", f"eval.{LOOPS}",
+})  # fmt: skip
+"""Attributes that `told` gives. Nobody else's are read: a sender could tell of runs that were none."""
+NAME_PREFIX = r"^(?:execute_tool|invoke_agent|invoke_workflow|create_agent) "
+"""What the GenAI conventions put before the name of a tool or an agent in its span's name."""
+SERIAL = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}|[0-9]{9,}"
+"""Numbers within a name that are new each time: they stand as `*`, so that one tool is one, and names are bounded. Patterns are RE2's and Python's."""
 _LIMIT = re.compile("recursion|max_?(?:turns|steps|iterations)|(?:step|usage)_?limit", re.IGNORECASE)
 """Codes of runs that were stopped at a limit of steps."""
 
 
 def tools(request: "Request") -> "list[Node]":
-    """The tool calls of a request; of two nested reports of one call the outer."""
-    calls = [node for node in request.members if node.step == "tool"]
-    inner = {id(child) for node in calls for child in node.below if child.row["step_name"] == node.row["step_name"]}
-    return [node for node in calls if id(node) not in inner]
+    """The tool calls of a request; of nested reports of one call the outer, also where steps or other spans stand between them. A call of a
+    model or an agent between them makes it another call."""
+    calls: list[Node] = []
+    ours = {id(node) for node in request.members}
+    waiting: list[tuple[Node, Node | None]] = [(request.owner, None)]
+    while waiting:
+        node, within = waiting.pop()
+        if id(node) not in ours:
+            continue
+        if node.step == "tool":
+            if within is None or within.row["step_name"] != node.row["step_name"]:
+                calls.append(node)
+            within = node
+        elif node.part in ("call", "entry") or node.step in RUNS:
+            within = None
+        waiting += [(child, within) for child in reversed(node.below)]
+    return calls
 
 
 def told(request: "Request") -> list[tuple[str, str]]:

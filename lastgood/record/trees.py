@@ -44,6 +44,8 @@ class Node:
     start: float = 0.0
     end: float = 0.0
     unended: bool = False
+    asks: bool = False
+    """Whether it or something below is a call, a server's request, or carries Lastgood's own attributes."""
     below: list["Node"] = field(default_factory=list)
 
     @property
@@ -164,7 +166,31 @@ def _grow(parts: Iterable[Row]) -> list[Node]:
             _cut(node, nodes)
             tops.append(node)
             reached.update(below.id for below in node.all())
+    for top in tops:
+        _settle(top)
     return sorted(tops, key=lambda node: (node.start, -node.end, node.id))
+
+
+def _settle(top: Node) -> None:
+    """What only the whole tree tells of its parts: the clock that they were timed by, and whether they ask a model."""
+    outer_first = list(top.all())
+    ahead = {id(top): 0.0}
+    for node in outer_first:
+        node.start, node.end = node.start - ahead[id(node)], node.end - ahead[id(node)]
+        for child in node.below:
+            ahead[id(child)] = ahead[id(node)] + (_skew(node, child, ahead[id(node)]) if child.part == ENTRY else 0.0)
+    for node in reversed(outer_first):
+        node.asks = node.part in (CALL, ENTRY, NAMED) or any(child.asks for child in node.below)
+
+
+def _skew(caller: Node, server: Node, ahead: float) -> float:
+    """By how many milliseconds a server's clock is ahead of its caller's. A server that begins before or after its call has another clock:
+    it is moved to the middle of the call, or to its beginning where it takes longer (the rule of Jaeger's clock-skew adjuster)."""
+    start = server.start - ahead
+    if caller.unended or caller.start - SLACK_MS <= start <= caller.end + SLACK_MS:
+        return 0.0
+    spare = (caller.end - caller.start) - (server.end - server.start)
+    return start - (caller.start + max(spare, 0.0) / 2)
 
 
 def _cut(node: Node, nodes: dict[str, Node]) -> None:
@@ -181,11 +207,7 @@ def _can_be(node: Node) -> bool:
         return True
     if node.part != STEP:
         return False
-    return (
-        not node.row["parent_id"]
-        or node.row["step"] in agents.RUNS
-        or any(n.part in (CALL, ENTRY, NAMED) for n in node.all())
-    )
+    return not node.row["parent_id"] or node.row["step"] in agents.RUNS or node.asks
 
 
 def _assign(top: Node, made: list[Request]) -> None:
@@ -327,7 +349,8 @@ def _united(maps: Iterable[Any]) -> list[tuple[str, str]] | None:
 
 
 def _calls(request: Request) -> list[Node]:
-    """The calls of a model in a request, in order of time: the outer one of nested ones, and one of several that report the same answer."""
+    """The calls of a model in a request, in order of time: the outer one of nested ones, and one of several that report the same answer (the
+    provider's id is the same, and so is the time)."""
     ours = {id(node) for node in request.members}
     calls: list[Node] = []
     waiting = [request.owner]
@@ -338,9 +361,13 @@ def _calls(request: Request) -> list[Node]:
         else:
             waiting += [child for child in node.below if id(child) in ours or child.part == LINK]
     unique: list[Node] = []
+    until: dict[str, float] = {}  # answer -> when the last report of it ended
     for node in sorted(calls, key=lambda node: (node.start, -node.end, node.id)):
-        if not any(_same_answer(node, other) for other in unique):
+        answer = node.row["request_id"] if node.says("r") else None
+        if answer is None or node.start > until.get(answer, float("-inf")):
             unique.append(node)
+            if answer is not None:
+                until[answer] = max(node.end, until.get(answer, node.end))
     return unique
 
 
@@ -348,12 +375,6 @@ def _is_call(node: Node) -> bool:
     return node.part == CALL or (
         node.part == ENTRY and any(node.row[name] is not None for name in ("tokens_in", "tokens_out"))
     )
-
-
-def _same_answer(node: Node, other: Node) -> bool:
-    """Whether two calls report one answer: the provider's id is the same, and so is the time."""
-    same = node.says("r") and other.says("r") and node.row["request_id"] == other.row["request_id"]
-    return same and node.start <= other.end
 
 
 def _request_id(request: Request, calls: Sequence[Node]) -> str | None:
@@ -377,7 +398,9 @@ def _total(request: Request, name: str, calls: Sequence[Node]) -> int | None:
         waiting = list(tops)
         while waiting:
             node = waiting.pop()
-            if id(node) in ours and node.row[name] is not None:
+            if id(node) not in ours:
+                continue
+            if node.row[name] is not None:
                 known.append(node.row[name])
             else:
                 waiting += node.below
@@ -389,7 +412,8 @@ def _total(request: Request, name: str, calls: Sequence[Node]) -> int | None:
 def _outcome(request: Request, calls: Sequence[Node]) -> Row:
     """Time and outcome: the outermost part's, unless what it began was still going on when it ended (it only handed over a stream)."""
     owner = request.owner
-    late = [] if owner.part == ENTRY else [node for node in request.members[1:] if _goes_on(node, owner, calls)]
+    answered = any(call.end <= owner.end for call in calls)
+    late = [] if owner.part == ENTRY else [node for node in request.members[1:] if _goes_on(node, owner, answered)]
     last = max([owner, *late], key=lambda node: (node.end, node.unended, node.id))
     failures = sorted((node for node in request.members[1:] if node.code), key=lambda node: (node.end, node.id))
     code = owner.code
@@ -422,11 +446,11 @@ def _latency(owner: Node, last: Node) -> float | None:
     return float(told) if told is not None and last.end <= owner.start + told + SLACK_MS else last.end - owner.start
 
 
-def _goes_on(node: Node, owner: Node, calls: Sequence[Node]) -> bool:
+def _goes_on(node: Node, owner: Node, answered: bool) -> bool:
     """Whether a part shows that its request had not ended: it goes on from within, or it is the first call at all."""
     if node.part not in (CALL, STEP) or node.end <= owner.end + SLACK_MS:
         return False
-    return node.start <= owner.end or not any(call.end <= owner.end for call in calls)
+    return node.start <= owner.end or not answered
 
 
 def _topmost_failures(request: Request) -> list[Node]:

@@ -52,7 +52,10 @@ MAX_TEXT = 200
 _STATUS = re.compile(r"(?:HTTP[_ /-]?)?([1-5]\d\d)(?: [A-Za-z][A-Za-z' -]{1,40})?", re.IGNORECASE)
 _STATUS_IN_TEXT = re.compile(r"\b(?:error[ _]code|status[ _]code|status|HTTP)[\W_]{0,3}([45]\d\d)\b", re.IGNORECASE)
 _CLASS_IN_TEXT = re.compile(r"(?:^|[\s.(:])([A-Z]\w{2,60}(?:Error|Exception|Timeout|Failure|Interrupt|Exceeded))\b")
-_WORDS_IN_TEXT = re.compile(r"^([A-Z][A-Z_]{3,40})\b")
+_WORDS_IN_TEXT = re.compile(
+    r"^([A-Z]{2,20}(?:_[A-Z]{2,20}){1,4}|ABORTED|CANCELLED|FORBIDDEN|INTERNAL|THROTTLED|TIMEOUT|UNAUTHENTICATED|UNAUTHORIZED|UNAVAILABLE|UNIMPLEMENTED|UNKNOWN)\b"
+)
+"""A word of a protocol: words joined, or one of gRPC's and HTTP's. Any other word in capitals may be a person's."""
 _SAID_IN_TEXT = {
     code: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
     for code, words in {

@@ -20,8 +20,9 @@ from lastgood import tables
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp import rows as decoded
 from lastgood.collectors.otlp.columns import TraceDecoder
-from lastgood.collectors.otlp.rows import MAX_ATTRIBUTES, MAX_VALUE, SpanDecoder
+from lastgood.collectors.otlp.rows import MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, SpanDecoder
 from lastgood.record import telemetry
+from lastgood.record.agents import FIGURES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 AT = int(NOW.timestamp()) * 10**9
@@ -154,6 +155,54 @@ def test_dialect_is_read(dialect: str) -> None:
     assert {name: found[name] for name in expected} == expected
     assert "reject_reason" not in found
     assert found["env"] == "prod"
+
+
+@pytest.mark.parametrize("unknown", ["None", "null", "undefined", " nil ", "-", "NaN"])
+def test_what_languages_write_for_an_unknown_id_is_none(unknown: str) -> None:
+    ids = {
+        "gen_ai.conversation.id": unknown, "lastgood.request_id": unknown, "gen_ai.response.id": "", "enduser.id": unknown,
+        "session.id": "4711",
+    }  # fmt: skip
+    (row,) = rows(span(ids))
+    assert (row["conversation_id"], row["requester"]) == ("4711", None)
+    assert row["request_id"] == f"{'01' * 16}/{'02' * 8}", "those who do not know their ids do not share one"
+
+
+@pytest.mark.parametrize("unknown", [-1, "-1", -(2**60), "many", "", 1e300])
+def test_what_is_no_count_of_tokens_costs_neither_the_request_nor_the_next_name_of_the_count(unknown: Any) -> None:
+    names = {
+        "gen_ai.usage.input_tokens": unknown,
+        "gen_ai.usage.prompt_tokens": "12",
+        "gen_ai.usage.cache_read.input_tokens": unknown,
+    }
+    (row,) = rows(span({"gen_ai.operation.name": "chat", **names}))
+    assert (row["tokens_in"], row["tokens_cached"], row.get("reject_reason")) == (12, None, None)
+
+
+SERIAL = "6f1c2f0e-9d44-4c5d-8a55-0242ac120002"
+
+
+@pytest.mark.parametrize(
+    ("own", "shown", "name"),
+    [
+        ({"gen_ai.operation.name": "execute_tool"}, "execute_tool escalate", "escalate"),
+        ({"gen_ai.operation.name": "invoke_agent"}, "invoke_agent support", "support"),
+        ({"openinference.span.kind": "TOOL"}, "weather", "weather"),
+        ({"openinference.span.kind": "TOOL"}, f"pay_{SERIAL}", "pay_*"),
+        ({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": f"pay_{SERIAL.replace('-', '')}_eur"}, "x", "pay_*_eur"),
+        ({"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "agent-1772366400123"}, "x", "agent-*"),
+        ({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "web_search_20250305"}, "x", "web_search_20250305"),
+        ({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "x" * 5_000}, "x", "x" * MAX_NAME),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_step_is_its_own_and_one_of_few(own: dict[str, Any], shown: str, name: str) -> None:
+    (row,) = rows(span(own, name=shown, kind=Span.SPAN_KIND_INTERNAL))
+    assert row["step_name"] == name
+
+
+def test_what_a_run_did_is_read_from_its_spans_and_not_from_what_a_sender_says_of_it() -> None:
+    (row,) = rows(span({"gen_ai.operation.name": "chat", "run.of": "x"} | dict.fromkeys(FIGURES, "77")))
+    assert row["attributes"] == [("run.of", "x")]
 
 
 def test_without_any_id_the_trace_and_span_id_stand_for_the_request() -> None:

@@ -1,7 +1,8 @@
 """Which span is the request is decided over its trace: one record per request, whatever the exports, their order and how often they came."""
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from soak import scaled
 
 from lastgood.record import telemetry
-from lastgood.record.trees import records
+from lastgood.record.trees import records, steps
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMES = [field.name for field in telemetry.INBOX]
@@ -137,6 +138,20 @@ TREES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "the ids of a transport's spans are not the request's": (
         [call("1", None, request_id="chatcmpl-1", marks="r"), part("2", "link", "1", request_id="az-1", marks="r")], [{"request_id": "chatcmpl-1"}],
     ),
+    "a server whose clock is ahead does not make its caller late": (
+        [
+            step("1", "agent", None, 0, 500), part("2", "link", "1", 10, 400), part("3", "entry", "2", 300_010, 300),
+            call("4", "3", 300_020, 250, ttft_ms=30.0),
+        ],
+        [{"latency_ms": 500.0, "ttft_ms": 100.0}],
+    ),
+    "nor does one whose clock is behind": (
+        [
+            step("1", "agent", None, 0, 500), part("2", "link", "1", 10, 400), part("3", "entry", "2", -300_010, 300),
+            call("4", "3", -300_000, 250, ttft_ms=30.0),
+        ],
+        [{"latency_ms": 500.0, "ttft_ms": 100.0}],
+    ),
     "the client's id is the request's": (
         [part("1", "entry"), call("2", "1", request_id="c", marks="r"), part("3", "named", "1", request_id="mine", marks="i")],
         [{"request_id": "mine"}],
@@ -204,6 +219,37 @@ def test_a_trace_as_deep_as_a_sender_likes() -> None:
     assert [(row["calls"], row["tokens_in"]) for row in records(parts)] == [(1, 10)]
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda n: [step("r", "agent", None, 0, 1), *(call(f"{i}", "r", 9 + i, 5, request_id=f"{i}", marks="r") for i in range(n))],
+        lambda n: [step(f"{i}", "chain", f"{i - 1}", i, 5) for i in range(n)],
+        lambda n: [step(f"{i}", "agent", f"{i - 1}" if i else None, i, 5, endpoint=f"e{i % 2}", marks="e") for i in range(n)],
+        lambda n: [step("r", "agent"), *(step(f"{i}", "tool", "r", i, 5, step_name=f"t{i}", input="x") for i in range(n))],
+    ],
+    ids=["calls that begin late", "steps without a root", "agents of two endpoints in each other", "tools"],
+)  # fmt: skip
+def test_what_a_trace_costs_grows_with_its_steps_and_not_with_their_square(
+    shape: Callable[[int], list[dict[str, Any]]],
+) -> None:
+    def cost(n: int) -> int:
+        """Calls of functions."""
+        parts, profile, calls = shape(n), sys.getprofile(), 0
+
+        def count(_: Any, event: str, __: Any) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        try:
+            records(parts)
+        finally:
+            sys.setprofile(profile)
+        return calls
+
+    assert cost(800) < 3 * cost(400)
+
+
 def test_a_run_says_what_its_tools_did_and_their_success_is_a_score() -> None:
     parts = [
         step("1", "agent", None, 0, 900, step_name="support"), call("2", "1"), step("3", "tool", "1", 100, 50, step_name="weather", input="Paris"),
@@ -217,6 +263,23 @@ def test_a_run_says_what_its_tools_did_and_their_success_is_a_score() -> None:
         "run.longest": "2", "run.tool_ms": "250.0", "run.step_limit": "true", "eval.tools": "0.75", "eval.loops": "0",
     }  # fmt: skip
     assert records([call("1")])[0]["attributes"] is None
+
+
+@pytest.mark.parametrize(
+    ("between", "calls"),
+    [
+        (part("b", "link", "2", 11, 40), 1), (step("b", "chain", "2", 11, 40), 1), (call("b", "2", 11, 40), 2),
+        (step("b", "agent", "2", 11, 40), 2), (step("b", "tool", "2", 11, 40, step_name="other"), 3),
+    ],
+)  # fmt: skip
+def test_nested_reports_of_a_tool_call_are_one_whatever_stands_between_but_a_model_or_an_agent(
+    between: dict[str, Any], calls: int
+) -> None:
+    outer, inner = step("2", "tool", "1", 10, 50, step_name="pay"), step("3", "tool", "b", 12, 30, step_name="pay")
+    parts = [step("1", "agent", None, 0, 500), outer, between, inner]
+    (made,) = records(parts)
+    assert dict(made["attributes"])["run.tools"] == str(calls)
+    assert sum(row["kind"] == "tool" for row in steps(parts)) == calls
 
 
 def test_a_run_that_fails_fifty_times_in_one_tool_is_one_unit_of_evidence() -> None:

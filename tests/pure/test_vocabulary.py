@@ -8,7 +8,7 @@ import pytest
 from lastgood.collectors.bodies import extract
 from lastgood.collectors.otlp import dialects
 from lastgood.record import finish_reasons
-from lastgood.record.vocabulary import finish_reason
+from lastgood.record.vocabulary import code_in, finish_reason
 from tools.vocabulary import MEANS, source, words
 
 
@@ -72,3 +72,15 @@ def test_attributes_are_named_as_the_packages_name_them(dialect: str) -> None:
         for name in ours
     }
     assert ours - defined(PACKAGES[dialect]) - FORMER <= {"traceloop.correlation.id"}
+
+
+@pytest.mark.parametrize("text", ["JOHN SMITH has no account", "MUELLER: no account", "PLEASE help, my card is lost"])
+def test_a_word_in_capitals_of_a_text_is_no_code(text: str) -> None:
+    assert code_in(text) == "ERROR"
+
+
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "BAD_REQUEST", "TEMPORARILY_UNAVAILABLE"]
+)
+def test_a_word_of_a_protocol_is_one(code: str) -> None:
+    assert code_in(f"{code}: try again") == code
