@@ -22,6 +22,8 @@ JOB, SCORE = "conversations", "conversation"
 KEY = ["endpoint", "conversation_id"]
 KNOWN = timedelta(days=35)
 """How far back the requests of a conversation are looked for."""
+MOST_REQUESTS = 500
+"""An id that stands on more is none of a conversation: a constant, or a name of all that one program asks."""
 LEAST_CHARS = 12
 """A shorter question ("yes", "go on") may be asked again for good reasons."""
 SEVERAL = "*"
@@ -180,7 +182,13 @@ def _follow(ctx: Context) -> Run | None:
         run = changed[1] if changed else None
         if ids.isEmpty():
             return run
-        made = _score(ctx, worked_out(ctx, ids)).withColumn("gone", f.lit(False))
+        asked = _recent(ctx).join(ids, KEY, "left_semi").groupBy(*KEY).count()
+        endless = held(ctx, asked.where(f.col("count") > MOST_REQUESTS).select(*KEY))
+        if run and (number := endless.count()):
+            run.note = (
+                f"{number} ids of conversations stand on more than {MOST_REQUESTS} requests: they are counted as none"
+            )
+        made = _score(ctx, worked_out(ctx, ids.join(endless, KEY, "left_anti"))).withColumn("gone", f.lit(False))
         gone = ids.join(made, KEY, "left_anti").withColumn("gone", f.lit(True))
         rows = made.unionByName(gone, allowMissingColumns=True)
         # A text that is no longer kept does not undo what was seen while it was.

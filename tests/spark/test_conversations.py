@@ -10,6 +10,7 @@ import pytest
 from jobs_support import START, part, put, row, stored
 
 from lastgood import tables
+from lastgood.jobs import conversations as conversations_module
 from lastgood.jobs.agents import agents
 from lastgood.jobs.conform import conform
 from lastgood.jobs.conversations import conversations
@@ -199,3 +200,21 @@ def test_a_conversation_whose_requests_are_gone_is_gone(make: Callable[..., Cont
         conform(ctx)
     conversations(ctx)
     assert [*outcomes(ctx)] == ([] if gone == "forgotten" else ["another"])
+
+
+def test_an_id_that_everybody_shares_is_no_conversation_and_the_run_says_so(
+    make: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A constant in the code ("default"), or the name of a batch: first it looks like a conversation, then it is taken back."""
+    monkeypatch.setattr(conversations_module, "MOST_REQUESTS", 5)
+    ctx = make()
+    put(ctx.store, [asked(i, "default", i, input=QUESTION) for i in range(5)] + [asked(90, "own", 0, input=QUESTION)])
+    conform(ctx)
+    conversations(ctx)
+    assert set(outcomes(ctx)) == {"default", "own"}
+    put(ctx.store, [asked(50, "default", 7, input=QUESTION), asked(91, "own", 1, input="Thank you, that is all")])
+    conform(ctx)
+    run = conversations(ctx)
+    assert outcomes(ctx) == {"own": ("2", 2, False, False, False)}
+    assert run is not None
+    assert run.note == "1 ids of conversations stand on more than 5 requests: they are counted as none"
