@@ -322,9 +322,8 @@ def test_every_collector_keeps_the_same_contract(
         if not feed and kind not in some:
             continue  # how a table is read does not depend on its kind: three stand for all
         store, where = Store(str(tmp_path / f"data-{kind}")), str(tmp_path / kind)
-        store.ensure(
-            spark, tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES, tables.FORGOTTEN
-        )
+        names = (tables.INBOX, tables.REQUESTS, tables.QUARANTINE, tables.RUNS, tables.SCORES, tables.FORGOTTEN)
+        store.ensure(spark, *names, tables.STEPS)
         ctx = Context(spark, store, Settings(storage=store.location), lambda: AT + timedelta(hours=1))
         origin = Origin(where, "chat")
         assert collect(ctx, origin) is None, kind
