@@ -100,7 +100,7 @@ def _logs(
 ) -> Iterator[pa.RecordBatch]:
     decoder, now = SpanDecoder(versions, "span_table", naming), datetime.now(UTC)
     for batch in batches:
-        out, carriers = Decoded(), []
+        out = Decoded()
         for row in batch.to_pylist():
             record = Log(
                 row["event_name"] or "", id_bytes(row["trace_id"]), id_bytes(row["span_id"]), row["time_unix_nano"] or 0,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from waiting import HANG_S, until
 
@@ -19,15 +20,27 @@ from lastgood.tables import delta
 AT = int(datetime.now(UTC).timestamp()) * 10**9
 
 
+def value(given: Any) -> AnyValue:
+    """A Python value as OTLP has it."""
+    if isinstance(given, list):
+        return AnyValue(array_value=ArrayValue(values=[value(each) for each in given]))
+    if isinstance(given, dict):
+        return AnyValue(kvlist_value=KeyValueList(values=pairs(given)))
+    kinds = {bool: "bool_value", int: "int_value", float: "double_value", str: "string_value"}
+    return AnyValue(**{kinds[type(given)]: given})
+
+
+def pairs(given: dict[str, Any]) -> list[KeyValue]:
+    """Attributes as OTLP has them."""
+    return [KeyValue(key=key, value=value(each)) for key, each in given.items()]
+
+
 def batch(*ids: str, good: bool = True) -> ExportTraceServiceRequest:
     spans = [
         Span(
             trace_id=b"\x01" * 16, span_id=i.to_bytes(8, "big"), kind=Span.SPAN_KIND_CLIENT, start_time_unix_nano=AT,
             end_time_unix_nano=AT + (1000 if good else -1000),
-            attributes=[
-                KeyValue(key=key, value=AnyValue(string_value=value))
-                for key, value in (("lastgood.request_id", name), ("lastgood.endpoint", "chat"))
-            ],
+            attributes=pairs({"lastgood.request_id": name, "lastgood.endpoint": "chat"}),
         )
         for i, name in enumerate(ids, 1)
     ]  # fmt: skip

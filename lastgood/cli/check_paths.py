@@ -103,11 +103,12 @@ def _fetched(job: Job) -> files.Source | None:
 
     Errors: ConfigError (there is no such table, or it may not be read), TransientError.
     """
+    from lastgood.tables.names import parts
     from lastgood.workspace.databricks import client
     from lastgood.workspace.stores import tables_of
 
     if in_catalog(job.table):
-        if job.table.count(".") != 2:
+        if len(parts(job.table)) != 3:
             return None
         try:
             client(job.settings.workspace)

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from alerts_support import House, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from otlp_support import pairs
 from waiting import HANG_S
 
 from lastgood import tables
@@ -117,10 +117,7 @@ def of_spans(store: tables.Store, entities: list[str]) -> list[str | None]:
     spans = [
         Span(
             trace_id=bytes([i + 1]) * 16, span_id=bytes([i + 1]) * 8, kind=Span.SPAN_KIND_CLIENT, start_time_unix_nano=now, end_time_unix_nano=now + 10**8,
-            attributes=[
-                KeyValue(key=key, value=AnyValue(string_value=value))
-                for key, value in {"lastgood.endpoint": "chat", "databricks.served_entity.name": name}.items()
-            ],
+            attributes=pairs({"lastgood.endpoint": "chat", "databricks.served_entity.name": name}),
         )
         for i, name in enumerate(entities)
     ]  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from otlp_support import pairs, value
 
 from lastgood import tables
 from lastgood.collectors.log_tables import ASSESSMENT, judged
@@ -18,7 +18,6 @@ from lastgood.collectors.reading import Origin, candidates, collect_all
 from lastgood.jobs.conform import conform
 from lastgood.jobs.outcomes import outcomes
 from lastgood.settings import Settings
-from lastgood.tables import Store
 from lastgood.tables.runs import Context
 
 AT = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -30,22 +29,6 @@ RECORDS: list[tuple[str, dict[str, Any], Any]] = [
     ("started", {"thread": "main"}, "the service has started"),
 ]  # fmt: skip
 RESOURCE = {"lastgood.endpoint": "chat"}
-
-
-def value(given: Any) -> AnyValue:
-    if isinstance(given, dict):
-        return AnyValue(kvlist_value=KeyValueList(values=pairs(given)))
-    return (
-        AnyValue(string_value=given)
-        if isinstance(given, str)
-        else AnyValue(int_value=given)
-        if isinstance(given, int)
-        else AnyValue(double_value=given)
-    )
-
-
-def pairs(given: dict[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=value(each)) for key, each in given.items()]
 
 
 def exported() -> ExportLogsServiceRequest:
@@ -153,24 +136,12 @@ def annotation(ident: str, kind: str, name: str, told: Any, minutes: int, **more
     )  # fmt: skip
 
 
-@pytest.fixture
-def make(spark: Any, store: Store) -> Callable[..., Context]:
-    store.ensure(spark)
-
-    def made(**settings: Any) -> Context:
-        return Context(
-            spark, store, Settings(storage=store.location, window_s=60, **settings), lambda: AT + timedelta(hours=1)
-        )
-
-    return made
-
-
 @pytest.mark.parametrize("feed", [True, False])
 def test_feedback_on_a_trace_is_an_outcome_of_its_request_until_it_is_withdrawn(
     spark: Any, make: Callable[..., Context], tmp_path: Path, feed: bool
 ) -> None:
     where = str(tmp_path / "chat_otel_annotations")
-    ctx = make(sources={"annotation_tables": [where]})
+    ctx = make(now=AT + timedelta(hours=1), sources={"annotation_tables": [where]})
     asked = spark.createDataFrame(
         [("chat", "r1", TRACE, AT, AT, "1", "otlp", 1.0)],
         "endpoint string, request_id string, trace_id string, requested_at timestamp, received_at timestamp, model_version string, source string, "

@@ -11,8 +11,8 @@ import pytest
 from jobs_support import put
 from jobs_support import row as inbox_row
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from otlp_support import pairs
 
 from lastgood import tables
 from lastgood.collectors import reading
@@ -52,17 +52,6 @@ SPANS: list[dict[str, Any]] = [
     {"trace": "ee", "span": "06", "kind": "INTERNAL", "own": {"nothing": "of ours"}},
 ]  # fmt: skip
 RESOURCE = {"service.name": "shop", "deployment.environment.name": "prod"}
-
-
-def value(given: Any) -> AnyValue:
-    if isinstance(given, list):
-        return AnyValue(array_value=ArrayValue(values=[value(one) for one in given]))
-    kinds = {bool: "bool_value", int: "int_value", float: "double_value", str: "string_value"}
-    return AnyValue(**{kinds[type(given)]: given})
-
-
-def pairs(given: dict[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=name, value=value(one)) for name, one in given.items()]
 
 
 def exported() -> ExportTraceServiceRequest:
