@@ -1,25 +1,28 @@
-"""Every fault at every state of a rollback, on the local workspace over HTTP: `python -m benchmarks.fault_matrix [--quick]`.
+"""Every fault at every state of a rollback: `python -m benchmarks.fault_matrix [--quick]`.
 
+The unmodified databricks-sdk asks the local workspace over a simulated network: nothing waits, so a busy machine changes no outcome.
 A cell drives a rollback to a state, switches the fault on, and goes on until the rollback has ended or is bound to wait
 for a person. What must come out is written down here (`expected`); the table shows what did.
 """
 
 import argparse
 import json
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import httpx
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from simulation.network import Network
 
 from benchmarks.measured import machine
 from benchmarks.rig import NEW, OLD, HandClock, Rig, config
@@ -28,7 +31,9 @@ from lastgood.errors import LastgoodError
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
 
-WORKERS, UPDATE_S, MOST_TICKS = 8, 60.0, 40
+UPDATE_S, MOST_TICKS = 60.0, 40
+HOST = "workspace.test"
+MEMORY = "/dev/shm"  # noqa: S108 - a folder of its own is made there
 STATES = (
     "Proposed",
     "Held",
@@ -48,8 +53,16 @@ WITHOUT_EFFECT = (*ENDED, "Verifying")
 """While verifying telemetry decides; the workspace is asked only while there is none."""
 
 Inject = Callable[[Rig], None]
-Place = tuple[httpx.Client, DatabricksWorkspace, HandClock]
-"""A local workspace: its API, the client, its clock."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A local workspace, the client that Lastgood asks it with, and the clock of both: who waits moves it."""
+
+    network: Network
+    api: httpx.Client
+    workspace: DatabricksWorkspace
+    clock: HandClock
 
 
 def rules(*found: dict[str, Any]) -> Inject:
@@ -83,16 +96,16 @@ def moved_back(rig: Rig) -> None:
 
 
 def second_instance(rig: Rig) -> None:
-    """Another process on the same state ticks at the same moments."""
-    other, own_tick = rig.instance(), rig.controller.tick
+    """Another process on the same state ticks whenever this one has decided to ask the workspace."""
+    other, network = rig.instance(), rig.network
 
-    def both() -> None:
-        thread = threading.Thread(target=other.tick)
-        thread.start()
-        own_tick()
-        thread.join()
+    def tick() -> None:
+        network.between = lambda: None
+        with suppress(LastgoodError):
+            other.tick()
+        network.between = tick
 
-    rig.controller.tick = both  # type: ignore[method-assign]
+    network.between = tick
 
 
 FAULTS: dict[str, Inject] = {
@@ -211,7 +224,7 @@ def finish(rig: Rig) -> None:
 def cell(fault: str, state: str, folder: Path, place: Place, name: str) -> Cell:
     """Play one cell."""
     rules_off = rules()
-    rig = Rig(name, folder, *place, slow=state == "Restoring")
+    rig = Rig(name, folder, place.network, place.api, place.workspace, place.clock, slow=state == "Restoring")
     foreign = 0
     reach(rig, state)
     before = rig.shown()["config"]
@@ -227,6 +240,7 @@ def cell(fault: str, state: str, folder: Path, place: Place, name: str) -> Cell:
         foreign = 0 if state in ("Restoring", "Shifting") else 1
     finish(rig)
     rules_off(rig)
+    rig.network.between = lambda: None
     rig.tick()
     rig.clock.now += 2 * UPDATE_S
     after, rollback = rig.shown(), rig.rollback()
@@ -242,36 +256,43 @@ def cell(fault: str, state: str, folder: Path, place: Place, name: str) -> Cell:
     return Cell(fault, state, rollback.state, reason, said, updates, most, unsaid)
 
 
+class _Clock:
+    """The SDK's clock: to wait before another attempt costs no time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def time(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
 @contextmanager
-def workers(number: int) -> Iterator[SimpleQueue[Place]]:
-    """A local workspace for each worker: faults are switched on for all calls to one."""
-    free: SimpleQueue[Place] = SimpleQueue()
-    with ExitStack() as stack:
-        for _ in range(number):
-            space = stack.enter_context(local.serve(local.LocalConfig(update_s=UPDATE_S)))
-            headers = {"authorization": f"Bearer {space.token}"}
-            api = stack.enter_context(httpx.Client(base_url=space.url, headers=headers, timeout=30))
-            options = {"retry_timeout_seconds": 1, "http_timeout_seconds": 1}
-            client = WorkspaceClient(config=Config(host=space.url, token=space.token, auth_type="pat", **options))
-            clock = HandClock()
-            space.service.state.use(clock)
-            free.put((api, DatabricksWorkspace(client), clock))
-        yield free
+def simulated() -> Iterator[Place]:
+    """A local workspace on a network of its own."""
+    service = local.Service(local.LocalConfig(update_s=UPDATE_S))
+    clock = HandClock()
+    service.state.use(clock)
+    network = Network({HOST: service.app()})
+    options = {"retry_timeout_seconds": 1, "http_timeout_seconds": 1}
+    try:
+        with network.instead_of_sockets():
+            known = Config(
+                host=f"http://{HOST}", token=service.config.token, auth_type="pat", clock=_Clock(), **options
+            )
+            api = network.client(HOST, headers={"authorization": f"Bearer {service.config.token}"})
+            yield Place(network, api, DatabricksWorkspace(WorkspaceClient(config=known)), clock)
+    finally:
+        service.payload.close()
 
 
 def run(faults: Sequence[str], states: Sequence[str] = STATES) -> list[Cell]:
-    """All cells, side by side."""
-    with tempfile.TemporaryDirectory() as folder, workers(WORKERS) as free, ThreadPoolExecutor(WORKERS) as pool:
-
-        def played(number: int, fault: str, state: str) -> Cell:
-            place = free.get()
-            try:
-                return cell(fault, state, Path(folder), place, f"cell-{number}")
-            finally:
-                free.put(place)
-
+    """All cells, one after the other."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None) as folder, simulated() as place:
         pairs = [(fault, state) for fault in faults for state in states]
-        return list(pool.map(lambda item: played(item[0], *item[1]), enumerate(pairs)))
+        return [cell(*pair, Path(folder), place, f"cell-{number}") for number, pair in enumerate(pairs)]
 
 
 def table(cells: Sequence[Cell]) -> str:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -20,6 +20,9 @@ from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.settings import EndpointSettings, Mode, Policy, Settings
 from lastgood.workspace import local
 from lastgood.workspace.databricks import DatabricksWorkspace
+
+if TYPE_CHECKING:
+    from simulation.network import Network
 
 MODEL = local.MODELS[local.CHAT]
 OLD, NEW = local.entity(MODEL, "2"), local.entity(MODEL, "3")
@@ -68,12 +71,13 @@ class Rig:
         self,
         name: str,
         folder: Path,
+        network: "Network",
         api: httpx.Client,
         workspace: DatabricksWorkspace,
         clock: HandClock,
         slow: bool = False,
     ) -> None:
-        self.name, self.api, self.workspace, self.clock = name, api, workspace, clock
+        self.name, self.network, self.api, self.workspace, self.clock = name, network, api, workspace, clock
         self.now, self.said = datetime(2026, 3, 1, 12, tzinfo=UTC), Said()
         self.policy = Policy(ready_timeout_s=60, verify_timeout_s=60, proposal_ttl_s=600, cooldown_s=0)
         self.store = Store(f"sqlite:///{folder}/{name}.db")

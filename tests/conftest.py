@@ -71,7 +71,7 @@ def spark() -> Iterator[Any]:
     from lastgood.jobs.spark import has_java, session
 
     needs("Java (JAVA_HOME or lastgood[spark])", has_java())
-    shared = session(SparkSettings(mode="local", driver_memory="1g"))
+    shared = session(SparkSettings(mode="local", driver_memory="2g"))
     shared.conf.set("spark.sql.shuffle.partitions", "2")
     yield shared
     shared.stop()

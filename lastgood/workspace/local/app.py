@@ -61,10 +61,7 @@ class Service:
         routes = [Route(path, self._json(act), methods=[method]) for method, path, act in table]
         invoke, own = self._guarded(self._by_workspace), self._guarded(self._invoke, own=True)
         routes += [
-            Route(
-                "/.well-known/databricks-config",
-                lambda request: JSONResponse({"oidc_endpoint": f"{_base(request)}/oidc"}),
-            ),
+            Route("/.well-known/databricks-config", self._discovery),
             Route("/local/results/{id}/{chunk:int}", self._result),
             Route("/oidc/.well-known/oauth-authorization-server", self._oidc),
             Route("/oidc/v1/token", self._token, methods=["POST"]),
@@ -159,6 +156,10 @@ class Service:
         token, end = uuid.uuid4().hex, datetime.now(UTC) + timedelta(seconds=self.catalog.lease_s)
         self.on_token(token)
         return {"token": token, "expiration_time": end.isoformat().replace("+00:00", "Z")}
+
+    async def _discovery(self, request: Request) -> Response:
+        """Where a client learns where tokens are had."""
+        return JSONResponse({"oidc_endpoint": f"{_base(request)}/oidc"})
 
     async def _oidc(self, request: Request) -> Response:
         """Where a service principal gets its token."""
