@@ -428,10 +428,11 @@ def _once_more(situation: Situation, last: Rollback | None, verdict: Verdict) ->
 
 
 def _news(last: Rollback, verdict: Verdict) -> bool:
-    """Whether a verdict is other evidence than what a person rejected: another metric, a later onset, or twice as bad."""
+    """Whether a verdict is other evidence than what a person rejected: another metric, a later onset, or twice as bad. Where the evidence was not
+    kept (before 0.2), only a later onset is."""
     before, current = last.evidence, evidence_of(verdict)
     rejected_at = last.ended_at or last.progress.since
-    if before.get("metric") != current["metric"]:
+    if before.get("metric", current["metric"]) != current["metric"]:
         return True
     if verdict.since and verdict.since > rejected_at:
         return True
