@@ -7,11 +7,12 @@ import math
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.cost import by_token, known_prices, paid, priced_by
+from lastgood.jobs.cost import by_token, paid, priced_by
 from lastgood.jobs.touched import Measure, Touched, recompute
 from lastgood.jobs.traces import STEP_KEY, step_key
 from lastgood.record.agents import LOOP
 from lastgood.record.windows import GROWTH, ZERO
+from lastgood.settings.prices import known_prices
 from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _runs(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     def told(name: str) -> "Column":
         return f.col("attributes")[f"run.{name}"]
 
-    price = known_prices(ctx)
+    price = known_prices(ctx.settings.prices)
     of_runs = rows.where("attributes['run.tools'] IS NOT NULL").withColumn("named", priced_by(ctx))
     priced = of_runs.join(paid(ctx, price), "named")
     token_known = f.col("tokens_in").isNotNull() | f.col("tokens_out").isNotNull()

@@ -1,13 +1,12 @@
 """Cost: changed requests -> tokens, seconds of serving, DBU and money by endpoint, version, team and day."""
 
-from datetime import date
 from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.touched import Measure, Touched, recompute
 from lastgood.record.telemetry import KINDS
 from lastgood.settings import CostSettings
-from lastgood.settings.prices import Prices, prices
+from lastgood.settings.prices import Prices, known_prices
 from lastgood.tables.runs import Context, Run
 
 if TYPE_CHECKING:
@@ -41,20 +40,15 @@ def surcharges(cost: CostSettings, price: Prices) -> tuple[float, ...]:
     return tuple(more.get(kind, 0.0) / 1e6 for kind in KINDS)
 
 
-def known_prices(ctx: Context) -> Prices:
-    """The prices that the settings name; none of anything where there is no such file."""
-    return prices(ctx.settings.prices) if ctx.settings.prices.is_file() else Prices(as_of=date.min, dbu=1.0)
-
-
 def paid(ctx: Context, price: Prices) -> "DataFrame":
     """Rates and surcharges by `named`; see `priced_by`."""
     from pyspark.sql import functions as f
 
     costs = {name: settings.cost for name, settings in ctx.settings.endpoints.items()} | {"": ctx.settings.default.cost}
-    known = [(name, *rates(cost, price), *surcharges(cost, price)) for name, cost in costs.items()]
+    rows = [(name, *rates(cost, price), *surcharges(cost, price)) for name, cost in costs.items()]
     kind = "named string, mode string, into double, out double, per_hour double, at_once double, tokens_per_s double, always boolean, "
     kind += ", ".join(f"more_{name} double" for name in KINDS)
-    return f.broadcast(ctx.spark.createDataFrame(known, kind))
+    return f.broadcast(ctx.spark.createDataFrame(rows, kind))
 
 
 def priced_by(ctx: Context) -> "Column":
@@ -88,7 +82,7 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
     from pyspark.sql import Window
     from pyspark.sql import functions as f
 
-    price = known_prices(ctx)
+    price = known_prices(ctx.settings.prices)
     idle_s = max(price.idle_s, LEAST_IDLE_S)
     weight = f.coalesce("weight", f.lit(1.0))
     slot = f.floor(f.unix_seconds("requested_at") / idle_s)

@@ -13,6 +13,7 @@ from lastgood import tables
 from lastgood.cli.app import app
 from lastgood.errors import LastgoodError
 from lastgood.record import exported
+from lastgood.record.definitions import DEFINITIONS
 from lastgood.settings import Settings
 from lastgood.settings.mistakes import models_of
 
@@ -108,7 +109,24 @@ def metrics() -> Page:
     )
 
 
-PAGES = {"cli": cli, "settings": settings, "tables": all_tables, "metrics": metrics}
+FIGURES = """# Figures and their formulas
+
+Every figure that Lastgood shows, by its formula and by what an unknown value does to it. `w` is the weight of a request, 1 / the fraction of requests
+that was sampled (1 where nobody says). Sums go over the requests of one endpoint and version, in the time that is shown. Counts can be added: a
+figure of an hour is made of the sums of its minutes, never of their figures. The tests named in the last column recompute each from single requests.
+
+What is unknown is null, and is never taken for 0. A figure whose denominator is 0 is not shown. The service shows the same list at `/definitions`,
+and every figure of its pages links to it. How evidence works is told in [the judge](../explanation/judge.md).
+"""
+
+
+def figures() -> Page:
+    yield FIGURES
+    cells = ((d.name, d.formula, d.unknown, d.tests) for d in DEFINITIONS)
+    yield from table(("figure", "formula", "unknown values", "test"), cells)
+
+
+PAGES = {"cli": cli, "settings": settings, "tables": all_tables, "metrics": metrics, "figures": figures}
 
 
 def build(name: str) -> str:

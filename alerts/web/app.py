@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from lastgood import tables
 from lastgood.alerts import reports
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.notify import pagerduty_hook
@@ -25,15 +26,14 @@ from lastgood.alerts.web.pages import (
     ACTIONS,
     COOKIE,
     INCIDENT_ACTIONS,
-    NOTHING,
     Evidence,
     Failing,
     FleetRows,
-    Overview,
     Pages,
     Report,
     Tools,
 )
+from lastgood.alerts.web.weeks import Weeks
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
 
@@ -44,15 +44,15 @@ LINK_STATUS = {Problem.FORGED: 403, Problem.EXPIRED: 410, Problem.OTHER_PLAN: 40
 def create_app(
     controller: Controller,
     evidence: Evidence = lambda incident: (),
-    overview: Overview = lambda endpoint, new, prior: NOTHING,
     report: Report = lambda endpoint, version: None,
     broken: Callable[[], Mapping[str, str]] = dict,
     failing: Failing = lambda incident: (),
     tools: Tools = lambda incident: (),
     fleet: FleetRows = lambda: ({}, None),
+    data: tables.Store | None = None,
 ) -> Starlette:
     """The web application. What the pages show besides verdicts and incidents comes from the functions (see pages); `broken`: why
-    Lastgood cannot protect the endpoints now, by reason."""
+    Lastgood cannot protect the endpoints now, by reason. `data`: the tables that the pages of the weeks between read; without it these are not there."""
     web, store = controller.settings.web, controller.store
 
     def ended(number: str) -> bool:
@@ -64,8 +64,9 @@ def create_app(
             tx.use_nonce(f"session:{number}", "", "logout", "", controller.clock())
 
     auth = Auth(web, controller.people.signer.derived("session"), ended, end)
-    pages = Pages(controller, evidence, auth, overview, report, broken, failing, tools, fleet)
+    pages = Pages(controller, evidence, auth, report, broken, failing, tools, fleet, data)
     acts = Acts(controller, auth, pages)
+    weeks = Weeks(pages, controller, data) if data else None
 
     def reading(page: Page) -> Page:
         def shown(request: Request) -> Response:
@@ -74,7 +75,7 @@ def create_app(
 
         return shown
 
-    routes = _routes(pages, acts, auth, reading)
+    routes = [*_routes(pages, acts, auth, reading), *(_weeks(weeks, reading) if weeks else ())]
     https = web.base_url.startswith("https:")
     hosts = {urlsplit(web.base_url).hostname or "", *web.allowed_hosts}
     layers = [
@@ -93,10 +94,10 @@ def _routes(pages: Pages, acts: "Acts", auth: Auth, reading: Callable[[Page], Pa
     return [
         Route("/", reading(pages.index)),
         Route("/fleet", reading(pages.fleet)),
-        Route("/fleet.csv", reading(pages.fleet_csv)),
         Route("/r/{token}", pages.link),
         Route("/r/{token}", acts.decide, methods=["POST"]),
         Route("/r/{token}/drift", pages.drift),
+        Route("/incidents", reading(pages.incidents)),
         Route("/incidents/{id}", reading(pages.incident)),
         Route("/incidents/{id}", acts.incident, methods=["POST"]),
         Route("/kill", reading(pages.kill)),
@@ -108,6 +109,13 @@ def _routes(pages: Pages, acts: "Acts", auth: Auth, reading: Callable[[Page], Pa
         Route("/healthz", pages.healthz),
         Route("/openapi.json", lambda request: JSONResponse(DOCUMENT)),
         *auth.routes(),
+    ]
+
+
+def _weeks(weeks: Weeks, reading: Callable[[Page], Page]) -> list[Route]:
+    return [
+        Route("/endpoints/{name:path}", reading(weeks.endpoint)),
+        Route("/definitions", reading(weeks.definitions)),
     ]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lastgood.alerts.web.fleet import SORTS, STATES
+from lastgood.alerts.web.ranges import USUAL
 
 TEXT: dict[str, Any] = {"type": "string"}
 LINKED = {"type": "object", "additionalProperties": True}
@@ -18,13 +19,18 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 PAGE = {"description": "a page", "content": {"text/html": {}}}
-SHEET = {"description": "a table", "content": {"text/csv": {}}}
+EITHER = {"description": "a page, or one of its tables", "content": {"text/html": {}, "text/csv": {}}}
 FLEET_QUERY: dict[str, dict[str, Any]] = {
     "q": {**TEXT, "description": "words in the endpoint, a version or the reason"},
     "state": {"enum": [*STATES]},
     "sort": {"enum": [*SORTS]},
     "order": {"enum": ["up", "down"]},
     "page": {"type": "integer", "minimum": 1, "maximum": 999_999},
+}
+RANGE: dict[str, dict[str, Any]] = {
+    "range": {"enum": [*USUAL]},
+    "from": {**TEXT, "description": "ISO 8601, UTC where it names no zone"},
+    "to": TEXT,
 }
 MOVED = {"303": {"description": "done: see the page it leads to"}}
 
@@ -35,6 +41,12 @@ def _path(name: str) -> dict[str, Any]:
 
 def _query(fields: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
+
+
+def _shown(summary: str, query: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A page whose address asks for what it shows; `csv` for one of its tables."""
+    fields = {**query, "csv": {**TEXT, "description": "one of the page's tables, whole"}}
+    return {"parameters": _query(fields), "get": {"summary": summary, "responses": _answers(EITHER, 400, 401, 403)}}
 
 
 def _form(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
@@ -82,14 +94,13 @@ DOCUMENT: dict[str, Any] = {
     "info": {"title": "Lastgood", "version": "1", "description": "Evidence, decisions and their progress."},
     "paths": {
         "/": {"get": {"summary": "Endpoints and incidents", "responses": _answers(PAGE, 401, 403)}},
-        "/fleet": {
-            "parameters": _query(FLEET_QUERY),
-            "get": {"summary": "Every endpoint with its figures", "responses": _answers(PAGE, 400, 401, 403)},
+        "/fleet": _shown("Every endpoint with its figures", FLEET_QUERY),
+        "/endpoints/{name}": {
+            "parameters": [_path("name"), *_query(RANGE)],
+            "get": {"summary": "An endpoint over a time range", "responses": _answers(EITHER, 400, 401, 403, 404)},
         },
-        "/fleet.csv": {
-            "parameters": _query(FLEET_QUERY),
-            "get": {"summary": "The same as CSV, all pages", "responses": _answers(SHEET, 400, 401, 403)},
-        },
+        "/definitions": _shown("Every figure by its formula", {}),
+        "/incidents": _shown("The newest incidents", {"endpoint": TEXT, "state": {"enum": ["open"]}}),
         "/r/{token}": {
             "parameters": [_path("token")],
             "get": {"summary": "Evidence behind a signed link", "responses": _answers(PAGE, 403, 404, 409, 410)},

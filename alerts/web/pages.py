@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from lastgood import tables
 from lastgood.alerts import brief
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.messages import sureness, worst_metric
@@ -21,26 +23,41 @@ from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.git import patch_of
 from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
+from lastgood.alerts.web import incidents
 from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, Asked, Line, chosen, table, written
-from lastgood.alerts.web.view import age, axis, beside, lead, percent, sparkline, story, trace, when
+from lastgood.alerts.web.view import (
+    age,
+    axis,
+    beside,
+    clock,
+    field,
+    lead,
+    percent,
+    short,
+    span,
+    sparkline,
+    story,
+    then_and_now,
+    trace,
+    when,
+)
 from lastgood.errors import RefusedError
 from lastgood.record.verdict import State, Verdict
+from lastgood.settings.prices import known_prices
+from lastgood.tables import measures
 from lastgood.tables.fleet import Row
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""
 Report = Callable[[str, str], Path | None]
 """(endpoint, version) -> its drift report, where there is one."""
-Overview = Callable[[str, str, str | None], Mapping[str, Any]]
-"""(endpoint, new version, prior version) -> {"versions": [(version, requests, share), ...], "series": as of Evidence}."""
 Failing = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """The newest failed requests of an incident's version: requested_at, error_code, latency_ms, request_id, trace_id."""
 Tools = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """The tools of an agent's two versions: tool, and for `new` and `prior` {calls, error_rate, p95_ms} or None."""
 FleetRows = Callable[[], tuple[Mapping[str, Row], datetime | None]]
 """Endpoint -> its figures, and when the tables were read; None: not yet."""
-NOTHING: Mapping[str, Any] = {"versions": [], "series": []}
 COOKIE = "lastgood_form"
 REPORT_CSP = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
@@ -49,6 +66,10 @@ REPORT_CSP = (
 ACTIONS = ("approve", "hold", "reject")
 INCIDENT_ACTIONS = ("acknowledge", "note", "close")
 CURRENT = timedelta(hours=1)
+WRONG = tuple(str(state) for state in (State.ROLL_BACK, State.PAGE, State.WATCH))
+MOST_INCIDENTS = 200
+MOST_WRONG = 30
+"""So many endpoints of each kind the first page shows; the fleet has all."""
 
 
 class Pages:
@@ -59,26 +80,36 @@ class Pages:
         controller: Controller,
         evidence: Evidence,
         auth: Auth,
-        overview: Overview,
         report: Report,
         broken: Callable[[], Mapping[str, str]],
         failing: Failing,
         tools: Tools,
         fleet: FleetRows,
+        data: tables.Store | None,
     ) -> None:
         self._people = controller.people
         self._store = controller.store
         self._web = controller.settings.web
         self._settings = controller.settings
-        self._evidence, self._overview, self._report, self._broken = evidence, overview, report, broken
-        self._failing, self._tools, self._fleet = failing, tools, fleet
+        self._evidence, self._report, self._broken = evidence, report, broken
+        self._failing, self._tools, self._fleet, self._data = failing, tools, fleet, data
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": when}
-        self._templates.filters |= {"age": age, "trace": trace, "top": max}
+        self._templates.filters |= {
+            "age": age,
+            "trace": trace,
+            "top": max,
+            "clock": clock,
+            "field": field,
+            "short": short,
+            "span": span,
+        }
+        self.nav: list[tuple[str, str]] = [("/fleet", "Fleet"), ("/incidents", "Incidents")]
+        """(address, name) of the pages that every page links to."""
         css = self._templates.get_template("style.html").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
         style = f"style-src 'sha256-{digest}'"
@@ -86,31 +117,29 @@ class Pages:
         self._css = css
 
     def index(self, request: Request) -> Response:
-        """All endpoints, the worst first, and the newest incidents."""
+        """What is wrong now, the worst first; what is not is in the fleet."""
+        rows, read_at = self._fleet()
+        lines = chosen(self._lines(rows), Asked())
         with self._store.read() as tx:
-            verdicts, incidents, unsent = (
-                [v.as_json() for v in leading(tx.verdicts())],
-                tx.incidents(limit=50),
-                tx.unsent(),
-            )
-        trouble = {
-            (incident.endpoint, incident.candidate): incident for incident in incidents if incident.resolved_at is None
+            unsent = {channel: told for channel, told in tx.unsent().items() if told[1]}
+        now = self._clock()
+        silent = {
+            line.row.endpoint
+            for line in lines
+            if line.row.newest and now - line.row.newest > self._oldest(line.row.endpoint)
         }
-        cards = [
-            {
-                "verdict": verdict,
-                "incident": trouble.get((verdict["endpoint"], verdict["candidate"])),
-                "mode": self._settings.endpoint(verdict["endpoint"]).mode,
-                **self._overview(verdict["endpoint"], verdict["candidate"], verdict["prior"]),
-            }
-            for verdict in sorted(verdicts, key=lambda row: (-State(row["state"]).severity, row["endpoint"]))
-        ]
-        states = Counter(verdict["state"] for verdict in verdicts)
-        counted = [
-            (str(state), states[state]) for state in sorted(State, key=lambda level: -level.severity) if states[state]
-        ]
+        states = Counter(line.state for line in lines)
         links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
-        return self.page("index.html", cards=cards, counted=counted, incidents=incidents, unsent=unsent, links=links)
+        return self.page(
+            "index.html", wrong=[line for line in lines if line.incident or line.state in WRONG],
+            silent=[line for line in lines if line.row.endpoint in silent], drifted=[line for line in lines if line.row.drifted],
+            unknown=[line for line in lines if line.row.sources_unknown], states=[(state, states[state]) for state in STATES if states[state]],
+            total=len(lines), unsent=unsent, links=links, read_at=read_at, now=now, most=MOST_WRONG,
+        )  # fmt: skip
+
+    def _oldest(self, endpoint: str) -> timedelta:
+        """How old an endpoint's newest telemetry may be."""
+        return timedelta(seconds=self._settings.endpoint(endpoint).policy.max_evidence_age_s)
 
     def fleet(self, request: Request) -> Response:
         """Every endpoint with its figures: searched, filtered and sorted as the address says."""
@@ -119,16 +148,15 @@ class Pages:
         lines = self._lines(rows)
         states = Counter(line.state for line in lines)
         kept = chosen(lines, asked)
+        if answer := as_csv(request, "fleet", {"endpoints": lambda: table(kept)}):
+            return answer
         pages = max(1, -(-len(kept) // PAGE_ROWS))
         first = (asked.page - 1) * PAGE_ROWS
         return self.page(
             "fleet.html", asked=asked, lines=kept[first : first + PAGE_ROWS], total=len(lines), kept=len(kept), pages=pages, sorts=SORTS,
             states=[(state, states[state]) for state in STATES], read_at=read_at, now=self._clock(),
+            currency=known_prices(self._settings.prices).currency,
         )  # fmt: skip
-
-    def fleet_csv(self, request: Request) -> Response:
-        """All endpoints that the address asks for, on one page."""
-        return _csv("fleet", *table(chosen(self._lines(self._fleet()[0]), Asked.of(request.query_params))))
 
     def _lines(self, rows: Mapping[str, Row]) -> list[Line]:
         """Every endpoint that the tables, the judge, an incident or the settings know."""
@@ -147,6 +175,18 @@ class Pages:
             for name in names
         ]
 
+    def incidents(self, request: Request) -> Response:
+        """The newest incidents, of all endpoints or one, open or all."""
+        name, open_only = word(request, "endpoint"), request.query_params.get("state", "") == "open"
+        with self._store.read() as tx:
+            kept = tx.incidents(name or None, open_only=open_only, limit=MOST_INCIDENTS)
+            made = incidents.rows([(incident, tx.last_rollback(incident.id)) for incident in kept], self._clock())
+        if answer := as_csv(request, "incidents", {"incidents": lambda: incidents.table(made)}):
+            return answer
+        return self.page(
+            "incidents.html", rows=made, endpoint=name, open_only=open_only, most=MOST_INCIDENTS, width=incidents.WIDTH
+        )
+
     def incident(self, request: Request) -> Response:
         if not request.path_params["id"].isalnum():
             raise HTTPException(404, "There is no such incident.")
@@ -159,12 +199,19 @@ class Pages:
             raise HTTPException(404, "There is no such incident.")
         refresh = rollback is not None and rollback.state.under_way
         patch = self._patch(incident, rollback) if rollback else ""
-        values: dict[str, Any] = {"journal": journal, "story": story(entries), "figures": beside(incident.verdict)}
+        values: dict[str, Any] = {"journal": journal, "story": story(entries), "compared": self._compared(incident)}
+        values |= {"series": self._evidence(incident), "day": timedelta(days=1)}
         actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
         return self._with_forms(
             request, f"incident {incident.id}", actions, "incident.html",
             incident=incident, rollback=rollback, refresh=refresh, patch=patch, **values,
         )  # fmt: skip
+
+    def _compared(self, incident: Incident) -> list[tuple[str, str, str, str, str]]:
+        """What the verdict was given on, beside the last hour."""
+        since = self._clock() - CURRENT
+        sides = self._data and measures.sides(self._data, incident.endpoint, incident.candidate, incident.prior, since)
+        return then_and_now(incident.verdict, {"figures": sides or {}})
 
     def _patch(self, incident: Incident, rollback: Rollback) -> str:
         """The patch of the file that declares the endpoint, or why there is none; empty where no file is known."""
@@ -244,7 +291,7 @@ class Pages:
             switch = tx.kill_switch()
             pauses = self._in_force(tx)
         values = {"pauses": pauses, "broken": list(self._broken().values()), **values}
-        values = {"refresh": False, "css": self._css, "kill_switch": switch, **values}
+        values = {"refresh": False, "css": self._css, "kill_switch": switch, "nav": self.nav, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
 
     # JSON
@@ -274,9 +321,25 @@ class Pages:
         return JSONResponse(document)
 
 
-def _csv(name: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Response:
-    attached = {"Content-Disposition": f'attachment; filename="lastgood-{name}.csv"'}
-    return Response(written(heads, rows), media_type="text/csv", headers=attached)
+def word(request: Request, name: str) -> str:
+    """A parameter's text, bounded, without what no name has."""
+    return request.query_params.get(name, "").replace("\0", "").strip()[:300]
+
+
+Sheets = Mapping[str, Callable[[], tuple[Sequence[str], Sequence[Sequence[Any]]]]]
+"""Name in the address -> headings and rows of a page's table."""
+
+
+def as_csv(request: Request, page: str, sheets: Sheets) -> Response | None:
+    """The table that `csv=` asks for; None where the address asks for the page. Errors: HTTPException 400 where the page has no such table."""
+    name = request.query_params.get("csv", "")
+    if not name:
+        return None
+    if name not in sheets:
+        raise HTTPException(400, f"csv must be one of {', '.join(sheets)}.")
+    file = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"lastgood-{page}-{name}")
+    attached = {"Content-Disposition": f'attachment; filename="{file}.csv"'}
+    return Response(written(*sheets[name]()), media_type="text/csv", headers=attached)
 
 
 def leading(verdicts: Sequence[Verdict]) -> list[Verdict]:

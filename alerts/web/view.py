@@ -26,6 +26,32 @@ def when(value: str | datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def clock(moment: datetime) -> str:
+    """A moment to the minute, in UTC, without saying so."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def field(moment: datetime) -> str:
+    """A moment as a form's field holds it, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M}"
+
+
+def short(moment: datetime, others: Sequence[datetime]) -> str:
+    """A moment on an axis with others, in UTC: the time where they span no more than two days, else the date."""
+    moment = moment.astimezone(UTC)
+    return f"{moment:%H:%M}" if max(others) - min(others) <= timedelta(days=2) else f"{moment:%d %b}"
+
+
+def span(length: timedelta) -> str:
+    """A length of time in one unit, two digits where it is short of ten."""
+    seconds = length.total_seconds()
+    for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= unit or unit == 1:
+            number = f"{seconds / unit:.2g}" if seconds / unit < 10 else f"{seconds / unit:.0f}"
+            return f"{number} {name}{'' if number == '1' else 's'}"
+    return "-"
+
+
 def age(moment: datetime | None, now: datetime) -> str:
     """How long ago, in one unit; a dash when it is not known."""
     if moment is None:
@@ -53,6 +79,18 @@ def beside(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
     known = [BY_NAME[name] for name in SHOWN if any(name in side for side in sides)]
     return [(m.label, m.show(sides[0].get(m.name)), m.show(sides[1].get(m.name))) for m in known]
+
+
+def then_and_now(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(measure, new version then, now, prior version then, now) of two documents with `figures`, those that are known of any."""
+    sides = [{label: pair for label, *pair in beside(document)} for document in (then, now)]
+    labels = dict.fromkeys([*sides[0], *sides[1]])
+    unknown = ["-", "-"]
+    rows = []
+    for label in labels:
+        (new, prior), (new_now, prior_now) = (side.get(label, unknown) for side in sides)
+        rows.append((label, new, new_now, prior, prior_now))
+    return rows
 
 
 def story(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:

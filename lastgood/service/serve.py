@@ -42,7 +42,7 @@ from lastgood.settings import Settings, secret
 from lastgood.settings.redaction import rules
 from lastgood.tables import measures
 from lastgood.tables.fleet import Fleet
-from lastgood.workspace import Platform, deployments
+from lastgood.workspace import Platform, WorkspaceControl, deployments
 from lastgood.workspace.databricks import connect
 from lastgood.workspace.stores import reach, tables_of
 
@@ -60,8 +60,14 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar | None = None) -> Controller:
-    """The alerting layer put together from settings. Without a link key one is made up: links die with the process."""
+def controller(
+    settings: Settings,
+    delta_store: tables.Store,
+    calendar: Calendar | None = None,
+    workspace: WorkspaceControl | None = None,
+) -> Controller:
+    """The alerting layer put together from settings; `workspace`: another than they name. Without a link key one is made up: links die with the
+    process."""
     key = secret(settings.web.link_key_env)
     if key is None:
         log.warning(
@@ -71,7 +77,7 @@ def controller(settings: Settings, delta_store: tables.Store, calendar: Calendar
     keys = [part for part in (key or secrets.token_urlsafe(32)).split(",") if part]
     return Controller(
         open_state(settings),
-        connect(settings.workspace),
+        workspace or connect(settings.workspace),
         settings,
         configured(settings),
         WindowTelemetry(delta_store, settings),
@@ -219,10 +225,9 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
     )  # fmt: skip
 
 
-def _pages(
+def pages(
     acts: Controller,
     store: tables.Store,
-    overview: measures.Overview,
     fleet: Fleet,
     broken: Callable[[], Mapping[str, str]],
 ) -> Starlette:
@@ -244,8 +249,8 @@ def _pages(
         )
 
     return create_app(
-        acts, drawn, overview.of, lambda *version: measures.drift_report(store, *version), broken, failing, tools,
-        lambda: (fleet.rows, fleet.read_at),
+        acts, drawn, lambda *version: measures.drift_report(store, *version), broken, failing, tools,
+        lambda: (fleet.rows, fleet.read_at), store,
     )  # fmt: skip
 
 
@@ -287,13 +292,13 @@ async def serve(
 
     receiver = _receiver(settings, store, sink)
     anchors = Anchors(acts.store, settings, now)
-    overview, fleet = measures.Overview(store, now), Fleet(store, now)
+    fleet = Fleet(store, now)
     started = now()
 
     def broken() -> dict[str, str]:
         return problems(_facts(acts, calendar, anchors, started, shown.ran_at("judge")))
 
-    app = _pages(acts, store, overview, fleet, broken)
+    app = pages(acts, store, fleet, broken)
     reloading = Reloading(settings, reload or (lambda: settings))
     failed: Counter[str] = Counter()
 
@@ -312,7 +317,6 @@ async def serve(
         ("endpoints", poll_s, Observer(acts, store, live)),
         ("metrics", poll_s, shown.refresh),
         ("settings", poll_s, reloading),
-        ("overview", poll_s, overview.refresh),
         ("fleet", FLEET_S, fleet.refresh),
         ("housekeeping", HOUSEKEEP_S, acts.housekeep),
         ("audit anchor", HOUSEKEEP_S, anchors),
@@ -337,12 +341,12 @@ async def _run(
     web, sockets, port = bind(app, settings.web.host, settings.web.port)
     stop = _stopped_by_signals()
     async with receiver.running():
-        pages = asyncio.create_task(web.serve(sockets=sockets))
+        answering = asyncio.create_task(web.serve(sockets=sockets))
         ports = {"web": port, "grpc": receiver.grpc_port, "http": receiver.http_port}
         say(json.dumps({"url": settings.web.base_url, **ports}))
         await asyncio.gather(*(every(*task, stop, failed) for task in tasks))
         web.should_exit = True
-        await pages
+        await answering
 
 
-__all__ = ["controller", "now", "serve"]
+__all__ = ["controller", "now", "pages", "serve"]

@@ -75,3 +75,8 @@ def prices(path: Path) -> Prices:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def known_prices(path: Path) -> Prices:
+    """The prices of a file; none of anything where there is no such file. Errors: ConfigError."""
+    return prices(path) if path.is_file() else Prices(as_of=date.min, dbu=1.0)

@@ -1,16 +1,16 @@
 """The tables -> one row of figures for each endpoint, for the page of the fleet. A table is read again when it has changed."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from lastgood import tables
 from lastgood.record.windows import quantile, utc
+from lastgood.tables.summing import lists, sums
 
 HOUR, WEEK = timedelta(hours=1), timedelta(days=7)
 WEEK_POINTS = 28
@@ -81,28 +81,6 @@ class Fleet:
 Read = Callable[..., pa.Table]
 
 
-def _lists(rows: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
-    """The columns' values, row by row."""
-    return zip(*(rows[name].to_pylist() for name in names), strict=True)
-
-
-def _sums(rows: pa.Table, name: str) -> Iterator[tuple[str, Any, float]]:
-    """(endpoint, key, sum) of a column of maps."""
-    endpoints = rows["endpoint"].combine_chunks()
-    parts = []
-    first = 0
-    for chunk in rows[name].chunks:
-        offsets = chunk.offsets.to_numpy()
-        count = int(offsets[-1] - offsets[0])
-        at = pa.array(np.repeat(np.arange(first, first + len(chunk)), np.diff(offsets)))
-        keys, weights = (side.slice(offsets[0], count) for side in (chunk.keys, chunk.items))
-        parts.append(pa.table({"endpoint": endpoints.take(at), "key": keys, "weight": weights}))
-        first += len(chunk)
-    if parts:
-        summed = pa.concat_tables(parts).group_by(["endpoint", "key"]).aggregate([("weight", "sum")])
-        yield from _lists(summed, "endpoint", "key", "weight_sum")
-
-
 def _hour(read: Read, now: datetime) -> Facts:
     columns = ["endpoint", "model_version", "window_start", "requests", "errors", "latency"]
     rows = read(columns, [("window_start", ">=", now - HOUR)])
@@ -111,16 +89,16 @@ def _hour(read: Read, now: datetime) -> Facts:
     requests: dict[str, dict[str, float]] = defaultdict(dict)
     newest: dict[str, datetime] = {}
     summed = rows.group_by(["endpoint", "model_version"]).aggregate([("requests", "sum"), ("window_start", "max")])
-    for endpoint, version, number, start in _lists(
+    for endpoint, version, number, start in lists(
         summed, "endpoint", "model_version", "requests_sum", "window_start_max"
     ):
         requests[endpoint][version] = number
         newest[endpoint] = max(utc(start), newest.get(endpoint, utc(start)))
     failed: dict[str, float] = defaultdict(float)
-    for endpoint, _, weight in _sums(rows, "errors"):
+    for endpoint, _, weight in sums(rows, "errors", ("endpoint",)):
         failed[endpoint] += weight
     latency: dict[str, dict[int, float]] = defaultdict(dict)
-    for endpoint, bucket, weight in _sums(rows, "latency"):
+    for endpoint, bucket, weight in sums(rows, "latency", ("endpoint",)):
         latency[endpoint][bucket] = weight
     return {
         endpoint: {
@@ -139,7 +117,7 @@ def _week(read: Read, now: datetime) -> Facts:
     newest: dict[str, datetime] = {}
     if rows.num_rows:
         rows = rows.group_by(["endpoint", "window_start"]).aggregate([("requests", "sum")])
-        for endpoint, start, number in _lists(rows, "endpoint", "window_start", "requests_sum"):
+        for endpoint, start, number in lists(rows, "endpoint", "window_start", "requests_sum"):
             point = int((utc(start) - (now - WEEK)) / WEEK * WEEK_POINTS)
             week[endpoint][min(max(point, 0), WEEK_POINTS - 1)] += number
             newest[endpoint] = max(utc(start), newest.get(endpoint, utc(start)))
@@ -149,7 +127,7 @@ def _week(read: Read, now: datetime) -> Facts:
 def _cost(read: Read, now: datetime) -> Facts:
     rows = read(["endpoint", "window_start", "money"], [("window_start", ">=", now - WEEK)])
     money: dict[str, list[float | None]] = defaultdict(list)
-    for endpoint, value in _lists(rows, "endpoint", "money") if rows.num_rows else ():
+    for endpoint, value in lists(rows, "endpoint", "money") if rows.num_rows else ():
         money[endpoint].append(value)
     return {
         endpoint: {"cost": None if None in values else sum(v for v in values if v is not None)}
@@ -161,7 +139,7 @@ def _drift(read: Read, now: datetime) -> Facts:
     columns = ["endpoint", "model_version", "against", "kind", "column", "computed_at", "drifted"]
     rows = read(columns, [("computed_at", ">=", now - WEEK)])
     newest: dict[tuple[str, ...], tuple[datetime, bool]] = {}
-    for *key, at, drifted in _lists(rows, *columns) if rows.num_rows else ():
+    for *key, at, drifted in lists(rows, *columns) if rows.num_rows else ():
         name = tuple(key)
         if name not in newest or newest[name][0] < at:
             newest[name] = (at, bool(drifted))
@@ -176,7 +154,7 @@ def _drift(read: Read, now: datetime) -> Facts:
 def _features(read: Read, now: datetime) -> Facts:
     rows = read(["endpoint", "name", "as_of", "checked_at"], [("checked_at", ">=", now - WEEK)])
     newest: dict[tuple[str, str], tuple[datetime, datetime | None]] = {}
-    for endpoint, name, as_of, at in _lists(rows, "endpoint", "name", "as_of", "checked_at") if rows.num_rows else ():
+    for endpoint, name, as_of, at in lists(rows, "endpoint", "name", "as_of", "checked_at") if rows.num_rows else ():
         if (endpoint, name) not in newest or newest[endpoint, name][0] < at:
             newest[endpoint, name] = (at, as_of)
     facts: Facts = {}
@@ -191,7 +169,7 @@ def _features(read: Read, now: datetime) -> Facts:
 
 def _deployed(read: Read, now: datetime) -> Facts:
     rows = read(["endpoint"])
-    return {endpoint: {} for (endpoint,) in _lists(rows, "endpoint")} if rows.num_rows else {}
+    return {endpoint: {} for (endpoint,) in lists(rows, "endpoint")} if rows.num_rows else {}
 
 
 PARTS: tuple[tuple[tables.Table, Callable[[Read, datetime], Facts]], ...] = (

@@ -1,8 +1,7 @@
 """Measures and verdicts read back without Spark, for the service, the demo and reports."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,36 +78,16 @@ def drawn(
     return rows
 
 
-@dataclass
-class Overview:
-    """The newest windows of all endpoints, read again when the table has changed."""
-
-    store: tables.Store
-    clock: Callable[[], datetime]
-    span: timedelta = timedelta(hours=1)
-    counts: dict[str, list[Counts]] = field(default_factory=dict)
-    _version: int | None = None
-
-    def refresh(self) -> None:
-        version = self.store.home(tables.WINDOWS).version()
-        if version == self._version:
-            return
-        by_endpoint: dict[str, list[Counts]] = {}
-        for window in windows(self.store, since=self.clock() - self.span):
-            by_endpoint.setdefault(window.endpoint, []).append(window)
-        self.counts, self._version = by_endpoint, version
-
-    def of(self, endpoint: str, new: str, prior: str | None) -> dict[str, Any]:
-        """What the page of all endpoints shows of one: each version's requests and share, and two plots."""
-        counts = self.counts.get(endpoint, [])
-        requests: dict[str, float] = {}
-        for window in counts:
-            requests[window.model_version] = requests.get(window.model_version, 0.0) + window.requests
-        total = sum(requests.values()) or 1.0
-        shares = [
-            (version, number, number / total) for version, number in sorted(requests.items(), key=lambda kv: -kv[1])
-        ]
-        return {"versions": shares, "series": drawn(counts, new, prior, ("p95_ms", "error_rate"))}
+def sides(
+    store: tables.Store, endpoint: str, new: str, prior: str | None, since: datetime
+) -> dict[str, dict[str, float | None]]:
+    """Figures of two versions over the windows since a moment, as verdicts hold them: `new` and `prior`, each where it served."""
+    counts = windows(store, endpoint, since)
+    of = {
+        side: [window for window in counts if window.model_version == version]
+        for side, version in (("new", new), ("prior", prior))
+    }
+    return {side: metrics.summary(group) for side, group in of.items() if group}
 
 
 def report_path(store: tables.Store, endpoint: str, version: str) -> Path:

@@ -39,7 +39,7 @@ class Pages:
         self.client = TestClient(app, base_url="http://127.0.0.1")
 
     def csv(self, query: str = "") -> list[dict[str, str]]:
-        return list(csv.DictReader(io.StringIO(self.client.get(f"/fleet.csv{query}").text)))
+        return list(csv.DictReader(io.StringIO(self.client.get(f"/fleet{query or '?'}&csv=endpoints").text)))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def pages(tmp_path: Path) -> Iterator[Pages]:
 
 
 def names(page: str) -> list[str]:
-    return re.findall(r'<th scope="row" class="name">([^ <]+)', page)
+    return re.findall(r'<th scope="row" class="name"><a href="/endpoints/[^"]*">([^<]+)', page)
 
 
 def test_every_figure_of_the_fleet_is_what_the_tables_say(pages: Pages) -> None:
@@ -81,7 +81,7 @@ def test_rows_are_read_again_when_a_table_has_changed_and_when_an_hour_has_passe
 def test_the_page_shows_the_worst_first_and_links_its_incident(pages: Pages) -> None:
     page = pages.client.get("/fleet").text
     assert names(page) == ["chat", "search"]
-    assert re.search(r'chat <a href="/incidents/\w+">incident', page)
+    assert re.search(r'chat</a> <a href="/incidents/\w+">incident', page)
     for part in ("1,200", "1.25 %", "25.00", "1 of 3", "1 source unknown", "2 of 2 endpoints"):
         assert part in page
     assert "<script" not in page and "http:" not in page.replace("http://127.0.0.1", "")
@@ -118,7 +118,7 @@ def test_unknown_is_empty_in_the_csv_and_a_text_is_no_formula(pages: Pages) -> N
 def test_who_may_not_read_sees_no_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     oidc: Any = {"issuer": "http://127.0.0.1:9", "client_id": "lastgood"}
     built = Pages(tmp_path, oidc=oidc)
-    for path in ("/fleet", "/fleet.csv"):
+    for path in ("/fleet", "/fleet?csv=endpoints"):
         answer = built.client.get(path, follow_redirects=False)
         assert answer.status_code == 303 and answer.headers["location"].startswith("/login")
     built.house.close()

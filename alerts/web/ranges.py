@@ -1,0 +1,90 @@
+"""The time range of a page, in its address -> moments, and the addresses of other ranges (pure). Zoom is a link: no script runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+
+USUAL: Mapping[str, timedelta] = {
+    "6h": timedelta(hours=6), "1d": timedelta(days=1), "7d": timedelta(days=7), "28d": timedelta(days=28), "90d": timedelta(days=90),
+}  # fmt: skip
+DEFAULT = "7d"
+LEAST, MOST = timedelta(minutes=10), timedelta(days=1100)
+
+
+@dataclass(frozen=True)
+class Range:
+    """[since, until), UTC. `name`: of USUAL where it ends now, else empty. `rest`: the address's other parameters."""
+
+    since: datetime
+    until: datetime
+    name: str
+    now: datetime
+    rest: Mapping[str, str]
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], now: datetime, default: str = DEFAULT) -> "Range":
+        """`range=7d`, or `from` and `to` (ISO 8601, UTC where they name no zone). Errors: HTTPException 400 that names the parameter."""
+        rest = {key: value for key, value in query.items() if key not in ("range", "from", "to", "csv") and value}
+        since, until = (_moment(query, name) for name in ("from", "to"))
+        if since is None and until is None:
+            name = query.get("range", "") or default
+            if name not in USUAL:
+                raise HTTPException(400, f"range must be one of {', '.join(USUAL)}.")
+            return cls(now - USUAL[name], now, name, now, rest)
+        until = until or now
+        since = since or until - USUAL[default]
+        if not LEAST <= until - since <= MOST:
+            raise HTTPException(400, "from must be before to, by 10 minutes to three years.")
+        return cls(since, until, "", now, rest)
+
+    def named(self, name: str) -> str:
+        """The address of one of USUAL."""
+        return "?" + urlencode({**self.rest, "range": name})
+
+    def between(self, since: datetime, until: datetime) -> str:
+        """The address of another range; one that is too short is widened around its middle."""
+        short = max(timedelta(), LEAST - (until - since)) / 2
+        return "?" + urlencode({**self.rest, "from": _text(since - short), "to": _text(until + short)})
+
+    @property
+    def here(self) -> str:
+        """This range's address."""
+        return self.named(self.name) if self.name else self.between(self.since, self.until)
+
+    def csv(self, table: str) -> str:
+        """The address of one of the page's tables as CSV."""
+        return f"{self.here}&csv={table}"
+
+    @property
+    def steps(self) -> list[tuple[str, str]]:
+        """(word, address): earlier, later, closer and wider."""
+        wide = self.until - self.since
+        quarter, middle = wide / 4, self.since + wide / 2
+        made = [("Earlier", self.between(self.since - wide / 2, self.until - wide / 2))]
+        if self.until < self.now:
+            made.append(("Later", self.between(self.since + wide / 2, self.until + wide / 2)))
+        if wide > 2 * LEAST:
+            made.append(("Closer", self.between(middle - quarter, middle + quarter)))
+        if 2 * wide <= MOST:
+            made.append(("Wider", self.between(self.since - wide / 2, min(self.until + wide / 2, self.now))))
+        return made
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M}"
+
+
+def _moment(query: Mapping[str, str], name: str) -> datetime | None:
+    text = query.get(name, "")
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HTTPException(400, f"{name} must be a moment like 2026-03-01T12:00.") from error
+    if not 1971 <= moment.year <= 9998:
+        raise HTTPException(400, f"{name} must be a moment like 2026-03-01T12:00.")
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
