@@ -366,8 +366,8 @@ def _joined(source: _Source, names: Sequence[str]) -> pa.Array:
     columns = [source.name(name) for name in names]
     if len(columns) == 1:
         return columns[0]
-    together = pc.binary_join_element_wise(*columns, "/", null_handling="skip")
-    return pc.if_else(pc.equal(together, ""), None, together)
+    # Not null_handling="skip": it leaves out the rows in which all are null, and what comes after them moves up.
+    return pc.coalesce(pc.binary_join_element_wise(*columns, "/"), *columns)
 
 
 def _unknown_schema(version: pa.Array, versions: Sequence[str]) -> pa.Array:
