@@ -309,8 +309,19 @@ def _parquet(piece: Piece, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
                     batch = batch.append_column(name, pa.array([value] * batch.num_rows))
                 elif name in names:
                     _agree(piece.path, name, value, batch[name], first)
-            yield batch
+            yield _valid(batch)
             first += batch.num_rows
+
+
+def _valid(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Parquet's texts may be no UTF-8, and its reader does not look: such a column goes on as bytes. Errors: ArrowInvalid for one inside another."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        columns = [column.cast(pa.binary()) if pa.types.is_string(column.type) else column for column in batch.columns]
+        batch = pa.RecordBatch.from_arrays(columns, batch.schema.names)
+        batch.validate(full=True)
+    return batch
 
 
 def _agree(path: str, name: str, value: Any, column: pa.Array, first: int) -> None:

@@ -130,8 +130,10 @@ def rollbacks(p: Policy) -> list[Plot]:
 def itself(p: Policy) -> list[Plot]:
     """Lastgood's own health."""
     return [
-        Plot("Spans per second", "What the receiver acknowledged, refused and ignored.", [
-            (f"sum(rate(lastgood_spans_{name}_total[{RATE}]))", name) for name in ("accepted", "refused", "stored", "set_aside", "ignored")]),
+        Plot("Spans per second", "What the receiver acknowledged, stored and ignored.", [
+            (f"sum(rate(lastgood_spans_{name}_total[{RATE}]))", name) for name in ("accepted", "stored", "set_aside", "ignored")]),
+        Plot("Exports refused in an hour", "By reason; all but token, type, size and invalid are sent again.",
+             [("sum by (reason) (increase(lastgood_exports_refused_total[1h]))", "{{reason}}")], limit=1),
         Plot("Spool", "Bytes acknowledged and not yet in Delta.", [("sum(lastgood_spool_bytes)", "spool")], "bytes"),
         Plot("Seconds per commit", "Decoding and Delta commit of the receiver.",
              [(f"sum(rate(lastgood_commit_seconds_total[{RATE}])) / sum(rate(lastgood_commits_total[{RATE}]))", "commit")], "s"),

@@ -52,11 +52,13 @@ AGENT_COUNTERS = {
     "runs": "lastgood_agent_runs", "looped": "lastgood_agent_runs_looped", "step_limited": "lastgood_agent_runs_step_limited",
 }  # fmt: skip
 TALLY = {
-    "accepted": "lastgood_spans_accepted", "refused": "lastgood_spans_refused", "rows": "lastgood_spans_stored",
+    "accepted": "lastgood_spans_accepted", "rows": "lastgood_spans_stored",
     "set_aside": "lastgood_spans_set_aside", "others": "lastgood_spans_ignored", "commits": "lastgood_commits",
     "commit_seconds": "lastgood_commit_seconds", "drain_restarts": "lastgood_drain_restarts", "spool_errors": "lastgood_spool_errors",
     "task_errors": "lastgood_task_errors", "live_left_out": "lastgood_trace_parts_left_out",
 }  # fmt: skip
+REFUSED = "refused_"
+"""What the names of the tally's counts of refused exports begin with; the reason follows."""
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,8 @@ class Exporter:
         tally = self._tally()
         for name, metric in TALLY.items():
             yield _counter(metric, [((), tally.get(name, 0.0))])
+        refused = [((name.removeprefix(REFUSED),), value) for name, value in tally.items() if name.startswith(REFUSED)]
+        yield _counter("lastgood_exports_refused", refused)
         yield _gauge("lastgood_settings_refused", [((), tally.get("bad_settings", 0.0))])
         yield _gauge("lastgood_trace_parts_held", [((), tally.get("live_held", 0.0))])
         yield _gauge("lastgood_spool_bytes", [((), tally.get("spool_bytes", 0.0))])

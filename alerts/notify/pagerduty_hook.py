@@ -33,7 +33,8 @@ def signed(body: bytes, header: str, secret: str) -> bool:
 def done(document: Mapping[str, Any]) -> Done | None:
     """What the event says; None for one that is nothing to us."""
     event = _mapping(document, "event")
-    if event.get("event_type") not in ACTIONS:
+    action = ACTIONS.get(str(event.get("event_type")))
+    if action is None:
         return None
     data = _mapping(event, "data")
     key = str((_mapping(data, "incident") or data).get("incident_key") or "")
@@ -41,7 +42,7 @@ def done(document: Mapping[str, Any]) -> Done | None:
         return None
     who = str(_mapping(event, "agent").get("summary") or "somebody in PagerDuty")[:200]
     text = str(data.get("content") or "")[:500]
-    return Done(str(event.get("id") or ""), ACTIONS[str(event["event_type"])], key, who, text)
+    return Done(str(event.get("id") or ""), action, key, who, text)
 
 
 def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -168,7 +168,8 @@ def _route(text: str, file: str, endpoint: Any, route: Any) -> Share:
 
 
 def _items(node: Any) -> list[tuple[str, Any]]:
-    return [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return [(key.value, value) for key, value in pairs if isinstance(key, yaml.ScalarNode)]
 
 
 def _at(node: Any, *path: str) -> Any:

@@ -1,38 +1,54 @@
 """OTLP receiver (gRPC and HTTP): exports in, checked and written to the spool on disk, and only then acknowledged.
 
-Statuses by the OTLP specification 1.9: what can be sent again is UNAVAILABLE / 503, or RESOURCE_EXHAUSTED with RetryInfo / 429 with
-Retry-After (the spool is full); what can not is INVALID_ARGUMENT / 400, UNAUTHENTICATED / 401, 413, 415.
+Overload is refused before a body is read, where its size is known, and by sender: see `admission`. The statuses: see `signals.refusal_of`.
 """
 
 import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import IPv6Network
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lastgood.collectors.otlp import feedback, rows
-from lastgood.collectors.otlp.asgi import bind
+from lastgood.collectors.otlp.admission import Admission, Held
+from lastgood.collectors.otlp.asgi import bind, connections
 from lastgood.collectors.otlp.capture import Rules, redact
-from lastgood.collectors.otlp.signals import JSON, PROTOBUF, SIGNALS, Signal, answer, refusal, retry_info, unpack
+from lastgood.collectors.otlp.signals import (
+    JSON,
+    PROTOBUF,
+    SIGNALS,
+    MediaError,
+    Signal,
+    answer,
+    details,
+    refusal_of,
+    refused,
+    unpack,
+)
 from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
-from lastgood.errors import ConfigError, TransientError
+from lastgood.errors import ConfigError
 from lastgood.record.redact import Redactor
 from lastgood.settings import Receiver, secret
 
 log = logging.getLogger(__name__)
 BODIES = 4
-"""How many bodies of the largest size may be half here over HTTP: slow senders must not fill the memory."""
+"""How many bodies of the largest size may be under way: senders must not fill the memory."""
+LARGE_BYTES = 1 << 20
+"""A larger body is parsed beside the event loop: it must not keep the others waiting."""
 
 
 class Senders:
@@ -46,12 +62,31 @@ class Senders:
                 raise ConfigError(f"receiver.senders.{name}: the variable {variable} is not set")
             self._tokens[name] = token
 
-    def knows(self, authorization: str | None) -> bool:
-        """Whether an `authorization` header holds a sender's token; every token is compared, in constant time."""
+    def name(self, authorization: str | None, peer: str) -> str:
+        """Who sends: whose token an `authorization` header holds; `peer` where nobody is asked. Every token is compared, in constant time.
+        Errors: PermissionError for no sender's token."""
         if not self._tokens:
-            return True
+            return peer
         given = (authorization or "").removeprefix("Bearer ").encode()
-        return sum(hmac.compare_digest(given, token.encode()) for token in self._tokens.values()) > 0
+        known = [name for name, token in self._tokens.items() if hmac.compare_digest(given, token.encode())]
+        if not known:
+            raise PermissionError("no sender's token")
+        return known[0]
+
+
+def address(host: str) -> str:
+    """What of a peer's address stands for a sender: of IPv6 the first 64 bits, because whoever has a network has all of its addresses."""
+    try:
+        return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host and "." not in host else host
+    except ValueError:
+        return host
+
+
+def _peer(context: Any) -> str:
+    """The certificate's name, where senders must show one; else the address (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`)."""
+    if identities := context.peer_identities():
+        return str(identities[0].decode(errors="replace"))
+    return address(unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]"))
 
 
 @dataclass
@@ -72,29 +107,34 @@ class OtlpReceiver:
     grpc_port: int = 0
     http_port: int = 0
     tally: Tally = field(default_factory=Tally)
-    _arriving: int = 0
 
     def __post_init__(self) -> None:
         self.senders = Senders(self.settings)
+        self.admission = Admission(self.settings.max_concurrent, BODIES * self.settings.max_body_bytes)
+        self._parser = ThreadPoolExecutor(1, "large bodies")
         self.scores_path = self.scores_path or f"{self.inbox_path.rstrip('/').rpartition('/')[0]}/scores"
 
-    async def accept(self, signal: Signal, body: bytes, message: Message | None = None) -> Message:
-        """Check and keep one export. Errors: DecodeError (no such message), TransientError (send it again)."""
-        message = message or signal.request.FromString(body)
-        if self.redaction:
-            redact(message, Rules(self.redaction, self.settings.endpoint_attributes))
-            body = b""
-        now = self.clock()
-        taken, left = signal.count(message, now)
+    async def accept(self, signal: Signal, body: bytes, sender: str = "", as_json: bool = False) -> Message:
+        """Check and keep one export. Errors: see signals.refusal_of."""
+        if len(body) > LARGE_BYTES:
+            loop = asyncio.get_running_loop()
+            taken, left, record = await loop.run_in_executor(self._parser, self._read, signal, body, sender, as_json)
+        else:
+            taken, left, record = self._read(signal, body, sender, as_json)
         if taken:
-            record = Record(signal.kind, int(now.timestamp() * 1e6), body or message.SerializeToString())
-            try:
-                await self.writer.put(record)
-            except TransientError:
-                self.tally.refused += taken
-                raise
+            await self.writer.put(record)
             self.tally.accepted += taken
         return signal.answer(taken, left)
+
+    def _read(self, signal: Signal, body: bytes, sender: str, as_json: bool) -> tuple[int, int, Record]:
+        """(items taken, items left, what is kept of the export)."""
+        message = rows.parse_json(body, signal.request()) if as_json else signal.request.FromString(body)
+        if self.redaction:
+            redact(message, Rules(self.redaction, self.settings.endpoint_attributes))
+        now = self.clock()
+        taken, left = signal.count(message, now)
+        kept = message.SerializeToString() if as_json or self.redaction else body
+        return taken, left, Record(signal.kind, int(now.timestamp() * 1e6), kept, sender)
 
     @property
     def spool_bytes(self) -> int:
@@ -103,89 +143,103 @@ class OtlpReceiver:
 
     # HTTP
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, held: Held) -> bytes:
         limit, body = self.settings.max_body_bytes, bytearray()
+        length = request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit():
+            if int(length[:20]) > limit:
+                raise OverflowError(f"body is above {limit} bytes")
+            held.fits(int(length))
         try:
             async with asyncio.timeout(self.settings.read_timeout_s):
                 async for chunk in request.stream():
-                    body += chunk
-                    self._arriving += len(chunk)
-                    if len(body) > limit:
+                    if len(body) + len(chunk) > limit:
                         raise OverflowError(f"body is above {limit} bytes")
-                    if self._arriving > BODIES * limit:
-                        raise TransientError(f"more than {BODIES * limit} bytes of bodies arrive at once", 1.0)
-        finally:
-            self._arriving -= len(body)
-        return bytes(body)
+                    held.grow(len(chunk))
+                    body += chunk
+        except (TimeoutError, ClientDisconnect) as error:
+            raise TimeoutError(f"the body did not arrive within {self.settings.read_timeout_s:g} s") from error
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        plain = unpack(bytes(body), encoding, limit)
+        held.grow(max(0, len(plain) - len(body)))
+        return plain
 
-    def _http(self, signal: Signal) -> Callable[[Request], Awaitable[Response]]:
+    def _http(
+        self, take: Callable[[str, bytes, str], Awaitable[Response]], *kinds: str
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A handler. `take`: (sender, body, content type) -> answer."""
+
         async def export(request: Request) -> Response:
-            kind = request.headers.get("content-type", "").split(";")[0].strip()
+            kind = request.headers.get("content-type", "").split(";")[0].strip() if kinds else JSON
+            peer = address(request.client.host) if request.client else ""
             try:
-                if not self.senders.knows(request.headers.get("authorization")):
-                    return refusal(kind, 401, "no sender's token", {"www-authenticate": "Bearer"})
-                if kind not in (PROTOBUF, JSON):
-                    return refusal(kind, 415, f"content type {kind!r}; expected {PROTOBUF} or {JSON}")
-                encoding = request.headers.get("content-encoding", "").strip().lower()
-                plain = unpack(await self._body(request), encoding, self.settings.max_body_bytes)
-                message = rows.parse_json(plain, signal.request()) if kind == JSON else None
-                result = await self.accept(signal, b"" if message else plain, message)
-            except TimeoutError:
-                return refusal(kind, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
-            except OverflowError as error:
-                return refusal(kind, 413, str(error))
-            except TransientError as error:
-                wait = {"retry-after": str(max(1, round(error.retry_after_s or 1)))}
-                return refusal(kind, 429 if "spool" in str(error) else 503, str(error), wait)
-            except (ValueError, DecodeError, RecursionError, TypeError, AttributeError) as error:
-                return refusal(kind, 400, f"not an OTLP export: {error}"[:300])
-            return answer(kind, 200, result)
+                sender = self.senders.name(request.headers.get("authorization"), peer)
+                if kinds and kind not in kinds:
+                    raise MediaError(f"content type {kind!r}; expected {' or '.join(kinds)}")
+                with self.admission.enter(sender) as held:
+                    return await take(sender, await self._body(request, held), kind)
+            except Exception as error:
+                refusal = refusal_of(error)
+                self.tally.refused[refusal.reason] += 1
+                return refused(kind, refusal)
 
         return export
 
-    async def http_feedback(self, request: Request) -> Response:
+    def _exported(self, signal: Signal) -> Callable[[str, bytes, str], Awaitable[Response]]:
+        async def take(sender: str, body: bytes, kind: str) -> Response:
+            return answer(kind, 200, await self.accept(signal, body, sender, kind == JSON))
+
+        return take
+
+    async def _reported(self, sender: str, body: bytes, kind: str) -> Response:
         """`POST /v1/feedback`: see `feedback`."""
-        try:
-            if not self.senders.knows(request.headers.get("authorization")):
-                return refusal(JSON, 401, "no sender's token", {"www-authenticate": "Bearer"})
-            body = await self._body(request)
-            reports = feedback.parse(body)
-            if self.redaction:
-                body = feedback.redacted(reports, self.redaction)
-            await self.writer.put(Record(FEEDBACK, int(self.clock().timestamp() * 1e6), body))
-        except TimeoutError:
-            return refusal(JSON, 408, f"the body did not arrive within {self.settings.read_timeout_s:.0f} s")
-        except OverflowError as error:
-            return refusal(JSON, 413, str(error))
-        except TransientError as error:
-            return refusal(JSON, 429, str(error), {"retry-after": str(max(1, round(error.retry_after_s or 1)))})
-        except ValueError as error:
-            return refusal(JSON, 400, str(error)[:300])
+        reports = feedback.parse(body)
+        if self.redaction:
+            body = feedback.redacted(reports, self.redaction)
+        await self.writer.put(Record(FEEDBACK, int(self.clock().timestamp() * 1e6), body, sender))
         return JSONResponse({"accepted": len(reports)})
 
     def routes(self) -> list[Route]:
-        signals = [Route(signal.path, self._http(signal), methods=["POST"]) for signal in SIGNALS]
-        return [*signals, Route("/v1/feedback", self.http_feedback, methods=["POST"])]
+        signals = [
+            Route(signal.path, self._http(self._exported(signal), PROTOBUF, JSON), methods=["POST"])
+            for signal in SIGNALS
+        ]
+        return [*signals, Route("/v1/feedback", self._http(self._reported), methods=["POST"])]
+
+    def _closed(self, reason: str) -> None:
+        self.tally.refused[reason] += 1
 
     # gRPC
 
     def _grpc(self, signal: Signal) -> grpc.GenericRpcHandler:
-        async def export(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def export(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             given = dict(context.invocation_metadata() or ())
-            if not self.senders.knows(str(given.get("authorization", ""))):
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no sender's token")
             try:
-                return bytes((await self.accept(signal, body)).SerializeToString())
-            except TransientError as error:
-                full = "spool" in str(error)
-                code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
-                await context.abort(code, str(error), retry_info(error, full))
-            except DecodeError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not an OTLP export: {error}")
+                sender = self.senders.name(str(given.get("authorization", "")), _peer(context))
+                with self.admission.enter(sender) as held:
+                    body = await self._message(context)
+                    held.grow(len(body))
+                    return bytes((await self.accept(signal, body, sender)).SerializeToString())
+            except Exception as error:
+                refusal = refusal_of(error)
+                self.tally.refused[refusal.reason] += 1
+            await context.abort(refusal.code, refusal.text, details(refusal))
             raise AssertionError("abort raises")
 
-        method = grpc.unary_unary_rpc_method_handler(export)
+        # On the wire a unary call is a stream of one message: so it is refused before its body is read, and a body has a time to arrive.
+        method = grpc.stream_unary_rpc_method_handler(export)
         return grpc.method_handlers_generic_handler(f"opentelemetry.proto.collector.{signal.name}", {"Export": method})
+
+    async def _message(self, context: Any) -> bytes:
+        """The call's body. Errors: TimeoutError, ValueError where there is none."""
+        try:
+            async with asyncio.timeout(self.settings.read_timeout_s):
+                body = await context.read()
+        except TimeoutError as error:
+            raise TimeoutError(f"the body did not arrive within {self.settings.read_timeout_s:g} s") from error
+        if not isinstance(body, bytes):
+            raise ValueError("the call ended without a body")
+        return body
 
     def _grpc_server(self) -> grpc.aio.Server:
         options = [
@@ -194,9 +248,11 @@ class OtlpReceiver:
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server_handshake_timeout_ms", round(self.settings.read_timeout_s * 1000)),
+            ("grpc.max_connection_idle_ms", 600_000),
+            ("grpc.max_allowed_incoming_connections", connections()),
         ]
-        # gRPC's own bound answers without RetryInfo, so that senders drop: `put` refuses long before it.
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=4 * self.settings.max_concurrent)
+        server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers([self._grpc(signal) for signal in SIGNALS])
         where, tls = f"{self.settings.host}:{self.settings.grpc_port}", self._tls()
         if tls is None:
@@ -228,8 +284,9 @@ class OtlpReceiver:
         drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach)
         server = self._grpc_server()
         web, sockets, self.http_port = bind(
-            Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, **_https(self.settings)
-        )
+            Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, self.settings.read_timeout_s,
+            self._closed, proxy_headers=False, **_https(self.settings),
+        )  # fmt: skip
         writing = asyncio.create_task(self.writer.run())
         drain.start()
         await server.start()

@@ -12,12 +12,14 @@ import threading
 import time
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from lastgood.collectors.otlp.admission import BusyError, Shares
 from lastgood.errors import ConfigError, CorruptError, TransientError
 
 _HEADER = struct.Struct("<2sHIIq")
@@ -28,11 +30,12 @@ TRACES, LOGS, METRICS, FEEDBACK = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Record:
-    """One export request as it came: `received_at` in microseconds since 1970, `body` protobuf."""
+    """One export request as it came: `received_at` in microseconds since 1970, `body` protobuf; `sender`, who does not stand in the segment."""
 
     kind: int
     received_at: int
     body: bytes
+    sender: str = field(default="", compare=False)
 
 
 def pack(record: Record) -> bytes:
@@ -64,7 +67,9 @@ class Spool:
     """
 
     def __init__(self, folder: Path, segment_bytes: int, max_bytes: int) -> None:
-        self.folder, self._segment_bytes, self._max_bytes = folder, segment_bytes, max_bytes
+        self.folder, self._segment_bytes = folder, segment_bytes
+        self._shares = Shares(max_bytes, "spool", "bytes of the spool", retry_after_s=2.0)
+        self._owners: dict[str, Counter[str]] = {}
         _make(folder)
         self._lock = (folder / "lock").open("w")
         try:
@@ -112,10 +117,13 @@ class Spool:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes that are on disk here and not yet known to be in Delta."""
+        """Bytes that are on disk here and not yet known to be in Delta. The drain takes segments in the order of their numbers."""
         with self._guard:
-            for stem in [name for name in self._sealed if not self._there(name)]:
+            for stem in list(self._sealed):
+                if self._there(stem):
+                    break
                 del self._sealed[stem]
+                self._shares.give(self._owners.pop(stem, {}))
             self._known = sum(self._sealed.values()) + self._size
             return self._known
 
@@ -123,10 +131,12 @@ class Spool:
         """Asked in the order in which a segment changes its name, so that one just being sealed is not missed."""
         return any((self.folder / f"{stem}{ending}").exists() for ending in (".open", ".seg"))
 
-    def room(self, size: int) -> None:
-        """Errors: TransientError when `size` more bytes would go over the bound."""
-        if self._known + size > self._max_bytes and self.pending_bytes + size > self._max_bytes:
-            raise TransientError(f"the spool holds {self._max_bytes >> 20} MiB, its bound: Delta does not keep up", 2.0)
+    def room(self, size: int, sender: str = "") -> None:
+        """Errors: BusyError when `size` more bytes would go over the bound, or over the sender's share of it."""
+        try:
+            self._shares.fits(sender, size, self._known)
+        except BusyError:  # unless the drain took some since
+            self._shares.fits(sender, size, self.pending_bytes)
 
     def append(self, records: list[Record]) -> None:
         """All of them on disk (written and fsynced), or none: TransientError (disk full, I/O error).
@@ -151,6 +161,13 @@ class Spool:
             raise TransientError(f"{self.folder}: the spool could not be written: {error}", 5.0) from error
         self._size += len(data)
         self._known += len(data)
+        with self._guard:
+            owned = Counter[str]()
+            for record in records:
+                owned[record.sender] += _HEADER.size + len(record.body)
+            self._owners.setdefault(self._path.stem, Counter()).update(owned)
+            for sender, size in owned.items():
+                self._shares.take(sender, size)
         if self._size >= self._segment_bytes:
             with suppress(TransientError):  # what was appended is on disk; the next seal tries again
                 self.seal()

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from lastgood.collectors.otlp.admission import REASONS
 from lastgood.collectors.otlp.drain import FRAME
 from lastgood.collectors.otlp.spool import Record, Spool, identity
 from lastgood.errors import LastgoodError, TransientError
@@ -27,10 +30,11 @@ Sink = Callable[[pa.Table], None]
 
 @dataclass
 class Tally:
-    """What the receiver has seen since it started. `accepted` spans are on disk; `rows` and what follows are in Delta."""
+    """What the receiver has seen since it started. `accepted` spans are on disk; `rows` and what follows are in Delta; `refused`: exports, and
+    connections that brought none, by reason."""
 
     accepted: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     set_aside: int = 0
     others: int = 0
@@ -43,9 +47,10 @@ class Tally:
 
 
 class GroupCommit:
-    """`put` returns once the record is on disk; whatever waits at the same time shares one fsync.
+    """`put` returns once the record is on disk; whatever waits at the same time shares one fsync. The disk has a thread of its own: no other task
+    of the service keeps an export waiting.
 
-    Errors of put: TransientError when the spool is full or cannot be written, when too many wait, or when closing.
+    Errors of put: BusyError when the spool is full, TransientError when it cannot be written or is closing.
     """
 
     def __init__(self, spool: Spool, settings: Receiver, tally: Tally) -> None:
@@ -54,13 +59,12 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._bytes = 0
         self._closing = False
+        self._disk = ThreadPoolExecutor(1, "spool")
 
     async def put(self, record: Record) -> None:
         if self._closing:
             raise TransientError("the receiver is shutting down", 1.0)
-        if len(self._waiting) >= self._settings.max_concurrent:
-            raise TransientError(f"{len(self._waiting)} exports wait for the disk", 1.0)
-        self.spool.room(self._bytes + len(record.body))
+        self.spool.room(self._bytes + len(record.body), record.sender)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
         self._bytes += len(record.body)
@@ -78,7 +82,8 @@ class GroupCommit:
             waiting, self._waiting, self._bytes = self._waiting, [], 0
             failure: LastgoodError | None = None
             try:
-                await asyncio.to_thread(self._write, [record for record, _ in waiting])
+                records = [record for record, _ in waiting]
+                await asyncio.get_running_loop().run_in_executor(self._disk, self._write, records)
             except LastgoodError as error:
                 log.error("%s", error)
                 failure = error
@@ -89,6 +94,7 @@ class GroupCommit:
             for _, done in waiting:
                 if not done.done():
                     done.set_result(None) if failure is None else done.set_exception(failure)
+        self._disk.shutdown()
 
     def _write(self, records: list[Record]) -> None:
         if records:
@@ -200,8 +206,10 @@ class DrainProcess:
 
 
 def figures(tally: Tally, spool: Spool) -> dict[str, float]:
-    """Counters and depths for metrics."""
-    return asdict(tally) | {"spool_bytes": spool.pending_bytes}
+    """Counters and depths for metrics; what was refused as `refused_REASON`."""
+    refused = {f"refused_{reason}": tally.refused[reason] for reason in REASONS}
+    counts = {name: value for name, value in vars(tally).items() if name != "refused"}
+    return counts | {"spool_bytes": spool.pending_bytes} | refused
 
 
 def open_spool(settings: Receiver) -> Spool:

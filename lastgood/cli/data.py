@@ -16,7 +16,7 @@ from rich.text import Text
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json, terminal, writable
 from lastgood.errors import ConfigError
 from lastgood.service.tracing import tracing
-from lastgood.settings import Settings, load
+from lastgood.settings import Settings, load, secret
 from lastgood.settings.prices import prices
 
 if TYPE_CHECKING:
@@ -296,15 +296,41 @@ def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
+def _receiver(settings: Settings) -> list[dict[str, Any]]:
+    """What the service's receiver took and refused since it started; nothing where no service answers."""
+    import httpx
+    from prometheus_client.parser import text_string_to_metric_families
+
+    token = secret(settings.web.metrics_token_env)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx.get(
+            f"{settings.web.base_url.rstrip('/')}/metrics", headers=headers, timeout=5
+        ).raise_for_status()
+        families = {family.name: family.samples for family in text_string_to_metric_families(answer.text)}
+    except (httpx.HTTPError, ValueError):
+        return []
+    if "lastgood_spans_accepted" not in families:
+        return []
+    refused = {
+        sample.labels["reason"]: int(sample.value)
+        for sample in families.get("lastgood_exports_refused", ())
+        if sample.name.endswith("_total")
+    }
+    totals = {name: int(families[f"lastgood_{name}"][0].value) for name in ("spans_accepted", "spool_bytes")}
+    return [totals | {"exports_refused": {reason: n for reason, n in refused.items() if n}}]
+
+
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Tables (size, files, age), how far behind their source the jobs are, the newest verdict of each endpoint, open incidents and what is
-    paused. Starts no Spark."""
+    """Tables (size, files, age), how far behind their source the jobs are, the newest verdict of each endpoint, open incidents, what is
+    paused, and what the running service took and refused. Starts no Spark."""
     from lastgood.tables.health import health
     from lastgood.workspace.stores import tables_of
 
     settings = load(config)
     facts = health(tables_of(settings), datetime.now(UTC))
     facts |= _decisions(settings)
+    facts["receiver"] = _receiver(settings)
     if as_json:
         print(strict_json(facts))
         return

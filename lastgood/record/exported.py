@@ -79,7 +79,7 @@ CATALOGUE = (
         "the source is named by `lastgood status`",
     ),
     Exported("lastgood_spans_accepted", "counter", "Spans acknowledged by the receiver (on disk).",),
-    Exported("lastgood_spans_refused", "counter", "Spans that senders were asked to send again.",),
+    Exported("lastgood_exports_refused", "counter", "Exports that were not taken, and connections that brought none, by reason.", ("reason",)),
     Exported("lastgood_spans_stored", "counter", "Requests committed to Delta by the receiver.",),
     Exported("lastgood_spans_set_aside", "counter", "Spans put into the quarantine.",),
     Exported("lastgood_spans_ignored", "counter", "Spans that are not requests.",),

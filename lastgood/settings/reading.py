@@ -179,6 +179,8 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     document = _on_an_app(document)
     if not isinstance(document or {}, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")
+    if odd := [key for key in document or () if not isinstance(key, str)]:
+        raise ConfigError(f"{source}: {odd[0]!r} is no name of a setting")
     try:
         return _with_file(document or {})(**overrides)
     except SettingsError as error:

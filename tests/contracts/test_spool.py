@@ -107,7 +107,7 @@ def test_the_bound_counts_what_is_not_yet_in_delta(tmp_path: Path) -> None:
         for name in "ab":
             one.room(size)
             one.append([record(name)])
-        with pytest.raises(TransientError, match="its bound"):
+        with pytest.raises(TransientError, match="the bound of all senders"):
             one.room(size)
         assert drain(folder, tmp_path).step() == 2
         one.room(size)

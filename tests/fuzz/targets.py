@@ -47,7 +47,7 @@ from lastgood.tables import names
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
 KEY = "a-signing-key-for-fuzzing-only"
-SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,14 @@ def _bodies(data: bytes) -> None:
 
 
 def _inference(data: bytes) -> None:
-    cells = _text(data).split("\x1e")
-    for kind in ("canonical", *inference_tables.BY_NAME):
-        columns = inference_tables.needed(kind)
-        row = {name: cells[i % len(cells)] for i, name in enumerate(columns)}
-        part = pa.RecordBatch.from_pylist(
-            [row, dict.fromkeys(columns)], pa.schema([(name, pa.string()) for name in columns])
-        )
-        inference_tables.shaped(part, inference_tables.Shape(kind), NOW)
-        inference_tables.shaped(part, inference_tables.Shape(kind, alone=True), NOW)
+    kinds = ("canonical", *inference_tables.BY_NAME)
+    kind, cells = kinds[data[0] % len(kinds)] if data else kinds[0], _text(data[1:]).split("\x1e")
+    columns = inference_tables.needed(kind)
+    row = {name: cells[i % len(cells)] for i, name in enumerate(columns)}
+    part = pa.RecordBatch.from_pylist(
+        [row, dict.fromkeys(columns)], pa.schema([(name, pa.string()) for name in columns])
+    )
+    inference_tables.shaped(part, inference_tables.Shape(kind, alone=bool(cells[0])), NOW)
 
 
 def _check(name: str) -> Callable[[bytes], None]:
@@ -242,10 +241,10 @@ def _payload(data: bytes) -> None:
     """What a link of ours says, whatever that is: a key that is known must not make the pages fail."""
     signer = Signer([KEY])
     try:
-        document = json.loads(data)
+        token = signer._serializer("link").dumps(json.loads(data))
     except (ValueError, RecursionError):
         return
-    signer.verify(signer._serializer("link").dumps(document), NOW)
+    signer.verify(token, NOW)
 
 
 def _words(data: bytes) -> None:
@@ -279,7 +278,10 @@ MARKS = {
     "gen_ai.prompt.0.content": SECRET, "nested": {"a": [1, "b", {"c": 1.5}]}, "error.type": "TimeoutError", "model_version": "3",
 }  # fmt: skip
 CANONICAL = [
-    {"endpoint": "chat", "model_version": "2", "requested_at": "2026-03-01T12:00:00Z", "latency_ms": 5.5, "error_code": None, "input": 'a,"b"\nc', "request_id": f"r{i}"}
+    {
+        "endpoint": "chat", "model_version": "2", "requested_at": "2026-03-01T12:00:00Z", "latency_ms": 5.5, "error_code": None,
+        "input": 'a,"b"\nc', "request_id": f"r{i}",
+    }
     for i in range(3)
 ]  # fmt: skip
 SETTINGS = b"""storage: data
@@ -402,35 +404,74 @@ def _made() -> Mapping[str, Target]:
         [{"request_id": "r", "name": "thumbs", "value": True, "at": "2026-03-01T12:00:00+01:00", "label": SECRET}]
     ).encode()
     plain = b"plain" * 9
-    joined = "\x1e".join
+    chat, usage = json.dumps(CHAT), json.dumps(ANSWER)
+    split = (
+        json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1], ["x"]]}}),
+        json.dumps({"predictions": [1, 2]}),
+    )
+    scored = json.dumps({"gen_ai.evaluation.name": "n", "gen_ai.evaluation.score.value": 1})
+    judged = json.dumps({"assessment_name": "n", "feedback.value": "yes"})
+    flat = json.dumps({name: mark for name, mark in MARKS.items() if name != "nested"})
+    logged = ("200", "5.5", "1772366400000", '{"endpoint_name": "chat", "model_version": "1"}', "r1")
+    written = ("chat", "1", "2026-03-01T12:00:00Z", "5", '{"a": "1"}', "HTTP 503", "r")
+    identity = ("a" * 32, "b" * 16)
+    price = b"as_of: 2026-11-24\ndbu: 0.07\ncpu: { per_hour: 1.0, concurrency: 1 }\ngpu:\n  small: { per_hour: 10.48, concurrency: 4 }\n"
+    words = (
+        SECRET,
+        "application/openmetrics-text;q=0.9,*/*",
+        "HTTP 503 Service Unavailable",
+        "a.`b`.c",
+        "finish_reason_stop",
+    )
+
+    def joined(*parts: str, kind: bytes = b"") -> bytes:
+        return kind + "\x1e".join(parts).encode()
+
+    hexed = tuple(bytes([i]) + _hexed(each) for i, each in enumerate((traces, logs, metrics)))
+    kinds = tuple(joined(*cells, kind=bytes([i])) for i in range(6) for cells in ((chat, usage, *logged), written))
+    packed = (b"\x00" + plain, b"\x01" + gzip.compress(plain), b"\x03" + pa.compress(plain, codec="zstd", asbytes=True))
     return {
-        "otlp_traces": Target(_protobuf(0), (DecodeError,), (traces.SerializeToString(), batch("x", good=False).SerializeToString())),
+        "otlp_traces": Target(
+            _protobuf(0), (DecodeError,), (traces.SerializeToString(), batch("x", good=False).SerializeToString())
+        ),
         "otlp_logs": Target(_protobuf(1), (DecodeError,), (logs.SerializeToString(),)),
         "otlp_metrics": Target(_protobuf(2), (DecodeError,), (metrics.SerializeToString(),)),
-        "otlp_json": Target(_json, (ValueError, DecodeError), tuple(bytes([i]) + _hexed(each) for i, each in enumerate((traces, logs, metrics)))),
+        "otlp_json": Target(_json, (ValueError, DecodeError), hexed),
         "feedback": Target(_feedback, (ValueError,), (report, report[1:-1])),
-        "content_encoding": Target(_unpack, (ValueError, OverflowError), (
-            b"\x00" + plain, b"\x01" + gzip.compress(plain), b"\x03" + pa.compress(plain, codec="zstd", asbytes=True))),
+        "content_encoding": Target(_unpack, (ValueError, OverflowError), packed),
         "spool": Target(_spool, (CorruptError,), (spool.pack(spool.Record(0, 1, b"abc")) * 2,)),
-        "bodies": Target(_bodies, (), (joined((json.dumps(CHAT), json.dumps(ANSWER))).encode(), joined((json.dumps({"dataframe_split": {
-            "columns": ["a"], "data": [[1], ["x"]]}}), json.dumps({"predictions": [1, 2]}))).encode(), joined(("{}", EVENTS)).encode())),
-        "inference_tables": Target(_inference, (), (joined((json.dumps(CHAT), json.dumps(ANSWER), "200", "5.5", "1772366400000",
-            '{"endpoint_name": "chat", "model_version": "1"}', "r1")).encode(), joined(("chat", "1", "2026-03-01T12:00:00Z", "5", '{"a": "1"}', "HTTP 503", "r")).encode())),
-        "check_csv": Target(_check("t.csv"), (ConfigError, UnfitError), (_csv(), _csv().replace(b",", b";"), lines, json.dumps(CANONICAL).encode())),
+        "bodies": Target(_bodies, (), (joined(chat, usage), joined(*split), joined("{}", EVENTS))),
+        "inference_tables": Target(_inference, (), kinds),
+        "check_csv": Target(
+            _check("t.csv"),
+            (ConfigError, UnfitError),
+            (_csv(), _csv().replace(b",", b";"), lines, json.dumps(CANONICAL).encode()),
+        ),
         "check_parquet": Target(_check("t.parquet"), (ConfigError, UnfitError), (_parquet(),)),
-        "log_tables": Target(_logs, (), (joined(("gen_ai.evaluation.result", "a" * 32, "b" * 16, json.dumps({"gen_ai.evaluation.name": "n",
-            "gen_ai.evaluation.score.value": 1}), "{}", "{}", "app")).encode(), joined(("mlflow.assessment", "a" * 32, "b" * 16,
-            json.dumps({"assessment_name": "n", "feedback.value": "yes"}), '{"feedback": {"value": 1}}', "{}", "")).encode())),
-        "span_tables": Target(_spans, (), (joined(("chat", "a" * 32, "b" * 16, "", json.dumps({k: v for k, v in MARKS.items() if k != "nested"}), "{}", "app", "failed")).encode(),)),
+        "log_tables": Target(
+            _logs,
+            (),
+            (
+                joined("gen_ai.evaluation.result", *identity, scored, "{}", "{}", "app"),
+                joined("mlflow.assessment", *identity, judged, '{"feedback": {"value": 1}}', "{}", ""),
+            ),
+        ),
+        "span_tables": Target(_spans, (), (joined("chat", *identity, "", flat, "{}", "app", "failed"),)),
         "settings": Target(_settings, (ConfigError,), (SETTINGS,)),
-        "prices": Target(_prices, (ConfigError,), ((ROOT / "conf" / "prices.yaml").read_bytes(),)),
+        "prices": Target(_prices, (ConfigError,), (price,)),
         "calendar": Target(_calendar, (ConfigError,), (ICS,)),
         "source_files": Target(_declared, (RefusedError,), (b"y" + BUNDLE, b"t" + TERRAFORM)),
-        "webhooks": Target(_hook, (HTTPException, ConfigError), (b"v1=00\x1e" + json.dumps(EVENT).encode(), b"\x1e" + json.dumps(GROUP).encode())),
-        "links": Target(_link, (), (f"{token}\x1e{signer.sign_form(token, 'approve', 'c')}\x1ec".encode(),)),
-        "link_payloads": Target(_payload, (RefusedError,), (json.dumps({**claims.__dict__, "expires_at": 1772370000}).encode(),)),
-        "words": Target(_words, (), (SECRET.encode(), b"application/openmetrics-text;q=0.9,*/*", b"HTTP 503 Service Unavailable", b"a.`b`.c", b"finish_reason_stop")),
-    }  # fmt: skip
+        "webhooks": Target(
+            _hook,
+            (HTTPException, ConfigError),
+            (b"v1=00\x1e" + json.dumps(EVENT).encode(), b"\x1e" + json.dumps(GROUP).encode()),
+        ),
+        "links": Target(_link, (), (joined(token, signer.sign_form(token, "approve", "c"), "c"),)),
+        "link_payloads": Target(
+            _payload, (RefusedError,), (json.dumps({**claims.__dict__, "expires_at": 1772370000}).encode(),)
+        ),
+        "words": Target(_words, (), tuple(word.encode() for word in words)),
+    }
 
 
 os.environ.setdefault("APP_TOKEN", "x")
