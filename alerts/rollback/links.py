@@ -72,7 +72,13 @@ class Signer:
         try:
             expiry = datetime.fromtimestamp(values["expires_at"], UTC)
             claims = Claims(**{**values, "action": Action(values["action"]), "expires_at": expiry})
-        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:  # a time may be beyond every calendar
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            OSError,
+        ) as error:  # a time may be beyond every calendar
             raise LinkError(Problem.FORGED, "this link is not one of ours") from error
         if now >= claims.expires_at:
             raise LinkError(Problem.EXPIRED, f"this link expired at {claims.expires_at:%Y-%m-%d %H:%M} UTC")

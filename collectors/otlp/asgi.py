@@ -8,7 +8,7 @@ needs some too.
 
 import asyncio
 import resource
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from contextlib import contextmanager
 from socket import socket as Socket
 from typing import Any
@@ -46,71 +46,75 @@ class Server(uvicorn.Server):
         yield
 
 
-def _impatient(base: Any, shares: Shares, patience_s: float, refused: Callable[[str], None]) -> type:
-    """uvicorn's protocol class `base`, with bounds."""
+class _Impatient:
+    """What is put before uvicorn's protocol class, whose `self.cycle` is the newest request of the connection."""
 
-    class Impatient(base):  # type: ignore[misc]
-        _timer: asyncio.TimerHandle | None = None
-        _peer = ""
-        _counted = False
-        _seen: Any = None
-        _head = 0
+    shares: Shares
+    patience_s: float
+    refused: Callable[[str], None]
+    client: tuple[str, int] | None
+    cycle: Any
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    pipeline: Sized
+    transport: asyncio.Transport
+    _timer: asyncio.TimerHandle | None = None
+    _peer = ""
+    _counted = False
+    _seen: Any = None
+    _head = 0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._peer = self.client[0] if self.client else ""
-            try:
-                shares.fits(self._peer, 1)
-            except BusyError:
-                refused("connections")
-                transport.write(TOO_MANY)
-                transport.close()
-                return
-            shares.take(self._peer, 1)
-            self._counted = True
-            self._timer = self.loop.call_later(patience_s, self._look, (None, False))
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)  # type: ignore[misc]
+        self._peer = self.client[0] if self.client else ""
+        try:
+            self.shares.fits(self._peer, 1)
+        except BusyError:
+            self.refused("connections")
+            transport.write(TOO_MANY)
+            transport.close()
+            return
+        self.shares.take(self._peer, 1)
+        self._counted = True
+        self._timer = self.loop.call_later(self.patience_s, self._look, (None, False))
 
-        def _waits(self) -> bool:
-            """For a request, and none is under way."""
-            return self.cycle is None or bool(self.cycle.response_complete)
+    def _waits(self) -> bool:
+        """For a request, and none is under way."""
+        return self.cycle is None or bool(self.cycle.response_complete)
 
-        def _look(self, last: Any) -> None:
-            """`last`: the newest request a whole patience ago, and whether the sender had not read what was written."""
-            now = self.cycle, self.flow.write_paused
-            if now != last or not (self._waits() or self.flow.write_paused):
-                self._timer = self.loop.call_later(patience_s, self._look, now)
-                return
-            if self.cycle is None or self._head or self.flow.write_paused:
-                refused("slow")
-            if self.flow.write_paused:
-                self.transport.abort()
-                return
+    def _look(self, last: Any) -> None:
+        """`last`: the newest request a whole patience ago, and whether the sender had not read what was written."""
+        now = self.cycle, self.flow.write_paused
+        if now != last or not (self._waits() or self.flow.write_paused):
+            self._timer = self.loop.call_later(self.patience_s, self._look, now)
+            return
+        if self.cycle is None or self._head or self.flow.write_paused:
+            self.refused("slow")
+        if self.flow.write_paused:
+            self.transport.abort()
+            return
+        self.transport.close()  # which waits for the rest of an answer to be taken
+        self._timer = self.loop.call_later(self.patience_s, self.transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)  # type: ignore[misc]
+        self._head = self._head + len(data) if self.cycle is self._seen and self._waits() else 0
+        self._seen = self.cycle
+        if len(self.pipeline) > MOST_QUEUED:
+            self.refused("exports")
+            self.transport.abort()
+        elif self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.refused("size")
+            self.transport.write(HEAD_TOO_LARGE)
             self.transport.close()
-            self._timer = self.loop.call_later(
-                patience_s, self.transport.abort
-            )  # should the rest of an answer not be taken
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._head = self._head + len(data) if self.cycle is self._seen and self._waits() else 0
-            self._seen = self.cycle
-            if len(self.pipeline) > MOST_QUEUED:
-                refused("exports")
-                self.transport.abort()
-            elif self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
-                refused("size")
-                self.transport.write(HEAD_TOO_LARGE)
-                self.transport.close()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._timer:
-                self._timer.cancel()
-            if self._counted:
-                self._counted = False
-                shares.give({self._peer: 1})
-            super().connection_lost(exc)
-
-    return Impatient
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._counted:
+            self._counted = False
+            self.shares.give({self._peer: 1})
+        super().connection_lost(exc)  # type: ignore[misc]
 
 
 def bind(
@@ -123,11 +127,11 @@ def bind(
 ) -> tuple[Server, list[Socket], int]:
     """(server, its listening sockets, the port): `await server.serve(sockets=...)` until `server.should_exit`. `refused` hears, by reason, of
     connections that were closed."""
-    config = uvicorn.Config(
-        app, host, port, log_level="warning", lifespan="off", timeout_keep_alive=max(1, round(patience_s)), **options
-    )
+    fixed: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none"}
+    config = uvicorn.Config(app, host, port, timeout_keep_alive=max(1, round(patience_s)), **fixed, **options)
     config.load()
     shares = Shares(connections(), "connections", "connections")
-    config.http_protocol_class = _impatient(config.http_protocol_class, shares, patience_s, refused)
+    bounds = {"shares": shares, "patience_s": patience_s, "refused": staticmethod(refused)}
+    config.http_protocol_class = type("Impatient", (_Impatient, config.http_protocol_class), bounds)
     socket = config.bind_socket()
     return Server(config), [socket], int(socket.getsockname()[1])

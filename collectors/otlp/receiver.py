@@ -206,7 +206,8 @@ class OtlpReceiver:
         ]
         return [*signals, Route("/v1/feedback", self._http(self._reported), methods=["POST"])]
 
-    def _closed(self, reason: str) -> None:
+    def closed(self, reason: str) -> None:
+        """A connection was closed that brought no request, or not the whole of it."""
         self.tally.refused[reason] += 1
 
     # gRPC
@@ -285,7 +286,7 @@ class OtlpReceiver:
         server = self._grpc_server()
         web, sockets, self.http_port = bind(
             Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, self.settings.read_timeout_s,
-            self._closed, proxy_headers=False, **_https(self.settings),
+            self.closed, proxy_headers=False, **_https(self.settings),
         )  # fmt: skip
         writing = asyncio.create_task(self.writer.run())
         drain.start()

@@ -338,7 +338,7 @@ async def _run(
     say: Callable[[str], None],
 ) -> None:
     """Listen, say where, and do the tasks until a signal. `failed`: task -> how often it failed in a way that nobody foresaw."""
-    web, sockets, port = bind(app, settings.web.host, settings.web.port)
+    web, sockets, port = bind(app, settings.web.host, settings.web.port, refused=receiver.closed)
     stop = _stopped_by_signals()
     async with receiver.running():
         answering = asyncio.create_task(web.serve(sockets=sockets))

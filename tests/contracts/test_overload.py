@@ -259,6 +259,8 @@ def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
     async def serve() -> None:
         server, sockets, port = bind(Starlette(routes=[Route("/", large)]), "127.0.0.1", 0, 0.2, heard.append)
         serving = asyncio.create_task(server.serve(sockets=sockets))
+        while not server.started:
+            await asyncio.sleep(0.01)
         deaf = await asyncio.to_thread(connected, port)
         deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(HANG_S):
