@@ -33,7 +33,7 @@ from lastgood.alerts.web.pages import (
     Report,
     Tools,
 )
-from lastgood.alerts.web.weeks import Weeks
+from lastgood.alerts.web.weeks import Flagged, Weeks
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
 from lastgood.settings import secret
 
@@ -50,6 +50,7 @@ def create_app(
     tools: Tools = lambda incident: (),
     fleet: FleetRows = lambda: ({}, None),
     data: tables.Store | None = None,
+    flags: Flagged = lambda rows: {},
 ) -> Starlette:
     """The web application. What the pages show besides verdicts and incidents comes from the functions (see pages); `broken`: why
     Lastgood cannot protect the endpoints now, by reason. `data`: the tables that the pages of the weeks between read; without it these are not there."""
@@ -66,7 +67,7 @@ def create_app(
     auth = Auth(web, controller.people.signer.derived("session"), ended, end)
     pages = Pages(controller, evidence, auth, report, broken, failing, tools, fleet, data)
     acts = Acts(controller, auth, pages)
-    weeks = Weeks(pages, controller, data) if data else None
+    weeks = Weeks(pages, controller, data, flags) if data else None
 
     def reading(page: Page) -> Page:
         def shown(request: Request) -> Response:
@@ -116,6 +117,11 @@ def _weeks(weeks: Weeks, reading: Callable[[Page], Page]) -> list[Route]:
     return [
         Route("/endpoints/{name:path}", reading(weeks.endpoint)),
         Route("/definitions", reading(weeks.definitions)),
+        Route("/drift", reading(weeks.drift)),
+        Route("/drift/report", reading(weeks.report)),
+        Route("/requests", reading(weeks.requests)),
+        Route("/agents", reading(weeks.agents)),
+        Route("/health", reading(weeks.health)),
     ]
 
 

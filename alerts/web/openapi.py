@@ -4,6 +4,7 @@ from typing import Any
 
 from lastgood.alerts.web.fleet import SORTS, STATES
 from lastgood.alerts.web.ranges import USUAL
+from lastgood.record.answer_flags import FLAGS
 
 TEXT: dict[str, Any] = {"type": "string"}
 LINKED = {"type": "object", "additionalProperties": True}
@@ -27,6 +28,7 @@ FLEET_QUERY: dict[str, dict[str, Any]] = {
     "order": {"enum": ["up", "down"]},
     "page": {"type": "integer", "minimum": 1, "maximum": 999_999},
 }
+ABOUT: dict[str, dict[str, Any]] = {"endpoint": {**TEXT, "description": "its whole name"}}
 RANGE: dict[str, dict[str, Any]] = {
     "range": {"enum": [*USUAL]},
     "from": {**TEXT, "description": "ISO 8601, UTC where it names no zone"},
@@ -43,10 +45,13 @@ def _query(fields: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
 
 
-def _shown(summary: str, query: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _shown(summary: str, query: dict[str, dict[str, Any]], *bad: int) -> dict[str, Any]:
     """A page whose address asks for what it shows; `csv` for one of its tables."""
     fields = {**query, "csv": {**TEXT, "description": "one of the page's tables, whole"}}
-    return {"parameters": _query(fields), "get": {"summary": summary, "responses": _answers(EITHER, 400, 401, 403)}}
+    return {
+        "parameters": _query(fields),
+        "get": {"summary": summary, "responses": _answers(EITHER, 400, 401, 403, *bad)},
+    }
 
 
 def _form(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +105,18 @@ DOCUMENT: dict[str, Any] = {
             "get": {"summary": "An endpoint over a time range", "responses": _answers(EITHER, 400, 401, 403, 404)},
         },
         "/definitions": _shown("Every figure by its formula", {}),
+        "/drift": _shown(
+            "Columns that moved; with a column, two distributions",
+            {**ABOUT, **RANGE, "column": TEXT, "against": TEXT, "at": TEXT},
+            404,
+        ),
+        "/drift/report": _shown("Evidently's report", {**ABOUT, "version": TEXT}, 404),
+        "/requests": _shown(
+            "Requests as far as capture kept them",
+            {**ABOUT, **RANGE, "id": TEXT, "trace": TEXT, "code": TEXT, "flag": {"enum": [*FLAGS]}},
+        ),
+        "/agents": _shown("Agents, their tools and conversations", {**ABOUT, **RANGE}),
+        "/health": _shown("How Lastgood is", {}),
         "/incidents": _shown("The newest incidents", {"endpoint": TEXT, "state": {"enum": ["open"]}}),
         "/r/{token}": {
             "parameters": [_path("token")],

@@ -31,9 +31,11 @@ from lastgood.alerts.web.view import (
     axis,
     beside,
     clock,
+    dots,
     field,
     lead,
     percent,
+    seconds,
     short,
     span,
     sparkline,
@@ -104,12 +106,12 @@ class Pages:
             "trace": trace,
             "top": max,
             "clock": clock,
+            "dots": dots,
+            "seconds": seconds,
             "field": field,
             "short": short,
             "span": span,
         }
-        self.nav: list[tuple[str, str]] = [("/fleet", "Fleet"), ("/incidents", "Incidents")]
-        """(address, name) of the pages that every page links to."""
         css = self._templates.get_template("style.html").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
         style = f"style-src 'sha256-{digest}'"
@@ -286,12 +288,22 @@ class Pages:
             response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
         return response
 
+    def _nav(self) -> list[tuple[str, str]]:
+        """(address, name) of the pages that every page links to."""
+        if self._data is None:
+            return [("/fleet", "Fleet"), ("/incidents", "Incidents")]
+        agents = [("/agents", "Agents")] if any(row.agent for row in self._fleet()[0].values()) else []
+        return [
+            ("/fleet", "Fleet"), ("/incidents", "Incidents"), ("/drift", "Drift"), ("/requests", "Requests"), *agents, ("/health", "Health"),
+            ("/definitions", "Definitions"),
+        ]  # fmt: skip
+
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         with self._store.read() as tx:
             switch = tx.kill_switch()
             pauses = self._in_force(tx)
         values = {"pauses": pauses, "broken": list(self._broken().values()), **values}
-        values = {"refresh": False, "css": self._css, "kill_switch": switch, "nav": self.nav, **values}
+        values = {"refresh": False, "css": self._css, "kill_switch": switch, "nav": self._nav(), **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
 
     # JSON

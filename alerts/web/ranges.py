@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from starlette.exceptions import HTTPException
 
 USUAL: Mapping[str, timedelta] = {
-    "6h": timedelta(hours=6), "1d": timedelta(days=1), "7d": timedelta(days=7), "28d": timedelta(days=28), "90d": timedelta(days=90),
+    "6h": timedelta(hours=6), "1d": timedelta(days=1), "7d": timedelta(days=7), "42d": timedelta(days=42), "90d": timedelta(days=90),
 }  # fmt: skip
 DEFAULT = "7d"
 LEAST, MOST = timedelta(minutes=10), timedelta(days=1100)
@@ -27,8 +27,8 @@ class Range:
     @classmethod
     def of(cls, query: Mapping[str, str], now: datetime, default: str = DEFAULT) -> "Range":
         """`range=7d`, or `from` and `to` (ISO 8601, UTC where they name no zone). Errors: HTTPException 400 that names the parameter."""
-        rest = {key: value for key, value in query.items() if key not in ("range", "from", "to", "csv") and value}
-        since, until = (_moment(query, name) for name in ("from", "to"))
+        rest = {key: value for key, value in query.items() if key not in ("range", "from", "to", "at", "csv") and value}
+        since, until = (moment(query, name) for name in ("from", "to"))
         if since is None and until is None:
             name = query.get("range", "") or default
             if name not in USUAL:
@@ -77,14 +77,15 @@ def _text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M}"
 
 
-def _moment(query: Mapping[str, str], name: str) -> datetime | None:
+def moment(query: Mapping[str, str], name: str) -> datetime | None:
+    """A parameter that is a moment, UTC where it names no zone; None where it is empty. Errors: HTTPException 400 that names it."""
     text = query.get(name, "")
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError as error:
         raise HTTPException(400, f"{name} must be a moment like 2026-03-01T12:00.") from error
-    if not 1971 <= moment.year <= 9998:
+    if not 1971 <= at.year <= 9998:
         raise HTTPException(400, f"{name} must be a moment like 2026-03-01T12:00.")
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -69,6 +69,20 @@ def trace(values: Sequence[float], width: int = 84, height: int = 20) -> str:
     return "M" + "L".join(f"{i * step:.0f} {height - 1 - (height - 2) * v / top:.0f}" for i, v in enumerate(values))
 
 
+def dots(values: Sequence[float | None], width: int = 84, height: int = 20) -> str:
+    """SVG path data of a small line through the values that are known, however far apart."""
+    known = [(i, value) for i, value in enumerate(values) if value is not None]
+    top, step = max((value for _, value in known), default=0) or 1, width / max(len(values) - 1, 1)
+    return (
+        "M" + "L".join(f"{i * step:.0f} {height - 1 - (height - 2) * v / top:.0f}" for i, v in known) if known else ""
+    )
+
+
+def seconds(number: float) -> str:
+    """A number of seconds in one unit."""
+    return span(timedelta(seconds=number))
+
+
 def beside(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(measure, new version, prior version) of a stored verdict, those that are known of either."""
     sides: list[dict[str, Any]] = []

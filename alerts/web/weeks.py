@@ -1,31 +1,42 @@
 """The pages of the weeks between: what the tables hold of endpoints, drift, requests, agents and of Lastgood itself. Nothing here changes anything."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from lastgood import tables
 from lastgood.alerts.controller import Controller
+from lastgood.alerts.web import agents as agents_page
+from lastgood.alerts.web import drift
 from lastgood.alerts.web import endpoint as one_endpoint
 from lastgood.alerts.web.chart import Mark
-from lastgood.alerts.web.pages import Pages, as_csv, leading
-from lastgood.alerts.web.ranges import USUAL, Range
+from lastgood.alerts.web.pages import REPORT_CSP, Pages, as_csv, leading, word
+from lastgood.alerts.web.ranges import USUAL, Range, moment
 from lastgood.judge import outcomes
-from lastgood.judge.ledger import ledger
+from lastgood.judge.ledger import judged, ledger
+from lastgood.record.answer_flags import FLAGS
 from lastgood.record.definitions import DEFINITIONS
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
 from lastgood.settings.prices import known_prices
-from lastgood.tables import history
+from lastgood.tables import agents, drifted, health, history, kept
+from lastgood.tables.measures import drift_report
 from lastgood.workspace import deployments
 
 Tables = Mapping[str, Callable[[], tuple[list[str], list[list[Any]]]]]
 """Name in the address -> headings and rows of a page's table as CSV."""
 
+DAY, WEEK, MONTH = timedelta(days=1), timedelta(days=7), timedelta(days=35)
+MOST_REQUESTS, MOST_FLAGGED, MOST_COMPLETE = 100, 5000, 40
+SEPARATE = ("input", "output", "provenance")
+"""Columns of a request that its page shows apart, or not."""
+Flagged = Callable[[pa.Table], Mapping[str, Sequence[bool]]]
+"""Requests with their texts -> flag -> which answers have it."""
 STATES: Mapping[State, str] = {
     State.HEALTHY: "the new version is as good as the prior one, to within the policy's tolerance",
     State.INCONCLUSIVE: "the evidence is missing, late or too little: nothing is judged",
@@ -38,9 +49,9 @@ STATES: Mapping[State, str] = {
 class Weeks:
     """The handlers. Errors of all: HTTPException 400 that names a parameter; those of the tables' homes."""
 
-    def __init__(self, pages: Pages, controller: Controller, store: tables.Store) -> None:
+    def __init__(self, pages: Pages, controller: Controller, store: tables.Store, flags: Flagged) -> None:
         self._page, self._clock = pages.page, controller.clock
-        self._state, self._settings, self._tables = controller.store, controller.settings, store
+        self._state, self._settings, self._tables, self._flags = controller.store, controller.settings, store, flags
 
     @property
     def _currency(self) -> str:
@@ -81,7 +92,7 @@ class Weeks:
             "endpoint.html", name=name, asked=asked, ranges=USUAL, past=past, shown=past.versions[: one_endpoint.SHOWN_VERSIONS], verdict=verdict,
             drawn=one_endpoint.charts(past, inside, currency, {k: v for k, v in limits.items() if v}),
             figures=one_endpoint.versions_table(past), errors=sheets["errors"]()[1], flags=sheets["flags"]()[1], outcomes=report, currency=currency,
-            events=inside, incident=self._open_incident(name), agent=self._is_agent(name), dashboard=self._settings.dashboard_url,
+            events=inside, incident=self._open_incident(name), agent=agents.newest(self._tables, name, now - MONTH), dashboard=self._settings.dashboard_url,
             hour=timedelta(hours=1),
         )  # fmt: skip
 
@@ -97,13 +108,165 @@ class Weeks:
         with self._state.read() as tx:
             return next((incident.id for incident in tx.incidents(name, open_only=True)), None)
 
-    def _is_agent(self, name: str) -> bool:
-        wanted: Any = [("endpoint", "=", name), ("window_start", ">=", self._clock() - timedelta(days=35))]
-        return bool(self._tables.home(tables.AGENT_WINDOWS).read(["endpoint", "window_start"], wanted).num_rows)
-
     @staticmethod
     def _outcomes(past: one_endpoint.Past, verdict: Verdict | None, counts: list[Counts]) -> Mapping[str, Any]:
         """What labels say of the judged version beside its prior one; without a verdict of the two that served last."""
         versions = [*past.versions, "", ""]
         new, prior = (verdict.candidate, verdict.prior) if verdict else (versions[0], versions[1] or None)
         return outcomes.report(counts, new, prior)
+
+    # drift
+
+    def drift(self, request: Request) -> Response:
+        """How far columns moved over weeks; with a column, two distributions."""
+        name, column = word(request, "endpoint"), word(request, "column")
+        against = word(request, "against") or ("reference" if column else "")
+        asked = Range.of({**request.query_params, "at": "", "page": ""}, self._clock(), "42d")
+        rows = drifted.compared(self._tables, asked.since, asked.until, name, column, against)
+        if name and column:
+            return self._column(request, asked, rows)
+        columns = drifted.columns(rows, asked.since, asked.until)
+        if answer := as_csv(
+            request, "drift", {"columns": lambda: drift.columns_csv(columns), "all": lambda: drift.compared_csv(rows)}
+        ):
+            return answer
+        return self._page(
+            "drift.html", endpoint=name, asked=asked, ranges=USUAL, columns=columns[: drift.LISTED], total=len(columns),
+            moved=sum(column.newest.drifted for column in columns), report=self._reported(name, rows), now=self._clock(),
+        )  # fmt: skip
+
+    def _column(self, request: Request, asked: Range, rows: Sequence[drifted.Compared]) -> Response:
+        """One column of one endpoint against one reference."""
+        name = word(request, "endpoint")
+        row = drift.chosen(rows, moment(request.query_params, "at"))
+        if row is None:
+            raise HTTPException(404, f"Column {word(request, 'column')} of {name} was not compared in this time.")
+        configurations = [c for c in ledger(deployments.read(self._tables, name)).get(name, []) if c.since <= row.at]
+        pair = next((pair for pair in judged(configurations) if pair.candidate == row.version), None)
+        sides = drifted.distributions(self._tables, row, pair.since if pair else None, pair.prior if pair else None)
+        sheets: Tables = {"comparisons": lambda: drift.compared_csv(rows), "bins": lambda: drift.bins_csv(sides)}
+        if answer := as_csv(request, f"drift-{name}-{row.column}", sheets):
+            return answer
+        span = history.Span.around(asked.since, asked.until, timedelta(hours=6))
+        events = self._known(name, self._clock())[1]
+        limit = self._settings.endpoint(name).policy.drift_limit
+        return self._page(
+            "column.html", row=row, asked=asked, ranges=USUAL, chart=drift.over_time(rows, span, limit, events), sides=sides,
+            bars=drift.bars(sides) if sides else [], limit=limit, report=self._reported(name, [row]), first=rows[0].at,
+        )  # fmt: skip
+
+    def _reported(self, name: str, rows: Sequence[drifted.Compared]) -> str:
+        """The version of which Evidently's report is kept; empty where there is none."""
+        versions = dict.fromkeys(row.version for row in reversed(rows) if row.endpoint == name)
+        return next((v for v in versions if drift_report(self._tables, name, v)), "")
+
+    def report(self, request: Request) -> Response:
+        """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
+        name, version = word(request, "endpoint"), word(request, "version")
+        path = drift_report(self._tables, name, version)
+        if path is None:
+            raise HTTPException(404, f"There is no drift report; make one: lastgood drift {name}")
+        return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
+
+    # requests
+
+    def requests(self, request: Request) -> Response:
+        """Requests by id, trace, error and flag, as far as capture kept them."""
+        asked = Range.of(request.query_params, self._clock(), "1d")
+        wanted = kept.Wanted(*(word(request, name) for name in ("endpoint", "id", "trace", "code")))
+        flag = word(request, "flag")
+        if flag and flag not in FLAGS:
+            raise HTTPException(400, f"flag must be one of {', '.join(FLAGS)}.")
+        shown: list[dict[str, Any]] = []
+        total, looked = 0, 0
+        if wanted.bounded:
+            rows = kept.search(self._tables, wanted, asked.since, asked.until, kept.TEXTS if flag else ())
+            looked = rows.num_rows
+            rows = self._with_flag(rows, flag) if flag and looked else rows
+            total = rows.num_rows
+            shown = rows.slice(0, MOST_REQUESTS).to_pylist() if total else []
+        if answer := as_csv(request, "requests", {"requests": lambda: _cells(shown)}):
+            return answer
+        single = kept.whole(self._tables, wanted, 3) if wanted.id or (wanted.trace and total <= 3) else []
+        steps = [kept.steps(self._tables, row["endpoint"], row["request_id"]) for row in single]
+        capture = str(self._settings.endpoint(wanted.endpoint).capture) if wanted.endpoint else ""
+        return self._page(
+            "requests.html", asked=asked, ranges=USUAL, wanted=wanted, flag=flag, flags=FLAGS, rows=shown, total=total, looked=looked,
+            scanned=MOST_FLAGGED, single=[(row, {k: v for k, v in row.items() if k not in SEPARATE and v is not None}, parts)
+                                          for row, parts in zip(single, steps, strict=True)],
+            capture=capture, trace_url=self._settings.web.trace_url,
+        )  # fmt: skip
+
+    def _with_flag(self, rows: pa.Table, flag: str) -> pa.Table:
+        """Of the newest MOST_FLAGGED answers those with the flag."""
+        newest = rows.slice(0, MOST_FLAGGED)
+        return newest.filter(pa.array(self._flags(newest).get(flag, [False] * newest.num_rows)))
+
+    # agents
+
+    def agents(self, request: Request) -> Response:
+        """Agents of all endpoints; with an endpoint, its versions beside each other, their tools and conversations."""
+        name, now = word(request, "endpoint"), self._clock()
+        asked = Range.of(request.query_params, now)
+        span = history.Span.around(asked.since, asked.until, timedelta(seconds=self._settings.window_s))
+        rows = agents.runs(self._tables, name, span)
+        by_agent = agents.grouped(rows, ("endpoint", "model_version", "agent"))
+        sheets: dict[str, Any] = {"runs": lambda: agents_page.runs_csv(by_agent)}
+        values: dict[str, Any] = {}
+        if name:
+            steps, whole = agents.grouped(rows, ("model_version", "step")), agents.grouped(rows, ("model_version",))
+            shown = agents_page.versions(steps)[: one_endpoint.SHOWN_VERSIONS]
+            tools, talks = (read(self._tables, name, span) for read in (agents.tools, agents.conversations))
+            sheets |= {
+                "tools": lambda: agents_page.tools_csv(tools),
+                "conversations": lambda: agents_page.talks_csv(talks),
+            }
+            values = {
+                "shown": shown, "figures": agents_page.beside(whole, shown, self._currency), "tools": tools, "talks": talks,
+                "drawn": agents_page.charts(steps, span, shown, self._known(name, now)[1], self._currency),
+            }  # fmt: skip
+        if answer := as_csv(request, f"agents-{name}".rstrip("-"), sheets):
+            return answer
+        return self._page(
+            "agents.html", endpoint=name, asked=asked, ranges=USUAL, by_agent=by_agent, span=span, **values
+        )
+
+    # Lastgood itself
+
+    def health(self, request: Request) -> Response:
+        """How Lastgood is: what is broken, jobs, tables, messages, what was set aside, how complete telemetry is."""
+        now = self._clock()
+        told = health.health(self._tables, now)
+        aside, complete = health.quarantined(self._tables, now - WEEK), health.completeness(self._tables, now - DAY)
+        with self._state.read() as tx:
+            unsent = [(channel, count, error) for channel, (count, error) in sorted(tx.unsent().items())]
+            newest = tx.newest_verdict()
+        sheets: Tables = {
+            "jobs": lambda: _sheet(told["jobs"]), "tables": lambda: _sheet(told["tables"]), "quarantine": lambda: _sheet(aside),
+            "completeness": lambda: _sheet(complete), "messages": lambda: (["channel", "waiting", "error"], [list(row) for row in unsent]),
+        }  # fmt: skip
+        if answer := as_csv(request, "health", sheets):
+            return answer
+        return self._page(
+            "health.html",
+            told=told,
+            unsent=unsent,
+            aside=aside,
+            complete=complete[:MOST_COMPLETE],
+            total=len(complete),
+            newest=newest,
+            now=now,
+        )
+
+
+def _sheet(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Rows of one shape as headings and cells."""
+    return [*rows[0]] if rows else [], [[*row.values()] for row in rows]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Requests without their texts."""
+    at = "requested_at"
+    return [*kept.LISTED], [
+        [row[name].isoformat() if name == at and row[at] else row[name] for name in kept.LISTED] for row in rows
+    ]

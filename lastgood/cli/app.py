@@ -80,8 +80,20 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port of the live page; 0: any that is free")] = 0,
     click: Annotated[bool, typer.Option("--click", help="with approve: the demo clicks the link itself")] = False,
+    history: Annotated[
+        int | None,
+        typer.Option(
+            help="instead: show the pages over so many made-up days (42: six weeks), without Spark, until Ctrl-C"
+        ),
+    ] = None,
+    endpoints: Annotated[int, typer.Option(help="with --history: how many endpoints it has")] = 6,
 ) -> None:
     """Serve a bad model version on this machine and watch it being noticed and rolled back."""
+    if history is not None:
+        from lastgood.demo.weeks import Weeks
+
+        Weeks(history, endpoints, seed, out).serve(port, lambda line: print(line, flush=True))
+        return
     from lastgood.demo import Demo, Options
 
     outcome = Demo(Options(fault, mode, seed, keep, trace, out, port, click)).run()

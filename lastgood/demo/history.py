@@ -22,6 +22,9 @@ DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 STRATA = ("model/64", "model/256")
 QUANTILES = tuple((i + 0.5) / 24 for i in range(24))
 Rows = Iterator[dict[str, Any]]
+ALL = {table.name: table for table in tables.ALL}
+BATCH = 100
+"""Plain endpoints whose rows are committed together."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,17 @@ class History:
     def write(self) -> None:
         """All tables. Errors: as their homes."""
         rng = np.random.default_rng(self.seed)
-        for endpoint in (*STORY, *self._plain(rng)):
-            self._counted(rng, endpoint, rich=endpoint in STORY)
+        for endpoint in STORY:
+            for table, rows in self._counted(rng, endpoint, rich=True).items():
+                put(self.store, ALL[table], rows)
+        others = list(self._plain(rng))
+        for first in range(0, len(others), BATCH):
+            made: dict[str, list[dict[str, Any]]] = {}
+            for endpoint in others[first : first + BATCH]:
+                for table, rows in self._counted(rng, endpoint, rich=False).items():
+                    made.setdefault(table, []).extend(rows)
+            for table, rows in made.items():
+                put(self.store, ALL[table], rows)
         put(self.store, tables.DEPLOYMENTS, self._deployments())
         put(self.store, tables.DRIFT, self._drift(rng))
         asked = list(self._asked(rng))
@@ -106,26 +118,26 @@ class History:
 
     # counts
 
-    def _counted(self, rng: np.random.Generator, endpoint: Made, rich: bool) -> None:
+    def _counted(self, rng: np.random.Generator, endpoint: Made, rich: bool) -> dict[str, list[dict[str, Any]]]:
+        """Windows of minutes (a day), hours and days, with output quality and cost: by name of the table. Not rich: what the fleet shows of a week."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         minutes = [self.now.replace(second=0, microsecond=0) - n * MINUTE for n in range(1, 24 * 60 if rich else 6)]
-        hours = [hour - n * HOUR for n in range(self.days * 24 if rich else 7 * 24)]
-        days = sorted({start.replace(hour=0) for start in hours}) if rich else []
-        for table, starts, width in (
-            (tables.WINDOWS, minutes, MINUTE), (tables.WINDOWS_HOUR, hours, HOUR), (tables.WINDOWS_DAY, days, DAY),
-        ):  # fmt: skip
-            rows = [row for start in starts for row in self._windows(rng, endpoint, start, width)]
-            put(self.store, table, rows)
-            if rich and table is not tables.WINDOWS_DAY:
-                answers = (start for start in starts if table is tables.WINDOWS or start < self.now - DAY)
-                wanted = set(answers)
-                put(
-                    self.store,
-                    tables.QUALITY,
-                    (self._quality(rng, endpoint, row) for row in rows if row["window_start"] in wanted),
-                )
-            if table is tables.WINDOWS_DAY or (table is tables.WINDOWS_HOUR and not rich):
-                put(self.store, tables.COST, (bill for row in rows for bill in _bill(endpoint, row)))
+        hours = [hour - n * HOUR for n in range(0, self.days * 24 if rich else 7 * 24, 1 if rich else 6)]
+        days = sorted({start.replace(hour=0) for start in hours})
+        made = {
+            table.name: [row for start in starts for row in self._windows(rng, endpoint, start, width)]
+            for table, starts, width in (
+                (tables.WINDOWS, minutes, MINUTE),
+                (tables.WINDOWS_HOUR, hours, HOUR),
+                (tables.WINDOWS_DAY, days, DAY),
+            )
+        }
+        made[tables.COST.name] = [bill for row in made[tables.WINDOWS_DAY.name] for bill in _bill(endpoint, row)]
+        if rich:
+            older = [row for row in made[tables.WINDOWS_HOUR.name] if row["window_start"] < minutes[-1]]
+            looked = [*made[tables.WINDOWS.name], *older]
+            made[tables.QUALITY.name] = [self._quality(rng, endpoint, row) for row in looked]
+        return made
 
     def _serving(self, endpoint: Made, start: datetime) -> list[tuple[Version, float]]:
         """The versions with traffic at a time, and the share of it that each has."""
@@ -196,7 +208,7 @@ class History:
                             endpoint,
                             version,
                             start + float(rng.uniform(0, 3600)) * timedelta(seconds=1),
-                            f"{n:04}{k}",
+                            f"{version.name}-{n:04}{k}",
                         )
 
     def _one(
@@ -240,7 +252,7 @@ class History:
         }
         request = told | texts | {
             "latency_ms": ms, "latency_scope": "model", "status_code": 500 if failed else 200, "error_code": "HTTP_500" if failed else None,
-            "requester": f"user-{int(rng.integers(40))}", "team": endpoint.teams[0], "weight": 1.0, "trace_id": f"{int(rng.integers(2**62)):032x}",
+            "requester": f"user-{int(rng.integers(40))}", "team": endpoint.teams[0], "weight": 1.0, "trace_id": rng.bytes(16).hex(),
             "sources": ["otlp"], "received_at": at + timedelta(seconds=3), "streaming": False,
         }  # fmt: skip
         sample = told | texts | {
@@ -348,10 +360,11 @@ class History:
         jobs = (("conform", "inbox"), ("windows", "requests"), ("hours", "windows"), ("quality", "requests"), ("drift", "samples"), ("judge", "windows"),
                 ("cost", "requests"))  # fmt: skip
         for number, (job, source) in enumerate(jobs):
+            newest = self.store.home(ALL[source]).version() or 0
             for n in range(3):
-                yield {"job": job, "source": source, "version": 3 - n, "rows_in": int(rng.integers(2000)), "rows_out": int(rng.integers(900)),
-                       "seconds": round(float(rng.uniform(2, 30)), 2), "finished_at": self.now - timedelta(minutes=4 + number + 15 * n), "after": 2 - n,
-                       "quarantined": 0, "windows": 12}  # fmt: skip
+                yield {"job": job, "source": source, "version": newest - n, "rows_in": int(rng.integers(2000)), "rows_out": int(rng.integers(900)),
+                       "seconds": round(float(rng.uniform(2, 30)), 2), "finished_at": self.now - timedelta(minutes=4 + number + 15 * n),
+                       "after": newest - n - 1, "quarantined": 0, "windows": 12}  # fmt: skip
 
 
 TALKS: Sequence[tuple[str, str]] = (
@@ -375,7 +388,7 @@ def _normal(q: float) -> float:
 
 def _bill(endpoint: Made, row: Mapping[str, Any]) -> Rows:
     """The day's row of `cost` that a row of windows gives: its teams share it evenly."""
-    if row["stratum"] != STRATA[0] or row["window_start"].hour:
+    if row["stratum"] != STRATA[0]:
         return
     tokens = row["tokens_in"] + row["tokens_out"]
     for team in endpoint.teams:

@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from starlette.applications import Starlette
 
 from lastgood import tables
@@ -225,6 +227,18 @@ def _facts(acts: Controller, calendar: Calendar, anchors: Anchors, started: date
     )  # fmt: skip
 
 
+def flagged(rows: pa.Table) -> Mapping[str, Sequence[bool]]:
+    """Requests with their texts -> flag -> which answers have it; one without a text has none."""
+    from lastgood.jobs.flags import flags
+
+    output, asked, reason, attributes = (
+        rows[name].combine_chunks() for name in ("output", "input", "finish_reason", "attributes")
+    )
+    known = np.asarray(pc.is_valid(output).to_numpy(zero_copy_only=False))
+    made = flags(pc.fill_null(output, ""), asked, reason, attributes)
+    return {flag: (mask & known).tolist() for flag, mask in made.items()}
+
+
 def pages(
     acts: Controller,
     store: tables.Store,
@@ -250,7 +264,7 @@ def pages(
 
     return create_app(
         acts, drawn, lambda *version: measures.drift_report(store, *version), broken, failing, tools,
-        lambda: (fleet.rows, fleet.read_at), store,
+        lambda: (fleet.rows, fleet.read_at), store, flagged,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Row:
     versions in the last hour. week: requests in each six hours of the last seven days. newest: start of the newest window, to the hour
     where there is none in the last hour. cost: seven days in the currency of the prices; None where a part of it has no price.
     drifted, compared: columns of each version's newest comparison. features: newest event of the endpoint's oldest feature source;
-    sources_unknown: sources that do not say it.
+    sources_unknown: sources that do not say it. agent: whether an agent ran in the last week.
     """
 
     endpoint: str
@@ -42,6 +42,7 @@ class Row:
     compared: int = 0
     features: datetime | None = None
     sources_unknown: int = 0
+    agent: bool = False
 
 
 Facts = dict[str, dict[str, Any]]
@@ -167,6 +168,11 @@ def _features(read: Read, now: datetime) -> Facts:
     return facts
 
 
+def _agents(read: Read, now: datetime) -> Facts:
+    rows = read(["endpoint", "window_start"], [("window_start", ">=", now - WEEK)])
+    return {endpoint: {"agent": True} for endpoint in rows["endpoint"].unique().to_pylist()} if rows.num_rows else {}
+
+
 def _deployed(read: Read, now: datetime) -> Facts:
     rows = read(["endpoint"])
     return {endpoint: {} for (endpoint,) in lists(rows, "endpoint")} if rows.num_rows else {}
@@ -179,5 +185,6 @@ PARTS: tuple[tuple[tables.Table, Callable[[Read, datetime], Facts]], ...] = (
     (tables.COST, _cost),
     (tables.DRIFT, _drift),
     (tables.FRESHNESS, _features),
+    (tables.AGENT_WINDOWS, _agents),
 )
 """What is read of which table; the last hour knows `newest` better than the hours of the week."""

@@ -4,10 +4,51 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+import pyarrow.compute as pc
+
 from lastgood import tables
+from lastgood.record.windows import utc
 from lastgood.tables.runs import UPKEEP, chain
+from lastgood.tables.summing import lists
 
 Rows = list[dict[str, Any]]
+
+
+def quarantined(store: tables.Store, since: datetime) -> Rows:
+    """What was set aside since a moment, by source and reason, the most first: rows, and when the newest came."""
+    home = store.home(tables.QUARANTINE)
+    rows = home.read(["source", "reason", "received_at"], [("received_at", ">=", since)])
+    if not rows.num_rows:
+        return []
+    key = ["source", "reason"]
+    counted = rows.group_by(key).aggregate([("received_at", "count"), ("received_at", "max")])
+    made = [
+        {"source": source, "reason": reason, "rows": number, "newest": utc(at).isoformat()}
+        for source, reason, number, at in lists(counted, *key, "received_at_count", "received_at_max")
+    ]
+    return sorted(made, key=lambda row: (-row["rows"], row["source"], row["reason"]))
+
+
+def completeness(store: tables.Store, since: datetime) -> Rows:
+    """How complete each endpoint's telemetry is since a moment, the least first: rows seen, rows there should be (None where nothing says it), their
+    share 0-1, and the 95th percentile of the delay until they reached Lastgood, the worst window's, in milliseconds."""
+    names = ["endpoint", "seen", "expected", "delivery_lag_p95_ms"]
+    rows = store.home(tables.COMPLETENESS).read([*names, "window_start"], [("window_start", ">=", since)])
+    if not rows.num_rows:
+        return []
+    known = rows.append_column("known", pc.if_else(pc.is_valid(rows["expected"]), rows["seen"], 0))
+    sums = [("seen", "sum"), ("known", "sum"), ("expected", "sum"), ("delivery_lag_p95_ms", "max")]
+    counted = known.group_by(["endpoint"]).aggregate(sums)
+    made = [
+        {
+            "endpoint": endpoint, "seen": seen, "expected": expected,
+            "share": min(1.0, of / expected) if expected else None, "delivery_lag_p95_ms": lag,
+        }
+        for endpoint, seen, of, expected, lag in lists(
+            counted, "endpoint", "seen_sum", "known_sum", "expected_sum", "delivery_lag_p95_ms_max"
+        )
+    ]  # fmt: skip
+    return sorted(made, key=lambda row: (row["share"] is None, row["share"] or 0.0, row["endpoint"]))
 
 
 def health(store: tables.Store, now: datetime) -> dict[str, Rows]:

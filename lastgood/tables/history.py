@@ -108,10 +108,13 @@ def _sums(rows: pa.Table, name: str, *more: str) -> Any:
 
 
 def _binned(store: tables.Store, table: tables.Table, endpoint: str, span: Span, columns: Sequence[str]) -> pa.Table:
-    """Rows of windows in the span, with the number of the step that each is in."""
+    """An endpoint's rows of windows in the span."""
     wanted: Any = [("endpoint", "=", endpoint), ("window_start", ">=", span.since), ("window_start", "<", span.until)]
-    home = store.home(table)
-    rows = home.read(["endpoint", "model_version", "window_start", *columns], wanted)
+    return numbered(store.home(table).read(["endpoint", "model_version", "window_start", *columns], wanted), span)
+
+
+def numbered(rows: pa.Table, span: Span) -> pa.Table:
+    """Rows of windows that begin in the span, with the number of the `step` that each is in."""
     if not rows.num_rows:
         return rows
     at = micros(rows["window_start"]) - round(span.since.timestamp() * 1e6)

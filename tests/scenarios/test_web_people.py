@@ -11,6 +11,7 @@ import httpx
 import pytest
 import schemathesis
 from alerts_support import House, MemoryWorkspace, endpoint, settings
+from fleet_support import fleet_tables
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from servers import free_port
@@ -22,6 +23,7 @@ from lastgood.alerts.rollback.machine import Approve, Status
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.fake_oidc import FakeOidc, serve_fake
 from lastgood.errors import RefusedError
+from lastgood.service.serve import flagged
 from lastgood.settings import Mode, Web
 
 CLIENT = "lastgood"
@@ -37,7 +39,7 @@ class Built:
         self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), config, url=state)
         self.house.verdict()
         self.house.tick()
-        self.app = create_app(self.house.controller)
+        self.app = create_app(self.house.controller, data=fleet_tables(folder / "tables"), flags=flagged)
 
 
 @pytest.fixture

@@ -13,28 +13,38 @@ from urllib.parse import quote
 import pytest
 from alerts_support import START, House, MemoryWorkspace, endpoint, settings, verdict
 from fleet_support import fleet_tables, put, window
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from lastgood import tables
 from lastgood.alerts.web.app import create_app
+from lastgood.alerts.web.weeks import Flagged
 from lastgood.record.definitions import BY_ANCHOR
-from lastgood.record.windows import RELATIVE_ERROR
+from lastgood.record.windows import RELATIVE_ERROR, bucket
+from lastgood.service.serve import flagged
 from lastgood.settings import Mode, Web
+from lastgood.tables.drifted import binned
 from lastgood.tables.fleet import Fleet
 from lastgood.tables.history import Span, counts, delays, merged
+from lastgood.tables.measures import report_path
+
+EVIL = "<script>alert(1)</script>"
 
 
 class Pages:
     """The pages over the small fleet of fleet_support, with an open incident of `chat`."""
 
-    def __init__(self, folder: Path, **web: Any) -> None:
+    def __init__(self, folder: Path, flags: Flagged = lambda rows: {}, **web: Any) -> None:
         self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE, Web(**web)))
         self.house.controller.handle(verdict())
         self.house.tick()
         self.store = fleet_tables(folder / "tables")
         self.fleet = Fleet(self.store, self.house.clock)
         self.fleet.refresh()
-        app = create_app(self.house.controller, fleet=lambda: (self.fleet.rows, self.fleet.read_at), data=self.store)
+        app = create_app(
+            self.house.controller, fleet=lambda: (self.fleet.rows, self.fleet.read_at), data=self.store, flags=flags
+        )
         self.client = TestClient(app, base_url="http://127.0.0.1")
 
     def page(self, path: str) -> str:
@@ -222,3 +232,212 @@ def test_an_incident_shows_the_evidence_then_and_now(pages: Pages) -> None:
     cells = re.search(r">p95</th><td>655 ms</td><td>(\d+) ms</td><td>401 ms</td><td>(\d+) ms</td>", page)
     assert cells and [float(cell) for cell in cells.groups()] == pytest.approx([900, 100], rel=0.02)
     assert re.search(r">errors</th><td>6.1%</td><td>5.0%</td><td>0.4%</td><td>0.0%</td>", page)
+
+
+# drift
+
+
+def compared(column: str, days: float, distance: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "endpoint": "chat", "model_version": "3", "against": "reference", "kind": "input", "column": column,
+        "computed_at": START - timedelta(days=days), "distance": distance, "low": distance, "drifted": (distance or 0) > 0.1,
+        "reference": "last week", "method": "jensen-shannon", "n_current": 90, "n_reference": 90, **more,
+    }  # fmt: skip
+
+
+def sampled(days: float, number: int, **features: str) -> dict[str, Any]:
+    at = START - timedelta(days=days)
+    return {"endpoint": "chat", "model_version": "3", "window_start": at, "request_id": f"{days}-{number}", "requested_at": at,
+            "features": list(features.items())}  # fmt: skip
+
+
+def test_drift_lists_the_newest_comparison_of_each_column_the_worst_first(pages: Pages) -> None:
+    put(
+        pages.store,
+        tables.DRIFT,
+        [compared("amount", n, 0.3 - n / 100) for n in range(20)] + [compared("city", 1, None)],
+    )
+    rows = pages.csv("/drift?endpoint=chat&csv=columns")
+    assert rows[0]["column"] == "amount" and float(rows[0]["distance"]) == 0.3
+    assert {row["column"]: row["distance"] for row in rows}["city"] == ""
+    assert len([row for row in pages.csv("/drift?endpoint=chat&csv=all") if row["column"] == "amount"]) == 20
+    page = pages.page("/drift")
+    assert (
+        "not measured" in page
+        and '<a href="/drift?endpoint=chat&amp;column=amount&amp;against=reference">amount</a>' in page
+    )
+
+
+def test_a_column_shows_the_two_samples_of_the_comparison_that_is_asked_for(pages: Pages) -> None:
+    put(pages.store, tables.DRIFT, [compared("feature.amount", days, 0.3) for days in (0.1, 10)])
+    now = [sampled(0.5, n, amount=str(200 + n)) for n in range(80)]
+    ago = [sampled(7.5, n, amount=str(n)) for n in range(60)]
+    put(pages.store, tables.SAMPLES, [*now, *ago])
+    rows = pages.csv("/drift?endpoint=chat&column=feature.amount&csv=bins")
+    assert (
+        sum(float(row["current"]) for row in rows) == pytest.approx(1) == sum(float(row["reference"]) for row in rows)
+    )
+    assert float(rows[0]["current"]) == 0 < float(rows[0]["reference"]), "the lowest values are last week's"
+    page = pages.page("/drift?endpoint=chat&column=feature.amount")
+    assert "version 3, 80 values" in page and "last week, 60 values" in page
+    old = (START - timedelta(days=9)).strftime("%Y-%m-%dT%H:%M")
+    assert "not kept any more" in pages.page(f"/drift?endpoint=chat&column=feature.amount&at={old}")
+    assert pages.client.get("/drift?endpoint=chat&column=nothing").status_code == 404
+
+
+def test_categories_are_binned_by_name_and_what_is_rare_is_together() -> None:
+    ours, theirs = ["a"] * 60 + ["b"] * 40, ["a"] * 50 + [f"rare{n}" for n in range(50)]
+    made = binned(ours, theirs)
+    assert made is not None
+    labels, numeric, current, reference = made
+    assert not numeric and labels[0] == "a" and labels[-1] == "other" and len(labels) == 13
+    assert sum(current) == pytest.approx(1) == sum(reference) and current[-1] == 0
+    assert binned([], ["a"]) is None
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
+def test_shares_of_both_samples_sum_to_the_whole(ours: list[float], theirs: list[float]) -> None:
+    made = binned(ours, theirs)
+    assert made is not None
+    labels, numeric, current, reference = made
+    assert sum(current) == pytest.approx(1) == sum(reference)
+    assert len(current) == len(reference) == len(labels) - numeric
+
+
+# requests
+
+
+def asked(number: int, minutes: float, **more: Any) -> dict[str, Any]:
+    at = START - timedelta(minutes=minutes)
+    return {"endpoint": "chat", "request_id": f"r{number}", "requested_at": at, "model_version": "3", "latency_ms": 5.0, "received_at": at,
+            "input": f"question {number}", "output": "I'm sorry, but I can't help with that.", "finish_reason": "stop", "trace_id": f"t{number}",
+            **more}  # fmt: skip
+
+
+@pytest.fixture
+def requested(tmp_path: Path) -> Iterator[Pages]:
+    built = Pages(tmp_path, flags=flagged)
+    put(built.store, tables.REQUESTS, [
+        asked(1, 10), asked(2, 20, error_code="HTTP_500", output=None), asked(3, 30, output="Paris."), asked(4, 60 * 24 * 3, output=EVIL, input=None),
+        asked(5, 5, error_code="HTTP_429", output=None),
+    ])  # fmt: skip
+    put(built.store, tables.STEPS, [
+        {"endpoint": "chat", "request_id": "r1", "trace_id": "t1", "span_id": "s1", "kind": "tool", "name": "search", "started_at": START}
+    ])  # fmt: skip
+    yield built
+    built.house.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("endpoint=chat", ["r5", "r1", "r2", "r3"]), ("endpoint=chat&range=7d", ["r5", "r1", "r2", "r3", "r4"]), ("id=r4", ["r4"]),
+        ("trace=t2", ["r2"]), ("endpoint=chat&code=any", ["r5", "r2"]), ("endpoint=chat&code=HTTP_500", ["r2"]), ("endpoint=search", []),
+        ("endpoint=chat&flag=refusal", ["r1"]), ("endpoint=search&id=r1", []), ("", []),
+    ],
+)  # fmt: skip
+def test_requests_are_found_by_id_trace_error_and_flag(requested: Pages, query: str, ids: list[str]) -> None:
+    assert [row["request_id"] for row in requested.csv(f"/requests?{query}&csv=requests")] == ids
+    page = requested.page(f"/requests?{query}")
+    assert all(f"id={name}" in page for name in ids)
+
+
+def test_a_request_shows_what_capture_kept_as_text(requested: Pages) -> None:
+    page = requested.page("/requests?endpoint=chat&id=r4")
+    assert EVIL not in page and "&lt;script&gt;" in page and "No text is kept." in page
+    page = requested.page("/requests?endpoint=chat&id=r1")
+    assert "question 1" in page and ">search</th>" in page
+    assert "flag must be one of" in requested.client.get("/requests?endpoint=chat&flag=odd").text
+
+
+# agents
+
+
+def test_agents_are_shown_where_there_are_any(pages: Pages) -> None:
+    assert ">Agents</a>" not in pages.page("/") and "No agent" in pages.page("/agents")
+    run = {"endpoint": "chat", "agent": "planner", "window_start": START - timedelta(hours=1), "rows": 40, "failed": 2.0, "looped": 4.0,
+           "loops_known": 20.0, "step_limited": 0.0, "tools_failed": 1.0, "handoffs": 0.0, "model_calls": 80.0, "tool_calls": 100.0,
+           "tool_failures": 5.0, "tokens_in": 1.0, "tokens_out": 1.0, "priced": 20.0, "busy_ms": 1.0, "tool_ms": 0.5,
+           "latency": [(bucket(400.0), 40.0)]}  # fmt: skip
+    put(
+        pages.store,
+        tables.AGENT_WINDOWS,
+        [
+            run | {"model_version": "3", "runs": 40.0, "money": 0.5},
+            run | {"model_version": "2", "runs": 10.0, "money": None},
+        ],
+    )
+    put(pages.store, tables.TOOL_WINDOWS, [
+        {"endpoint": "chat", "model_version": "3", "tool": "search", "window_start": START - timedelta(hours=n), "calls": 10.0, "errors": 3.0, "runs": 5.0,
+         "runs_failed": 2.0, "codes": [("timeout", 3.0)], "latency": [(bucket(70.0), 10.0)]} for n in (1, 2)
+    ])  # fmt: skip
+    put(pages.store, tables.CONVERSATION_WINDOWS, [
+        {"endpoint": "chat", "model_version": "3", "window_start": START - timedelta(hours=1), "conversations": 10.0, "closed": 8.0, "abandoned": 2.0,
+         "repeated": 0.0, "repeated_known": 0.0, "escalated": 1.0, "requests": 40.0}
+    ])  # fmt: skip
+    pages.fleet.refresh()
+    rows = pages.csv("/agents?csv=runs")
+    assert [(row["model_version"], float(row["runs"]), row["money"]) for row in rows] == [
+        ("2", 10.0, ""),
+        ("3", 40.0, "0.5"),
+    ]
+    (tool,) = pages.csv("/agents?endpoint=chat&csv=tools")
+    assert (tool["tool"], float(tool["calls"]), float(tool["errors"]), tool["codes"]) == (
+        "search",
+        20.0,
+        6.0,
+        "timeout=6",
+    )
+    page = pages.page("/agents?endpoint=chat")
+    assert ">Agents</a>" in page and "0.0250" in page, "money of runs that have a price"
+    for part in ("20 %", "30 %", "25 %", "10 %"):
+        assert part in page, part
+
+
+# Lastgood itself
+
+
+def test_health_tells_how_far_behind_what_was_set_aside_and_how_complete(pages: Pages) -> None:
+    put(pages.store, tables.RUNS, [
+        {"job": "hours", "source": "windows", "version": 0, "after": -1, "rows_in": 5, "rows_out": 4, "seconds": 1.5, "finished_at": START}
+    ])  # fmt: skip
+    put(pages.store, tables.QUARANTINE, [
+        {"quarantine_id": str(n), "received_at": START - timedelta(days=n), "source": "otlp", "reason": "no endpoint"} for n in (1, 2, 9)
+    ])  # fmt: skip
+    put(pages.store, tables.COMPLETENESS, [
+        {"endpoint": "chat", "model_version": v, "window_start": START - timedelta(hours=2), "seen": 90, "expected": expected}
+        for v, expected in (("2", 100.0), ("3", None))
+    ])  # fmt: skip
+    (job,) = pages.csv("/health?csv=jobs")
+    assert (job["job"], job["behind"]) == ("hours", "1")
+    (aside,) = pages.csv("/health?csv=quarantine")
+    assert (aside["reason"], aside["rows"]) == ("no endpoint", "2")
+    (complete,) = pages.csv("/health?csv=completeness")
+    assert (complete["seen"], float(complete["share"])) == ("180", 0.9), "what nothing says the whole of is in no share"
+    assert {row["table"] for row in pages.csv("/health?csv=tables")} >= {"windows", "runs", "quarantine"}
+    page = pages.page("/health")
+    assert "1 version" in page and "90 %" in page and "Every message was delivered" in page
+
+
+# all of them
+
+PATHS = ("/", "/fleet", "/incidents", "/endpoints/chat", "/definitions", "/drift", "/requests", "/agents", "/health")
+
+
+def test_who_may_not_read_sees_none_of_them(tmp_path: Path) -> None:
+    built = Pages(tmp_path, oidc={"issuer": "http://127.0.0.1:9", "client_id": "lastgood"})
+    for path in (*PATHS, "/drift/report", "/endpoints/chat?csv=versions"):
+        answer = built.client.get(path, follow_redirects=False)
+        assert answer.status_code == 303 and answer.headers["location"].startswith("/login"), path
+    built.house.close()
+
+
+def test_evidentlys_report_runs_apart_from_the_site(pages: Pages) -> None:
+    assert pages.client.get("/drift/report?endpoint=chat&version=3").status_code == 404
+    path = report_path(pages.store, "chat", "3")
+    path.parent.mkdir(parents=True)
+    path.write_text("<script>let report = 1</script>")
+    answer = pages.client.get("/drift/report?endpoint=chat&version=3")
+    assert answer.text == path.read_text() and answer.headers["content-security-policy"].startswith("sandbox")
+    put(pages.store, tables.DRIFT, [compared("amount", 1, 0.3)])
+    assert "/drift/report?endpoint=chat&amp;version=3" in pages.page("/drift?endpoint=chat")
