@@ -1,7 +1,7 @@
 """Worlds by seed, through every fault: `python -m benchmarks.simulate [--seeds N] [--seed S] [--quick] [--mutations]`.
 
-A seed drives the ingest (senders, network, spool on a disk under a page cache, drain, object store) and the control of rollbacks (two replicas,
-workspace, channels, people) from one random generator, without real time. `--seed` plays one and prints its shortest history where it breaks a
+A seed drives the ingest (senders, network, spool on a disk under a page cache, drain, object store), a job's runs (two schedules over a source that is
+changed, cleaned, put back or made anew) and the control of rollbacks (two replicas, workspace, channels, people) from one random generator, without real time. `--seed` plays one and prints its shortest history where it breaks a
 promise. `--mutations` plants faults in the code, one at a time, and counts the seeds until each is found.
 """
 
@@ -23,17 +23,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from simulation import control, ingest
+from simulation import control, ingest, jobs
 from simulation.chance import Outcome, run, shortest
 
 from benchmarks.measured import machine
 from lastgood.alerts import outbox, tx
 from lastgood.alerts.rollback import executor
 from lastgood.collectors.otlp import drain, spool
+from lastgood.tables import runs
 
-SHARE = {"ingest": 1, "control": 5}
+SHARE = {"ingest": 1, "jobs": 1, "control": 5}
 """A world of control takes twenty times as long as one of the ingest: it is played with a fifth of the seeds."""
-WORLDS = {"ingest": (ingest.play, ingest.KINDS), "control": (control.play, control.KINDS)}
+WORLDS = {
+    "ingest": (ingest.play, ingest.KINDS),
+    "jobs": (jobs.play, jobs.KINDS),
+    "control": (control.play, control.KINDS),
+}
 CHUNK = 50
 DAY_S = 86_400
 
@@ -61,6 +66,11 @@ MUTATIONS = (
     Mutation("the drain takes what it has committed again (> for >=)", "ingest", drain.Drain, "_commit",
              "int(segment.stem) > self", "int(segment.stem) >= self"),
     Mutation("the drain removes segments it could not commit", "ingest", drain.Drain, "step", "self._done.clear()\n        raise", "fed = None"),
+    Mutation("stale windows are written over newer ones", "jobs", runs, "fence", "if ctx.span or run.set_back:", "if True:"),
+    Mutation("a bookmark is the newest run's, whoever overtook it", "jobs", runs, "chain", "if begun == done else min(done, begun)", ""),
+    Mutation("bookmarks of a table that is gone count", "jobs", runs, "_placed", 'not known or record["table_id"] in (table_id, None)', "True"),
+    Mutation("windows of a table that is gone are written", "jobs", runs, "same_source", "raise TransientError", "return TransientError"),
+    Mutation("a table that was put back is not seen", "jobs", runs, "_placed", "seen > newest", "False"),
     Mutation("an update is sent before its intent is written", "control", executor.Executor, "apply",
              'tx.write_journal(rollback.id, now, effect, "intent")', "pass"),
     Mutation("a plan is not void when the configuration has changed", "control", executor, "view_of",
@@ -70,7 +80,7 @@ MUTATIONS = (
              "again = str(caught), clock() + timedelta", "again = '', None and timedelta"),
     Mutation("a lease never ends", "control", tx.Tx, "lease", "(t.leases.c.until <= now)", "(t.leases.c.until < t.leases.c.until)"),
     Mutation("the kill switch is not asked before an update", "control", executor.Executor, "advance", "if switch.on and", "if False and"),
-    Mutation("a process that stood still sends all the same", "control", executor.Executor, "_change", "self._clock() - decided_at > STALE", "False"),
+    Mutation("a process that stood still sends all the same", "control", executor.Executor, "_change", "self._clock() - looked_at > STALE", "False"),
     Mutation("what was read is saved over what came since", "control", tx.Tx, "save_rollback", " & (t.rollbacks.c.revision == rollback.revision)", ""),
 )  # fmt: skip
 
@@ -86,11 +96,15 @@ def planted(mutation: Mutation) -> Iterator[None]:
     exec(  # noqa: S102 - source of our own, with one line changed
         compile(source.replace(mutation.old, mutation.new), f"<{mutation.name}>", "exec"), room, made
     )
-    setattr(mutation.owner, mutation.name, made[mutation.name])
+    holders = [mutation.owner, *(m for name, m in sys.modules.items() if name.startswith("lastgood."))]
+    holders = [holder for holder in holders if getattr(holder, mutation.name, None) is before]
+    for holder in holders:  # who has imported it by name calls it there
+        setattr(holder, mutation.name, made[mutation.name])
     try:
         yield
     finally:
-        setattr(mutation.owner, mutation.name, before)
+        for holder in holders:
+            setattr(holder, mutation.name, before)
 
 
 def _quiet() -> None:

@@ -21,7 +21,7 @@ from lastgood.workspace.identity import model_of, version_of
 
 MAX_REFUSALS = 3
 STALE = timedelta(seconds=30)
-"""A process that stood still for longer between deciding and sending does not send: others may have acted meanwhile."""
+"""A process that looked at the endpoint longer ago does not send: it stood still, or the answer took so long, and others may have acted."""
 CHANGES = (Effect.RESTORE, Effect.SHIFT)
 ANSWERED = (200, 400, 422)
 WAKE = "wake"
@@ -60,10 +60,10 @@ class Executor:
             journal, switch = tx.journal(rollback_id), tx.kill_switch()
         if rollback is None or not rollback.state.under_way:
             return
+        looked_at = self._clock()
         event = (
             self._recovery(rollback) if rollback.state is Status.VERIFYING else self._look(rollback, journal, switch.on)
         )
-        decided_at = self._clock()
         with self._store.begin() as tx:
             switch = tx.kill_switch()
             if switch.on and isinstance(event, Seen) and event.view in (View.BASE, View.RESTORED):
@@ -71,7 +71,7 @@ class Executor:
             rollback, effects = self.apply(tx, rollback, event)
         for effect in effects:
             if effect in CHANGES:
-                self._change(rollback, effect, decided_at)
+                self._change(rollback, effect, looked_at)
 
     def apply(self, tx: Tx, rollback: Rollback, event: Event) -> tuple[Rollback, tuple[Effect, ...]]:
         """Save the state `event` leads to, with its journal, audit entry, lease and messages.
@@ -175,13 +175,15 @@ class Executor:
         sentence = f"configuration {endpoint.config_version} sends {share} % to version {plan.bad_version} again"
         return replace(recovery, traffic_moved=False, sentence=sentence, hopeless=True)
 
-    def _change(self, rollback: Rollback, effect: Effect, decided_at: datetime) -> None:
+    def _change(self, rollback: Rollback, effect: Effect, looked_at: datetime) -> None:
         plan = rollback.plan
         target = plan.targets[0 if effect is Effect.RESTORE else -1]
         kind, detail = "accepted", ""
         try:
-            if self._clock() - decided_at > STALE:
-                raise TransientError("not sent: this process stood still since it decided; the next step looks again")
+            if self._clock() - looked_at > STALE:
+                raise TransientError(
+                    "not sent: what this process saw of the endpoint is too old; the next step looks again"
+                )
             self._workspace.update_config(plan.endpoint, target.entities, target.traffic, plan.passthrough)
         except (RefusedError, ConfigError) as error:
             kind, detail = "refused", str(error)

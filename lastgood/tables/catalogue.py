@@ -521,3 +521,4 @@ ALL = (
     SALTS,
     FORGOTTEN,
 )
+NAMED = {table.name: table for table in ALL}

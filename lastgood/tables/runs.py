@@ -68,6 +68,8 @@ class Run:
     passed_over: int = 0
     again: int = 0
     """How many runs that finished had taken in this version before: this one puts right what they left."""
+    set_back: bool = False
+    """A run before has seen a newer version than there is: the table was put back to an older state."""
 
     @property
     def nothing_new(self) -> bool:
@@ -90,8 +92,15 @@ def _placed(records: list[dict[str, Any]], table_id: str, newest: int) -> tuple[
     if known and table_id and known[-1] != table_id:
         return -1, ANOTHER
     own = [record for record in records if not known or record["table_id"] in (table_id, None)]
-    done = chain(own)
-    return (-1, AHEAD) if done > newest else (done, None)
+    ordered = sorted(own, key=_order)
+    whole = max((i for i, record in enumerate(ordered) if record["after"] == -1), default=0)
+    seen = max((record["version"] for record in ordered[whole:]), default=-1)
+    return (-1, AHEAD) if seen > newest else (chain(own), None)
+
+
+def _order(record: dict[str, Any]) -> tuple[datetime, int]:
+    """Records in the order in which their runs ended."""
+    return record["finished_at"], record["version"]
 
 
 def unreadable(changes: Callable[[], "DataFrame"]) -> tuple[dict[str, int], str | None]:
@@ -119,7 +128,7 @@ def bookmark(ctx: Context, job: str, source: str) -> int:
 
 def chain(records: list[dict[str, Any]]) -> int:
     """The bookmark of a job's records on one source. The oldest that is kept stands for those before it."""
-    ordered = sorted(records, key=lambda record: (record["finished_at"], record["version"]))
+    ordered = sorted(records, key=_order)
     done = -1 if not ordered or ordered[0]["after"] is None else ordered[0]["after"]
     for record in ordered:
         begun = done if record["after"] is None else record["after"]
@@ -148,16 +157,15 @@ def increment(
 
     With `ctx.span` the changes are all rows whose `at` lies in it, and the bookmark stays where it is.
     """
+    earlier = _records(ctx, job, table.name)  # before the version: none of them has seen a newer one
     newest, table_id = ctx.store.version(ctx.spark, table), ctx.store.identity(ctx.spark, table)
-    earlier = _records(ctx, job, table.name)
     after, reason = _placed(earlier, table_id, newest)
     until = after if ctx.span else newest
     if after >= until and not ctx.span:
         yield None
         return
     started = time.monotonic()
-    run = Run(job, table.name, until, after=after, table_id=table_id)
-    run.again = sum(record["version"] >= until for record in earlier)
+    run = begun(job, table.name, earlier, after, until, newest, table_id)
     if ctx.span:
         from pyspark.sql import functions as f
 
@@ -173,6 +181,16 @@ def increment(
         upkeep = [record["version"] for record in _records(ctx, UPKEEP, table.name) if record["version"] > after]
         yield changes.where(~changes["_commit_version"].isin(upkeep)) if upkeep else changes, run
     record(ctx, run, time.monotonic() - started)
+
+
+def begun(
+    job: str, source: str, earlier: list[dict[str, Any]], after: int, until: int, newest: int, table_id: str | None
+) -> Run:
+    """A run that takes in (after, until] of a source whose newest version is `newest`, after those that have finished."""
+    run = Run(job, source, until, after=after, table_id=table_id)
+    run.again = sum(record["version"] >= until for record in earlier)
+    run.set_back = any(record["version"] > newest for record in earlier if record["table_id"] in (table_id, None))
+    return run
 
 
 def _lost(ctx: Context, table: tables.Table, after: int, until: int) -> str | None:
@@ -228,10 +246,16 @@ MOST_AGAIN = 1000
 
 def fence(ctx: Context, run: Run) -> tuple[str, int] | None:
     """(application id, version) that a run's commit carries, so that the table takes nothing from one that looked at its source earlier than one
-    that has committed. None for runs that follow no other: the first, a back-fill, one that read the source whole."""
-    if ctx.span or run.note or run.after is None or run.after < 0:
+    that has committed. None for a back-fill, and where the source was set back: what was seen of it before counts no more."""
+    if ctx.span or run.set_back:
         return None
     return f"lastgood/{run.job}/{run.table_id}", run.until * MOST_AGAIN + min(run.again, MOST_AGAIN - 1)
+
+
+def same_source(run: Run, table_id: str | None) -> None:
+    """Errors: TransientError when the source has been made anew since the run began: what it counted is of a table that is gone."""
+    if run.table_id and table_id != run.table_id:
+        raise TransientError(f"{run.source} was made anew while its rows were counted: run again")
 
 
 def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: str, run: Run) -> int:
@@ -245,6 +269,7 @@ def replace_rows(ctx: Context, frame: "DataFrame", table: tables.Table, where: s
 
     if ctx.dry_run:
         return int(frame.count())
+    same_source(run, ctx.store.identity(ctx.spark, tables.NAMED[run.source]))
     seen, mark = Observation(f"rows of {table.name}"), fence(ctx, run)
 
     def passed(version: int) -> bool:

@@ -74,8 +74,8 @@ def run_actions(fenced: bool) -> object:
                     yield f"run {i} begins", put(begun, begun=state.begun + 1)
                 continue
             if not job.committed:  # runs.replace_rows
-                late = fenced and job.after >= 0 and job.mark <= state.mark
-                mark = max(state.mark, job.mark) if job.after >= 0 else state.mark
+                late = fenced and job.mark <= state.mark
+                mark = max(state.mark, job.mark)
                 counts = tuple(job.counts[w] if w in job.touched else state.windows[w] for w in (0, 1))
                 done = replace(job, committed=True)
                 yield f"run {i} commits", put(done) if late else put(done, windows=counts, mark=mark)

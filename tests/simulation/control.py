@@ -22,7 +22,7 @@ from lastgood.alerts.rollback.executor import STALE
 from lastgood.alerts.rollback.links import LinkError, Signer
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
-from lastgood.alerts.schema import metadata
+from lastgood.alerts.schema import metadata, outbox
 from lastgood.alerts.store import Store
 from lastgood.alerts.tx import Tx
 from lastgood.errors import LastgoodError, RefusedError, TransientError
@@ -38,6 +38,7 @@ KINDS = frozenset(
 BAD, GOOD, NAME = "3", "2", "chat"
 QUIET_STEPS = 25
 PERSON = "ann@example.com"
+UNDECIDED = (Status.PROPOSED, Status.HELD)
 
 
 class SimWorkspace(MemoryWorkspace):
@@ -53,7 +54,9 @@ class SimWorkspace(MemoryWorkspace):
         self.world.moment("the workspace is read")
         if self.chance.pick("read 5xx"):
             raise TransientError("503")
-        return self.seen()
+        shown = self.seen()
+        self.world.moment("the workspace was read", 4.0)
+        return shown
 
     def seen(self) -> Endpoint:
         """The endpoint as it is, without a network."""
@@ -135,6 +138,16 @@ class World:
         self.answered = True
         """Whether Lastgood knows what became of its last update."""
         self.killed_at: float | None = None
+        """When the kill switch was turned on; None while it is off."""
+        self.killed_step = 0
+        self.deployed_at = 0.0
+        """When somebody else changed the endpoint last."""
+        self.ticks: list[int] = []
+        """Where the steps of replicas that are under way began."""
+        self.decided: dict[str, Any] = {}
+        """What a person decided on a rollback and was told that it holds."""
+        self.over: dict[str, Status] = {}
+        """How rollbacks have ended."""
         self.changes: list[tuple[str, int]] = []
         """(rollback, `foreign` then) of every update of ours that was accepted."""
 
@@ -159,7 +172,7 @@ class World:
         finally:
             self.observing = False
 
-    def moment(self, what: str) -> None:
+    def moment(self, what: str, often: float = 1.0) -> None:
         """Between two things that a process does: it may end, stand still, or the other replica may act."""
         chance = self.chance
         chance.steps += 1
@@ -168,8 +181,8 @@ class World:
             raise Killed
         if self.nested:
             return
-        pause = chance.pick("pause", 0.1)
-        if pause or chance.pick("interleave", 0.5):
+        pause = chance.pick("pause", 0.1 * often)
+        if pause or chance.pick("interleave", 0.5 * often):
             chance.say(f"stands still where {what}")
             self.nested = True
             try:
@@ -186,7 +199,11 @@ class World:
             replica = self.replicas[i] or self.start(i)
             late = self.chance.pick("late verdict")
             self.judge(replica, 3600.0 if late else 0.0)
-            replica.tick()
+            self.ticks.append(self.chance.steps)
+            try:
+                replica.tick()
+            finally:
+                self.ticks.pop()
             replica.send()
             if self.chance.random.random() < 0.2:
                 replica.observe_endpoints()
@@ -221,12 +238,13 @@ class World:
             share = chance.random.choice((0, 10, 100))
             if self.workspace.deploy({f"chat-{GOOD}": 100 - share, f"chat-{BAD}": share}):
                 self.foreign += 1
+                self.deployed_at = chance.seconds
                 chance.say(f"a person sends {share} % to version {BAD}")
-        if chance.pick("kill switch", 0.2 * often):
+        if chance.pick("kill switch", 0.5 * often):
             with self.observer() as tx:
                 on = not tx.kill_switch().on
                 tx.set_kill_switch(KillSwitch(on, PERSON, "for a reason"))
-                self.killed_at = chance.seconds if on else None
+                self.killed_at, self.killed_step = chance.seconds if on else None, chance.steps
                 chance.say(f"the kill switch is {'on' if on else 'off'}")
         if replica and (links := self.links()) and chance.random.random() < 0.3:
             decision: Any = Approve(PERSON)
@@ -235,7 +253,9 @@ class World:
             elif chance.pick("person holds"):
                 decision = Hold(PERSON, 5)
             try:
-                replica.people.decide(links[-1], decision)
+                rollback = replica.people.decide(links[-1], decision)
+                if not isinstance(decision, Hold):
+                    self.decided[rollback.id] = type(decision)
                 chance.say(f"{PERSON}: {type(decision).__name__}")
             except (LinkError, LastgoodError) as error:
                 chance.say(f"{PERSON} cannot: {error}")
@@ -263,9 +283,13 @@ class World:
         owner = intents[0]
         again = [foreign for key, foreign in self.changes if key == owner.id]
         self.chance.demand(not (again and self.answered), "a rollback changed the endpoint again, knowing that it had")
-        killed = self.killed_at is not None and self.chance.seconds > self.killed_at + STALE.total_seconds()
+        killed = self.killed_at is not None and (
+            self.chance.seconds > self.killed_at + STALE.total_seconds() or self.killed_step < self.ticks[-1]
+        )
         self.chance.demand(not killed, "the endpoint was changed while the kill switch was on")
-        voided = before.config_version != owner.plan.config_version and not again
+        # A deploy in the seconds between the look and the update can be overwritten: the serving API compares no versions.
+        overtaken = self.chance.seconds <= self.deployed_at + STALE.total_seconds()
+        voided = before.config_version != owner.plan.config_version and not again and not overtaken
         self.chance.demand(
             not voided, f"a plan for configuration {owner.plan.config_version} overwrote {before.config_version}"
         )
@@ -276,8 +300,20 @@ class World:
         self.chance.demand(not unforeseen, "a step failed in a way that nobody foresaw")
         with self.observer() as tx:
             live = [rollback for key in tx.live_rollbacks() if (rollback := tx.rollback(key))]
+            states = {rollback.id: rollback.state for rollback in tx.rollbacks(NAME, 1000)}
         owners = [rollback.id for rollback in live if rollback.state.under_way]
         self.chance.demand(len(owners) <= 1, f"rollbacks under way at once: {owners}")
+        for key, state in states.items():
+            if state.ended:
+                ended = self.over.setdefault(key, state)
+                self.chance.demand(ended is state, f"a rollback had ended as {ended} and is {state}")
+            self.chance.demand(state.ended or key not in self.over, f"a rollback had ended and is {state}")
+            if key not in self.decided:
+                continue
+            undone = state in UNDECIDED or (state is Status.REJECTED) is not (self.decided[key] is Reject)
+            self.chance.demand(
+                not undone, f"a person decided {self.decided[key].__name__}, and the rollback is {state}"
+            )
 
     def settled(self) -> None:
         """Faults have stopped, a person answers: everything ends, and everything was said."""
@@ -298,6 +334,7 @@ class World:
             problems, waiting, standing = tx.verify(), tx.unsent(), tx.live_rollbacks()
             rollbacks, incidents = tx.rollbacks(NAME, 1000), tx.incidents(NAME, open_only=True)
             every, spared = tx.incidents(NAME), len(tx.audit(what="not sent any more"))
+        self._delivered()
         self.chance.demand(problems == [], f"the audit chain is broken: {problems[:2]}")
         self.chance.demand(not waiting and not lost, f"messages that nobody got: {waiting or len(lost)}")
         self.chance.demand(not standing or bool(incidents), f"a rollback that does not end: {standing}")
@@ -309,6 +346,15 @@ class World:
             not (share == 0 and incidents), f"the bad version is gone and an incident is open: {len(incidents)}"
         )
         self._said(rollbacks, share, spared)
+
+    def _delivered(self) -> None:
+        """Every message that counts as sent was taken by its channel."""
+        with self.store._engine.connect() as connection:
+            rows = connection.execute(
+                outbox.select().where(outbox.c.finished, outbox.c.error == "", outbox.c.channel == "pagerduty")
+            ).all()
+        missing = [row.once for row in rows if row.event not in self.channel.events]
+        self.chance.demand(not missing, f"sent, and nobody got it: {missing[:2]}")
 
     def _said(self, rollbacks: Sequence[Rollback], share: int, spared: int) -> None:
         """Whoever was to be told was: of a failed rollback, and of a bad version that still serves. `spared`: alerts that were over before their
@@ -327,7 +373,13 @@ class World:
 @contextmanager
 def _hooked(world: World) -> Iterator[None]:
     """Transactions of replicas are moments too."""
-    begin = Store.begin
+    begin, write_journal = Store.begin, Tx.write_journal
+    intents: list[str] = []
+
+    def written(tx: Tx, rollback_id: str, now: datetime, name: str, kind: str, *rest: str) -> None:
+        write_journal(tx, rollback_id, now, name, kind, *rest)
+        if kind == "intent":
+            intents.append(rollback_id)
 
     @contextmanager
     def begun(store: Store) -> Iterator[Tx]:
@@ -339,9 +391,10 @@ def _hooked(world: World) -> Iterator[None]:
             if own and world.chance.pick("kill", 0.1):
                 raise Killed
         if own:
-            world.moment("a transaction has ended")
+            due, intents[:] = bool(intents), []
+            world.moment("an update is due" if due else "a transaction has ended", 8.0 if due else 1.0)
 
-    with instead(Store, begin=begun):
+    with instead(Store, begin=begun), instead(Tx, write_journal=written):
         yield
 
 

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 import pytest
 from soak import scaled, seed
 
-from simulation import control, ingest
+from simulation import control, ingest, jobs
 from simulation.chance import Chance, Violation, run, shortest
 from simulation.disk import Disk, SimPath
 
-WORLDS = {"ingest": (ingest.play, ingest.KINDS), "control": (control.play, control.KINDS)}
-SEEDS = {"ingest": 200, "control": 60}
+WORLDS = {
+    "ingest": (ingest.play, ingest.KINDS),
+    "jobs": (jobs.play, jobs.KINDS),
+    "control": (control.play, control.KINDS),
+}
+SEEDS = {"ingest": 200, "jobs": 200, "control": 60}
 
 
 @pytest.fixture(autouse=True)
