@@ -2,6 +2,7 @@
 
 import types
 import typing
+from collections import deque
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -35,9 +36,12 @@ def line_of(text: str, location: Location, *, exact: bool = False) -> int | None
 
 def key_twice(text: str) -> str | None:
     """The first key that a mapping holds twice, in words. YAML takes the last one in silence. Errors: yaml.YAMLError."""
-    waiting = [yaml.compose(text)]
+    waiting, seen = deque([yaml.compose(text)]), set[int]()
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.popleft()
+        if id(node) in seen:  # an alias: what it stands for may hold aliases in turn, and itself
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):

@@ -68,7 +68,7 @@ def prices(path: Path) -> Prices:
         if twice := key_twice(text):
             raise ConfigError(f"{path}: {twice}")
         return Prices(**yaml.safe_load(text))
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
         ) from error

@@ -174,7 +174,7 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         document = yaml.safe_load(text)
         if twice := mistakes.key_twice(text):
             raise ConfigError(f"{source}: {twice}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     document = _on_an_app(document)
     if not isinstance(document or {}, dict):

@@ -284,6 +284,7 @@ CANONICAL = [
     }
     for i in range(3)
 ]  # fmt: skip
+ALIASES = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (i, i, i - 1, i - 1) for i in range(98, 123))
 SETTINGS = b"""storage: data
 endpoints:
   chat:
@@ -457,7 +458,7 @@ def _made() -> Mapping[str, Target]:
             ),
         ),
         "span_tables": Target(_spans, (), (joined("chat", *identity, "", flat, "{}", "app", "failed"),)),
-        "settings": Target(_settings, (ConfigError,), (SETTINGS,)),
+        "settings": Target(_settings, (ConfigError,), (SETTINGS, ALIASES, b"storage: &a [*a]\n", b"[" * 500)),
         "prices": Target(_prices, (ConfigError,), (price,)),
         "calendar": Target(_calendar, (ConfigError,), (ICS,)),
         "source_files": Target(_declared, (RefusedError,), (b"y" + BUNDLE, b"t" + TERRAFORM)),
