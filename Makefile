@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SOAK ?= 50
-.PHONY: help check format test soak demo pins wheel built instrumentations collector docs
+.PHONY: help check format test soak demo pins wheel built instrumentations collector docs audit fuzz
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -20,6 +20,13 @@ test: ## run all tests
 
 soak: ## what takes hours: SOAK times the kills, examples and seeds of the suite, every fault of the demo
 	SOAK=$(SOAK) uv run pytest -m "soak or scaled or hypothesis" --timeout 20000
+
+audit: ## ask OSV for known vulnerabilities of every pinned package (needs https://api.osv.dev)
+	uv audit
+
+FUZZ ?= 60
+fuzz: ## FUZZ minutes of every parser, guided by coverage (Linux; atheris 3.0.0 is the last one for Python 3.11)
+	uv run --with atheris==3.0.0 python -m tests.fuzz --minutes $(FUZZ)
 
 demo: ## watch a bad version being rolled back
 	uv run lastgood demo

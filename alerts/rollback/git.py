@@ -22,7 +22,8 @@ ROUTE_NAMES = ("served_entity_name", "served_model_name")
 _RESOURCE = re.compile(r'resource\s+"databricks_model_serving\w*"\s+"[^"]+"\s*\{')
 _ROUTES = re.compile(r"\broutes\s*\{([^{}]*)\}")
 _HCL_NAME = re.compile(r'\b(?:served_entity_name|served_model_name)\s*=\s*"([^"]*)"')
-_HCL_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|/\*.*?\*/|(?:#|//)[^\n]*', re.DOTALL)
+_HCL_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|/\*.*?(?:\*/|\Z)|(?:#|//)[^\n]*', re.DOTALL)
+"""Also where the end is missing: nothing is looked at twice."""
 _HCL_SHARE = re.compile(r"\btraffic_percentage\s*=\s*(\d+)")
 
 
@@ -136,7 +137,7 @@ def undone_by(text: str, file: str, endpoint: str, refused: Mapping[str, str]) -
 def _bundle(text: str, file: str, endpoint: str) -> Iterator[Share]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RefusedError(f"{file} is no YAML: {error}") from error
     endpoints = _items(_at(root, "resources", "model_serving_endpoints"))
     named = [(key, node) for key, node in endpoints if _scalar(_at(node, "name")) == endpoint]
@@ -184,7 +185,10 @@ def _scalar(node: Any) -> str | None:
 
 def _terraform(text: str, endpoint: str) -> Iterator[Share]:
     code = _HCL_COMMENT.sub(lambda match: match[0] if match[0].startswith('"') else " " * len(match[0]), text)
+    end = 0
     for opening in _RESOURCE.finditer(code):
+        if opening.start() < end:  # resources do not stand in one another: a brace is missing
+            continue
         start, end = opening.end(), _closing(code, opening.end())
         if not re.search(rf'^\s*name\s*=\s*"{re.escape(endpoint)}"', _top_level(code[start:end]), re.MULTILINE):
             continue

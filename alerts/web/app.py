@@ -239,7 +239,7 @@ class Acts:
         elif isinstance(error, (TransientError, ConfigError)):
             status = 503
         if status == 401 and self._auth.can_sign_in and request.method == "GET" and not _for_programs(request):
-            return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
+            return RedirectResponse(f"/login?next={quote(request.scope['path'])}", 303)
         if _for_programs(request):
             return JSONResponse({"error": text}, status, headers)
         try:
@@ -251,4 +251,4 @@ class Acts:
 
 
 def _for_programs(request: Request) -> bool:
-    return request.url.path.startswith(("/api/", "/hooks/", "/metrics"))
+    return str(request.scope["path"]).startswith(("/api/", "/hooks/", "/metrics"))

@@ -169,7 +169,7 @@ class Auth:
         People behind one proxy share an address: what strangers do from there does not lock a known person out.
         """
         client = request.client.host if request.client else "?"
-        if not self._limiter.hit(self._limit, *((who,) if who else (client, request.url.path))):
+        if not self._limiter.hit(self._limit, *((who,) if who else (client, request.scope["path"]))):
             raise HTTPException(429, "Too many requests. Wait a minute.", {"Retry-After": "60"})
 
     def _name(self, raw: str) -> str:

@@ -281,7 +281,7 @@ class Pages:
         cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
         forms = {action: self._people.signer.sign_form(subject, action, cookie) for action in actions}
         asks, known = self._auth.asks_for_token, self._auth.known(request)
-        login: dict[str, Any] = {"known": known, "asks_for_token": asks and not known, "path": request.url.path}
+        login: dict[str, Any] = {"known": known, "asks_for_token": asks and not known, "path": request.scope["path"]}
         response = self.page(template, forms=forms, can_sign_in=self._auth.can_sign_in, **login, **values)
         if actions:
             secure = self._web.base_url.startswith("https:")

@@ -2,7 +2,8 @@
 
 A sender may hold SHARE times what is free: alone it gets SHARE / (SHARE + 1) of a bound, and n that want all of it leave 1 / (1 + n * SHARE)
 free for the next, once what they hold has turned over. Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-switches" (1998); SHARE is their alpha. It needs no queue, no clock, and nothing tuned to the number of senders.
+switches" (1998); SHARE is their alpha. It needs no queue, no clock, and nothing tuned to the number of senders. While that settles nobody is refused an
+equal part: the bound by one more than hold something of it.
 """
 
 from collections import Counter
@@ -39,7 +40,8 @@ class Shares:
         held = self.held if held is None else held
         if held + size > self._most:
             raise BusyError(self._reason, f"{held} {self._unit} of {self._most}, the bound of all senders", self._later)
-        if self._own[sender] + size > SHARE * (self._most - held):
+        equal = self._most / (len(self._own) + 1)
+        if self._own[sender] + size > max(equal, SHARE * (self._most - held)):
             raise BusyError("share", f"{self._own[sender]} {self._unit}, the share of one sender now", self._later)
 
     def take(self, sender: str, size: int) -> None:

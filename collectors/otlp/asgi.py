@@ -56,7 +56,8 @@ class _Impatient:
     cycle: Any
     flow: Any
     loop: asyncio.AbstractEventLoop
-    pipeline: Sized
+    pipeline: Sized = ()
+    """Requests behind the one that is answered; h11 reads no further instead."""
     transport: asyncio.Transport
     _timer: asyncio.TimerHandle | None = None
     _peer = ""

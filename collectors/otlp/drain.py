@@ -149,7 +149,8 @@ class Drain:
 
     def _read(self, segments: Sequence[Path]) -> Batch:
         """What the segments hold; a damaged rest of one becomes a rejected inbox row with its bytes."""
-        records, damaged = [], []
+        records: list[spool.Record] = []
+        damaged: list[rows.Row] = []
         for segment in segments:
             data, end = segment.read_bytes(), 0
             for record, behind in spool.unpack(data):
@@ -160,9 +161,31 @@ class Drain:
                 log.error("%s", reason)
                 stamp = {"source": "otlp", "received_at": datetime.now(UTC)}
                 damaged.append(stamp | {"reject_reason": reason, "raw": data[end:]})
-        batch = decode(records, self.decoder)
+        batch = self._decoded(records, damaged)
         if damaged:
             batch.table = pa.concat_tables([batch.table, pa.Table.from_pylist(damaged, SCHEMA)])
+        return batch
+
+    def _decoded(self, records: Sequence[spool.Record], damaged: list[rows.Row]) -> Batch:
+        """The records decoded together; where one makes the decoder fail in a way that nobody foresaw, each alone, and that one becomes a
+        rejected row of `damaged`: it was acknowledged, and must stop nothing."""
+        try:
+            return decode(records, self.decoder)
+        except Exception:
+            log.exception("exports are decoded one by one")
+        batch = Batch(SCHEMA.empty_table())
+        for record in records:
+            try:
+                part = decode([record], self.decoder)
+            except Exception as error:
+                reason = f"the export could not be decoded: {type(error).__name__}"
+                damaged.append(
+                    {"source": "otlp", "received_at": _time(record), "reject_reason": reason, "raw": record.body}
+                )
+                continue
+            batch.table = pa.concat_tables([batch.table, part.table])
+            batch.scores += part.scores
+            batch.others += part.others
         return batch
 
     def _compact(self, path: str) -> None:

@@ -236,10 +236,13 @@ class OtlpReceiver:
         try:
             async with asyncio.timeout(self.settings.read_timeout_s):
                 body = await context.read()
+                more = await context.read()
         except TimeoutError as error:
             raise TimeoutError(f"the body did not arrive within {self.settings.read_timeout_s:g} s") from error
         if not isinstance(body, bytes):
             raise ValueError("the call ended without a body")
+        if more is not grpc.aio.EOF:  # what is not kept must not be acknowledged
+            raise ValueError("the call has more than one body")
         return body
 
     def _grpc_server(self) -> grpc.aio.Server:
@@ -302,6 +305,7 @@ class OtlpReceiver:
             await asyncio.gather(stopping, serving)
             self.writer.close()
             await writing
+            self._parser.shutdown()
             spool.close()
             await asyncio.to_thread(drain.stop)
 

@@ -2,6 +2,7 @@
 
 import types
 import typing
+from collections import deque
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -33,11 +34,29 @@ def line_of(text: str, location: Location, *, exact: bool = False) -> int | None
     return line
 
 
+def parsed(text: str) -> Any:
+    """A YAML document in which no key stands twice. Errors: ValueError. PyYAML lets errors of what it makes of a scalar through: a date
+    with a 13th month, `!!bool maybe`."""
+    try:
+        document = yaml.safe_load(text)
+        twice = key_twice(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"not valid YAML: {error}") from error
+    if twice:
+        raise ValueError(twice)
+    return document
+
+
 def key_twice(text: str) -> str | None:
     """The first key that a mapping holds twice, in words. YAML takes the last one in silence. Errors: yaml.YAMLError."""
-    waiting = [yaml.compose(text)]
+    waiting, seen = deque([yaml.compose(text)]), set[int]()
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.popleft()
+        if id(node) in seen:  # an alias: what it stands for may hold aliases in turn, and itself
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):

@@ -3,12 +3,11 @@
 from datetime import date
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from lastgood.errors import ConfigError
 from lastgood.settings import Model
-from lastgood.settings.mistakes import key_twice
+from lastgood.settings.mistakes import parsed
 
 
 class TokenPrice(Model):
@@ -64,17 +63,14 @@ class Prices(Model):
 def prices(path: Path) -> Prices:
     """Prices from a YAML file. Errors: ConfigError naming the file, the key and what was expected."""
     try:
-        text = path.read_text()
-        if twice := key_twice(text):
-            raise ConfigError(f"{path}: {twice}")
-        return Prices(**yaml.safe_load(text))
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
-        ) from error
+        return Prices(**parsed(path.read_text()))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as prices: {error}; start from conf/prices.yaml of the sources"
+        ) from error
 
 
 def known_prices(path: Path) -> Prices:

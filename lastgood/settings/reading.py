@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -171,11 +170,11 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         raise ConfigError(f"{path}: no such configuration file")
     try:
         text = source.read_text() if source.is_file() else ""
-        document = yaml.safe_load(text)
-        if twice := mistakes.key_twice(text):
-            raise ConfigError(f"{source}: {twice}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = mistakes.parsed(text)
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
     document = _on_an_app(document)
     if not isinstance(document or {}, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, found {type(document).__name__}")

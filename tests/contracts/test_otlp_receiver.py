@@ -183,6 +183,18 @@ def test_malformed_protobuf_over_grpc_is_an_invalid_argument(tmp_path: Path) -> 
     assert [row["request_id"] for row in inbox(tmp_path)] == ["b"]
 
 
+def test_a_call_with_more_than_one_body_is_not_acknowledged(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver, grpc.insecure_channel(f"127.0.0.1:{receiver.grpc_port}") as channel:
+        export = channel.stream_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        for bodies in ([], [batch("a").SerializeToString(), batch("b").SerializeToString()]):
+            with pytest.raises(grpc.RpcError) as caught:
+                export(iter(bodies), timeout=HANG_S)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        export(iter([batch("c").SerializeToString()]), timeout=HANG_S)
+    assert [row["request_id"] for row in inbox(tmp_path)] == ["c"]
+    assert receiver.tally.refused == {"invalid": 2}
+
+
 def test_an_export_without_spans_is_acknowledged(tmp_path: Path) -> None:
     with receiving(tmp_path) as receiver:
         assert post(receiver, b"", content_type="application/x-protobuf").status_code == 200

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import httpx
@@ -249,7 +249,8 @@ def test_a_sender_that_waits_for_no_answer_is_cut_off(tmp_path: Path) -> None:
         assert httpx.post(receiver.url, content=padded(0, "after"), headers=KIND, timeout=HANG_S).status_code == 200
 
 
-def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+def test_an_answer_that_nobody_reads_ends_with_its_connection(parser: Literal["httptools", "h11"]) -> None:
     heard: list[str] = []
     taken: list[int] = []
 
@@ -257,7 +258,9 @@ def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
         return Response(b"x" * 50_000_000)
 
     async def serve() -> None:
-        server, sockets, port = bind(Starlette(routes=[Route("/", large)]), "127.0.0.1", 0, 0.2, heard.append)
+        server, sockets, port = bind(
+            Starlette(routes=[Route("/", large)]), "127.0.0.1", 0, 0.2, heard.append, http=parser
+        )
         serving = asyncio.create_task(server.serve(sockets=sockets))
         while not server.started:
             await asyncio.sleep(0.01)
@@ -275,6 +278,32 @@ def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
     asyncio.run(serve())
     assert heard == ["slow"]
     assert sum(taken) < 50_000_000
+
+
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+def test_a_connection_that_says_nothing_ends_and_one_that_asks_is_answered(parser: Literal["httptools", "h11"]) -> None:
+    heard: list[str] = []
+
+    async def serve() -> tuple[bytes, bytes]:
+        app = Starlette(routes=[Route("/", lambda request: Response("here"))])
+        server, sockets, port = bind(app, "127.0.0.1", 0, 0.3, heard.append, http=parser)
+        serving = asyncio.create_task(server.serve(sockets=sockets))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        with await asyncio.to_thread(connected, port) as silent, await asyncio.to_thread(connected, port) as asks:
+            asks.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            answered = b""
+            while part := await asyncio.to_thread(asks.recv, 1 << 16):
+                answered += part
+            said = await asyncio.to_thread(silent.recv, 100)
+        server.should_exit = True
+        await serving
+        return said, answered
+
+    said, answered = asyncio.run(serve())
+    assert said == b""
+    assert answered.count(b"here") == 2
+    assert heard == ["slow"]
 
 
 def test_a_head_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from soak import scaled, seed
 
 from lastgood.collectors.otlp import spool
-from lastgood.collectors.otlp.columns import TraceDecoder
+from lastgood.collectors.otlp.columns import Batch, TraceDecoder
 from lastgood.collectors.otlp.drain import Drain
 from lastgood.collectors.otlp.spool import Record, Spool
 from lastgood.errors import ConfigError, CorruptError, TransientError
@@ -112,6 +113,26 @@ def test_the_bound_counts_what_is_not_yet_in_delta(tmp_path: Path) -> None:
         assert drain(folder, tmp_path).step() == 2
         one.room(size)
     assert stored(tmp_path) == ["a", "b"]
+
+
+def test_an_export_that_makes_the_decoder_fail_is_set_aside_and_stops_no_other(tmp_path: Path) -> None:
+    class Failing(TraceDecoder):
+        def decode(self, bodies: Sequence[tuple[bytes, datetime]]) -> Batch:
+            if any(b"poison" in body for body, _ in bodies):
+                raise KeyError("nobody foresaw this")
+            return super().decode(bodies)
+
+    folder = tmp_path / "spool"
+    with opened(folder) as one:
+        one.append([record(name) for name in ("a", "poison", "b")])
+    failing = drain(folder, tmp_path)
+    failing.decoder = Failing()
+    assert failing.step() == 1
+    table = delta.read(tmp_path / "inbox").sort_by("request_id").to_pylist()
+    assert [row["request_id"] for row in table] == ["a", "b", None]
+    assert table[2]["reject_reason"] == "the export could not be decoded: KeyError"
+    assert b"poison" in table[2]["raw"]
+    assert not spool.sealed(folder)
 
 
 def test_a_damaged_segment_gives_up_what_is_whole_and_keeps_the_rest_as_bytes(tmp_path: Path) -> None:

@@ -147,10 +147,11 @@ def test_every_plot_of_a_ratio_is_defined_by_its_formula() -> None:
     assert tests - there_are == set()
 
 
-def test_every_test_that_a_promise_names_is_there() -> None:
-    text = Path("docs/explanation/promises.md").read_text()
+@pytest.mark.parametrize("page", ["promises", "threat-model"])
+def test_every_test_that_a_promise_names_is_there(page: str) -> None:
+    text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text()
     named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
     assert len(named) > 15
     for path, test in named:
-        source = Path(path).read_text()
+        source = (ROOT / path).read_text()
         assert not test or f"def {test}(" in source, f"{path}::{test}"

@@ -1,4 +1,4 @@
-"""Fuzz every parser for a while: `uv run --with atheris python -m tests.fuzz --minutes 60 [--jobs 2] [target ...]`.
+"""Fuzz every parser for a while: `uv run --with atheris==3.0.0 python -m tests.fuzz --minutes 60 [--jobs 2] [target ...]`.
 
 Each target runs in a process of its own for its share of the time, guided by coverage (libFuzzer by atheris). Inputs that reach something new are
 kept in `.fuzz/TARGET`; of those the smallest that cover the same go to `tests/fuzz/corpus/TARGET`, which the suite replays. Inputs that crash a

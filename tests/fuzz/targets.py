@@ -24,6 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberData
 from otlp_support import AT, batch, pairs, value
 from starlette.exceptions import HTTPException
 
+from fuzz import served
 from lastgood.alerts.calendar import Calendar
 from lastgood.alerts.notify import pagerduty_hook
 from lastgood.alerts.notify.alertmanager import reported
@@ -40,6 +41,7 @@ from lastgood.dashboards.protobuf import choose
 from lastgood.errors import ConfigError, CorruptError, RefusedError
 from lastgood.record import fault, vocabulary
 from lastgood.record.redact import Redactor
+from lastgood.service.assistant import TOOLS
 from lastgood.settings import Capture, load
 from lastgood.settings.prices import prices
 from lastgood.tables import names
@@ -284,6 +286,7 @@ CANONICAL = [
     }
     for i in range(3)
 ]  # fmt: skip
+ALIASES = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (i, i, i - 1, i - 1) for i in range(98, 123))
 SETTINGS = b"""storage: data
 endpoints:
   chat:
@@ -394,6 +397,24 @@ def _csv() -> bytes:
     return "\n".join(lines).encode()
 
 
+def _requests() -> list[str]:
+    session = "Cookie: lastgood_session=eyJwZXJzb24iOiJhIn0=.aaaa.bbbb; lastgood_form=c"
+    form = "Content-Type: application/x-www-form-urlencoded\nOrigin: http://127.0.0.1:8484"
+    hook = json.dumps(GROUP)
+    return [
+        f"GET /\n{session}\nAccept: text/html\n\n",
+        f"GET {served.link()}\n{session}\n\n",
+        f"POST {served.link()}\n{session}\n{form}\n\naction=approve&form=x&person_token=t",
+        f"GET /fleet?sort=-name&q=chat&page=2\n{session}\n\n",
+        "GET /api/incidents?endpoint=chat&limit=5\nAuthorization: Bearer x\n\n",
+        f"POST /hooks/alertmanager\nContent-Type: application/json\nAuthorization: Bearer x\n\n{hook}",
+        f"POST /hooks/pagerduty\nContent-Type: application/json\nX-PagerDuty-Signature: v1=00\n\n{json.dumps(EVENT)}",
+        f"POST /kill\n{session}\n{form}\n\naction=on&why=x&form=y",
+        "GET /drift/chat/3\n\n",
+        "GET /login?next=/fleet\n\n",
+    ]
+
+
 def _made() -> Mapping[str, Target]:
     traces, (logs, metrics) = _traces(), _scores()
     lines = "\n".join(map(json.dumps, CANONICAL)).encode()
@@ -457,7 +478,7 @@ def _made() -> Mapping[str, Target]:
             ),
         ),
         "span_tables": Target(_spans, (), (joined("chat", *identity, "", flat, "{}", "app", "failed"),)),
-        "settings": Target(_settings, (ConfigError,), (SETTINGS,)),
+        "settings": Target(_settings, (ConfigError,), (SETTINGS, ALIASES, b"storage: &a [*a]\n", b"[" * 500)),
         "prices": Target(_prices, (ConfigError,), (price,)),
         "calendar": Target(_calendar, (ConfigError,), (ICS,)),
         "source_files": Target(_declared, (RefusedError,), (b"y" + BUNDLE, b"t" + TERRAFORM)),
@@ -469,6 +490,15 @@ def _made() -> Mapping[str, Target]:
         "links": Target(_link, (), (joined(token, signer.sign_form(token, "approve", "c"), "c"),)),
         "link_payloads": Target(
             _payload, (RefusedError,), (json.dumps({**claims.__dict__, "expires_at": 1772370000}).encode(),)
+        ),
+        "pages": Target(served.page, (), tuple(each.encode() for each in _requests())),
+        "assistant": Target(
+            served.tool,
+            (),
+            tuple(
+                json.dumps({"name": name, "arguments": {"endpoint": "chat", "hours": 6.5, "incident": "x"}}).encode()
+                for name in TOOLS
+            ),
         ),
         "words": Target(_words, (), tuple(word.encode() for word in words)),
     }

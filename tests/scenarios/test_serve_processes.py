@@ -164,3 +164,27 @@ def test_policies_are_taken_over_while_it_runs_and_a_wrong_file_keeps_the_old_on
     until(lambda: bool(rollbacks()), "the new policy does not propose")
     service.end()
     assert {"verdicts", "rollbacks", "settings", "metrics"} <= set(spans), "it traces itself"
+
+
+def test_what_the_receiver_refused_shows_on_metrics_and_in_status(tmp_path: Path, stack: ExitStack) -> None:
+    space = stack.enter_context(local.serve(local.LocalConfig()))
+    config = tmp_path / "lastgood.yaml"
+    document = {
+        "storage": str(tmp_path / "data"), "workspace": {"host": space.url, "token_env": "LASTGOOD_LOCAL_TOKEN"},
+        "receiver": {"grpc_port": 0, "http_port": 0, "spool": str(tmp_path / "spool")}, "web": {"port": 0},
+    }  # fmt: skip
+    config.write_text(yaml.safe_dump(document))
+    environment = {**os.environ, "LASTGOOD_LOCAL_TOKEN": space.token}
+    service = Service(config, environment)
+    stack.callback(service.process.kill)
+    for body, kind in ((b"{", "application/json"), (b"{", "text/plain"), (b"{}", "application/json")):
+        httpx.post(f"{service.http}/v1/traces", content=body, headers={"content-type": kind}, timeout=HANG_S)
+    text = httpx.get(f"{service.url}/metrics", timeout=HANG_S).text
+    assert 'lastgood_exports_refused_total{reason="invalid"} 1.0' in text
+    assert 'lastgood_exports_refused_total{reason="share"} 0.0' in text
+    command = [sys.executable, "-m", "lastgood", "status", "--json", "--config", str(config)]
+    at = {"LASTGOOD_WEB__BASE_URL": service.url}
+    done = subprocess.run(command, env=environment | at, capture_output=True, text=True, check=True, timeout=HANG_S)
+    (shown,) = json.loads(done.stdout)["receiver"]
+    assert shown == {"spans_accepted": 0, "spool_bytes": 0, "exports_refused": {"type": 1, "invalid": 1}}
+    service.end()
