@@ -140,6 +140,36 @@ def _kind(name: str) -> str | None:
 _SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
 
 
+PARTS = (ERROR, *(f"{name}/" for name in HISTOGRAMS))
+"""Kinds of amounts whose sum must never exceed the requests that they are parts of."""
+
+
+def hold(now: Totals, held: Totals) -> None:
+    """Raise what is exported to what is counted; nothing that is exported ever falls. Of PARTS the sum rises to the largest that was ever counted and
+    no further: a request whose code (or latency) is corrected would else be exported under both, and a version show more errors than requests."""
+    parts: dict[str, Totals] = {}
+    for name, number in now.items():
+        kind = next((kind for kind in PARTS if name.startswith(kind)), None)
+        if kind is None:
+            held[name] = max(held.get(name, 0.0), number)
+        else:
+            parts.setdefault(kind, {})[name] = number
+    for kind, counted in parts.items():
+        for name in counted:
+            held.setdefault(name, 0.0)
+        room = math.fsum(counted.values()) - math.fsum(number for name, number in held.items() if name.startswith(kind))
+        due = {name: number - held[name] for name, number in counted.items() if number > held[name]}
+        if math.fsum(due.values()) <= room + 1e-9 * abs(room):
+            held.update({name: counted[name] for name in due})
+            continue
+        for name in sorted(due, key=lambda each: (-due[each], each)):
+            rise = min(due[name], room)
+            if rise <= 0:
+                break
+            held[name] += rise
+            room -= rise
+
+
 @dataclass
 class Ledger:
     """Totals per version since counting began, and up to which table versions; `exported` never shrinks."""
@@ -184,10 +214,8 @@ class Ledger:
                 kind = _kind(name)
                 label = name if kind is None or name in totals else f"{kind}{OTHER}"
                 totals[label] = totals.get(label, 0.0) + sign * number
-        for key, totals in self.now.items():
-            held = self.exported[key]
-            for name, number in totals.items():
-                held[name] = max(held.get(name, 0.0), number)
+        for key in {key for key, _, _ in counted}:
+            hold(self.now[key], self.exported[key])
 
     def _admit(self, figures: Iterable[tuple[Version, str, float]]) -> None:
         """Give the names that are new a series of their own, the more frequent first, up to MAX_NAMES of a version and kind: what is beyond is
