@@ -138,7 +138,7 @@ class Pages:
         }
         states = Counter(line.state for line in lines)
         reasons = {line.row.endpoint: line.verdict.reason for line in lines if line.verdict}
-        links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
+        links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url or "/runbooks"}
         return self.page(
             "index.html", wrong=[line for line in lines if line.incident or line.state in WRONG],
             watched=[line for line in lines if line.state == State.WATCH and not line.incident],
@@ -276,6 +276,13 @@ class Pages:
         if report is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
+
+    def runbooks(self, request: Request) -> Response:
+        """What each alert means and what to do: docs/runbooks.md, section by section."""
+        source = self._templates.get_template("runbooks.md").render()
+        title, *sections = source.split("\n## ")
+        parts = [(name, text.split("\n\n")) for name, _, text in (section.partition("\n") for section in sections)]
+        return self.page("runbooks.html", intro=title.partition("\n")[2], sections=parts)
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:

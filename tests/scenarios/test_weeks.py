@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from lastgood import tables
+from lastgood.alerts.rules import document
 from lastgood.alerts.web.app import create_app
 from lastgood.alerts.web.chart import nice
 from lastgood.alerts.web.chart import path as drawn
@@ -423,7 +424,18 @@ def test_health_tells_how_far_behind_what_was_set_aside_and_how_complete(pages: 
 
 # all of them
 
-PATHS = ("/", "/fleet", "/incidents", "/endpoints/chat", "/definitions", "/drift", "/requests", "/agents", "/health")
+PATHS = (
+    "/",
+    "/fleet",
+    "/incidents",
+    "/endpoints/chat",
+    "/definitions",
+    "/drift",
+    "/requests",
+    "/agents",
+    "/health",
+    "/runbooks",
+)
 
 
 def test_who_may_not_read_sees_none_of_them(tmp_path: Path) -> None:
@@ -455,3 +467,11 @@ def test_a_line_goes_on_over_gaps_only_where_it_is_measured_now_and_then() -> No
 @given(st.floats(1e-9, 1e12))
 def test_the_top_of_an_axis_is_above_its_values_and_near(value: float) -> None:
     assert value * 0.999 <= nice(value) <= 2.01 * value
+
+
+def test_every_alert_has_its_runbook_in_the_service(pages: Pages) -> None:
+    anchors = set(re.findall(r'<h2 id="([^"]+)"', pages.page("/runbooks")))
+    alerts = {
+        rule["alert"] for group in document(pages.house.config)["groups"] for rule in group["rules"] if "alert" in rule
+    }
+    assert {alert.lower() for alert in alerts} <= anchors
