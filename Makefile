@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SOAK ?= 50
-.PHONY: help check format test soak demo pins wheel built instrumentations collector docs audit fuzz
+.PHONY: help check format test soak demo pins wheel built instrumentations collector docs audit fuzz pictures
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ built: ## build the committed rules, boards, settings schema and reference anew
 	uv run lastgood config schema --out conf/lastgood.schema.json
 	uv run python -m tools.reference docs/reference
 	uv run python -m tools.vocabulary
+
+pictures: ## make the screenshots of docs/images anew, by the tests that walk the pages
+	PICTURES_OF_LASTGOOD=docs/images uv run pytest -n 0 tests/real/test_chromium.py tests/real/test_weeks_chromium.py
 
 docs: ## build the documentation site into build/site
 	uv run mkdocs build

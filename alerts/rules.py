@@ -89,7 +89,7 @@ class _Alerts:
 
     def __init__(self, settings: Settings) -> None:
         self._base = settings.web.base_url.rstrip("/")
-        self._runbooks = settings.runbook_base_url.rstrip("/")
+        self._runbooks = settings.runbooks
 
     def make(
         self, name: str, expr: str, severity: str, summary: str, hold: str = "0m", link: str = "/", **labels: str

@@ -1,68 +1,37 @@
-"""The pages of a fleet over HTTP: `python -m benchmarks.pages [--endpoints N] [--rounds N] [--quick]`.
+"""The pages over HTTP: `python -m benchmarks.pages [--endpoints N] [--rounds N] [--quick]`.
 
-Tables of a week and a state with a verdict for each endpoint are made; the pages are asked for over loopback, one request at a time. What is printed: time
-until a whole answer (99th percentile over the rounds, which search, sort and page differently), the largest page uncompressed, and
-what reading all tables anew takes, which happens beside the requests when a table has changed.
+Six made-up weeks (`lastgood demo --history 42`) of so many endpoints; pages are asked for over loopback, one request at a time. What is printed: time until a
+whole answer of the fleet (searched, sorted and turned differently) and of endpoints (over different ranges), the 99th percentile over the rounds; the largest
+page uncompressed; what axe-core finds serious or critical on all pages in light and dark, in Chromium (null where either is missing: `make instrumentations`);
+and what reading all tables of the fleet anew takes, which happens beside the requests when a table has changed.
 """
 
 import argparse
 import json
-import os
+import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.measured import machine
 from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serving
-from lastgood.alerts.web.app import create_app
-from lastgood.record import telemetry
-from lastgood.record.verdict import State, Verdict
-from lastgood.record.windows import bucket
-from lastgood.service.serve import controller
-from lastgood.settings import load
+from lastgood.demo.weeks import Weeks
 from lastgood.tables.fleet import Fleet
 
 FLEET = ("", "?q=endpoint-01", "?sort=p95", "?sort=errors&order=up", "?state=Page", "?page=5", "?sort=cost")
-STATES = (State.HEALTHY, State.HEALTHY, State.HEALTHY, State.WATCH, State.INCONCLUSIVE, State.PAGE)
-
-
-def put(store: tables.Store, table: tables.Table, rows: Iterator[Mapping[str, Any]]) -> None:
-    store.home(table).append(pa.Table.from_pylist(list(rows), telemetry.arrow_schema(table.fields)))
-
-
-def window(rng: np.random.Generator, endpoint: str, version: str, start: datetime) -> dict[str, Any]:
-    requests = float(rng.integers(50, 500))
-    spread = [(bucket(float(ms)), requests / 20) for ms in np.sort(rng.lognormal(5, 0.6, 20))]
-    return {
-        "endpoint": endpoint, "model_version": version, "stratum": "all", "window_start": start, "rows": int(requests), "requests": requests,
-        "errors": [("HTTP_500", float(rng.integers(0, 9)))], "latency": list(dict(spread).items()), "tokens_in": requests * 90,
-        "tokens_out": requests * 40, "told_in": requests, "told_out": requests,
-    }  # fmt: skip
-
-
-def fill(store: tables.Store, names: list[str], now: datetime) -> None:
-    """An hour of windows of five minutes, a week of hours, costs and comparisons, each of two versions."""
-    rng = np.random.default_rng(22)
-    versions = [(name, version) for name in names for version in ("1", "2")]
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    put(store, tables.WINDOWS, (window(rng, *v, now - timedelta(minutes=5 * n)) for n in range(12) for v in versions))
-    put(store, tables.WINDOWS_HOUR, (window(rng, *v, hour - timedelta(hours=n)) for n in range(168) for v in versions))
-    days = [hour.replace(hour=0) - timedelta(days=n) for n in range(7)]
-    put(store, tables.COST, (
-        {"endpoint": e, "model_version": v, "team": "?", "window_start": day, "money": 1.5} for day in days for e, v in versions
-    ))  # fmt: skip
-    compared = {"against": "prior", "kind": "input", "computed_at": hour}
-    put(store, tables.DRIFT, (
-        compared | {"endpoint": e, "model_version": v, "column": f"c{n}", "drifted": n == 0} for n in range(10) for e, v in versions
-    ))  # fmt: skip
+ENDPOINTS = (
+    "support-chat", "support-chat?range=1d", "fraud-score?range=42d", "travel-agent?range=6h", "endpoint-0007", "search-rank?range=90d", "translate",
+)  # fmt: skip
+OTHERS = (
+    "/", "/incidents", "/drift", "/drift?endpoint=fraud-score&column=feature.amount", "/requests?endpoint=support-chat", "/agents?endpoint=travel-agent",
+    "/health", "/definitions",
+)  # fmt: skip
 
 
 def timed(client: httpx.Client, path: str) -> tuple[float, float]:
@@ -77,6 +46,24 @@ def p99_ms(taken: list[tuple[float, float]]) -> float:
     return round(1000 * float(np.quantile([seconds for seconds, _ in taken], 0.99)), 1)
 
 
+def serious(url: str, paths: tuple[str, ...]) -> int | None:
+    """What axe-core finds serious or critical on these pages, in light and dark, on a phone and a desktop."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from servers import AXE, barriers, chromium, emulated
+
+    if not AXE.exists() or not shutil.which("chromedriver"):
+        return None
+    count = 0
+    with chromium(1280, 800, scripts=True) as driver:
+        for scheme in ("light", "dark"):
+            for size in ((390, 844, True), (1280, 800, False)):
+                with emulated(driver, scheme, *size):
+                    for path in paths:
+                        driver.get(url + path)
+                        count += len(barriers(driver))
+    return count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--endpoints", type=int, default=1000)
@@ -84,39 +71,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="50 endpoints, 20 rounds")
     given = parser.parse_args()
     count, rounds = (50, 20) if given.quick else (given.endpoints, given.rounds)
-    now = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "lastgood.yml")
-        config.write_text(
-            json.dumps(
-                {
-                    "storage": f"{folder}/tables",
-                    "state_url": f"sqlite:///{folder}/state.db",
-                    "workspace": {"host": "http://127.0.0.1:9"},
-                }
-            )
-        )
-        os.environ["DATABRICKS_TOKEN"] = "nobody's"  # nothing here asks a workspace
-        settings, store = load(config), tables.Store(f"{folder}/tables")
-        names = [f"endpoint-{n:04}" for n in range(count)]
-        fill(store, names, now)
-        acts = controller(settings, store)
-        with acts.store.begin() as tx:
-            for n, name in enumerate(names):
-                reason = "5.1 % of requests fail against 0.4 %"
-                tx.save_verdict(Verdict(name, "2", "1", STATES[n % len(STATES)], reason, now))
-        fleet = Fleet(store, lambda: now)
+        with (
+            Weeks(endpoints=count, out=Path(folder, "weeks")).made() as app,
+            serving(app) as url,
+            httpx.Client(base_url=url) as client,
+        ):
+            fleet = [timed(client, f"/fleet{FLEET[n % len(FLEET)]}") for n in range(rounds)]
+            endpoint = [timed(client, f"/endpoints/{ENDPOINTS[n % len(ENDPOINTS)]}") for n in range(rounds)]
+            others = [timed(client, path) for path in OTHERS]
+            findings = serious(url, ("/fleet", f"/endpoints/{ENDPOINTS[0]}", *OTHERS))
         started = time.perf_counter()
-        fleet.refresh()
+        Fleet(tables.Store(f"{folder}/weeks/tables"), lambda: datetime.now(UTC)).refresh()
         read_s = time.perf_counter() - started
-        app = create_app(acts, fleet=lambda: (fleet.rows, fleet.read_at))
-        with serving(app) as url, httpx.Client(base_url=url) as client:
-            taken = [timed(client, f"/fleet{FLEET[n % len(FLEET)]}") for n in range(rounds)]
-        acts.close()
-    largest = max(kb for _, kb in taken)
+    largest = max(kb for _, kb in (*fleet, *endpoint, *others))
     print(json.dumps({
-        "endpoints": count, "fleet_p99_ms": p99_ms(taken), "page_kb_max": round(largest, 1), "tables_read_s": round(read_s, 2), "rounds": rounds,
-        "machine": machine(),
+        "endpoints": count, "fleet_p99_ms": p99_ms(fleet), "endpoint_p99_ms": p99_ms(endpoint), "page_kb_max": round(largest, 1),
+        "axe_serious": findings, "tables_read_s": round(read_s, 2), "rounds": rounds, "machine": machine(),
     }))  # fmt: skip
 
 

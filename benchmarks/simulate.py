@@ -1,7 +1,9 @@
 """Worlds by seed, through every fault: `python -m benchmarks.simulate [--seeds N] [--seed S] [--quick] [--mutations]`.
 
 A seed drives the ingest (senders, network, spool on a disk under a page cache, drain, object store), a job's runs (two schedules over a source that is
-changed, cleaned, put back or made anew) and the control of rollbacks (two replicas, workspace, channels, people) from one random generator, without real time. `--seed` plays one and prints its shortest history where it breaks a
+changed, cleaned, put back or made anew) and the control of rollbacks (two replicas, workspace, channels, people) from one random generator, without real time.
+
+`--seed` plays one and prints its shortest history where it breaks a
 promise. `--mutations` plants faults in the code, one at a time, and counts the seeds until each is found.
 """
 

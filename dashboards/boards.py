@@ -1,9 +1,10 @@
 """Exported metrics and a policy -> what each board plots (pure): title, meaning, queries, unit, limit. `grafana` makes boards of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lastgood.record.exported import VERDICTS
+from lastgood.record.verdict import State
 from lastgood.settings import Policy
 
 RATE = "$__rate_interval"
@@ -13,7 +14,8 @@ VERSIONS = f'{MINE},model_version=~"$version"'
 
 @dataclass(frozen=True)
 class Plot:
-    """One panel: queries as (PromQL, legend), Grafana's unit, what it means. `limit`: a line from the policy; `kind`: lines or number."""
+    """One panel: queries as (PromQL, legend), Grafana's unit, what it means. `limit`: a line from the policy; `kind`: lines, number or table (a column for
+    each query, its legend the heading; a row for each endpoint). `words`: value -> (what it says, its colour); `empty`: what stands where nothing is."""
 
     title: str
     doc: str
@@ -23,6 +25,8 @@ class Plot:
     kind: str = "lines"
     width: int = 12
     height: int = 8
+    words: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    empty: str = "no data in this time"
 
 
 def _rate(name: str, match: str, by: str = "endpoint, model_version") -> str:
@@ -38,6 +42,14 @@ def _quantile(q: float, name: str, match: str) -> str:
 
 
 WHO = "{{endpoint}} {{model_version}}"
+STATES: Mapping[float, tuple[str, str]] = {
+    float(VERDICTS[state]): (str(state), colour)
+    for state, colour in (
+        (State.HEALTHY, "green"), (State.INCONCLUSIVE, "gray"), (State.WATCH, "yellow"), (State.PAGE, "orange"), (State.ROLL_BACK, "red"),
+    )
+}  # fmt: skip
+ON_OFF: Mapping[float, tuple[str, str]] = {0.0: ("off", "green"), 1.0: ("on", "red")}
+NOT_JUDGED = "no endpoint has been judged yet"
 
 
 def fleet(p: Policy) -> list[Plot]:
@@ -50,14 +62,26 @@ def fleet(p: Policy) -> list[Plot]:
     )
     return [
         Plot("Verdict", "Newest verdict on the newest version: 0 Healthy, 1 Inconclusive, 2 Watch, 3 Page, 4 RollBack.",
-             [("lastgood_verdict", WHO)], limit=float(VERDICTS[max(VERDICTS, key=lambda s: VERDICTS[s])]), kind="number", width=16),
-        Plot("Kill switch", "1 while all automatic action is stopped.", [("max(lastgood_kill_switch)", "stopped")], limit=1, kind="number", width=8),
+             [("lastgood_verdict", WHO)], kind="number", width=16, words=STATES, empty=NOT_JUDGED),
+        Plot("Kill switch", "1 while all automatic action is stopped.", [("max(lastgood_kill_switch)", "kill switch")], kind="number", width=8,
+             words=ON_OFF),
+        Plot("Requests, p95, errors, cost", "Every endpoint in the last hour; completeness of two hours, cost of seven days.", [
+            ("max by (endpoint) (lastgood_verdict)", "Verdict"),
+            ("sum by (endpoint) (rate(lastgood_requests_total[1h]))", "Requests/s"),
+            ("histogram_quantile(0.95, sum by (le, endpoint) (rate(lastgood_request_duration_seconds_bucket[1h])))", "p95"),
+            ("sum by (endpoint) (rate(lastgood_errors_total[1h])) / sum by (endpoint) (rate(lastgood_requests_total[1h]))", "Errors"),
+            ("lastgood_completeness", "Completeness"), ("sum by (endpoint) (lastgood_cost_7_days)", "Cost, 7 days"),
+        ], kind="table", width=24, height=10, words=STATES, empty=NOT_JUDGED),
         Plot("Error budget burn, 1 h", "Error rate over one hour / objective: above 1 the budget is being overspent.",
              [(errors, "{{endpoint}}")], limit=1),
         Plot("Requests per second", "Requests served, weighted by 1 / sampling fraction.",
              [(_rate("lastgood_requests_total", 'endpoint!=""', "endpoint"), "{{endpoint}}")], "reqps"),
         Plot("Tokens in the last hour", "Prompt and generated tokens: what pay-per-token endpoints are billed by.", [(cost, "{{endpoint}}")]),
         Plot("Open incidents", "Incidents that nobody has resolved.", [("sum by (endpoint) (lastgood_incidents_open)", "{{endpoint}}")], limit=1),
+        Plot("Completeness", "Requests seen / requests there should be, of the newest two hours.", [("lastgood_completeness", "{{endpoint}}")],
+             "percentunit", empty="nothing independent says how many requests there were"),
+        Plot("Cost of seven days", "In the currency of the prices, by endpoint. Endpoints without a price are not there.",
+             [("sum by (endpoint, currency) (lastgood_cost_7_days)", "{{endpoint}} {{currency}}")], empty="no endpoint has a price: see conf/prices.yaml"),
         Plot("Age of the newest telemetry", "Above the policy's limit nobody is judged.",
              [("time() - max by (endpoint) (lastgood_newest_window_timestamp_seconds)", "{{endpoint}}")], "s", p.max_evidence_age_s),
     ]  # fmt: skip
@@ -105,6 +129,10 @@ def quality(p: Policy) -> list[Plot]:
         Plot("Bad answers", "Answers that are empty, refused, repetitive, cut, leaking or echoing / answers looked at.",
              [(_ratio("lastgood_bad_answers_total", "lastgood_answers_total", VERSIONS), WHO)], "percentunit", p.quality_slo),
         Plot("Answers looked at", "Successful answers whose text was captured, per second.", [(_rate("lastgood_answers_total", VERSIONS), WHO)], "reqps"),
+        Plot("Labelled", "Answers with a label / answers looked at. Labels come late: the newest hours rise.",
+             [(_ratio("lastgood_answers_labelled_total", "lastgood_answers_total", VERSIONS), WHO)], "percentunit", empty="no labels have come"),
+        Plot("Correct, of labelled answers", "Correct / answers of which it is known.",
+             [(_ratio("lastgood_outcomes_correct_total", "lastgood_outcomes_total", VERSIONS), WHO)], "percentunit", empty="no labels have come"),
         Plot("Distance from the reference", "Jensen-Shannon distance of each column to its reference.",
              [(f'lastgood_drift_distance{{{VERSIONS},against="reference"}}', "{{column}} {{model_version}}")], limit=p.drift_limit, width=24, height=10),
         Plot("Distance from the prior version", "Jensen-Shannon distance of each column to the prior version over the same minutes.",

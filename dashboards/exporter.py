@@ -28,6 +28,8 @@ from lastgood.errors import TransientError
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
 from lastgood.tables import measures
+from lastgood.tables.health import completeness
+from lastgood.tables.history import whole
 from lastgood.tables.homes import TableHome
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,12 @@ COUNTERS = {
     "told_out": "lastgood_requests_with_tokens_out",
     "answers": "lastgood_answers",
     "bad": "lastgood_bad_answers",
+    "labelled": "lastgood_answers_labelled",
+    "correct_n": "lastgood_outcomes",
+    "correct": "lastgood_outcomes_correct",
 }
+ANSWERS = ("answers", "bad", "labelled", "correct_n", "correct")
+"""What is counted of output quality."""
 AGENT_COUNTERS = {
     "runs": "lastgood_agent_runs", "looped": "lastgood_agent_runs_looped", "step_limited": "lastgood_agent_runs_step_limited",
 }  # fmt: skip
@@ -91,12 +98,13 @@ def amounts(row: Mapping[str, Any]) -> Totals:
     for name in HISTOGRAMS:
         totals |= {f"{name}/{index}": number for index, number in row.get(name) or ()}
     answers = dict(row.get("quality") or ())
-    return totals | {name: answers[name] for name in ("answers", "bad") if name in answers}
+    return totals | {name: answers[name] for name in ANSWERS if name in answers}
 
 
 COUNTED = (tables.WINDOWS, tables.QUALITY, tables.AGENT_WINDOWS, tables.TOOL_WINDOWS)
 """Tables whose changes the counters follow."""
 RECENT, FIRST = timedelta(days=30), timedelta(days=1)
+WEEK, NEWEST = timedelta(days=7), timedelta(hours=2)
 """How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
 """Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4 % apart. Prometheus takes -4 to 8."""
@@ -138,6 +146,36 @@ def _kind(name: str) -> str | None:
 
 
 _SIGN = {"insert": 1, "update_postimage": 1, "delete": -1, "update_preimage": -1}
+
+
+PARTS = (ERROR, *(f"{name}/" for name in HISTOGRAMS))
+"""Kinds of amounts whose sum must never exceed the requests that they are parts of."""
+
+
+def hold(now: Totals, held: Totals) -> None:
+    """Raise what is exported to what is counted; nothing that is exported ever falls. Of PARTS the sum rises to the largest that was ever counted and
+    no further: a request whose code (or latency) is corrected would else be exported under both, and a version show more errors than requests."""
+    parts: dict[str, Totals] = {}
+    for name, number in now.items():
+        kind = next((kind for kind in PARTS if name.startswith(kind)), None)
+        if kind is None:
+            held[name] = max(held.get(name, 0.0), number)
+        else:
+            parts.setdefault(kind, {})[name] = number
+    for kind, counted in parts.items():
+        for name in counted:
+            held.setdefault(name, 0.0)
+        room = math.fsum(counted.values()) - math.fsum(number for name, number in held.items() if name.startswith(kind))
+        due = {name: number - held[name] for name, number in counted.items() if number > held[name]}
+        if math.fsum(due.values()) <= room + 1e-9 * abs(room):
+            held.update({name: counted[name] for name in due})
+            continue
+        for name in sorted(due, key=lambda each: (-due[each], each)):
+            rise = min(due[name], room)
+            if rise <= 0:
+                break
+            held[name] += rise
+            room -= rise
 
 
 @dataclass
@@ -184,10 +222,8 @@ class Ledger:
                 kind = _kind(name)
                 label = name if kind is None or name in totals else f"{kind}{OTHER}"
                 totals[label] = totals.get(label, 0.0) + sign * number
-        for key, totals in self.now.items():
-            held = self.exported[key]
-            for name, number in totals.items():
-                held[name] = max(held.get(name, 0.0), number)
+        for key in {key for key, _, _ in counted}:
+            hold(self.now[key], self.exported[key])
 
     def _admit(self, figures: Iterable[tuple[Version, str, float]]) -> None:
         """Give the names that are new a series of their own, the more frequent first, up to MAX_NAMES of a version and kind: what is beyond is
@@ -234,9 +270,13 @@ class Exporter:
         tally: Callable[[], Mapping[str, float]] = dict,
         max_versions: int = 1000,
         exemplars: Exemplars | None = None,
+        currency: str = "",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
-        self._exemplars = exemplars or Exemplars()
+        self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
+        self._complete: dict[str, float] = {}
+        self._cost: dict[Version, float] = {}
         self.ledger = Ledger(ledger)
         self._said: dict[str, Any] = {}
         self._judged: datetime | None = None
@@ -291,11 +331,26 @@ class Exporter:
                 kept = self._runs.get(run["job"])
                 if kept is None or run["finished_at"] >= kept["finished_at"]:
                     self._runs[run["job"]] = run
+        if self._changed(tables.COMPLETENESS):
+            rows = completeness(self._store, self._clock() - NEWEST)
+            self._complete = {row["endpoint"]: row["share"] for row in rows if row["share"] is not None}
+        if self._changed(tables.COST):
+            self._cost = self._costs()
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
             self._encode(encode, kind)
         self._took = time.perf_counter() - started
+
+    def _costs(self) -> dict[Version, float]:
+        """Money by version of the days that began in the last week; without those that have a part without a price."""
+        names = ["endpoint", "model_version", "money", "window_start"]
+        filters: Any = [("window_start", ">=", self._clock() - WEEK)]
+        money: dict[Version, list[float | None]] = {}
+        for row in self._store.home(tables.COST).read(names, filters).to_pylist():
+            money.setdefault((row["endpoint"], row["model_version"]), []).append(row["money"])
+        sums = {version: whole(amounts) for version, amounts in money.items()}
+        return {version: amount for version, amount in sums.items() if amount is not None}
 
     def _count(self, table: tables.Table) -> bool:
         """Take what changed in a table of counts into the ledger; whether anything did."""
@@ -457,6 +512,10 @@ class Exporter:
         newest = [((name,), at.timestamp()) for name, at in self._newest.items()]
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
         yield _gauge("lastgood_feature_source_timestamp_seconds", list(self._sources.items()))
+        yield _gauge("lastgood_completeness", [((name,), share) for name, share in self._complete.items()])
+        yield _gauge(
+            "lastgood_cost_7_days", [((*version, self._currency), money) for version, money in self._cost.items()]
+        )
 
     def _states(self) -> Iterator[Metric]:
         now = self._operations()

@@ -7,7 +7,7 @@ other boards and to the service's own pages.
 import json
 from pathlib import Path
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
     BigValueColorMode,
@@ -19,12 +19,17 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
     DataSourceRef,
+    DataTransformerConfig,
+    DynamicConfigValue,
     Threshold,
     ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
     VariableRefresh,
 )
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from lastgood.dashboards.boards import BOARDS, Board, Plot
+from lastgood.dashboards.boards import BOARDS, MINE, Board, Plot
 from lastgood.record.exported import VERDICTS
 from lastgood.record.verdict import State
 from lastgood.settings import Settings
@@ -41,7 +46,45 @@ def _annotation(name: str, expr: str, colour: str) -> dashboard.AnnotationQuery:
     return dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(colour).expr(expr)
 
 
-def _panel(plot: Plot) -> stat.Panel | timeseries.Panel:
+def _mapping(plot: Plot) -> list[ValueMap]:
+    """What values say, and in which colour."""
+    words = {f"{value:g}": ValueMappingResult(text=text, color=colour) for value, (text, colour) in plot.words.items()}
+    return [ValueMap(options=words)]
+
+
+UNITS = {"p95": "s", "Errors": "percentunit", "Completeness": "percentunit", "Requests/s": "reqps"}
+"""Of a table's columns."""
+
+
+def _table(plot: Plot) -> table.Panel:
+    """A row for each endpoint, a column for each query; the endpoint leads to its board."""
+    made = table.Panel().title(plot.title).description(plot.doc).datasource(SOURCE).no_value(plot.empty)
+    letters = {chr(65 + i): heading for i, (_, heading) in enumerate(plot.queries)}
+    for letter, (expr, _) in zip(letters, plot.queries, strict=True):
+        target = prometheus.Dataquery().expr(expr).ref_id(letter).datasource(SOURCE).instant()
+        made = made.with_target(target.format(PromQueryFormat.TABLE))
+    renamed = {"endpoint": "Endpoint"} | {f"Value #{letter}": heading for letter, heading in letters.items()}
+    order = {"endpoint": 0} | {f"Value #{letter}": i for i, letter in enumerate(letters, 1)}
+    made = made.with_transformation(DataTransformerConfig(id_val="merge", options={}))
+    options = {"excludeByName": {"Time": True}, "renameByName": renamed, "indexByName": order}
+    made = made.with_transformation(DataTransformerConfig(id_val="organize", options=options))
+    for heading, unit in UNITS.items():
+        made = made.override_by_name(heading, [DynamicConfigValue(id_val="unit", value=unit)])
+    mapped = json.loads(JSONEncoder().encode(_mapping(plot)))
+    coloured = {"type": "color-text"}
+    cells = [
+        DynamicConfigValue(id_val="mappings", value=mapped),
+        DynamicConfigValue(id_val="custom.cellOptions", value=coloured),
+    ]
+    made = made.override_by_name("Verdict", cells)
+    link = {"title": "its board", "url": "/d/lastgood-endpoint?var-endpoint=${__value.text}&${__url_time_range}"}
+    made = made.override_by_name("Endpoint", [DynamicConfigValue(id_val="links", value=[link])])
+    return made.span(plot.width).height(plot.height)
+
+
+def _panel(plot: Plot) -> stat.Panel | timeseries.Panel | table.Panel:
+    if plot.kind == "table":
+        return _table(plot)
     steps = [Threshold(value=None, color="green")]
     steps += [] if plot.limit is None else [Threshold(value=plot.limit, color="red")]
     thresholds = dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
@@ -59,11 +102,31 @@ def _panel(plot: Plot) -> stat.Panel | timeseries.Panel:
         made = made.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
         if plot.limit is not None:
             made = made.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
-    made = made.title(plot.title).description(plot.doc).unit(plot.unit).datasource(SOURCE).thresholds(thresholds)
+    if plot.words:
+        made = made.mappings(_mapping(plot))
+    made = (
+        made.no_value(plot.empty)
+        .title(plot.title)
+        .description(plot.doc)
+        .unit(plot.unit)
+        .datasource(SOURCE)
+        .thresholds(thresholds)
+    )
     for i, (expr, legend_text) in enumerate(plot.queries):
         target = prometheus.Dataquery().expr(expr).legend_format(legend_text).ref_id(chr(65 + i)).datasource(SOURCE)
         made = made.with_target(target)
     return made.span(plot.width).height(plot.height)
+
+
+def annotations(scoped: bool) -> list[tuple[str, str, str]]:
+    """(name, PromQL, colour) of what is marked over a board's plots: of the endpoints that are chosen, where the board has them to choose."""
+    of = f"{{{MINE}}}" if scoped else ""
+    now, before = (f"sum by (endpoint, model_version) (lastgood_requests_total{of}{ago})" for ago in ("", " offset 5m"))
+    marked = [
+        ("Rollback verdicts", f"lastgood_verdict{of} == {VERDICTS[State.ROLL_BACK]}", "red"),
+        ("Pages", f"lastgood_verdict{of} == {VERDICTS[State.PAGE]}", "orange"),
+    ]
+    return [*marked, ("Deploys", f"{now} unless {before}", "blue")] if scoped else marked
 
 
 def build(board: Board, settings: Settings) -> str:
@@ -84,11 +147,16 @@ def build(board: Board, settings: Settings) -> str:
     )
     pages = dashboard.DashboardLink("Evidence pages").type(DashboardLinkType.LINK).url(settings.web.base_url)
     made = made.link(boards.keep_time(True).include_vars(True)).link(pages.target_blank(True))
-    made = made.annotation(_annotation("Rollback verdicts", f"lastgood_verdict == {VERDICTS[State.ROLL_BACK]}", "red"))
-    made = made.annotation(_annotation("Pages", f"lastgood_verdict == {VERDICTS[State.PAGE]}", "orange"))
+    runbooks = dashboard.DashboardLink("Runbooks").type(DashboardLinkType.LINK).url(settings.runbooks)
+    made = made.link(runbooks.target_blank(True))
+    for name, expr, colour in annotations(board.scoped):
+        made = made.annotation(_annotation(name, expr, colour))
     for plot in board.plots(settings.default.policy):
         made = made.with_panel(_panel(plot))
-    return json.dumps(json.loads(JSONEncoder(sort_keys=True).encode(made.build())), indent=1, sort_keys=True) + "\n"
+    document = json.loads(JSONEncoder(sort_keys=True).encode(made.build()))
+    for annotation in document["annotations"]["list"]:
+        annotation["titleFormat"] = "{{endpoint}} version {{model_version}}"  # the SDK has no such field
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def write(settings: Settings, out: Path) -> list[Path]:

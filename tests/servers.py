@@ -115,8 +115,8 @@ def prometheus(folder: Path, target: str, alerts: str, base_url: str, *more: str
 
 
 @contextmanager
-def chromium(width: int, height: int) -> Iterator[WebDriver]:
-    """A real Chromium with a fresh profile and this window, steered by chromedriver; pages run no script in it."""
+def chromium(width: int, height: int, scripts: bool = False) -> Iterator[WebDriver]:
+    """A real Chromium with a fresh profile and this window, steered by chromedriver; pages run no script in it, but for those of a test with `scripts`."""
     with tempfile.TemporaryDirectory() as profile:
         options = ChromeOptions()
         for flag in (
@@ -125,7 +125,8 @@ def chromium(width: int, height: int) -> Iterator[WebDriver]:
             f"--user-data-dir={profile}", "--force-device-scale-factor=2", f"--window-size={width},{height}",
         ):  # fmt: skip
             options.add_argument(flag)
-        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+        if not scripts:
+            options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
         options.binary_location = str(shutil.which("chromium"))
         driver = Chrome(options=options, service=ChromeService(str(shutil.which("chromedriver"))))
         metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
@@ -155,3 +156,33 @@ def arrives(driver: WebDriver, path: str, seconds: float = HANG_S) -> None:
         WebDriverWait(driver, seconds, 0.2).until(lambda _: path in driver.current_url)
     except TimeoutException:
         raise AssertionError(f"{driver.current_url} is not {path}: {text(driver)}") from None
+
+
+AXE = Path(__file__).parents[1] / ".instrumentations" / "node" / "node_modules" / "axe-core" / "axe.min.js"
+"""`make instrumentations` installs it. It is the tests' only: no page of the product runs a script."""
+
+
+def barriers(driver: WebDriver) -> list[str]:
+    """What axe-core finds serious or critical on the page that is shown, each with the first elements that have it."""
+    driver.execute_script(AXE.read_text())
+    run = "const done = arguments[0]; axe.run().then(r => done(r.violations), e => done([{impact: 'critical', id: String(e), nodes: []}]));"
+    found = driver.execute_async_script(run)
+    return [
+        f"{one['id']} ({one['impact']}): {[node['html'][:120] for node in one['nodes'][:3]]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@contextmanager
+def emulated(driver: WebDriver, scheme: str, width: int, height: int, mobile: bool, scale: float = 2) -> Iterator[None]:
+    """A device of this size whose owner prefers this scheme."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

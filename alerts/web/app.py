@@ -101,6 +101,7 @@ def _routes(pages: Pages, acts: "Acts", auth: Auth, reading: Callable[[Page], Pa
         Route("/incidents", reading(pages.incidents)),
         Route("/incidents/{id}", reading(pages.incident)),
         Route("/incidents/{id}", acts.incident, methods=["POST"]),
+        Route("/runbooks", reading(pages.runbooks)),
         Route("/kill", reading(pages.kill)),
         Route("/kill", acts.kill, methods=["POST"]),
         Route("/hooks/pagerduty", acts.pagerduty, methods=["POST"]),

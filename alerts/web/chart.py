@@ -70,15 +70,17 @@ def chart(
     show: Callable[[Value], str],
     marks: Sequence[Mark] = (),
     limit: float | None = None,
+    joined: bool = False,
 ) -> Chart:
-    """`values`: (name of a line, its value in each step). `show`: a value for people. Steps are as wide as `step`; a value stands in the middle of its own."""
+    """`values`: (name of a line, its value in each step); a value stands in the middle of its step. `show`: a value for people. `joined`: a line goes on over
+    steps without a value, where these are measured now and then."""
     known = [value for _, line in values for value in line if value is not None]
     if limit is not None and limit > FAR * max(known, default=0.0):
         limit = None
     top = nice(max([*known, *([limit] if limit is not None else [])], default=0.0))
     since, until = starts[0], starts[-1] + step
     spread = (until - since) / (LABELS - 1)
-    lines = [Line(of, path(line, top)) for of, line in values]
+    lines = [Line(of, path(line, top, joined)) for of, line in values]
     drawn = [
         (*_place(mark, since, until), mark) for mark in marks if mark.at < until and (mark.until or mark.at) >= since
     ]
@@ -102,19 +104,17 @@ def _y(value: float, top: float) -> float:
     return HEIGHT - 1 - (HEIGHT - 4) * min(max(value / top, 0.0), 1.0)
 
 
-def path(values: Sequence[Value], top: float) -> str:
-    """SVG path data of a line, in whole units; a gap where a value is unknown, a dot where one stands alone."""
+def path(values: Sequence[Value], top: float, joined: bool = False) -> str:
+    """SVG path data of a line, in whole units; a gap where a value is unknown (unless `joined`), a short dash where one stands alone."""
     step = WIDTH / max(len(values), 1)
+    known = [(i, value) for i, value in enumerate(values) if value is not None]
     parts: list[str] = []
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        place = f"{(i + 0.5) * step:.0f} {_y(value, top):.0f}"
-        if i and values[i - 1] is not None:
-            parts.append(f"L{place}")
-        else:
-            alone = i + 1 == len(values) or values[i + 1] is None
-            parts.append(f"M{place}{'h0' if alone else ''}")
+    for n, (i, value) in enumerate(known):
+        follows = n > 0 and (joined or known[n - 1][0] == i - 1)
+        leads = n + 1 < len(known) and (joined or known[n + 1][0] == i + 1)
+        parts.append(
+            f"{'L' if follows else 'M'}{(i + 0.5) * step:.0f} {_y(value, top):.0f}{'' if follows or leads else 'h2'}"
+        )
     return "".join(parts)
 
 

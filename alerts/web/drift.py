@@ -25,7 +25,7 @@ def over_time(rows: Sequence[Compared], span: Span, limit: float, marks: Sequenc
         step = min((row.at - span.since) // span.step, len(starts) - 1)
         lines.setdefault(row.version, [None] * len(starts))[step] = row.distance
     values = list(reversed(lines.items()))
-    return chart("Distance", "distance", starts, span.step, values, number, marks, limit)
+    return chart("Distance", "distance", starts, span.step, values, number, marks, limit, joined=True)
 
 
 def chosen(rows: Sequence[Compared], at: datetime | None) -> Compared | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from lastgood.alerts.records import Incident, Rollback
@@ -53,7 +54,12 @@ class Past:
     daily: Mapping[str, Mapping[datetime, float | None]] | None = None
     delays: Sequence[Delay] = ()
 
-    @property
+    @cached_property
+    def whole(self) -> Mapping[str, Counts]:
+        """Version -> its counts over the span."""
+        return merged(self.steps)
+
+    @cached_property
     def versions(self) -> list[str]:
         """The versions that served, those that served last first, of these the newest."""
         seen: dict[str, tuple[int, int]] = {}
@@ -143,7 +149,7 @@ def money_text(value: float | None) -> str:
 
 def versions_table(past: Past) -> list[tuple[str, str, list[str]]]:
     """(figure, its definition, its value for each shown version) of those that any version has."""
-    whole = merged(past.steps)
+    whole = past.whole
     rows = []
     for name, anchor in ANCHORS.items():
         metric = BY_NAME[name]
@@ -157,7 +163,7 @@ def versions_table(past: Past) -> list[tuple[str, str, list[str]]]:
 
 def versions_csv(past: Past) -> Table:
     """Every figure of every version, in base units; unknown is empty."""
-    whole = merged(past.steps)
+    whole = past.whole
     return ["model_version", *ANCHORS], [[v, *(BY_NAME[name].of(whole[v]) for name in ANCHORS)] for v in past.versions]
 
 
@@ -173,7 +179,7 @@ def series_csv(past: Past) -> Table:
 
 def errors_table(past: Past) -> Table:
     """(code, whose fault, requests and their share for each version), the most frequent first."""
-    whole, versions = merged(past.steps), past.versions
+    whole, versions = past.whole, past.versions
     codes: dict[str, float] = {}
     for counts in whole.values():
         for code, weight in counts.errors.items():
@@ -190,7 +196,7 @@ def errors_table(past: Past) -> Table:
 
 def flags_table(past: Past) -> Table:
     """(flag, answers with it and their share of the answers looked at for each version)."""
-    whole, versions = merged(past.steps), past.versions
+    whole, versions = past.whole, past.versions
     rows: Cells = []
     for flag in ("bad", *FLAGS):
         numbers = [(whole[v].quality.get(flag, 0.0), whole[v].quality.get("answers", 0.0)) for v in versions]

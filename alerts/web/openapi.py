@@ -136,6 +136,7 @@ DOCUMENT: dict[str, Any] = {
                 "responses": MOVED | _answers(PAGE, 400, 403, 409, 413, 415, 429),
             },
         },
+        "/runbooks": {"get": {"summary": "What each alert means", "responses": _answers(PAGE, 401, 403)}},
         "/kill": {
             "get": {"summary": "The kill switch", "responses": _answers(PAGE, 401, 403)},
             "post": {

@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ REPORT_CSP = (
 ACTIONS = ("approve", "hold", "reject")
 INCIDENT_ACTIONS = ("acknowledge", "note", "close")
 CURRENT = timedelta(hours=1)
-WRONG = tuple(str(state) for state in (State.ROLL_BACK, State.PAGE, State.WATCH))
+WRONG = (str(State.ROLL_BACK), str(State.PAGE))
 MOST_INCIDENTS = 200
 MOST_WRONG = 30
 """So many endpoints of each kind the first page shows; the fleet has all."""
@@ -118,6 +119,11 @@ class Pages:
         self.csp = f"default-src 'none'; {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         self._css = css
 
+    @cached_property
+    def currency(self) -> str:
+        """Of the prices as they were when it was first asked for. Errors: ConfigError where they cannot be read."""
+        return known_prices(self._settings.prices).currency
+
     def index(self, request: Request) -> Response:
         """What is wrong now, the worst first; what is not is in the fleet."""
         rows, read_at = self._fleet()
@@ -131,12 +137,14 @@ class Pages:
             if line.row.newest and now - line.row.newest > self._oldest(line.row.endpoint)
         }
         states = Counter(line.state for line in lines)
-        links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url}
+        reasons = {line.row.endpoint: line.verdict.reason for line in lines if line.verdict}
+        links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url or "/runbooks"}
         return self.page(
             "index.html", wrong=[line for line in lines if line.incident or line.state in WRONG],
+            watched=[line for line in lines if line.state == State.WATCH and not line.incident],
             silent=[line for line in lines if line.row.endpoint in silent], drifted=[line for line in lines if line.row.drifted],
             unknown=[line for line in lines if line.row.sources_unknown], states=[(state, states[state]) for state in STATES if states[state]],
-            total=len(lines), unsent=unsent, links=links, read_at=read_at, now=now, most=MOST_WRONG,
+            total=len(lines), unsent=unsent, links=links, reasons=reasons, read_at=read_at, now=now, most=MOST_WRONG,
         )  # fmt: skip
 
     def _oldest(self, endpoint: str) -> timedelta:
@@ -157,7 +165,7 @@ class Pages:
         return self.page(
             "fleet.html", asked=asked, lines=kept[first : first + PAGE_ROWS], total=len(lines), kept=len(kept), pages=pages, sorts=SORTS,
             states=[(state, states[state]) for state in STATES], read_at=read_at, now=self._clock(),
-            currency=known_prices(self._settings.prices).currency,
+            currency=self.currency,
         )  # fmt: skip
 
     def _lines(self, rows: Mapping[str, Row]) -> list[Line]:
@@ -268,6 +276,13 @@ class Pages:
         if report is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {incident.endpoint}")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
+
+    def runbooks(self, request: Request) -> Response:
+        """What each alert means and what to do: docs/runbooks.md, section by section."""
+        source = self._templates.get_template("runbooks.md").render()
+        title, *sections = source.split("\n## ")
+        parts = [(name, text.split("\n\n")) for name, _, text in (section.partition("\n") for section in sections)]
+        return self.page("runbooks.html", intro=title.partition("\n")[2], sections=parts)
 
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:

@@ -23,7 +23,6 @@ from lastgood.record.answer_flags import FLAGS
 from lastgood.record.definitions import DEFINITIONS
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
-from lastgood.settings.prices import known_prices
 from lastgood.tables import agents, drifted, health, history, kept
 from lastgood.tables.measures import drift_report
 from lastgood.workspace import deployments
@@ -50,12 +49,8 @@ class Weeks:
     """The handlers. Errors of all: HTTPException 400 that names a parameter; those of the tables' homes."""
 
     def __init__(self, pages: Pages, controller: Controller, store: tables.Store, flags: Flagged) -> None:
-        self._page, self._clock = pages.page, controller.clock
+        self._pages, self._page, self._clock = pages, pages.page, controller.clock
         self._state, self._settings, self._tables, self._flags = controller.store, controller.settings, store, flags
-
-    @property
-    def _currency(self) -> str:
-        return known_prices(self._settings.prices).currency
 
     def definitions(self, request: Request) -> Response:
         """Every figure by its formula, and every column of every table."""
@@ -69,15 +64,14 @@ class Weeks:
         asked = Range.of(request.query_params, now)
         span = history.Span.around(asked.since, asked.until, timedelta(seconds=self._settings.window_s))
         costs, daily = history.costs(self._tables, name, span)
-        past = one_endpoint.Past(
-            span, history.counts(self._tables, name, span), costs, daily, history.delays(self._tables, name, span)
-        )
+        windows = history.windows(self._tables, name, span)
+        past = one_endpoint.Past(span, history.counts(windows), costs, daily, history.delays(self._tables, name, span))
         verdict, events = self._known(name, now)
         if not past.steps and verdict is None and not events and name not in self._settings.endpoints:
             raise HTTPException(404, f"Nothing is known of an endpoint {name}.")
         inside = [mark for mark in events if mark.at < span.until and (mark.until or mark.at) >= span.since]
-        report = self._outcomes(past, verdict, history.by_stratum(self._tables, name, span))
-        currency = self._currency
+        report = self._outcomes(past, verdict, history.by_stratum(windows))
+        currency = self._pages.currency
         sheets: Tables = {
             "versions": lambda: one_endpoint.versions_csv(past), "series": lambda: one_endpoint.series_csv(past),
             "errors": lambda: one_endpoint.errors_table(past), "flags": lambda: one_endpoint.flags_table(past),
@@ -222,8 +216,8 @@ class Weeks:
                 "conversations": lambda: agents_page.talks_csv(talks),
             }
             values = {
-                "shown": shown, "figures": agents_page.beside(whole, shown, self._currency), "tools": tools, "talks": talks,
-                "drawn": agents_page.charts(steps, span, shown, self._known(name, now)[1], self._currency),
+                "shown": shown, "figures": agents_page.beside(whole, shown, self._pages.currency), "tools": tools, "talks": talks,
+                "drawn": agents_page.charts(steps, span, shown, self._known(name, now)[1], self._pages.currency),
             }  # fmt: skip
         if answer := as_csv(request, f"agents-{name}".rstrip("-"), sheets):
             return answer

@@ -18,7 +18,7 @@ from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
 from lastgood.alerts.rollback.plan import Plan, Route
 from lastgood.collectors.otlp.asgi import bind
-from lastgood.demo.history import History
+from lastgood.demo.history import History, plain_version
 from lastgood.errors import ConfigError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.service.serve import controller, pages
@@ -142,7 +142,9 @@ def state(acts: Controller, now: datetime, plain: int) -> None:
     }
     for n in range(plain):
         spoken = usual[n % len(usual)] if n % 97 else State.WATCH
-        told.append(Verdict(f"endpoint-{n:04}", "2", "1", spoken, words[spoken], now))
+        told.append(
+            Verdict(f"endpoint-{n:04}", str(plain_version(n)), str(plain_version(n) - 1), spoken, words[spoken], now)
+        )
     with acts.store.begin() as tx:
         for verdict in told:
             tx.save_verdict(verdict)

@@ -20,6 +20,7 @@ from lastgood.dashboards.exporter import RECENT, Exporter, Operations
 from lastgood.dashboards.protobuf import choose
 from lastgood.service.protection import REASONS
 from lastgood.settings import Settings
+from lastgood.settings.prices import known_prices
 
 
 def operations(acts: Controller, broken: Mapping[str, str]) -> Operations:
@@ -75,6 +76,7 @@ def exporter(
         tally,
         settings.web.max_exported_versions,
         exemplars,
+        known_prices(settings.prices).currency,
     )
 
 

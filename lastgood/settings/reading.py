@@ -77,14 +77,20 @@ class Settings(BaseSettings):
     retention_days: dict[str, int] = Field({}, description="table -> days kept, where not lastgood.tables' own")
     prices: Path = Field(Path("conf/prices.yaml"), description="what serving costs")
     dashboard_url: str | None = Field(None, description="linked from every message")
-    runbook_base_url: str = Field(
-        "https://lastgood.example.com/runbooks", description="what alerts' runbook links start with"
+    runbook_base_url: str | None = Field(
+        None,
+        description="what alerts' runbook links start with, where you have your own; none: the service's /runbooks",
     )
     tables: TableSettings = TableSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
     spark: SparkSettings = SparkSettings()
 
     _adopted: tuple[dict[str, EndpointSettings], EndpointSettings] | None = PrivateAttr(None)
+
+    @property
+    def runbooks(self) -> str:
+        """Where the runbooks are, without an anchor."""
+        return (self.runbook_base_url or f"{self.web.base_url.rstrip('/')}/runbooks").rstrip("/")
 
     def endpoint(self, name: str) -> EndpointSettings:
         """Settings of one endpoint."""

@@ -49,15 +49,28 @@ Steps = Mapping[tuple[str, int], Counts]
 """(version, number of the step) -> its counts over all strata."""
 
 
-def counts(store: tables.Store, endpoint: str, span: Span) -> dict[tuple[str, int], Counts]:
-    """Counts of every version in every step in which it served, with output quality, from the coarsest table that has the steps.
+@dataclass(frozen=True)
+class Windows:
+    """Rows of an endpoint's windows in a span, and of their output quality, each with the number of its step."""
 
-    Errors: as the tables' homes.
-    """
+    endpoint: str
+    span: Span
+    rows: pa.Table
+    answers: pa.Table
+
+
+def windows(store: tables.Store, endpoint: str, span: Span) -> Windows:
+    """From the coarsest table that has the steps. Errors: as the tables' homes."""
     source = tables.WINDOWS if span.step < HOUR else tables.WINDOWS_HOUR if span.step < DAY else tables.WINDOWS_DAY
-    rows = _binned(store, source, endpoint, span, [*_SUMMED, *_MAPS])
+    rows = _binned(store, source, endpoint, span, ["stratum", *_SUMMED, *_MAPS])
+    return Windows(endpoint, span, rows, _binned(store, tables.QUALITY, endpoint, span, ["stratum", "quality"]))
+
+
+def counts(read: Windows) -> dict[tuple[str, int], Counts]:
+    """Counts of every version in every step in which it served, with output quality."""
+    rows, span, endpoint = read.rows, read.span, read.endpoint
     quality: dict[tuple[str, int], dict[str, float]] = {}
-    for version, step, key, weight in _sums(_binned(store, tables.QUALITY, endpoint, span, ["quality"]), "quality"):
+    for version, step, key, weight in _sums(read.answers, "quality"):
         quality.setdefault((version, step), {})[key] = weight
     if not rows.num_rows:
         return {}
@@ -81,11 +94,9 @@ def counts(store: tables.Store, endpoint: str, span: Span) -> dict[tuple[str, in
     return made
 
 
-def by_stratum(store: tables.Store, endpoint: str, span: Span) -> list[Counts]:
+def by_stratum(read: Windows) -> list[Counts]:
     """Rows, requests, errors and output quality of each version and stratum in each step: what outcomes are compared on."""
-    source = tables.WINDOWS if span.step < HOUR else tables.WINDOWS_HOUR if span.step < DAY else tables.WINDOWS_DAY
-    rows = _binned(store, source, endpoint, span, ["stratum", "rows", "requests", "errors"])
-    answers = _binned(store, tables.QUALITY, endpoint, span, ["stratum", "quality"])
+    rows, answers, span, endpoint = read.rows, read.answers, read.span, read.endpoint
     maps: dict[str, dict[tuple[Any, ...], dict[str, float]]] = {"errors": {}, "quality": {}}
     for name, table in (("errors", rows), ("quality", answers)):
         for *group, key, weight in _sums(table, name, "stratum"):

@@ -18,7 +18,8 @@ from lastgood.cli.config import schema
 from lastgood.dashboards import aibi, from_tables
 from lastgood.dashboards.boards import BOARDS
 from lastgood.dashboards.grafana import build as build_board
-from lastgood.record.exported import CATALOGUE, SERIES
+from lastgood.record.exported import CATALOGUE, SERIES, VERDICTS
+from lastgood.record.verdict import State
 from lastgood.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -153,8 +154,39 @@ def test_boards_fit_the_grid_and_their_ids_are_their_own() -> None:
             mine = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
             assert not mine & cells, panel["title"]
             cells |= mine
-            assert panel["type"] in ("stat", "timeseries")
+            assert panel["type"] in ("stat", "timeseries", "table")
             assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_what_is_marked_over_a_board_is_of_the_endpoints_that_are_chosen_on_it() -> None:
+    for one in BOARDS:
+        marked = board(one.uid)["annotations"]["list"]
+        assert {annotation["name"] for annotation in marked} >= {"Rollback verdicts", "Pages"} | (
+            {"Deploys"} if one.scoped else set()
+        )
+        for annotation in marked:
+            check(annotation["expr"], recorded())
+            assert ('endpoint=~"$endpoint"' in annotation["expr"]) == one.scoped
+
+
+def test_verdicts_are_words_in_their_colours_and_every_panel_says_when_it_is_empty() -> None:
+    (verdict,) = [panel for panel in board("lastgood-fleet")["panels"] if panel["title"] == "Verdict"]
+    (mapping,) = verdict["fieldConfig"]["defaults"]["mappings"]
+    said = {options["text"]: options["color"] for options in mapping["options"].values()}
+    assert set(said) == {str(state) for state in State} and said["Page"] != said["Healthy"] == "green"
+    assert {mapping["options"][str(value)]["text"] for state, value in VERDICTS.items() if state is State.PAGE} == {
+        "Page"
+    }
+    for one in BOARDS:
+        for panel in board(one.uid)["panels"]:
+            assert panel["fieldConfig"]["defaults"]["noValue"], panel["title"]
+            for target in panel["targets"]:
+                assert panel["type"] == "table" or target["legendFormat"], panel["title"]
+
+
+def test_no_link_of_a_board_or_a_rule_leads_to_an_example() -> None:
+    for path in (RULES, *(ROOT / "dashboards" / "built").glob("*.json")):
+        assert "example.com" not in path.read_text(), path
 
 
 def test_an_endpoint_with_a_policy_of_its_own_has_rules_of_its_own() -> None:

@@ -17,7 +17,7 @@ from fleet_support import fleet_tables
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from servers import arrives, chromium, free_port, shows, text
+from servers import arrives, chromium, emulated, free_port, shows, text
 from web_support import PERSON
 
 from lastgood.alerts.notify.fake_pagerduty import serving
@@ -211,21 +211,6 @@ def test_signing_in_leads_back_and_decides(driver: WebDriver, tmp_path: Path, mo
             assert night.house.rollback().progress.who == "ann@example.com"
 
 
-@contextmanager
-def light_or_dark(driver: WebDriver, scheme: str, width: int, height: int, mobile: bool) -> Iterator[None]:
-    """A device of this size whose owner prefers this scheme."""
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": mobile}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    try:
-        yield
-    finally:
-        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 2, "mobile": True}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
 DEVICES = [("phone", WIDTH, HEIGHT, True), ("desktop", 1280, 800, False)]
 
 
@@ -246,7 +231,7 @@ def fleet(tmp_path: Path, driver: WebDriver) -> Iterator[str]:
 def test_the_fleet_fits_every_screen(
     driver: WebDriver, fleet: str, scheme: str, device: str, width: int, height: int, mobile: bool
 ) -> None:
-    with light_or_dark(driver, scheme, width, height, mobile):
+    with emulated(driver, scheme, width, height, mobile):
         driver.get(f"{fleet}/fleet")
         assert driver.find_element(By.TAG_NAME, "html").size["width"] <= width
         assert driver.find_element(By.TAG_NAME, "table").rect["width"] <= width, "nothing is wider than the screen"
@@ -256,11 +241,10 @@ def test_the_fleet_fits_every_screen(
             assert "requests over a week" in drawn.accessible_name
         for field in driver.find_elements(By.CSS_SELECTOR, "input, select, button"):
             assert field.accessible_name
-        picture(driver, f"{device}-fleet-{scheme}")
 
 
 def test_the_fleet_is_searched_and_sorted_by_keyboard_alone(driver: WebDriver, fleet: str) -> None:
-    with light_or_dark(driver, "light", 1280, 800, False):
+    with emulated(driver, "light", 1280, 800, False):
         driver.get(f"{fleet}/fleet")
         driver.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("sea", Keys.ENTER)
         arrives(driver, "q=sea")

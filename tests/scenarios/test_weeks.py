@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from lastgood import tables
+from lastgood.alerts.rules import document
 from lastgood.alerts.web.app import create_app
+from lastgood.alerts.web.chart import nice
+from lastgood.alerts.web.chart import path as drawn
 from lastgood.alerts.web.weeks import Flagged
 from lastgood.record.definitions import BY_ANCHOR
 from lastgood.record.windows import RELATIVE_ERROR, bucket
@@ -26,7 +29,7 @@ from lastgood.service.serve import flagged
 from lastgood.settings import Mode, Web
 from lastgood.tables.drifted import binned
 from lastgood.tables.fleet import Fleet
-from lastgood.tables.history import Span, counts, delays, merged
+from lastgood.tables.history import Span, counts, delays, merged, windows
 from lastgood.tables.measures import report_path
 
 EVIL = "<script>alert(1)</script>"
@@ -94,11 +97,11 @@ def test_a_series_has_each_version_in_each_step_in_which_it_served(pages: Pages)
 def test_steps_sum_to_the_whole_whatever_their_width(pages: Pages) -> None:
     for width in (timedelta(hours=2), timedelta(hours=9), timedelta(hours=30)):
         span = Span.around(START - width, START, timedelta(minutes=1))
-        whole = merged(counts(pages.store, "chat", span))
+        whole = merged(counts(windows(pages.store, "chat", span)))
         assert {v: c.requests for v, c in whole.items()} == {"2": 900, "3": 300}, span.step
     days = Span.around(START - timedelta(days=6), START, timedelta(minutes=1))
     assert days.step >= timedelta(hours=1)
-    assert merged(counts(pages.store, "chat", days))["2"].requests == sum(100 * n for n in range(24))
+    assert merged(counts(windows(pages.store, "chat", days)))["2"].requests == sum(100 * n for n in range(24))
 
 
 def test_a_span_covers_its_range_in_whole_steps() -> None:
@@ -421,7 +424,18 @@ def test_health_tells_how_far_behind_what_was_set_aside_and_how_complete(pages: 
 
 # all of them
 
-PATHS = ("/", "/fleet", "/incidents", "/endpoints/chat", "/definitions", "/drift", "/requests", "/agents", "/health")
+PATHS = (
+    "/",
+    "/fleet",
+    "/incidents",
+    "/endpoints/chat",
+    "/definitions",
+    "/drift",
+    "/requests",
+    "/agents",
+    "/health",
+    "/runbooks",
+)
 
 
 def test_who_may_not_read_sees_none_of_them(tmp_path: Path) -> None:
@@ -441,3 +455,23 @@ def test_evidentlys_report_runs_apart_from_the_site(pages: Pages) -> None:
     assert answer.text == path.read_text() and answer.headers["content-security-policy"].startswith("sandbox")
     put(pages.store, tables.DRIFT, [compared("amount", 1, 0.3)])
     assert "/drift/report?endpoint=chat&amp;version=3" in pages.page("/drift?endpoint=chat")
+
+
+def test_a_line_goes_on_over_gaps_only_where_it_is_measured_now_and_then() -> None:
+    values = [1.0, 1.0, None, 1.0, None, None, 1.0, 1.0]
+    assert drawn(values, 1.0).count("M") == 3 and "h2" in drawn(values, 1.0)
+    assert drawn(values, 1.0, joined=True).count("M") == 1 and drawn(values, 1.0, joined=True).count("L") == 4
+    assert drawn([None, None], 1.0) == ""
+
+
+@given(st.floats(1e-9, 1e12))
+def test_the_top_of_an_axis_is_above_its_values_and_near(value: float) -> None:
+    assert value * 0.999 <= nice(value) <= 2.01 * value
+
+
+def test_every_alert_has_its_runbook_in_the_service(pages: Pages) -> None:
+    anchors = set(re.findall(r'<h2 id="([^"]+)"', pages.page("/runbooks")))
+    alerts = {
+        rule["alert"] for group in document(pages.house.config)["groups"] for rule in group["rules"] if "alert" in rule
+    }
+    assert {alert.lower() for alert in alerts} <= anchors
