@@ -1,7 +1,8 @@
 """Worlds by seed, through every fault: `python -m benchmarks.simulate [--seeds N] [--seed S] [--quick] [--mutations]`.
 
-A seed drives the ingest (senders, network, spool on a disk under a page cache, drain, object store), a job's runs (two schedules over a source that is
-changed, cleaned, put back or made anew) and the control of rollbacks (two replicas, workspace, channels, people) from one random generator, without real time.
+A seed drives a world from one random generator, without real time: the ingest (senders, network, spool on a disk under a page cache, drain, object
+store), a job's runs (two schedules over a source that is changed, cleaned, put back or made anew), the live judge (two replicas, requests late and
+twice, restarts), the control of rollbacks (two replicas, workspace, channels, people).
 
 `--seed` plays one and prints its shortest history where it breaks a
 promise. `--mutations` plants faults in the code, one at a time, and counts the seeds until each is found.
@@ -25,20 +26,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from simulation import control, ingest, jobs
+from simulation import control, ingest, jobs, live
 from simulation.chance import Outcome, run, shortest
 
 from benchmarks.measured import machine
 from lastgood.alerts import outbox, tx
 from lastgood.alerts.rollback import executor
 from lastgood.collectors.otlp import drain, spool
+from lastgood.service import histories
+from lastgood.service import live as live_service
 from lastgood.tables import runs
 
-SHARE = {"ingest": 1, "jobs": 1, "control": 5}
-"""A world of control takes twenty times as long as one of the ingest: it is played with a fifth of the seeds."""
+SHARE = {"ingest": 1, "jobs": 1, "live": 20, "control": 5}
+"""Of the control's and the judge's worlds fewer are played: one takes twenty or eighty times as long as one of the ingest."""
 WORLDS = {
     "ingest": (ingest.play, ingest.KINDS),
     "jobs": (jobs.play, jobs.KINDS),
+    "live": (live.play, live.KINDS),
     "control": (control.play, control.KINDS),
 }
 CHUNK = 50
@@ -73,6 +77,9 @@ MUTATIONS = (
     Mutation("bookmarks of a table that is gone count", "jobs", runs, "_placed", 'not known or record["table_id"] in (table_id, None)', "True"),
     Mutation("windows of a table that is gone are written", "jobs", runs, "same_source", "raise TransientError", "return TransientError"),
     Mutation("a table that was put back is not seen", "jobs", runs, "_placed", "seen > newest", "False"),
+    Mutation("a request that is told twice counts twice", "live", live_service, "_unique", 'return table.take(', "return table or ("),
+    Mutation("two processes spend one look history", "live", histories.Histories, "__call__", "owners.index(self._owner) + 1", "1"),
+    Mutation("a version's first requests are judged as they come, not by their time", "live", live_service.Live, "_judged", "given.take(given.at < closed)", "given"),
     Mutation("an update is sent before its intent is written", "control", executor.Executor, "apply",
              'tx.write_journal(rollback.id, now, effect, "intent")', "pass"),
     Mutation("a plan is not void when the configuration has changed", "control", executor, "view_of",
@@ -147,7 +154,9 @@ def _replay(seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10_000, help="seeds of the ingest; a fifth of them for control")
+    parser.add_argument(
+        "--seeds", type=int, default=10_000, help="seeds of the ingest and of jobs; fewer of the others"
+    )
     parser.add_argument("--seed", type=int, help="play this one and print its history")
     parser.add_argument("--quick", action="store_true", help="100 seeds")
     parser.add_argument("--mutations", action="store_true", help="how soon planted faults are found")

@@ -190,6 +190,7 @@ class World:
                     chance.seconds += chance.random.choice((30.0, 300.0)) if pause else 0.0
                     self.person(often=6.0)
                     self.life(1)
+                    self.check()
             finally:
                 self.nested = False
 
