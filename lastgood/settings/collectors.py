@@ -17,7 +17,11 @@ class Receiver(Model):
     spool: Path = Field(
         Path("lastgood-spool"), description="folder on a local disk; a span is acknowledged once it is here"
     )
-    max_spool_bytes: int = Field(2 * 2**30, ge=2**20, description="above it senders are asked to come back")
+    max_spool_bytes: int = Field(
+        2 * 2**30,
+        ge=2**20,
+        description="above it senders are asked to come back; one sender may hold four times what is free",
+    )
     segment_bytes: int = Field(8 * 2**20, ge=1024, description="a segment of this size is handed on at once")
     commit_interval_s: float = Field(
         1.0, gt=0, description="a smaller one after this time: the delay of a quiet sender"
@@ -27,7 +31,9 @@ class Receiver(Model):
     )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     read_timeout_s: float = Field(30.0, gt=0, description="how long a body may take to arrive")
-    max_concurrent: int = Field(256, ge=1, description="exports that may wait for the disk at once")
+    max_concurrent: int = Field(
+        256, ge=1, description="exports under way at once; one sender may have four times as many as are free"
+    )
     version_attributes: list[str] = Field([], description="span attributes asked first for the model version")
     endpoint_attributes: list[str] = Field(
         list(ENDPOINT_ATTRIBUTES),

@@ -1,8 +1,8 @@
 """Fuzz every parser for a while: `uv run --with atheris==3.0.0 python -m tests.fuzz --minutes 60 [--jobs 2] [target ...]`.
 
 Each target runs in a process of its own for its share of the time, guided by coverage (libFuzzer by atheris). Inputs that reach something new are
-kept in `.fuzz/TARGET`; of those the smallest that cover the same go to `tests/fuzz/corpus/TARGET`, which the suite replays. Inputs that crash a
-target stand in `.fuzz/crashes`. The last line is JSON: minutes run, inputs tried and crashes, by target.
+kept in `.fuzz/TARGET`; some of them, and what crashed, go to `tests/fuzz/corpus/TARGET`, which the suite replays. Inputs that crash a target stand in
+`.fuzz/crashes`. The last line is JSON: minutes run, inputs tried and crashes, by target.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _process(name: str, *arguments: str) -> str:
 
 
 def run(name: str, seconds: float) -> dict[str, float | str]:
-    """Fuzz one target for some seconds, crash after crash, and keep the smallest corpus that covers what was reached."""
+    """Fuzz one target for some seconds, crash after crash, and keep some of what it found."""
     WORK.joinpath("crashes").mkdir(parents=True, exist_ok=True)
     kept, began, tried, crashes = CORPUS / name, time.monotonic(), 0, 0
     folders = [str(WORK / name), *([str(kept)] if kept.is_dir() else [])]
@@ -75,18 +75,15 @@ def run(name: str, seconds: float) -> dict[str, float | str]:
 
 
 def _keep(name: str, kept: Path) -> None:
-    merged = WORK / f"{name}.merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    merged.mkdir()
-    _process(name, "-merge=1", str(merged), str(WORK / name))
-    small = sorted(
-        (path for path in merged.iterdir() if path.stat().st_size <= KEPT_BYTES), key=lambda path: path.stat().st_size
+    """What crashed once, and of the inputs that reached something new some of every size."""
+    crashed = sorted((WORK / "crashes").glob(f"{name}-crash-*"))
+    new = sorted(
+        (path for path in (WORK / name).iterdir() if path.stat().st_size <= KEPT_BYTES),
+        key=lambda path: path.stat().st_size,
     )
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for path in small[:: max(1, len(small) // KEPT)][:KEPT]:
-        shutil.copy(path, kept / path.name[:16])
-    shutil.rmtree(merged)
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in [*crashed, *new[:: max(1, len(new) // KEPT)][:KEPT]]:
+        shutil.copy(path, kept / path.name.rpartition("-")[2][:16])
 
 
 def main() -> None:

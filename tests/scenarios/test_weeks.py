@@ -2,7 +2,11 @@
 
 import csv
 import io
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -10,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from alerts_support import START, House, MemoryWorkspace, endpoint, settings, verdict
 from fleet_support import fleet_tables, put, window
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from waiting import HANG_S
 
 from lastgood import tables
 from lastgood.alerts.rules import document
@@ -475,3 +481,16 @@ def test_every_alert_has_its_runbook_in_the_service(pages: Pages) -> None:
         rule["alert"] for group in document(pages.house.config)["groups"] for rule in group["rules"] if "alert" in rule
     }
     assert {alert.lower() for alert in alerts} <= anchors
+
+
+def test_the_demo_shows_made_up_weeks_until_it_is_told_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lastgood", "demo", "--history", "8", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as demo:
+        assert demo.stdout is not None
+        address = next(found[1] for line in demo.stdout if (found := re.search(r"(http://127\.0\.0\.1:\d+)/", line)))
+        assert "2 of 6 endpoints are wrong" in httpx.get(f"{address}/").text
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(HANG_S) == 0
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
