@@ -79,7 +79,6 @@ MUTATIONS = (
     Mutation("a table that was put back is not seen", "jobs", runs, "_placed", "seen > newest", "False"),
     Mutation("a request that is told twice counts twice", "live", live_service, "_unique", 'return table.take(', "return table or ("),
     Mutation("two processes spend one look history", "live", histories.Histories, "__call__", "owners.index(self._owner) + 1", "1"),
-    Mutation("a version's first requests are judged as they come, not by their time", "live", live_service.Live, "_judged", "given.take(given.at < closed)", "given"),
     Mutation("an update is sent before its intent is written", "control", executor.Executor, "apply",
              'tx.write_journal(rollback.id, now, effect, "intent")', "pass"),
     Mutation("a plan is not void when the configuration has changed", "control", executor, "view_of",

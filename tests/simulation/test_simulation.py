@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from soak import scaled, seed
 
-from simulation import control, ingest, jobs, live
+from simulation import control, ingest, jobs
 from simulation.chance import Chance, Violation, run, shortest
 from simulation.disk import Disk, SimPath
 
