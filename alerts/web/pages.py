@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 import re
 import secrets
 from collections import Counter
@@ -45,11 +46,13 @@ from lastgood.alerts.web.view import (
     trace,
     when,
 )
-from lastgood.errors import RefusedError
+from lastgood.errors import LastgoodError, RefusedError
+from lastgood.judge.slices import Slice
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings.prices import known_prices
 from lastgood.tables import measures
 from lastgood.tables.fleet import Row
+from lastgood.tables.hurt import hurt
 
 Evidence = Callable[[Incident], Sequence[Mapping[str, Any]]]
 """What the page draws: {"name": str, "unit": str, "new": [float | None, ...], "prior": [float | None, ...]} for each metric."""
@@ -70,9 +73,14 @@ ACTIONS = ("approve", "hold", "reject")
 INCIDENT_ACTIONS = ("acknowledge", "note", "close")
 CURRENT = timedelta(hours=1)
 WRONG = (str(State.ROLL_BACK), str(State.PAGE))
+FAILURES = ("errors", "error_rate", "client")
+"""Metrics that count failed requests."""
+HURT_WITHIN, MOST_SLICES = timedelta(hours=6), 6
+"""How far back requests are looked at for those that are hurt, and how many slices the page names."""
 MOST_INCIDENTS = 200
 MOST_WRONG = 30
 """So many endpoints of each kind the first page shows; the fleet has all."""
+log = logging.getLogger("lastgood.web")
 
 
 class Pages:
@@ -223,6 +231,18 @@ class Pages:
         sides = self._data and measures.sides(self._data, incident.endpoint, incident.candidate, incident.prior, since)
         return then_and_now(incident.verdict, {"figures": sides or {}})
 
+    def _hurt(self, incident: Incident) -> Sequence[Slice]:
+        """Which of the requests are hurt, where failures are what is wrong."""
+        if self._data is None or incident.prior is None or worst_metric(incident.verdict) not in FAILURES:
+            return ()
+        since = datetime.fromisoformat(incident.verdict["judged_at"]) - HURT_WITHIN
+        faults = self._settings.endpoint(incident.endpoint).policy.rollback_faults
+        try:
+            return hurt(self._data, incident.endpoint, incident.candidate, incident.prior, since, faults)[:MOST_SLICES]
+        except LastgoodError as error:  # the page opens without it
+            log.warning("which requests of %s are hurt is not known: %s", incident.endpoint, error)
+            return ()
+
     def _patch(self, incident: Incident, rollback: Rollback) -> str:
         """The patch of the file that declares the endpoint, or why there is none; empty where no file is known."""
         if self._settings.endpoint(incident.endpoint).source_file is None:
@@ -257,6 +277,7 @@ class Pages:
             axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
             failed=self._failing(incident),
+            hurt=self._hurt(incident),
             tools=self._tools(incident),
             trace_url=self._web.trace_url,
             incident=incident,

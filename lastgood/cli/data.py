@@ -218,6 +218,38 @@ def cost(
     offers.show(endpoint, report, lambda line: Console(highlight=False, soft_wrap=True).print(line), _table)
 
 
+def slices(
+    endpoint: Endpoint,
+    new: Annotated[str | None, typer.Option(help="version to look at (default: of the newest verdict)")] = None,
+    prior: Annotated[str | None, typer.Option(help="version beside it (default: of the newest verdict)")] = None,
+    hours: Annotated[float, typer.Option(min=0.1, help="how much of the newest traffic")] = 6.0,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which requests the new version hurts: team, language, length of the prompt, hour and what else they say, and pairs of these."""
+    from lastgood.tables import measures
+    from lastgood.tables.hurt import hurt
+    from lastgood.workspace.stores import tables_of
+
+    settings = load(config)
+    store = tables_of(settings)
+    newest = next((v for v in reversed(measures.verdicts(store)) if v.endpoint == endpoint and v.prior), None)
+    if newest is not None:
+        new, prior = new or newest.candidate, prior or newest.prior
+    if new is None or prior is None:
+        raise ConfigError(f"{endpoint}: no verdict names two versions; give --new and --prior")
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    faults = settings.endpoint(endpoint).policy.rollback_faults
+    named = hurt(store, endpoint, new, prior, since, faults)
+    if as_json:
+        print(strict_json({"endpoint": endpoint, "new": new, "prior": prior, "slices": [vars(each) for each in named]}))
+        return
+    if not named:
+        print(f"{endpoint}: no part of version {new}'s requests fails more often than version {prior}'s")
+    for each in named[:10]:
+        print(each.sentence)
+
+
 def outcomes(
     endpoint: Endpoint,
     days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
@@ -345,6 +377,6 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (job, drift, cost, outcomes, forget, status):
+    for command in (job, drift, cost, outcomes, slices, forget, status):
         app.command()(command)
     app.add_typer(baseline, name="baseline")

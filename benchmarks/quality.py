@@ -1,0 +1,115 @@
+"""Which requests a version hurts, found by search: `python -m benchmarks.quality [--runs 200] [--quick]`.
+
+Healthy runs: how often a slice is named that is none. Hurt runs: a slice of about 3 % of the requests fails; minutes until it is named first, beside an
+oracle that is told the slice and tests it alone at the same level. Both look every second minute.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from benchmarks.measured import machine
+from lastgood.judge.slices import ALPHA, Attribute, search
+
+SHARES = {
+    "team": [1 / 12] * 12, "language": [0.6, 0.15, 0.1, 0.07, 0.05, 0.03], "prompt tokens": [0.3, 0.3, 0.2, 0.12, 0.08],
+    "env": [0.9, 0.1], "tool": [0.5, 0.2, 0.1, 0.1, 0.05, 0.05],
+}  # fmt: skip
+HURT = ({"language": 5}, {"language": 1, "prompt tokens": 2}, {"tool": 5, "language": 0})
+"""Each about 3 % of the requests."""
+MINUTES, PER_MINUTE, FAILING = 120, 600, 0.01
+Traffic = tuple[list[Attribute], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
+
+
+def traffic(seed: int, hurt: dict[str, int] | None, rate: float) -> Traffic:
+    """Requests of two versions by minute; those of the new one that are `hurt` fail at `rate`."""
+    r = np.random.default_rng(seed)
+    n = MINUTES * PER_MINUTE
+    minutes, new = np.sort(r.integers(0, MINUTES, n)), r.random(n) < 0.5
+    codes = {name: r.choice(len(shares), n, p=shares) for name, shares in SHARES.items()}
+    hit = np.all([codes[name] == value for name, value in (hurt or {"team": -1}).items()], axis=0)
+    bad = r.random(n) < np.where(new & hit, rate, FAILING)
+    attributes = [
+        Attribute(name, [str(i) for i in range(len(SHARES[name]))], codes[name].astype(np.int64)) for name in SHARES
+    ]
+    return attributes, new, bad, minutes.astype(np.int64)
+
+
+def until(given: Traffic, minute: int) -> Traffic:
+    attributes, new, bad, minutes = given
+    seen = minutes < minute
+    return [Attribute(a.name, a.values, a.codes[seen]) for a in attributes], new[seen], bad[seen], minutes[seen]
+
+
+def named_minute(given: Traffic, where: dict[str, str]) -> int | None:
+    """The first minute after which the slice stands first; every second one is looked at."""
+    for minute in range(2, MINUTES + 1, 2):
+        slices = search(*until(given, minute))
+        if slices and slices[0].where == where:
+            return minute
+    return None
+
+
+def told(given: Traffic, hurt: dict[str, int]) -> Traffic:
+    """The requests of the slice alone, as one attribute's value beside nothing else."""
+    attributes, new, bad, minutes = given
+    by_name = {attribute.name: attribute.codes for attribute in attributes}
+    hit = np.all([by_name[name] == value for name, value in hurt.items()], axis=0)
+    return [Attribute("slice", ["others", "it"], hit.astype(np.int64))], new, bad, minutes
+
+
+def healthy(seed: int) -> bool:
+    """Whether any slice is ever named of a version that hurts nobody, looked at every ten minutes."""
+    given = traffic(seed, None, FAILING)
+    return any(search(*until(given, minute)) for minute in range(10, MINUTES + 1, 10))
+
+
+def hurting(seed: int, number: int, rate: float) -> tuple[int | None, int | None]:
+    """(minute at which the search names the slice first, minute at which the oracle does)."""
+    hurt = HURT[number]
+    given = traffic(seed, hurt, rate)
+    return named_minute(given, {name: str(value) for name, value in hurt.items()}), named_minute(
+        told(given, hurt), {"slice": "it"}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--runs", type=int, default=200, help="healthy runs; a tenth of them for each hurt slice and rate"
+    )
+    parser.add_argument("--quick", action="store_true", help="40 runs")
+    given = parser.parse_args()
+    runs, started = 40 if given.quick else given.runs, time.monotonic()
+    ratios: list[float] = []
+    with ProcessPoolExecutor() as pool:
+        false = sum(pool.map(healthy, range(runs)))
+        print("| hurt | fails at | found | median minutes | oracle | ratio |\n|---|---|---|---|---|---|")
+        for number, hurt in enumerate(HURT):
+            for rate in (0.1, 0.3):
+                count = max(4, runs // 10)
+                pairs = list(pool.map(hurting, range(1000, 1000 + count), repeat(number), repeat(rate)))
+                both = [(a, b) for a, b in pairs if a is not None and b is not None]
+                searched, oracle = (statistics.median(side) for side in zip(*both, strict=True)) if both else (0.0, 1.0)
+                ratios += [a / b for a, b in both]
+                words = ", ".join(f"{name} {value}" for name, value in hurt.items())
+                print(
+                    f"| {words} | {rate:.0%} | {len(both)} of {count} | {searched:.0f} | {oracle:.0f} | {searched / oracle:.2f} |",
+                    flush=True,
+                )
+    print(f"\n{machine()}; {time.monotonic() - started:.0f} s")
+    print(json.dumps({
+        "slice_minutes_ratio": round(statistics.median(ratios), 2), "false_slices": false / runs,
+        "false_slices_upper95": round(float(beta.ppf(0.95, false + 1, runs - false)), 4), "alpha": ALPHA, "runs": runs,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

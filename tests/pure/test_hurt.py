@@ -1,0 +1,76 @@
+"""Requests of a table -> which of them the new version hurts, as the command and the evidence page say it."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from cli_support import lastgood
+
+from lastgood import tables
+from lastgood.record.telemetry import arrow_schema
+from lastgood.tables import Store
+from lastgood.tables.hurt import attributes, hurt, languages
+
+NOW = datetime.now(UTC)
+
+
+def filled(store: Store, failing: float = 0.2) -> None:
+    """An hour of two versions: German prompts of version 8 fail."""
+    r = np.random.default_rng(5)
+    texts = {
+        "German": "Wie kann ich mein Passwort für das Konto ändern?",
+        "English": "How do I change the password for my account?",
+    }
+    rows: list[dict[str, Any]] = []
+    for i in range(6000):
+        language, new = "German" if r.random() < 0.1 else "English", bool(r.random() < 0.5)
+        bad = r.random() < (failing if new and language == "German" else 0.005)
+        rows.append(
+            {
+                "endpoint": "chat", "request_id": f"r{i}", "model_version": "8" if new else "7", "requested_at": NOW - timedelta(seconds=0.6 * i),
+                "error_code": "HTTP_500" if bad else "HTTP_429" if r.random() < 0.02 else None, "tokens_in": int(r.integers(20, 4000)),
+                "team": f"t{r.integers(4)}", "input": texts[language], "weight": 1.0, "received_at": NOW, "sources": ["otlp"],
+                "attributes": [("region", "eu" if r.random() < 0.5 else "us"), ("run.tools", str(i % 3)), ("trace", str(i))],
+            }
+        )  # fmt: skip
+    store.home(tables.REQUESTS).append(pa.Table.from_pylist(rows, arrow_schema(tables.REQUESTS.fields)))
+
+
+def test_the_language_that_is_hurt_is_named_by_table_command_and_only_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path / "tables"))
+    filled(store)
+    since = NOW - timedelta(hours=2)
+    (first, *_) = hurt(store, "chat", "8", "7", since, ("model",))
+    assert first.where == {"language": "German"} and first.only
+    assert hurt(store, "chat", "8", "7", since, ("client",)) == []
+    assert hurt(store, "other", "8", "7", since, ("model",)) == []
+    settings = tmp_path / "lastgood.yaml"
+    settings.write_text(f"storage: {store.location}\n")
+    words = ("slices", "chat", "--new", "8", "--prior", "7", "--config", str(settings))
+    assert lastgood(capsys, *words)[1].startswith("Only language German (")
+    document = json.loads(lastgood(capsys, *words, "--json")[1])
+    assert document["slices"][0]["where"] == {"language": "German"}
+
+
+def test_requests_say_what_they_are_and_answers_do_not(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "tables"))
+    filled(store)
+    rows = store.home(tables.REQUESTS).read()
+    names = {attribute.name: attribute for attribute in attributes(rows)}
+    assert {"team", "language", "prompt tokens", "hour (UTC)", "region"} <= names.keys()
+    assert not {"run.tools", "trace"} & names.keys(), "what an answer caused, and what is another for each request"
+    assert set(names["region"].values) == {"eu", "us"}
+
+
+def test_languages_are_guessed_by_script_and_frequent_words() -> None:
+    texts = {
+        "Où est la gare, pour que je puisse y aller avec vous ?": "French", "¿Cómo puedo cambiar la contraseña para mi cuenta?": "Spanish",
+        "パスワードを変更したい": "Chinese or Japanese", "Как изменить пароль": "Cyrillic", "12345": None, "": None,
+    }  # fmt: skip
+    assert languages(pa.chunked_array([pa.array([*texts, None])])).to_pylist() == [*texts.values(), None]
