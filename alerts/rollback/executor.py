@@ -182,7 +182,7 @@ class Executor:
         try:
             if self._clock() - looked_at > STALE:
                 raise TransientError(
-                    "not sent: what this process saw of the endpoint is too old; the next step looks again"
+                    f"not sent: this process looked at the endpoint more than {STALE.seconds} s ago; the next step looks again"
                 )
             self._workspace.update_config(plan.endpoint, target.entities, target.traffic, plan.passthrough)
         except (RefusedError, ConfigError) as error:
@@ -227,14 +227,15 @@ def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:
         if endpoint.update in (Update.FAILED, Update.CANCELED):
             return Seen(View.BROKEN, f"the update ended as {endpoint.update}; the configuration before it still serves")
         return Seen(View.SENT, "the workspace accepted the update and does not show it yet")
+    last = asked[-1][1] if asked and asked[-1][0] == "unknown" else ""
     if plan.path is Route.SLOW and not restored:
-        return Seen(View.BASE)
-    return _ready(prior, View.RESTORED if restored else View.BASE)
+        return Seen(View.BASE, last)
+    return _ready(prior, View.RESTORED if restored else View.BASE, last)
 
 
-def _ready(prior: ServedEntity | None, view: View) -> Seen:
+def _ready(prior: ServedEntity | None, view: View, detail: str = "") -> Seen:
     if prior is None or prior.ready:
-        return Seen(view)
+        return Seen(view, detail)
     if prior.deployment in ("DEPLOYMENT_FAILED", "DEPLOYMENT_ABORTED"):
         return Seen(View.BROKEN, f"the prior version cannot be deployed: {prior.deployment}")
     return Seen(View.SENT, f"waiting for the prior version to become ready ({prior.deployment})")

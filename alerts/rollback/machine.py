@@ -194,10 +194,9 @@ def _shift(progress: Progress, event: Event, now: datetime, policy: Policy, slow
         case Seen() | Tick() if late:
             reason = f"not shifted within {policy.ready_timeout_s:g} s: {event.detail or progress.reason}"
             return replace(progress, state=Status.FAILED, since=now, reason=reason), (Effect.PAGE,)
-        case Seen(View.BASE):
-            return shifting, (Effect.RESTORE if slow else Effect.SHIFT,)
-        case Seen(View.RESTORED):
-            return shifting, (Effect.SHIFT,)
+        case Seen(View.BASE | View.RESTORED as view, detail):
+            effect = Effect.RESTORE if slow and view is View.BASE else Effect.SHIFT
+            return replace(shifting, reason=detail or shifting.reason), (effect,)
         case Seen(View.SENT | View.BUSY, detail) | Tick(detail):
             return replace(progress, reason=detail or progress.reason), ()
     raise RefusedError(f"{type(event).__name__} is not possible while {progress.state}")

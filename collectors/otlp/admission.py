@@ -9,14 +9,27 @@ equal part: the bound by one more than hold something of it.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from lastgood.errors import TransientError
 
 SHARE = 4
 LATER = ("share", "exports", "bytes", "spool", "connections", "slow", "disk")
-NEVER = ("token", "type", "size", "invalid", "unforeseen")
+NEVER = ("token", "type", "size", "invalid", "cut", "unforeseen")
 REASONS = (*LATER, *NEVER)
-"""Why exports are refused. LATER: the sender is asked to send them again; NEVER: they would be refused again."""
+"""Why exports are refused. LATER: the sender is asked to send them again; NEVER: they would be refused again. "cut": a gRPC
+call that ended before its body was whole: above max_body_bytes, or the sender left."""
+
+
+def address(host: str) -> str:
+    """What of a peer's address stands for a sender: of IPv6 the first 64 bits, because whoever has a network has all of its addresses."""
+    try:
+        given = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(given, IPv6Address):
+        return host
+    return str(given.ipv4_mapped or IPv6Network((given, 64), strict=False))
 
 
 class BusyError(TransientError):
@@ -80,6 +93,11 @@ class Admission:
     def __init__(self, exports: int, most_bytes: int) -> None:
         self._exports = Shares(exports, "exports", "exports")
         self._bytes = Shares(most_bytes, "bytes", "bytes")
+
+    @property
+    def held(self) -> int:
+        """Exports under way."""
+        return self._exports.held
 
     @contextmanager
     def enter(self, sender: str) -> Iterator[Held]:

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from lastgood.collectors.otlp.admission import BusyError, Shares
+from lastgood.collectors.otlp.admission import BusyError, Shares, address
 
 MAX_HEAD_BYTES = 64 * 1024
 MOST_QUEUED = 64
@@ -67,7 +67,7 @@ class _Impatient:
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]
-        self._peer = self.client[0] if self.client else ""
+        self._peer = address(self.client[0]) if self.client else ""
         try:
             self.shares.fits(self._peer, 1)
         except BusyError:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv6Network
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lastgood.collectors.otlp import feedback, rows
-from lastgood.collectors.otlp.admission import Admission, Held
+from lastgood.collectors.otlp.admission import Admission, Held, address
 from lastgood.collectors.otlp.asgi import bind, connections
 from lastgood.collectors.otlp.capture import Rules, redact
 from lastgood.collectors.otlp.signals import (
@@ -72,14 +71,6 @@ class Senders:
         if not known:
             raise PermissionError("no sender's token")
         return known[0]
-
-
-def address(host: str) -> str:
-    """What of a peer's address stands for a sender: of IPv6 the first 64 bits, because whoever has a network has all of its addresses."""
-    try:
-        return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host and "." not in host else host
-    except ValueError:
-        return host
 
 
 def _peer(context: Any) -> str:
@@ -239,6 +230,9 @@ class OtlpReceiver:
                 more = await context.read()
         except TimeoutError as error:
             raise TimeoutError(f"the body did not arrive within {self.settings.read_timeout_s:g} s") from error
+        except asyncio.CancelledError:  # gRPC has answered, or has nobody to answer to, and does not tell which
+            self.tally.refused["cut"] += 1
+            raise
         if not isinstance(body, bytes):
             raise ValueError("the call ended without a body")
         if more is not grpc.aio.EOF:  # what is not kept must not be acknowledged

@@ -188,8 +188,9 @@ def begun(
 ) -> Run:
     """A run that takes in (after, until] of a source whose newest version is `newest`, after those that have finished."""
     run = Run(job, source, until, after=after, table_id=table_id)
-    run.again = sum(record["version"] >= until for record in earlier)
-    run.set_back = any(record["version"] > newest for record in earlier if record["table_id"] in (table_id, None))
+    own = [record for record in earlier if record["table_id"] in (table_id, None)]
+    run.again = sum(record["version"] >= until for record in own)
+    run.set_back = any(record["version"] > newest for record in own)
     return run
 
 

@@ -195,6 +195,36 @@ def test_a_call_with_more_than_one_body_is_not_acknowledged(tmp_path: Path) -> N
     assert receiver.tally.refused == {"invalid": 2}
 
 
+def test_a_body_that_grpc_itself_refuses_or_whose_sender_leaves_is_counted(tmp_path: Path) -> None:
+    """gRPC compares a body's size, also unpacked, before a handler has it."""
+    method = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    settings: dict[str, Any] = {"max_body_bytes": 1024}
+    with (
+        receiving(tmp_path, **settings) as receiver,
+        grpc.insecure_channel(f"127.0.0.1:{receiver.grpc_port}") as channel,
+    ):
+        for packed in (None, grpc.Compression.Gzip):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(method)(bytes(100_000), timeout=HANG_S, compression=packed)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        until(lambda: receiver.tally.refused == {"cut": 2}, "both are counted")
+        sending = threading.Event()
+        call = channel.stream_unary(method).future(_after(sending))
+        until(lambda: receiver.admission.held == 1, "the call is under way")
+        call.cancel()
+        sending.set()
+        until(lambda: receiver.tally.refused == {"cut": 3}, "the call that its sender left is counted")
+        assert channel.unary_unary(method)(batch("b").SerializeToString(), timeout=HANG_S) == b""
+    assert [row["request_id"] for row in inbox(tmp_path)] == ["b"]
+    assert receiver.admission.held == 0
+
+
+def _after(event: threading.Event) -> Iterator[bytes]:
+    """No body before the event."""
+    event.wait(HANG_S)
+    yield b""
+
+
 def test_an_export_without_spans_is_acknowledged(tmp_path: Path) -> None:
     with receiving(tmp_path) as receiver:
         assert post(receiver, b"", content_type="application/x-protobuf").status_code == 200

@@ -1,11 +1,14 @@
 """What many senders may hold of one bound: all that is free for one, something for everybody, and nothing above the bound."""
 
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.collectors.otlp.admission import LATER, SHARE, Admission, BusyError, Shares
-from lastgood.collectors.otlp.receiver import address
+from lastgood.collectors.otlp.admission import LATER, SHARE, Admission, BusyError, Shares, address
+from lastgood.collectors.otlp.asgi import _Impatient
 
 MOST = 1000
 
@@ -96,4 +99,31 @@ def test_an_ipv6_network_is_one_sender() -> None:
     assert address("2001:db8::1") == address("2001:db8::ffff") != address("2001:db8:0:1::1")
     assert address("10.0.0.1") != address("10.0.0.2")
     assert address("fe80::1%eth0") == address("fe80::2")
-    assert address("::ffff:10.0.0.1") != address("::ffff:10.0.0.2")
+    assert address("fe80::1%eth0.100") == address("fe80::2%eth0.100")
+    assert address("::ffff:10.0.0.1") == address("10.0.0.1") != address("::ffff:10.0.0.2")
+
+
+def test_connections_of_an_ipv6_network_are_those_of_one_sender() -> None:
+    """Who has a network opens each connection from another of its addresses."""
+
+    class Protocol:
+        def connection_made(self, transport: Any) -> None:
+            self.client = transport.get_extra_info("peername")
+            self.loop = Mock()
+
+    heard: list[str] = []
+    bounds = {
+        "shares": Shares(MOST, "connections", "connections"),
+        "patience_s": 1.0,
+        "refused": staticmethod(heard.append),
+    }
+    made = type("Made", (_Impatient, Protocol), bounds)
+    for number in range(MOST):
+        transport = Mock()
+        transport.get_extra_info.return_value = (f"2001:db8::{number:x}", 4711)
+        made().connection_made(transport)
+    assert heard.count("connections") >= MOST / (SHARE + 2)
+    other = Mock()
+    other.get_extra_info.return_value = ("2001:db8:1::1", 4711)
+    made().connection_made(other)
+    assert not other.close.called

@@ -1,16 +1,19 @@
 """People decide about plans, and plans are carried out: links, the fast and the slow path, what fails, what the telemetry says after."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from alerts_support import Build, FixedTelemetry, MemoryWorkspace, ended, endpoint, entity, open_incidents
 
+from lastgood.alerts.rollback.executor import STALE
 from lastgood.alerts.rollback.links import LinkError, Problem
 from lastgood.alerts.rollback.machine import WAITING, Approve, Hold, Reject, Status
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.errors import RefusedError, TransientError
 from lastgood.settings import Mode
+from lastgood.workspace import Endpoint
 
 # people
 
@@ -160,6 +163,23 @@ def test_an_update_that_never_ends_is_bounded(build: Build) -> None:
     house = build(workspace=MemoryWorkspace(endpoint("2", "3"), polls=10**6), ready_timeout_s=60)
     house.verdict()
     assert "not shifted within 60 s" in house.tick_until(ended, 30).progress.reason
+
+
+def test_a_workspace_that_answers_too_slowly_to_act_on_ends_with_that_reason(build: Build) -> None:
+    """What is seen of the endpoint is always too old to act on: nothing is sent, and who is paged reads why."""
+
+    class Slow(MemoryWorkspace):
+        def endpoint(self, name: str) -> Endpoint:
+            house.clock.now += delay
+            return super().endpoint(name)
+
+    delay = timedelta()
+    house = build(workspace=Slow(endpoint("2", "3")), ready_timeout_s=600)
+    house.verdict()
+    delay = 2 * STALE
+    failed = house.tick_until(ended, 60)
+    assert (failed.state, house.workspace.updates) == (Status.FAILED, [])
+    assert failed.progress.reason is not None and "more than 30 s ago" in failed.progress.reason
 
 
 def test_the_slow_path_puts_the_prior_version_back_waits_and_shifts(build: Build) -> None:
