@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -20,12 +20,10 @@ from lastgood.cli.check_paths import Facts, Job, in_catalog, on_one_machine, wit
 from lastgood.errors import ConfigError
 from lastgood.judge import Drifted, Evidence, History, Verdict, judge
 from lastgood.judge.intervals import rate_interval
+from lastgood.judge.ledger import Pair
 from lastgood.record.metrics import BY_NAME, summary
 from lastgood.record.windows import Counts, merge
 from lastgood.settings import Settings
-
-if TYPE_CHECKING:
-    from lastgood.dashboards.report import Report
 
 
 def check(table: str, settings: Settings, endpoint: str | None = None, html: Path | None = None) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         tempfile.TemporaryDirectory(prefix="lastgood-check-") as scratch,
         _no_collections(),
     ):
-        job = Job(table, settings, endpoint or _named_after(table), Path(scratch), say)
+        job = Job(table, settings, endpoint or _named_after(table), Path(scratch), say, bool(html))
         facts = on_one_machine(job) or with_spark(job)
         if not facts.windows:
             sentence = "; ".join(_aside(facts.reasons, facts.first)) or "the table is empty"
@@ -47,9 +45,9 @@ def check(table: str, settings: Settings, endpoint: str | None = None, html: Pat
         job.say("judging")
         result = _result(table, facts, settings)
     if html:
-        from lastgood.dashboards.report import render
+        from lastgood.cli.check_page import page
 
-        html.write_text(render(_page(result, facts.windows)))
+        html.write_text(page(result, facts, settings))
     return _plain(result)
 
 
@@ -114,28 +112,11 @@ def _result(table: str, facts: Facts, settings: Settings) -> dict[str, Any]:
     for name in sorted({window.endpoint for window in windows}):
         own = [window for window in windows if window.endpoint == name]
         versions = sorted({window.model_version for window in own})
-        policy = settings.endpoint(name).policy
         moved = [row for row in drifted if row["endpoint"] == name]
         verdict: Verdict | None = None
         if pair := chosen.get(name):
             now = max(window.start for window in own) + width
-            evidence = Evidence(
-                name,
-                pair.candidate,
-                pair.prior,
-                [
-                    window
-                    for window in own
-                    if window.model_version in (pair.candidate, pair.prior) and window.start >= pair.since
-                ],
-                settings.window_s,
-                [
-                    Drifted(*(row[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
-                    for row in moved
-                    if row["drifted"]
-                ],
-            )
-            verdict = judge(evidence, policy, History(), now)
+            verdict = judged(name, pair, own, moved, settings, now)
         endpoints.append(
             {
                 "endpoint": name,
@@ -149,6 +130,25 @@ def _result(table: str, facts: Facts, settings: Settings) -> dict[str, Any]:
         "rejected_first": dict(facts.first), "notes": facts.notes,
         "endpoints": endpoints,
     }  # fmt: skip
+
+
+def judged(
+    name: str, pair: Pair, own: Sequence[Counts], moved: Sequence[Mapping[str, Any]], settings: Settings, now: datetime
+) -> Verdict:
+    """The verdict on an endpoint at a moment, from its windows that ended until then and its rows of drift."""
+    until = now - timedelta(seconds=settings.window_s)
+    shown = [
+        window
+        for window in own
+        if window.model_version in (pair.candidate, pair.prior) and pair.since <= window.start <= until
+    ]
+    drifts = [
+        Drifted(*(row[k] for k in ("model_version", "against", "kind", "column", "distance", "low")))
+        for row in moved
+        if row["drifted"]
+    ]
+    evidence = Evidence(name, pair.candidate, pair.prior, shown, settings.window_s, drifts)
+    return judge(evidence, settings.endpoint(name).policy, History(), now)
 
 
 def _version(windows: Sequence[Counts]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ HEADER = (
 )
 
 
-def _row(version: str, figures: Mapping[str, Any]) -> list[str]:
+def version_row(version: str, figures: Mapping[str, Any]) -> list[str]:
     def shown(name: str) -> str:
         return BY_NAME[name].show(figures.get(name))
 
@@ -222,9 +222,15 @@ def _percent(share: float | None, form: str = ".0%") -> str:
     return "-" if share is None else f"{share:{form}}"
 
 
-def _opinion(row: Mapping[str, Any]) -> str:
+def opinion(row: Mapping[str, Any]) -> str:
     score = row["evidently_score"]
-    return "-" if row["evidently_method"] is None or score is None else f"{row['evidently_method']}: {score:.3g}"
+    return (
+        "-" if row["evidently_method"] is None or score is None else f"{row['evidently_method']}: {_two_digits(score)}"
+    )
+
+
+def _two_digits(score: float) -> str:
+    return "under 0.0001" if 0 < score < 0.0001 else f"{score:.2g}"
 
 
 def _distance(row: Mapping[str, Any]) -> str:
@@ -238,7 +244,7 @@ def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             row["model_version"], row["against"], row["kind"], row["column"], _distance(row),
-            "drifted" if row["drifted"] else "", _opinion(row),
+            "drifted" if row["drifted"] else "", opinion(row),
         ]
         for row in ordered[:20]
     ]  # fmt: skip
@@ -256,7 +262,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {line}", style="yellow", **plain)
     for endpoint in result["endpoints"]:
         for title, header, rows in (
-            (endpoint["endpoint"], HEADER, [_row(v, f) for v, f in endpoint["versions"].items()]),
+            (endpoint["endpoint"], HEADER, [version_row(v, f) for v, f in endpoint["versions"].items()]),
             ("drift", DRIFT_HEADER, _drift_rows(endpoint["drift"])),
         ):
             table = Table(title=Text(title), title_justify="left")
@@ -268,18 +274,3 @@ def show(result: Mapping[str, Any], console: Console) -> None:
                 console.print(table)
         if verdict := endpoint["verdict"]:
             console.print(f"verdict on {verdict['candidate']}: {verdict['state']}: {verdict['reason']}\n", **plain)
-
-
-def _page(result: Mapping[str, Any], windows: Sequence[Counts]) -> "Report":
-    from lastgood.dashboards.report import Report
-
-    shown: dict[str, Any] = {}
-    verdicts = [endpoint["verdict"] for endpoint in result["endpoints"] if endpoint["verdict"]]
-    for endpoint in result["endpoints"]:
-        shown[f"Versions of {endpoint['endpoint']}"] = (HEADER, [_row(v, f) for v, f in endpoint["versions"].items()])
-        shown[f"Drift of {endpoint['endpoint']}"] = (DRIFT_HEADER, _drift_rows(endpoint["drift"]))
-    first = result["endpoints"][0]["endpoint"]
-    headline = "; ".join(f"{v.endpoint}: {v.state}, {v.reason}" for v in verdicts) or "no version to judge"
-    facts = {why: str(number) for why, number in result["rejected"].items()}
-    of_first = [window for window in windows if window.endpoint == first]
-    return Report(f"Lastgood check: {result['table']}", headline, of_first, verdicts, (), facts, shown)

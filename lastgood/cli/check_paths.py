@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lastgood import tables
-from lastgood.cli import scan
+from lastgood.cli import examples, scan
 from lastgood.collectors import files, inference_tables
 from lastgood.collectors.findings import EXPECTED, Place
 from lastgood.collectors.inference_tables import Shape
@@ -26,6 +26,7 @@ from lastgood.record.windows import Counts, from_row
 from lastgood.settings import Settings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyspark.sql import DataFrame
 
     from lastgood.tables.runs import Context
@@ -57,6 +58,10 @@ FETCHED_ROWS = 50_000
 ENTITY = "the table does not name model versions: its served entities stand for them"
 
 
+Comparison = tuple[str, str, str, str]
+Bins = tuple[list[str], bool, list[float], list[float]]
+
+
 class Say(Protocol):
     """Hears what is being done."""
 
@@ -74,12 +79,15 @@ class Job:
     endpoint: str
     scratch: Path
     say: Say
+    page: bool = False
+    """Whether what only a page shows is kept: the bins of each comparison and a few requests."""
 
 
 @dataclass(frozen=True)
 class Facts:
     """What was read. `read`: what the reader took the table for; `reasons`: why rows were set aside -> how many; `first`: why -> the first
-    of them; `notes`: what a person must know of the figures."""
+    of them; `notes`: what a person must know of the figures. For a page (not by Spark): `bins` (version, against, column) -> what
+    `tables.drifted.binned` gives; `examples`: rows of `cli.examples`."""
 
     kind: str
     read: str
@@ -90,6 +98,8 @@ class Facts:
     reasons: Mapping[str, int]
     notes: Sequence[str] = field(default_factory=list)
     first: Mapping[str, str] = field(default_factory=dict)
+    bins: Mapping[Comparison, Bins] = field(default_factory=dict)
+    examples: Sequence[Mapping[str, Any]] = ()
 
 
 def in_catalog(table: str) -> bool:
@@ -154,6 +164,7 @@ def on_one_machine(job: Job) -> Facts | None:
         job.settings.bad_answers,
         job.scratch,
         datetime.now(UTC),
+        job.page,
     )
     counted = scan.scan(plan, lambda rows: job.say.rows(rows, source.rows))
     findings = counted.findings
@@ -162,12 +173,14 @@ def on_one_machine(job: Job) -> Facts | None:
     windows = _counts(counted)
     chosen = pairs_of(windows)
     job.say("measuring drift")
-    drifted = list(_drift(job, scan.samples(counted), chosen, _end(windows))) if chosen else []
+    bins: dict[Comparison, Bins] = {}
+    drifted = list(_drift(job, scan.samples(counted), chosen, _end(windows), bins)) if chosen else []
     notes = [*_shared(*counted.folded), *source.notes, *findings.notes(source.where)]
     first = {reason: _first(cases.value, cases.place, source) for reason, cases in findings.aside.items()}
     return Facts(
-        kind, source.description, counted.rows, windows, chosen, drifted, findings.reasons, _entity(kind) + notes, first
-    )
+        kind, source.description, counted.rows, windows, chosen, drifted, findings.reasons, _entity(kind) + notes, first,
+        bins, examples.chosen(counted.examples).to_pylist() if counted.examples else [],
+    )  # fmt: skip
 
 
 def _entity(kind: str) -> list[str]:
@@ -212,14 +225,34 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("endpoint", "model_version", "stratum", "window_start"))
 
 
-def _drift(job: Job, samples: pa.Table, chosen: Mapping[str, Pair], now: datetime) -> Iterator[dict[str, Any]]:
+def _drift(
+    job: Job, samples: pa.Table, chosen: Mapping[str, Pair], now: datetime, bins: dict[Comparison, Bins]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the drift table; fills `bins` for a page."""
     from lastgood.jobs.comparison import measured, sides
 
     for endpoint, pair in chosen.items():
         own = job.settings.endpoint(endpoint)
         for group in sides(samples, endpoint, pair, now, own.drift_reference):
-            if len(group):
-                yield from measured(group, own.policy.drift_limit, now)
+            if not len(group):
+                continue
+            rows = measured(group, own.policy.drift_limit, now)
+            yield from rows
+            if job.page and rows:
+                key = endpoint, rows[0]["model_version"], rows[0]["against"]
+                bins |= {(*key, column): shape for column, shape in _bins(group, own.drift_reference, rows)}
+
+
+def _bins(group: "pd.DataFrame", prefer: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Bins]]:
+    from lastgood.jobs.comparison import reference_side, wide_columns
+    from lastgood.tables.drifted import LENGTHS, binned
+
+    wide, _ = wide_columns(group)
+    sides = [wide[wide["side"] == side] for side in ("current", reference_side(group, prefer))]
+    for row in rows:
+        values = [side[LENGTHS.get(row["column"], row["column"])].dropna().tolist() for side in sides]
+        if shape := binned(*values):
+            yield row["column"], shape
 
 
 def with_spark(job: Job) -> Facts:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lastgood.cli import examples
 from lastgood.collectors import inference_tables
 from lastgood.collectors.files import BATCH, Piece, Source
 from lastgood.collectors.findings import Findings, UnfitError, first_of
@@ -54,6 +55,7 @@ class Plan:
     rule: BadAnswers
     scratch: Path
     now: datetime
+    examples: bool = False
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Counted:
     keys: list[Ints] = field(default_factory=list)
     samples: list[Path] = field(default_factory=list)
     folded: tuple[int, int, int] = (0, 0, 0)
+    examples: list[pa.Table] = field(default_factory=list)
 
     def merge(self, other: "Counted") -> None:
         self.rows += other.rows
@@ -76,6 +79,7 @@ class Counted:
         self.findings.merge(other.findings)
         self.keys += other.keys
         self.samples += other.samples
+        self.examples += other.examples
 
     def doubled(self) -> Ints:
         """Keys of requests that more than one row tells of, sorted."""
@@ -128,6 +132,10 @@ class Tally:
     def requests(self, requests: pa.Table, hashed: Ints) -> None:
         """Count records, one of each request."""
         self._write("samples", self.sampler.take(requests, hashed))
+        if self.plan.examples:
+            self.done.examples = [
+                examples.chosen([*self.done.examples, examples.narrow(requests, hashed, self.plan.rule)])
+            ]
         made = keyed(requests, self.plan.window_s)
         self._narrow.append(counted(made))
         self._marked.append(quality.marked(made.select(list(quality.COUNTED)), self.plan.rule))

@@ -1,9 +1,11 @@
 """`lastgood check` as a user runs it, on tables of their own."""
 
 import json
+import random
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from cli_support import lastgood
 from conftest import SPARK_FOR_TESTS
 
 from benchmarks.check import make
+from lastgood.cli.check import check
+from lastgood.dashboards.report import COLOURS, widened
+from lastgood.record.verdict import State
+from lastgood.record.windows import Counts
+from lastgood.settings import load
 
 
 @pytest.mark.usefixtures("java")
@@ -76,3 +83,67 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     assert re.match(r"error: \S+: not a table of requests: expected canonical records", last)
     assert "found columns order, price" in last
     assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report on a table where version 3 fails and is asked longer questions."""
+    folder = tmp_path_factory.mktemp("page")
+    rng, rows = random.Random(4), []
+    for i in range(4_800):
+        new = i > 2_400 and rng.random() < 0.5
+        failed = rng.random() < (0.08 if new else 0.005)
+        asked = f"Refund for jane.doe{i}@example.com " + "please " * rng.randint(1, 40 if i > 2_400 else 10)
+        rows.append({
+            "endpoint": "support", "model_version": "3" if new else "2", "request_id": f"r{i}", "latency_ms": rng.lognormvariate(5, 0.4),
+            "requested_at": (datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=4 * i)).isoformat(),
+            "error_code": "TIMEOUT" if failed else None, "input": asked, "output": None if failed else "It was made on Monday." if i % 9 else "",
+        })  # fmt: skip
+    file, out = folder / "rows.jsonl", folder / "report.html"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    check(str(file), load(storage=str(folder / "store")), html=out)
+    return out.read_text()
+
+
+def test_the_report_answers_first(page: str) -> None:
+    """A sentence that says what to do, the figure it rests on, and its picture, before any table."""
+    sentence, number, picture, table = (
+        page.index(part) for part in ('class="headline"', 'class="number"', "<svg", "<table")
+    )
+    assert sentence < number < picture < table
+    assert re.search(r"support: Put version 2 back\. Version 3 fails", page)
+    assert re.search(r'class="number">\d+\.\d+%</b> errors of version 3; version 2: \d', page)
+
+
+def test_the_report_stands_alone(page: str) -> None:
+    assert len(page.encode()) < 150_000
+    assert not re.search(r"<script|<link|src=|@import|url\((?!#)|javascript:", page)
+
+
+def test_the_verdict_strip_shows_how_the_verdict_came_about(page: str) -> None:
+    """Before there was enough of version 3 the judge could not know; then it did."""
+    picture = page[page.index("<svg") : page.index("</svg>")]
+    assert all(COLOURS[state] in picture for state in (State.INCONCLUSIVE, State.ROLL_BACK))
+
+
+def test_failing_and_odd_requests_are_shown_redacted(page: str) -> None:
+    assert "failed: TIMEOUT" in page
+    assert "answer: empty" in page
+    assert "[EMAIL]" in page
+    assert "example.com" not in page
+
+
+def test_drift_is_told_in_words_with_a_bar_and_drawn(page: str) -> None:
+    assert re.search(r"(clearly|very) different <b>drifted</b></td><td><svg class=\"bar\"", page)
+    assert "input_chars: version 3 against the day before it came" in page
+    assert 'class="theirs"' in page
+
+
+def test_a_point_rests_on_enough_requests() -> None:
+    """15 requests a minute become windows of five minutes; no request is lost, and a short table is left as it is."""
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    minutes = [Counts("e", "1", "", start + timedelta(minutes=i), 15, 15.0) for i in range(120)]
+    wide = widened(minutes)
+    assert {window.start.minute % 5 for window in wide} == {0}
+    assert sum(window.requests for window in wide) == sum(window.requests for window in minutes)
+    assert widened(minutes[:5]) == minutes[:5]
