@@ -239,7 +239,11 @@ class Pages:
         faults = self._settings.endpoint(incident.endpoint).policy.rollback_faults
         try:
             return hurt(self._data, incident.endpoint, incident.candidate, incident.prior, since, faults)[:MOST_SLICES]
-        except LastgoodError as error:  # the page opens without it
+        except (
+            LastgoodError,
+            OSError,
+            ValueError,
+        ) as error:  # the page opens without it: pyarrow says ValueError of a broken file
             log.warning("which requests of %s are hurt is not known: %s", incident.endpoint, error)
             return ()
 

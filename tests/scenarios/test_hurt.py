@@ -5,21 +5,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from alerts_support import START, House, MemoryWorkspace, endpoint, settings
 from cli_support import lastgood
 
 from lastgood import tables
+from lastgood.alerts.notify.fake_pagerduty import serving
+from lastgood.alerts.web.app import create_app
 from lastgood.record.telemetry import arrow_schema
+from lastgood.settings import Mode
 from lastgood.tables import Store
 from lastgood.tables.hurt import attributes, hurt, languages
 
 NOW = datetime.now(UTC)
 
 
-def filled(store: Store, failing: float = 0.2) -> None:
-    """An hour of two versions: German prompts of version 8 fail."""
+def filled(store: Store, failing: float = 0.2, now: datetime = NOW, new: str = "8", prior: str = "7") -> None:
+    """An hour of two versions: German prompts of the new one fail."""
     r = np.random.default_rng(5)
     texts = {
         "German": "Wie kann ich mein Passwort für das Konto ändern?",
@@ -27,13 +32,13 @@ def filled(store: Store, failing: float = 0.2) -> None:
     }
     rows: list[dict[str, Any]] = []
     for i in range(6000):
-        language, new = "German" if r.random() < 0.1 else "English", bool(r.random() < 0.5)
-        bad = r.random() < (failing if new and language == "German" else 0.005)
+        language, is_new = "German" if r.random() < 0.1 else "English", bool(r.random() < 0.5)
+        bad = r.random() < (failing if is_new and language == "German" else 0.005)
         rows.append(
             {
-                "endpoint": "chat", "request_id": f"r{i}", "model_version": "8" if new else "7", "requested_at": NOW - timedelta(seconds=0.6 * i),
+                "endpoint": "chat", "request_id": f"r{i}", "model_version": new if is_new else prior, "requested_at": now - timedelta(seconds=0.6 * i),
                 "error_code": "HTTP_500" if bad else "HTTP_429" if r.random() < 0.02 else None, "tokens_in": int(r.integers(20, 4000)),
-                "team": f"t{r.integers(4)}", "input": texts[language], "weight": 1.0, "received_at": NOW, "sources": ["otlp"],
+                "team": f"t{r.integers(4)}", "input": texts[language], "weight": 1.0, "received_at": now, "sources": ["otlp"],
                 "attributes": [("region", "eu" if r.random() < 0.5 else "us"), ("run.tools", str(i % 3)), ("trace", str(i))],
             }
         )  # fmt: skip
@@ -74,3 +79,22 @@ def test_languages_are_guessed_by_script_and_frequent_words() -> None:
         "パスワードを変更したい": "Chinese or Japanese", "Как изменить пароль": "Cyrillic", "12345": None, "": None,
     }  # fmt: skip
     assert languages(pa.chunked_array([pa.array([*texts, None])])).to_pylist() == [*texts.values(), None]
+
+
+def test_the_evidence_page_says_first_who_is_hurt(tmp_path: Path) -> None:
+    """And opens without it where the tables cannot be read."""
+    store = Store(str(tmp_path / "tables"))
+    filled(store, now=START, new="3", prior="2")
+    house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE))
+    house.verdict()
+    house.tick()
+    with serving(create_app(house.controller, data=store)) as url, httpx.Client(base_url=url) as browser:
+        page = browser.get(f"/r/{house.token()}").text
+        heading, sentence = page.index("<h1>"), page.index("Only language German (")
+        assert heading < sentence < page.index("<h2>")
+        requests = tmp_path / "tables" / "requests"
+        for part in requests.glob("*.parquet"):
+            part.write_bytes(b"no longer Parquet")
+        damaged = browser.get(f"/r/{house.token()}")
+        assert damaged.status_code == 200 and "Only language German" not in damaged.text
+    house.store.close()
