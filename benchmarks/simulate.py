@@ -75,7 +75,7 @@ MUTATIONS = (
     Mutation("the drain removes segments it could not commit", "ingest", drain.Drain, "step", "self._done.clear()\n        raise", "fed = None"),
     Mutation("stale windows are written over newer ones", "jobs", runs, "fence", "if ctx.span or run.set_back:", "if True:"),
     Mutation("a bookmark is the newest run's, whoever overtook it", "jobs", runs, "chain", "if begun == done else min(done, begun)", ""),
-    Mutation("bookmarks of a table that is gone count", "jobs", runs, "_placed", 'not known or record["table_id"] in (table_id, None)', "True"),
+    Mutation("bookmarks of a table that is gone count", "jobs", runs, "_own", 'record["table_id"] == table_id or', "True or"),
     Mutation("windows of a table that is gone are written", "jobs", runs, "same_source", "raise TransientError", "return TransientError"),
     Mutation("a table that was put back is not seen", "jobs", runs, "_placed", "seen > newest", "False"),
     Mutation("a request that is told twice counts twice", "live", live_service, "_unique", 'return table.take(', "return table or ("),
