@@ -98,7 +98,7 @@ def _placed(records: list[dict[str, Any]], table_id: str, newest: int) -> tuple[
     return (-1, AHEAD) if seen > newest else (chain(own), None)
 
 
-def _own(records: list[dict[str, Any]], table_id: str) -> list[dict[str, Any]]:
+def _own(records: list[dict[str, Any]], table_id: str | None) -> list[dict[str, Any]]:
     """Records of this table. 0.1.0 wrote no id: its records are the table's until it is made anew."""
     anew = any(record["table_id"] not in (table_id, None) for record in records)
     return [record for record in records if record["table_id"] == table_id or (record["table_id"] is None and not anew)]
