@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from lastgood.errors import TransientError
 
 SHARE = 4
+NOTHING: Mapping[str, int] = {}
 LATER = ("share", "exports", "bytes", "spool", "connections", "slow", "disk")
 NEVER = ("token", "type", "size", "invalid", "cut", "unforeseen")
 REASONS = (*LATER, *NEVER)
@@ -48,14 +49,16 @@ class Shares:
         self._own: Counter[str] = Counter()
         self.held = 0
 
-    def fits(self, sender: str, size: int, held: int | None = None) -> None:
-        """Whether the sender may take `size` more; `held`: what all hold, where that is known better. Errors: BusyError."""
-        held = self.held if held is None else held
+    def fits(self, sender: str, size: int, held: int | None = None, coming: Mapping[str, int] = NOTHING) -> None:
+        """Whether the sender may take `size` more; `held`: what all hold, where that is known better; `coming`: sender -> what it was let in with and
+        has not taken yet. Errors: BusyError."""
+        held = (self.held if held is None else held) + sum(coming.values())
         if held + size > self._most:
             raise BusyError(self._reason, f"{held} {self._unit} of {self._most}, the bound of all senders", self._later)
-        equal = self._most / (len(self._own) + 1)
-        if self._own[sender] + size > max(equal, SHARE * (self._most - held)):
-            raise BusyError("share", f"{self._own[sender]} {self._unit}, the share of one sender now", self._later)
+        own = self._own[sender] + coming.get(sender, 0)
+        equal = self._most / (len(self._own) + sum(name not in self._own for name in coming) + 1)
+        if own + size > max(equal, SHARE * (self._most - held)):
+            raise BusyError("share", f"{own} {self._unit}, the share of one sender now", self._later)
 
     def take(self, sender: str, size: int) -> None:
         self._own[sender] += size

@@ -13,13 +13,13 @@ import time
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from lastgood.collectors.otlp.admission import BusyError, Shares
+from lastgood.collectors.otlp.admission import NOTHING, BusyError, Shares
 from lastgood.errors import ConfigError, CorruptError, TransientError
 
 _HEADER = struct.Struct("<2sHIIq")
@@ -131,12 +131,13 @@ class Spool:
         """Asked in the order in which a segment changes its name, so that one just being sealed is not missed."""
         return any((self.folder / f"{stem}{ending}").exists() for ending in (".open", ".seg"))
 
-    def room(self, size: int, sender: str = "") -> None:
-        """Errors: BusyError when `size` more bytes would go over the bound, or over the sender's share of it."""
+    def room(self, size: int, sender: str = "", coming: Mapping[str, int] = NOTHING) -> None:
+        """Errors: BusyError when `size` more bytes would go over the bound, or over the sender's share of it. `coming`: sender -> bytes that were let
+        in before and are not appended yet."""
         try:
-            self._shares.fits(sender, size, self._known)
+            self._shares.fits(sender, size, self._known, coming)
         except BusyError:  # unless the drain took some since
-            self._shares.fits(sender, size, self.pending_bytes)
+            self._shares.fits(sender, size, self.pending_bytes, coming)
 
     def append(self, records: list[Record]) -> None:
         """All of them on disk (written and fsynced), or none: TransientError (disk full, I/O error).

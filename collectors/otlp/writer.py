@@ -57,17 +57,18 @@ class GroupCommit:
         self.spool, self._settings, self._tally = spool, settings, tally
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
-        self._bytes = 0
+        self._coming: Counter[str] = Counter()
+        """Bytes that wait or are being written, by sender."""
         self._closing = False
         self._disk = ThreadPoolExecutor(1, "spool")
 
     async def put(self, record: Record) -> None:
         if self._closing:
             raise TransientError("the receiver is shutting down", 1.0)
-        self.spool.room(self._bytes + len(record.body), record.sender)
+        self.spool.room(len(record.body), record.sender, self._coming)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
-        self._bytes += len(record.body)
+        self._coming[record.sender] += len(record.body)
         self._wake.set()
         await done
 
@@ -79,7 +80,7 @@ class GroupCommit:
             except TimeoutError:
                 pass
             self._wake.clear()
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
+            waiting, self._waiting = self._waiting, []
             failure: LastgoodError | None = None
             try:
                 records = [record for record, _ in waiting]
@@ -91,9 +92,11 @@ class GroupCommit:
                 log.exception("the spool could not be written")
                 failure = TransientError(f"the spool could not be written: {error}", 5.0)
             self._tally.spool_errors += failure is not None
-            for _, done in waiting:
+            for record, done in waiting:
+                self._coming[record.sender] -= len(record.body)
                 if not done.done():
                     done.set_result(None) if failure is None else done.set_exception(failure)
+            self._coming = +self._coming
         self._disk.shutdown()
 
     def _write(self, records: list[Record]) -> None:

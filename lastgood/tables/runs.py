@@ -91,11 +91,17 @@ def _placed(records: list[dict[str, Any]], table_id: str, newest: int) -> tuple[
     known = [record["table_id"] for record in sorted(records, key=lambda r: r["finished_at"]) if record["table_id"]]
     if known and table_id and known[-1] != table_id:
         return -1, ANOTHER
-    own = [record for record in records if not known or record["table_id"] in (table_id, None)]
+    own = _own(records, table_id) if known else records
     ordered = sorted(own, key=_order)
     whole = max((i for i, record in enumerate(ordered) if record["after"] == -1), default=0)
     seen = max((record["version"] for record in ordered[whole:]), default=-1)
     return (-1, AHEAD) if seen > newest else (chain(own), None)
+
+
+def _own(records: list[dict[str, Any]], table_id: str | None) -> list[dict[str, Any]]:
+    """Records of this table. 0.1.0 wrote no id: its records are the table's until it is made anew."""
+    anew = any(record["table_id"] not in (table_id, None) for record in records)
+    return [record for record in records if record["table_id"] == table_id or (record["table_id"] is None and not anew)]
 
 
 def _order(record: dict[str, Any]) -> tuple[datetime, int]:
@@ -188,7 +194,7 @@ def begun(
 ) -> Run:
     """A run that takes in (after, until] of a source whose newest version is `newest`, after those that have finished."""
     run = Run(job, source, until, after=after, table_id=table_id)
-    own = [record for record in earlier if record["table_id"] in (table_id, None)]
+    own = _own(earlier, table_id)
     run.again = sum(record["version"] >= until for record in own)
     run.set_back = any(record["version"] > newest for record in own)
     return run

@@ -1,5 +1,6 @@
 """The spool and its drain: torn tails, damage, a full disk, kill -9 at random points; what was acknowledged is stored once."""
 
+import asyncio
 import errno
 import json
 import os
@@ -23,12 +24,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from soak import scaled, seed
+from waiting import HANG_S
 
 from lastgood.collectors.otlp import spool
+from lastgood.collectors.otlp.admission import SHARE
 from lastgood.collectors.otlp.columns import Batch, TraceDecoder
 from lastgood.collectors.otlp.drain import Drain
 from lastgood.collectors.otlp.spool import Record, Spool
+from lastgood.collectors.otlp.writer import GroupCommit, Tally
 from lastgood.errors import ConfigError, CorruptError, TransientError
+from lastgood.settings import Receiver
 from lastgood.tables import delta
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6)
@@ -99,6 +104,48 @@ def test_a_torn_tail_is_cut_off_and_numbers_only_grow(tmp_path: Path) -> None:
 def test_one_receiver_a_spool(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(ConfigError, match="another receiver writes to this spool"):
         opened(tmp_path)
+
+
+def test_exports_that_wait_for_a_slow_disk_are_counted_as_their_senders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that sends many at once neither fills the bound before the disk has answered, nor is what it has waiting held against another."""
+    size, most = 1000, 100_000
+    limits = Receiver(spool=tmp_path / "spool", max_body_bytes=most)
+    writing, free = threading.Event(), threading.Event()
+
+    async def burst(group: GroupCommit, sender: str, number: int) -> list["asyncio.Task[None]"]:
+        record = spool.Record(spool.TRACES, 1, bytes(size), sender)
+        tasks = [asyncio.create_task(group.put(record)) for _ in range(number)]
+        await asyncio.sleep(0)
+        return tasks
+
+    async def main(held: Spool) -> tuple[int, int]:
+        group = GroupCommit(held, limits, Tally())
+        running = asyncio.create_task(group.run())
+        noisy = await burst(group, "noisy", most // size)
+        assert await asyncio.to_thread(writing.wait, HANG_S)
+        noisy += await burst(group, "noisy", most // size)
+        quiet = await burst(group, "quiet", 3)
+        free.set()
+        answers = [await asyncio.gather(*tasks, return_exceptions=True) for tasks in (noisy, quiet)]
+        group.close()
+        await running
+        assert held.pending_bytes <= most
+        return answers[0].count(None), answers[1].count(None)
+
+    with opened(tmp_path / "spool", max_bytes=most) as held:
+        append = held.append
+
+        def slow(records: list[spool.Record]) -> None:
+            writing.set()
+            free.wait(HANG_S)
+            append(records)
+
+        monkeypatch.setattr(held, "append", slow)
+        noisy, quiet = asyncio.run(main(held))
+    assert quiet == 3
+    assert noisy == pytest.approx(most / size * SHARE / (SHARE + 1), abs=SHARE)
 
 
 def test_the_bound_counts_what_is_not_yet_in_delta(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from soak import scaled, seed
 
+from benchmarks.simulate import MUTATIONS, Mutation, planted
 from simulation import control, ingest, jobs
 from simulation.chance import Chance, Violation, run, shortest
 from simulation.disk import Disk, SimPath
@@ -23,6 +24,14 @@ def _quiet() -> Iterator[None]:
     logging.getLogger("lastgood").setLevel(logging.CRITICAL)
     yield
     logging.getLogger("lastgood").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+def test_every_planted_fault_still_changes_the_code(mutation: Mutation) -> None:
+    before = getattr(mutation.owner, mutation.name)
+    with planted(mutation):
+        assert getattr(mutation.owner, mutation.name) is not before
+    assert getattr(mutation.owner, mutation.name) is before
 
 
 @pytest.mark.scaled
