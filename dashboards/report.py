@@ -66,7 +66,8 @@ class Shape:
 @dataclass(frozen=True)
 class Report:
     """What the page shows. `facts`: label -> text. `tables`: title -> (header, rows). `events`: (time, text). `verdicts`: over time, the strip.
-    `listed`: those of them in words; None: all."""
+    `listed`: those of them in words; None: all. `folded`: titles of tables
+    behind a fold."""
 
     title: str
     headline: str
@@ -78,6 +79,7 @@ class Report:
     answer: Answer | None = None
     shapes: Sequence[Shape] = ()
     listed: Sequence[Verdict] | None = None
+    folded: frozenset[str] = frozenset()
 
 
 def widened(counts: Sequence[Counts]) -> list[Counts]:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lastgood.cli.check import HEADER, judged, opinion, version_row
-from lastgood.cli.check_paths import Facts
+from lastgood.cli.check_paths import Bins, Facts
 from lastgood.dashboards.report import Answer, Report, Shape, bar, render, widened
 from lastgood.judge import Verdict
 from lastgood.record.metrics import BY_NAME
@@ -47,8 +47,9 @@ def page(result: Mapping[str, Any], facts: Facts, settings: Settings) -> str:
         shown[f"Versions of {name}"] = (HEADER, [version_row(v, f) for v, f in endpoint["versions"].items()])
         if rows := examples(facts.examples, endpoint, settings):
             shown[f"Requests of {name} to look at"] = (EXAMPLE_HEADER, rows)
-        if rows := list(drift_rows(endpoint["drift"], limit)):
-            shown[f"Drift of {name}"] = (DRIFT_HEADER, rows)
+        for title, drifted in ((f"Drift of {name}", True), (f"Columns of {name} that did not drift", False)):
+            if rows := list(drift_rows([row for row in endpoint["drift"] if row["drifted"] is drifted], limit)):
+                shown[title] = (DRIFT_HEADER, rows)
     first = ordered[0]
     own = [window for window in facts.windows if window.endpoint == first["endpoint"]]
     aside = {f"set aside: {why}": f"{number:,} rows" for why, number in result["rejected"].items()}
@@ -57,9 +58,12 @@ def page(result: Mapping[str, Any], facts: Facts, settings: Settings) -> str:
         read["not shown"] = "examples of requests and plots of drift: the table was read by Spark"
     verdicts = [endpoint["verdict"] for endpoint in ordered if endpoint["verdict"]]
     strip = list(over_time(own, first, facts, settings))
+    folded = [title for title in shown if title.endswith("did not drift")]
     title = f"Lastgood check: {result['table']}"
     made = Report(title, headline(verdicts), widened(own), strip or verdicts, (), read, shown)
-    return render(replace(made, answer=answer(first), shapes=shapes(facts, first), listed=verdicts))
+    return render(
+        replace(made, answer=answer(first), shapes=shapes(facts, first), listed=verdicts, folded=frozenset(folded))
+    )
 
 
 def headline(verdicts: Sequence[Verdict]) -> str:
@@ -67,7 +71,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "There is no version to judge."
     worst = verdicts[0]
-    rest = f" ({len(verdicts) - 1} other endpoints below)" if len(verdicts) > 1 else ""
+    rest = f" Of {len(verdicts)} endpoints this is the worst; the others stand below." if len(verdicts) > 1 else ""
     return f"{worst.endpoint}: {WORDS[worst.state].format(new=worst.candidate, prior=worst.prior)}. {_sentence(worst.reason.split('; ')[0])}{rest}"
 
 
@@ -110,8 +114,8 @@ def over_time(
 
 
 def drift_rows(moved: Sequence[Mapping[str, Any]], limit: float) -> Iterator[tuple[Any, ...]]:
-    """Drifted columns first, then by distance."""
-    for row in sorted(moved, key=lambda row: (not row["drifted"], -(row["distance"] or 0.0)))[:20]:
+    """By distance."""
+    for row in sorted(moved, key=lambda row: -(row["distance"] or 0.0))[:20]:
         distance = row["distance"]
         words = row["method"] if distance is None else next(words for end, words in FAR if distance < end)
         number = "-" if distance is None else f"{distance:.2f} (at least {max(0.0, row['low']):.2f})"
@@ -148,8 +152,20 @@ def shapes(facts: Facts, endpoint: Mapping[str, Any]) -> list[Shape]:
                 if row["against"] == "prior"
                 else SIDES.get(row["reference"], row["reference"])
             )
-            made.setdefault(name, Shape(f"{name}: version {verdict.candidate} against {against}", *bins))
+            made.setdefault(name, Shape(f"{name}: version {verdict.candidate} against {against}", *_in_order(bins)))
     return list(made.values())
+
+
+def _in_order(bins: Bins) -> Bins:
+    """Values that are numbers by size, where they were counted one by one."""
+    labels, numeric, current, reference = bins
+    try:
+        order = sorted(range(len(labels)), key=lambda i: float("inf") if labels[i] == "other" else float(labels[i]))
+    except ValueError:
+        return bins
+    if numeric:
+        return bins
+    return [labels[i] for i in order], numeric, [current[i] for i in order], [reference[i] for i in order]
 
 
 def examples(

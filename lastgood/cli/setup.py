@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json
@@ -260,11 +259,14 @@ def doctor(
 
 
 def _show(findings: "Sequence[Finding]") -> None:
+    """A line each, below it what mends it: no line is broken, so that a command can be copied at any width."""
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = Table("", "what", "found", "how to mend it", show_lines=False)
+    console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
-        fix = "" if finding.health == "ok" else finding.fix
-        table.add_row(
-            Text(finding.health, colours[finding.health]), Text(finding.name), Text(finding.sentence), Text(fix)
+        console.print(
+            Text.assemble(
+                (f"{finding.health:<4} ", colours[finding.health]), (finding.name, "bold"), f": {finding.sentence}"
+            )
         )
-    Console().print(table)
+        if finding.health != "ok" and finding.fix:
+            console.print(Text(f"     {finding.fix}"))

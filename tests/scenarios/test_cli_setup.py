@@ -137,3 +137,22 @@ def test_a_clock_that_is_off_and_a_prometheus_that_does_not_scrape_are_found() -
 def test_a_check_that_cannot_be_made_is_a_finding() -> None:
     (found,) = doctor.examine(Settings(), (doctor.prometheus("http://127.0.0.1:1"),))
     assert found.health is doctor.Health.FAIL
+
+
+def test_what_doctor_says_to_copy_is_whole_on_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, java: None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("LASTGOOD_LINK_KEY", "LASTGOOD_PERSON_TOKEN", "LASTGOOD_PAGERDUTY_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(
+        yaml.safe_dump({"storage": str(tmp_path / ("deep" * 20)), "state_url": f"sqlite:///{tmp_path}/state.db"})
+    )
+    findings = list(doctor.examine(load(config), (doctor.secrets, doctor.storage)))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.secrets, doctor.storage))
+    lines = [line.strip() for line in CliRunner().invoke(app, ["doctor", "--config", str(config)]).output.splitlines()]
+    fixes = [finding.fix for finding in findings if finding.health != "ok"]
+    assert "export LASTGOOD_LINK_KEY=$(openssl rand -hex 32)" in fixes
+    assert set(fixes) <= set(lines)
+    assert max(map(len, lines)) > 80, "a path longer than the terminal is whole too"
