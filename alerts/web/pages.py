@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ class Pages:
         self._auth = auth
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": when}
+        in_zone = partial(when, zone=self._settings.web.zone)
+        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": in_zone}
         self._templates.filters |= {
             "age": age,
             "trace": trace,

@@ -1,7 +1,7 @@
 """Figures -> what a page shows of them (pure)."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from lastgood.record.metrics import BY_NAME
@@ -15,15 +15,20 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.3g} %"
 
 
-def when(value: str | datetime | None) -> str:
-    """A moment to the minute, in UTC; a dash when it is not known."""
+def when(value: str | datetime | None, zone: tzinfo = UTC) -> str:
+    """A moment to the minute, in UTC, after the reader's zone where that is another; a dash when it is not known."""
     if value is None:
         return "-"
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except ValueError:
         return str(value)
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    universal = moment.astimezone(UTC)
+    if zone is UTC:
+        return f"{universal:%Y-%m-%d %H:%M} UTC"
+    local = moment.astimezone(zone)
+    same_day = local.date() == universal.date()
+    return f"{local:%Y-%m-%d %H:%M %Z} ({universal:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC)"
 
 
 def clock(moment: datetime) -> str:

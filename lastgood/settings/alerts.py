@@ -1,8 +1,10 @@
 """Settings of the alerting layer: the web pages and who may decide, and where messages go."""
 
+from datetime import UTC, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lastgood.settings.base import Model
 
@@ -26,6 +28,7 @@ class Web(Model):
     host: str = "127.0.0.1"
     port: int = Field(8484, ge=0, le=65535)
     base_url: str = Field("http://127.0.0.1:8484", description="what links start with")
+    time_zone: str = Field("UTC", description="zone of the readers (Europe/Berlin): pages say times in it, and in UTC")
     link_key_env: str = Field("LASTGOOD_LINK_KEY", description="variable that holds the signing key")
     link_ttl_s: int = Field(3600, ge=60)
     trace_url: str | None = Field(
@@ -61,6 +64,20 @@ class Web(Model):
     posts_per_minute: int = Field(30, ge=1, description="decisions one client may send")
     oidc: Oidc | None = None
     trust_forwarded_user: bool = Field(False, description="trust X-Forwarded-Email (Databricks Apps only)")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no time zone; expected a name as Europe/Berlin") from None
+        return name
+
+    @property
+    def zone(self) -> tzinfo:
+        """Of `time_zone`."""
+        return UTC if self.time_zone == "UTC" else ZoneInfo(self.time_zone)
 
 
 class Alertmanager(Model):
