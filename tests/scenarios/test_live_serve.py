@@ -1,11 +1,13 @@
 """`lastgood serve` on real exports: its live judge raises the alarm in seconds, the scheduled job agrees, one incident comes of both."""
 
+import html
 import json
 import os
 import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -129,14 +131,20 @@ def written(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield f"rows of {file}", str(pq.read_table(file).to_pylist()).encode()
 
 
+QUERIES = 5
+"""Addresses of a path that are looked at."""
+
+
 def pages(url: str, first: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Every page that a link leads to."""
-    left, seen = [*first, "/", "/metrics"], set[str]()
+    """Every page that a link leads to, each with a few of its queries: ranges of time lead on to others for ever."""
+    left, seen, queries = [*first, "/", "/metrics"], set[str](), Counter[str]()
     while left:
-        address = urljoin(url, left.pop())
-        if address in seen or not address.startswith(url):
+        address = html.unescape(urljoin(url, left.pop(0)))
+        path = address.partition("?")[0]
+        if address in seen or not address.startswith(url) or queries[path] >= QUERIES:
             continue
         seen.add(address)
+        queries[path] += 1
         answer = requests.get(address, timeout=HANG_S)
         yield address, answer.content
         left += re.findall(r'href="([^"#]+)', answer.text) if "html" in answer.headers["content-type"] else []
