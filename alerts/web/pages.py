@@ -7,6 +7,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -170,6 +171,7 @@ class Pages:
         if answer := as_csv(request, "fleet", {"endpoints": lambda: table(kept)}):
             return answer
         pages = max(1, -(-len(kept) // PAGE_ROWS))
+        asked = replace(asked, page=min(asked.page, pages))  # the fleet may have shrunk since the address was kept
         first = (asked.page - 1) * PAGE_ROWS
         return self.page(
             "fleet.html", asked=asked, lines=kept[first : first + PAGE_ROWS], total=len(lines), kept=len(kept), pages=pages, sorts=SORTS,
@@ -218,7 +220,11 @@ class Pages:
             raise HTTPException(404, "There is no such incident.")
         refresh = rollback is not None and rollback.state.under_way
         patch = self._patch(incident, rollback) if rollback else ""
-        values: dict[str, Any] = {"journal": journal, "story": story(entries), "compared": self._compared(incident)}
+        values: dict[str, Any] = {
+            "journal": journal,
+            "story": story(entries, self._web.zone),
+            "compared": self._compared(incident),
+        }
         values |= {"series": self._evidence(incident), "day": timedelta(days=1)}
         actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
         return self._with_forms(
@@ -292,7 +298,7 @@ class Pages:
             series=series,
             report=f"/r/{token}/drift" if self._report(incident.endpoint, incident.candidate) else None,
             figures=beside(incident.verdict),
-            story=story(entries),
+            story=story(entries, self._web.zone),
         )
 
     def drift(self, request: Request) -> Response:
@@ -313,7 +319,7 @@ class Pages:
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:
             entries = tx.audit(what="kill switch")
-        return self._with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:]))
+        return self._with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:], self._web.zone))
 
     def _with_forms(
         self, request: Request, subject: str, actions: tuple[str, ...], template: str, **values: Any

@@ -11,12 +11,15 @@ USUAL: Mapping[str, timedelta] = {
     "6h": timedelta(hours=6), "1d": timedelta(days=1), "7d": timedelta(days=7), "42d": timedelta(days=42), "90d": timedelta(days=90),
 }  # fmt: skip
 DEFAULT = "7d"
+KEPT = ("endpoint", "column", "against", "id", "trace", "code", "flag")
+"""Parameters of the pages that links to other ranges keep: a page repeats them in every link, so what else an address holds is dropped."""
+LONGEST = 300
 LEAST, MOST = timedelta(minutes=10), timedelta(days=1100)
 
 
 @dataclass(frozen=True)
 class Range:
-    """[since, until), UTC. `name`: of USUAL where it ends now, else empty. `rest`: the address's other parameters."""
+    """[since, until), UTC. `name`: of USUAL where it ends now, else empty. `rest`: the address's other parameters, of KEPT."""
 
     since: datetime
     until: datetime
@@ -27,7 +30,7 @@ class Range:
     @classmethod
     def of(cls, query: Mapping[str, str], now: datetime, default: str = DEFAULT) -> "Range":
         """`range=7d`, or `from` and `to` (ISO 8601, UTC where they name no zone). Errors: HTTPException 400 that names the parameter."""
-        rest = {key: value for key, value in query.items() if key not in ("range", "from", "to", "at", "csv") and value}
+        rest = {key: value[:LONGEST] for key in KEPT if (value := query.get(key, "").strip())}
         since, until = (moment(query, name) for name in ("from", "to"))
         if since is None and until is None:
             name = query.get("range", "") or default
@@ -69,7 +72,9 @@ class Range:
         if wide > 2 * LEAST:
             made.append(("Closer", self.between(middle - quarter, middle + quarter)))
         if 2 * wide <= MOST:
-            made.append(("Wider", self.between(self.since - wide / 2, min(self.until + wide / 2, self.now))))
+            made.append(
+                ("Wider", self.between(self.since - wide / 2, max(self.until, min(self.until + wide / 2, self.now))))
+            )
         return made
 
 

@@ -27,8 +27,12 @@ def when(value: str | datetime | None, zone: tzinfo = UTC) -> str:
     if zone is UTC:
         return f"{universal:%Y-%m-%d %H:%M} UTC"
     local = moment.astimezone(zone)
+    name = local.tzname() or ""
+    if name == "UTC":
+        return f"{universal:%Y-%m-%d %H:%M} UTC"
+    name = f"UTC{name}" if name.startswith(("+", "-")) else name  # zones without letters are named by their distance
     same_day = local.date() == universal.date()
-    return f"{local:%Y-%m-%d %H:%M %Z} ({universal:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC)"
+    return f"{local:%Y-%m-%d %H:%M} {name} ({universal:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC)"
 
 
 def clock(moment: datetime) -> str:
@@ -112,10 +116,15 @@ def then_and_now(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[
     return rows
 
 
-def story(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+def story(entries: Sequence[Mapping[str, Any]], zone: tzinfo = UTC) -> list[tuple[str, str, str, str]]:
     """(when, who, what, why) of audit entries."""
     return [
-        (when(e["at"]), str(e["who"]), str(e["what"]), str(e["detail"].get("reason") or e["detail"].get("why") or ""))
+        (
+            when(e["at"], zone),
+            str(e["who"]),
+            str(e["what"]),
+            str(e["detail"].get("reason") or e["detail"].get("why") or ""),
+        )
         for e in entries
     ]
 

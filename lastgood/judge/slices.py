@@ -19,6 +19,8 @@ ALPHA = 0.01
 SINGLE = 0.6
 """Share of the weight on slices of one attribute; the rest is on pairs."""
 MOST_VALUES, MOST_SLICES = 40, 4000
+LONGEST = 60
+"""Characters of a name or value in a sentence."""
 LEAST = 20
 """Requests of each version that a slice needs."""
 SMOOTH = 500.0
@@ -55,10 +57,16 @@ class Slice:
     @property
     def sentence(self) -> str:
         """In words, to stand first."""
-        where = ", ".join(f"{name} {value}" for name, value in self.where.items())
+        where = ", ".join(f"{_short(name)} {_short(value)}" for name, value in self.where.items())
         rates = " against ".join(f"{bad / seen:.1%}" for bad, seen in (self.new, self.prior))
         head = "Only" if self.only else "Most of all"
         return f"{head} {where} ({self.share:.1%} of the requests): {rates} fail"
+
+
+def _short(text: str) -> str:
+    """What a caller wrote, on one line and no longer than a line."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def search(

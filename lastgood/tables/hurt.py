@@ -86,7 +86,9 @@ def attributes(rows: pa.Table) -> list[Attribute]:
     places = pa.array(np.searchsorted(TOKENS, tokens), mask=tokens < 0)
     texts["prompt tokens"] = names.take(places)
     texts["language"] = languages(rows["input"])
-    texts |= _given(rows["attributes"])
+    for name, column in _given(rows["attributes"]).items():
+        if name not in texts or texts[name].null_count == len(rows):  # else a caller's word replaces what is known
+            texts[name] = column
     return [*(_coded(name, column) for name, column in texts.items()), _coded("requesters", rows["requester"], 1 << 40)]
 
 

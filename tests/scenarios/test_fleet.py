@@ -124,6 +124,12 @@ def test_who_may_not_read_sees_no_fleet(tmp_path: Path, monkeypatch: pytest.Monk
     built.house.close()
 
 
+def test_a_page_beyond_the_last_shows_the_last(pages: Pages) -> None:
+    """A kept address outlives endpoints."""
+    answer = pages.client.get("/fleet?page=9").text
+    assert "chat" in names(answer) and "No endpoint matches" not in answer
+
+
 def test_a_long_fleet_has_pages_that_name_every_endpoint_once(pages: Pages) -> None:
     pages.fleet.rows = {f"e{n:04}": Row(f"e{n:04}") for n in range(2 * PAGE_ROWS + 5)}
     seen = [name for page in (1, 2, 3) for name in names(pages.client.get(f"/fleet?page={page}&sort=endpoint").text)]

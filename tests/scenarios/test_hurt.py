@@ -15,6 +15,7 @@ from cli_support import lastgood
 from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.web.app import create_app
+from lastgood.judge.slices import Slice
 from lastgood.record.telemetry import arrow_schema
 from lastgood.settings import Mode
 from lastgood.tables import Store
@@ -71,6 +72,22 @@ def test_requests_say_what_they_are_and_answers_do_not(tmp_path: Path) -> None:
     assert {"team", "language", "prompt tokens", "hour (UTC)", "region"} <= names.keys()
     assert not {"run.tools", "trace"} & names.keys(), "what an answer caused, and what is another for each request"
     assert set(names["region"].values) == {"eu", "us"}
+
+
+def test_what_lastgood_knows_of_a_request_is_not_replaced_by_what_its_caller_wrote(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "tables"))
+    filled(store)
+    rows = store.home(tables.REQUESTS).read()
+    said = pa.array([[("team", f"x{i % 2}"), ("env", f"e{i % 2}")] for i in range(len(rows))], rows["attributes"].type)
+    rows = rows.set_column(rows.column_names.index("attributes"), "attributes", said)
+    names = {attribute.name: attribute for attribute in attributes(rows)}
+    assert set(names["team"].values) == {"t0", "t1", "t2", "t3"}
+    assert set(names["env"].values) == {"e0", "e1"}, "nothing else is known of it"
+
+
+def test_a_sentence_stays_a_sentence_whatever_a_caller_wrote() -> None:
+    long = Slice({"pro\nject": "v" * 5000}, 1e9, (20, 100), (1, 100), ((0, 9), (0, 9)), 0.5, True)
+    assert long.sentence.startswith("Only pro ject vvv") and len(long.sentence) < 200 and "\n" not in long.sentence
 
 
 def test_languages_are_guessed_by_script_and_frequent_words() -> None:

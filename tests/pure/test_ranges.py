@@ -1,0 +1,34 @@
+"""Time ranges in an address: what links to other ranges keep, and what they never do."""
+
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
+
+import pytest
+
+from lastgood.alerts.web.ranges import LONGEST, Range, moment
+
+NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+
+
+def test_a_link_keeps_what_the_page_knows_and_nothing_else() -> None:
+    """A page repeats what it keeps in some hundred links: an address of 36 KB made a page of 6 MB."""
+    junk = {f"p{n}": "x" * 100 for n in range(3000)}
+    asked = Range.of({**junk, "endpoint": " chat ", "id": "y" * 10_000, "range": "6h"}, NOW)
+    assert asked.rest == {"endpoint": "chat", "id": "y" * LONGEST}
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        ("2030-01-01", "2030-02-01"),
+        ("2026-11-01", "2027-11-01"),
+        ("2026-11-01", "2026-11-02"),
+        ("9998-12-01", "9998-12-31"),
+    ],
+)
+def test_wider_is_wider_wherever_the_range_lies(since: str, until: str) -> None:
+    asked = Range.of({"from": since, "to": until}, NOW)
+    query = {name: values[0] for name, values in parse_qs(dict(asked.steps)["Wider"][1:]).items()}
+    first, last = moment(query, "from"), moment(query, "to")
+    assert first is not None and last is not None
+    assert first < asked.since and last >= asked.until
