@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -34,6 +34,8 @@ TEXT = "#010203"
 WIDTHS_S = (60, 120, 300, 600, 900, 1800, 3600, 10_800, 21_600, 86_400)
 ENOUGH, FEWEST = 60, 8
 """Requests of a version that a point should rest on; points that a line should have."""
+AROUND = timedelta(minutes=30)
+"""Of the axis on either side of a single point."""
 PANELS = ("requests", "p95_ms", "error_rate", "bad_answers")
 
 
@@ -195,6 +197,8 @@ def timeline(
         axis.tick_params(labelsize=10, colors=TEXT)
         for side in axis.spines.values():
             side.set_visible(False)
+    if len(starts) == 1 and not verdicts:  # else the axis of a single point spans years
+        grid[-1].set_xlim(starts[0] - AROUND, starts[0] + AROUND)
     locator = AutoDateLocator(maxticks=6)
     grid[-1].xaxis.set_major_locator(locator)
     grid[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lastgood.record.windows import Counts
 
 Endpoint = Annotated[str, typer.Argument(help="the endpoint's name")]
+MOST_DAYS = 3650
+"""So far back a command looks at most."""
 baseline = typer.Typer(no_args_is_help=True, help="What drift is measured against: set aside, list, compare.")
 
 
@@ -195,7 +197,7 @@ def _newest(settings: Settings, endpoint: str, days: float) -> list["Counts"]:
 
 def cost(
     endpoint: Endpoint,
-    days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
+    days: Annotated[float, typer.Option(min=0.04, max=MOST_DAYS, help="how much of the newest traffic")] = 7.0,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -222,7 +224,7 @@ def slices(
     endpoint: Endpoint,
     new: Annotated[str | None, typer.Option(help="version to look at (default: of the newest verdict)")] = None,
     prior: Annotated[str | None, typer.Option(help="version beside it (default: of the newest verdict)")] = None,
-    hours: Annotated[float, typer.Option(min=0.1, help="how much of the newest traffic")] = 6.0,
+    hours: Annotated[float, typer.Option(min=0.1, max=24 * MOST_DAYS, help="how much of the newest traffic")] = 6.0,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -252,7 +254,7 @@ def slices(
 
 def outcomes(
     endpoint: Endpoint,
-    days: Annotated[float, typer.Option(min=0.04, help="how much of the newest traffic")] = 7.0,
+    days: Annotated[float, typer.Option(min=0.04, max=MOST_DAYS, help="how much of the newest traffic")] = 7.0,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

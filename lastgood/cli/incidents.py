@@ -25,6 +25,9 @@ freeze = typer.Typer(no_args_is_help=True, help="Freezes: nothing changes by its
 IncidentId = Annotated[str, typer.Argument(help="the incident's id, or its beginning")]
 Words = Annotated[str, typer.Option("--why", help="the reason, kept in the audit log")]
 
+MOST_HOURS = 8760
+"""Of a silence or a freeze."""
+
 
 def _people(settings: "Settings", store: "Store") -> "People":
     from lastgood.alerts.people import state_only
@@ -197,8 +200,8 @@ def explain(
 def _add(kind: str, endpoint: str, hours: float, why: str, as_json: bool, config: Path | None) -> None:
     from lastgood.alerts.records import Pause, PauseKind
 
-    if hours <= 0:
-        raise ConfigError(f"--hours {hours:g}: expected more than 0")
+    if not 0 < hours <= MOST_HOURS:
+        raise ConfigError(f"--hours {hours:g}: expected more than 0, {MOST_HOURS:,} (a year) at most")
     settings, store = _opened(config)
     now = datetime.now(UTC)
     pause = Pause(

@@ -60,6 +60,8 @@ def hurt(
     (guessed, where the text was captured) and whatever else a source gave that takes few values. Errors: as the tables' homes."""
     wanted: Any = [("endpoint", "=", endpoint), ("requested_at", ">=", since)]
     rows = store.home(tables.REQUESTS).read(list(COLUMNS), wanted)
+    if not rows.num_rows:  # a table that is not there yet has no columns either
+        return []
     rows = rows.filter(pc.is_in(rows["model_version"], pa.array([new, prior])))
     if rows.num_rows > MOST_REQUESTS:
         rows = rows.sort_by("requested_at").slice(rows.num_rows - MOST_REQUESTS)

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,15 @@ def test_a_point_rests_on_enough_requests() -> None:
     assert {window.start.minute % 5 for window in wide} == {0}
     assert sum(window.requests for window in wide) == sum(window.requests for window in minutes)
     assert widened(minutes[:5]) == minutes[:5]
+
+
+def test_a_single_request_has_an_axis_of_an_hour_and_no_warning(tmp_path: Path) -> None:
+    """matplotlib drew years around it, and said so on the terminal."""
+    file, out = tmp_path / "tiny.csv", tmp_path / "report.html"
+    heads = "endpoint,model_version,request_id,requested_at,latency_ms,error_code"
+    file.write_text(f"{heads}\nchat,1,a,2026-11-01T12:00:00Z,100,\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        check(str(file), load(storage=str(tmp_path / "store")), html=out)
+    report = out.read_text()
+    assert "11:30" in report and "12:30" in report and "2028" not in report

@@ -90,6 +90,29 @@ def test_a_sentence_stays_a_sentence_whatever_a_caller_wrote() -> None:
     assert long.sentence.startswith("Only pro ject vvv") and len(long.sentence) < 200 and "\n" not in long.sentence
 
 
+def test_before_the_first_request_nobody_is_hurt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hurt(Store(str(tmp_path / "tables")), "chat", "8", "7", NOW, ("model",)) == []
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(f"storage: {tmp_path}/tables\n")
+    words = ("slices", "chat", "--new", "8", "--prior", "7", "--config", str(config))
+    assert "no part of version 8's requests" in lastgood(capsys, *words)[1]
+
+
+@pytest.mark.parametrize("length", ["1e9", "inf", "nan"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("slices", "chat", "--new", "8", "--prior", "7", "--hours"), ("cost", "chat", "--days"), ("outcomes", "chat", "--days"),
+        ("silence", "add", "chat", "--why", "a test", "--hours"),
+    ],
+)  # fmt: skip
+def test_a_time_beyond_any_calendar_is_refused(
+    words: tuple[str, ...], length: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = lastgood(capsys, *words, length)
+    assert code == 2 and words[-1] in error
+
+
 def test_languages_are_guessed_by_script_and_frequent_words() -> None:
     texts = {
         "Où est la gare, pour que je puisse y aller avec vous ?": "French", "¿Cómo puedo cambiar la contraseña para mi cuenta?": "Spanish",
