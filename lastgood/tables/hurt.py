@@ -15,7 +15,7 @@ from lastgood.judge.slices import MOST_VALUES, Attribute, Slice, search
 from lastgood.record.fault import fault
 from lastgood.tables import Store
 
-MOST_REQUESTS = 200_000
+MOST_REQUESTS = 60_000
 """The newest so many are looked at."""
 COLUMNS = (
     "endpoint",
