@@ -28,18 +28,25 @@ MINUTES, PER_MINUTE, FAILING = 120, 600, 0.01
 Traffic = tuple[list[Attribute], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
 
 
-def traffic(seed: int, hurt: dict[str, int] | None, rate: float) -> Traffic:
-    """Requests of two versions by minute; those of the new one that are `hurt` fail at `rate`."""
+def traffic(
+    seed: int, hurt: dict[str, int] | None = None, rate: float = FAILING, minutes: int = MINUTES, per_minute: int = PER_MINUTE,
+    sticky: bool = False,
+) -> Traffic:  # fmt: skip
+    """Requests of two versions by minute; those of the new one that are `hurt` fail at `rate`. `sticky`: each team meets one version mostly, and teams
+    fail at rates of their own."""
     r = np.random.default_rng(seed)
-    n = MINUTES * PER_MINUTE
-    minutes, new = np.sort(r.integers(0, MINUTES, n)), r.random(n) < 0.5
+    n = minutes * per_minute
+    minute, new = np.sort(r.integers(0, minutes, n)), r.random(n) < 0.5
     codes = {name: r.choice(len(shares), n, p=shares) for name, shares in SHARES.items()}
+    if sticky:
+        new = r.random(n) < np.linspace(0.1, 0.9, 12)[codes["team"]]
+    level = FAILING * (np.linspace(0.2, 3, 12)[codes["team"]] if sticky else 1.0)
     hit = np.all([codes[name] == value for name, value in (hurt or {"team": -1}).items()], axis=0)
-    bad = r.random(n) < np.where(new & hit, rate, FAILING)
+    bad = r.random(n) < np.where(new & hit, rate, level)
     attributes = [
         Attribute(name, [str(i) for i in range(len(SHARES[name]))], codes[name].astype(np.int64)) for name in SHARES
     ]
-    return attributes, new, bad, minutes.astype(np.int64)
+    return attributes, new, bad, minute.astype(np.int64)
 
 
 def until(given: Traffic, minute: int) -> Traffic:
@@ -67,7 +74,7 @@ def told(given: Traffic, hurt: dict[str, int]) -> Traffic:
 
 def healthy(seed: int) -> bool:
     """Whether any slice is ever named of a version that hurts nobody, looked at every ten minutes."""
-    given = traffic(seed, None, FAILING)
+    given = traffic(seed)
     return any(search(*until(given, minute)) for minute in range(10, MINUTES + 1, 10))
 
 

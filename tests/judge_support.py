@@ -5,14 +5,19 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import numpy as np
+import pyarrow as pa
 
+from lastgood.judge.ledger import Configuration
 from lastgood.judge.records import Records
+from lastgood.record import telemetry
 from lastgood.record.agents import LOOPS, TOOLS
 from lastgood.record.fault import FAULTS
 from lastgood.record.windows import START_TOKENS, ZERO, Counts, bucket, merge, stratum
 
 START = 1_772_366_400.0
 """2026-03-01 12:00 UTC."""
+BEGIN = datetime.fromtimestamp(START, UTC)
+LEDGER = {"chat": [Configuration(BEGIN - timedelta(days=9), {"1": 100}), Configuration(BEGIN, {"1": 50, "2": 50})]}
 
 
 def requests(
@@ -83,3 +88,17 @@ def agent_windows(
     for one in made:
         groups.setdefault((one.model_version, one.start), []).append(one)
     return [merge(group) for group in groups.values()]
+
+
+def table(given: Records) -> pa.Table:
+    """Inbox columns of requests, as the receiver hands them on."""
+    rows = [
+        {
+            "endpoint": "chat", "request_id": f"r{i}-{given.at[i]}", "model_version": str(2 if given.arm[i] else 1),
+            "requested_at": datetime.fromtimestamp(given.at[i], UTC), "latency_ms": given.latency_ms[i], "latency_scope": "model",
+            "ttft_ms": given.ttft_ms[i], "tokens_in": int(given.tokens_in[i]), "tokens_out": int(given.tokens_out[i]),
+            "error_code": "HTTP_500" if given.code[i] >= 0 else None, "requester": f"u{given.who[i]}", "source": "otlp",
+        }
+        for i in range(len(given.at))
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX))

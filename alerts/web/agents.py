@@ -1,12 +1,12 @@
 """Sums of agents' runs -> the tables and charts of their page (pure)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
-from lastgood.alerts.web.chart import Chart, Mark, chart
+from lastgood.alerts.web.chart import Chart, Mark, chart, lines
 from lastgood.alerts.web.endpoint import SHOWN_VERSIONS, amount
 from lastgood.alerts.web.view import percent
+from lastgood.alerts.web.view import span as span_text
 from lastgood.tables.agents import CALLS, RUNS, TALKS, Groups, Sums
 from lastgood.tables.history import Span
 
@@ -45,14 +45,6 @@ FIGURES: Sequence[tuple[str, str, Read, Callable[[Value], str]]] = (
 CHARTS = ("Runs", "Runs that failed", "Runs that loop", "Tool calls that fail", "Latency p95", "Cost per run")
 
 
-def versions(steps: Groups) -> list[str]:
-    """Versions that ran, those that ran last first. `steps`: by (version, number of the step)."""
-    last: dict[str, tuple[int, int]] = {}
-    for version, step in steps:
-        last[version] = (max(last.get(version, (step, step))[0], step), min(last.get(version, (step, step))[1], step))
-    return sorted(last, key=lambda v: (-last[v][0], -last[v][1], v))
-
-
 def beside(whole: Groups, shown: Sequence[str], currency: str) -> list[tuple[str, str, list[str]]]:
     """(figure, its definition, its value for each version) of those that any version has. `whole`: by (version,)."""
     rows = []
@@ -71,36 +63,17 @@ def beside(whole: Groups, shown: Sequence[str], currency: str) -> list[tuple[str
 
 def charts(steps: Groups, span: Span, shown: Sequence[str], marks: Sequence[Mark], currency: str) -> list[Chart]:
     """Those of CHARTS that have something to show."""
-    starts = span.starts
-    made = []
-    for label, anchor, read, show in FIGURES:
-        if label in CHARTS:
-            lines = [
-                (version, [read(sums) if (sums := steps.get((version, n))) else None for n in range(len(starts))])
-                for version in shown[:SHOWN_VERSIONS]
-            ]
-            name = (
-                f"{label} ({currency})"
-                if label == "Cost per run"
-                else f"Runs per {_each(span.step)}"
-                if label == "Runs"
-                else label
-            )
-            made.append(chart(name, anchor, starts, span.step, lines, show, marks))
+    starts, each = span.starts, span_text(span.step).removeprefix("1 ")
+    titles = {"Cost per run": f"Cost per run ({currency})", "Runs": f"Runs per {each}"}
+    made = [
+        chart(
+            titles.get(label, label), anchor, starts, span.step,
+            lines(steps, shown[:SHOWN_VERSIONS], len(starts), read), show, marks,
+        )
+        for label, anchor, read, show in FIGURES
+        if label in CHARTS
+    ]  # fmt: skip
     return [drawn for drawn in made if not drawn.empty]
-
-
-def _each(step: timedelta) -> str:
-    hours = step / timedelta(hours=1)
-    return (
-        "hour"
-        if hours == 1
-        else "day"
-        if hours == 24
-        else f"{hours:g} hours"
-        if hours > 1
-        else f"{60 * hours:g} minutes"
-    )
 
 
 def runs_csv(groups: Groups) -> tuple[list[str], list[list[Any]]]:

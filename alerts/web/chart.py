@@ -1,9 +1,10 @@
 """Figures over time -> what the SVG of a chart is made of (pure). No script draws it; a click on a part of it asks for that time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import TypeVar
 
 WIDTH, HEIGHT = 600, 120
 PARTS = 12
@@ -12,6 +13,7 @@ LABELS = 5
 FAR = 3
 """A limit so many times as high as the highest value is not drawn: the line below it would be flat."""
 Value = float | None
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,16 @@ def chart(
         name, anchor, lines, show(top), show(top / 2), [since + n * spread for n in range(LABELS)],
         _parts(starts, step, values, show), drawn, None if limit is None else round(_y(limit, top)), not known,
     )  # fmt: skip
+
+
+def lines(
+    steps: Mapping[tuple[str, int], Group], versions: Sequence[str], count: int, of: Callable[[Group], Value]
+) -> list[tuple[str, list[Value]]]:
+    """A line for each version: its value in each of `count` steps, None where it did not serve. `steps`: (version, number of the step) -> its figures."""
+    return [
+        (version, [of(steps[version, n]) if (version, n) in steps else None for n in range(count)])
+        for version in versions
+    ]
 
 
 def nice(value: float) -> float:

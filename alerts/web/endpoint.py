@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import Any
 
 from lastgood.alerts.records import Incident, Rollback
-from lastgood.alerts.web.chart import Chart, Mark, chart
+from lastgood.alerts.web.chart import Chart, Mark, chart, lines
 from lastgood.alerts.web.view import percent
 from lastgood.judge.ledger import Configuration
 from lastgood.record.answer_flags import FLAGS
 from lastgood.record.fault import fault
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.windows import Counts
-from lastgood.tables.history import Cost, Delay, Span, Steps, merged
+from lastgood.tables.history import Cost, Delay, Span, Steps, merged, newest_first
 
 SHOWN_VERSIONS = 4
 ANCHORS: Mapping[str, str] = {
@@ -62,11 +62,7 @@ class Past:
     @cached_property
     def versions(self) -> list[str]:
         """The versions that served, those that served last first, of these the newest."""
-        seen: dict[str, tuple[int, int]] = {}
-        for version, step in self.steps:
-            first, last = seen.get(version, (step, step))
-            seen[version] = (min(first, step), max(last, step))
-        return sorted(seen, key=lambda v: (-seen[v][1], -seen[v][0], v))
+        return newest_first(self.steps)
 
 
 def marks(
@@ -109,22 +105,32 @@ def charts(past: Past, events: Sequence[Mark], currency: str, limits: Mapping[st
     span, minutes = past.span, past.span.step / timedelta(minutes=1)
     starts = span.starts
 
-    def lines(of: Callable[[Counts], float | None]) -> list[tuple[str, list[float | None]]]:
-        return [
-            (version, [of(counts) if (counts := past.steps.get((version, n))) else None for n in range(len(starts))])
-            for version in versions
-        ]
+    def drawn_of(of: Callable[[Counts], float | None]) -> list[tuple[str, list[float | None]]]:
+        return lines(past.steps, versions, len(starts), of)
 
     made = [
         chart(
-            "Requests per minute", "requests", starts, span.step, lines(lambda c: c.requests / minutes), amount, events
+            "Requests per minute",
+            "requests",
+            starts,
+            span.step,
+            drawn_of(lambda c: c.requests / minutes),
+            amount,
+            events,
         )
     ]
     for name in CHARTS:
         metric = BY_NAME[name]
         made.append(
             chart(
-                TITLES[name], ANCHORS[name], starts, span.step, lines(metric.of), metric.show, events, limits.get(name)
+                TITLES[name],
+                ANCHORS[name],
+                starts,
+                span.step,
+                drawn_of(metric.of),
+                metric.show,
+                events,
+                limits.get(name),
             )
         )
     daily = past.daily or {}

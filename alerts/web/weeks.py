@@ -209,7 +209,7 @@ class Weeks:
         values: dict[str, Any] = {}
         if name:
             steps, whole = agents.grouped(rows, ("model_version", "step")), agents.grouped(rows, ("model_version",))
-            shown = agents_page.versions(steps)[: one_endpoint.SHOWN_VERSIONS]
+            shown = history.newest_first(steps)[: one_endpoint.SHOWN_VERSIONS]
             tools, talks = (read(self._tables, name, span) for read in (agents.tools, agents.conversations))
             sheets |= {
                 "tools": lambda: agents_page.tools_csv(tools),

@@ -24,12 +24,13 @@ LONGEST = 60
 LEAST = 20
 """Requests of each version that a slice needs."""
 SMOOTH = 500.0
+"""Requests at the prior's overall rate that are added to those of a slice's."""
 UNHURT = 20.0
 """Evidence below which the requests outside a slice count as not hurt."""
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
+Counts = Ints
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,15 @@ def search(
     where, evidence = [where[i] for i in order], np.stack([tables[i] for i in order])
     e_values = _evidence(evidence, minute_of, tolerance)
     weight = _weight(np.array([len(each) for each in where]))
-    weighed = weight * e_values
     whole, every = _counted(cells, side, len(minute_of)), _counted(np.zeros_like(side), side, 1)[0]
-    made = []
     overall = float(every[0, 1] / max(1, every[0].sum()))
     cost = 0.5 * math.log(len(new))  # of an attribute more, as BIC has it
 
     def explains(i: int) -> float:
         return _fit(totals[order[i]], overall) + math.log(weight[i]) - cost * len(where[i])
 
-    for i in sorted(_e_bh(weighed, alpha), key=explains, reverse=True):
+    made = []
+    for i in sorted(_e_bh(weight * e_values, alpha), key=explains, reverse=True):
         elsewhere = _evidence((whole - evidence[i])[None], minute_of, tolerance)[0]
         inside, e_value = totals[order[i]], min(float(e_values[i]), math.exp(eprocess.MAX_LOG))
         share = float(inside[1].sum() / max(1, every[1].sum()))

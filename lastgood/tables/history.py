@@ -1,6 +1,6 @@
 """The tables -> one endpoint over a time range: counts of each version in equal steps, what it cost, how late its labels come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -144,6 +144,15 @@ def merged(steps: Steps) -> dict[str, Counts]:
         groups.setdefault(version, []).append(window)
     whole = {version: merge(group, stratum="all") for version, group in groups.items()}
     return dict(sorted(whole.items(), key=lambda item: (-item[1].requests, item[0])))
+
+
+def newest_first(steps: Iterable[tuple[str, int]]) -> list[str]:
+    """The versions of (version, number of the step): those that served last first, of these the newest."""
+    seen: dict[str, tuple[int, int]] = {}
+    for version, step in steps:
+        first, last = seen.get(version, (step, step))
+        seen[version] = (min(first, step), max(last, step))
+    return sorted(seen, key=lambda version: (-seen[version][1], -seen[version][0], version))
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,7 @@ WORDS = {
 """Frequent words by which a text's language is guessed."""
 
 
-def hurt(
-    store: Store, endpoint: str, new: str, prior: str, since: datetime, faults: Collection[str], alpha: float = 0.01
-) -> list[Slice]:
+def hurt(store: Store, endpoint: str, new: str, prior: str, since: datetime, faults: Collection[str]) -> list[Slice]:
     """Slices of the requests since a moment in which version `new` fails more often than `prior`, the one that explains most first. `faults`: the classes
     of failures that count. Attributes are what requests say of themselves: team, environment, requester, streaming, tokens of the prompt, hour, language
     (guessed, where the text was captured) and whatever else a source gave that takes few values. Errors: as the tables' homes."""
@@ -72,7 +70,7 @@ def hurt(
     counted = np.array([bool(code) and fault(code) in faults for code in codes.dictionary.to_pylist()])
     bad = counted[codes.indices.to_numpy()]
     return search(
-        attributes(rows), pc.equal(rows["model_version"], new).to_numpy(), bad, (seconds - seconds.min()) // 60, alpha
+        attributes(rows), pc.equal(rows["model_version"], new).to_numpy(), bad, (seconds - seconds.min()) // 60
     )
 
 
@@ -81,8 +79,7 @@ def attributes(rows: pa.Table) -> list[Attribute]:
     versions are compared where routing is sticky."""
     texts = {name: rows[name] for name in ("team", "env", "requester")}
     texts["streaming"] = pc.if_else(pc.fill_null(rows["streaming"], False), "yes", "no")
-    hours = pc.hour(rows["requested_at"]).cast(pa.string())
-    texts["hour (UTC)"] = hours
+    texts["hour (UTC)"] = pc.hour(rows["requested_at"]).cast(pa.string())
     tokens = pc.fill_null(rows["tokens_in"], -1).to_numpy()
     names = pa.array([f"up to {TOKENS[0]}", *(f"{a} to {b}" for a, b in pairwise(TOKENS)), f"over {TOKENS[-1]}"])
     places = pa.array(np.searchsorted(TOKENS, tokens), mask=tokens < 0)

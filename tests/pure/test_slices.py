@@ -6,35 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from benchmarks.quality import Traffic, traffic
 from lastgood.judge.slices import MOST_VALUES, Attribute, search
 
-SHARES = {
-    "team": [1 / 12] * 12,
-    "language": [0.6, 0.15, 0.1, 0.07, 0.05, 0.03],
-    "prompt tokens": [0.3, 0.3, 0.2, 0.12, 0.08],
-    "env": [0.9, 0.1],
-}
 
-
-def world(
-    seed: int, minutes: int = 60, per_minute: int = 300, failing: float = 0.01, hurt: dict[str, int] | None = None, rate: float = 0.01,
-    sticky: bool = False,
-) -> tuple[list[Attribute], Any, Any, Any]:  # fmt: skip
-    """Attributes of requests of two versions; those of the new one that are `hurt` fail at `rate`."""
-    r = np.random.default_rng(seed)
-    n = minutes * per_minute
-    minute, new = np.sort(r.integers(0, minutes, n)), r.random(n) < 0.5
-    codes = {name: r.choice(len(shares), n, p=shares) for name, shares in SHARES.items()}
-    if sticky:  # each team meets one version mostly, and teams fail at rates of their own
-        new = r.random(n) < np.linspace(0.1, 0.9, 12)[codes["team"]]
-    level = failing * (np.linspace(0.2, 3, 12)[codes["team"]] if sticky else 1.0)
-    hit = np.all([codes[name] == value for name, value in hurt.items()], axis=0) if hurt else np.zeros(n, bool)
-    bad = r.random(n) < np.where(new & hit, rate, level)
-    attributes = [
-        Attribute(name, [f"{name[0]}{i}" for i in range(len(shares))], codes[name].astype(np.int64))
-        for name, shares in SHARES.items()
-    ]
-    return attributes, new, bad, minute.astype(np.int64)
+def world(seed: int, minutes: int = 60, **given: Any) -> Traffic:
+    """An hour of two versions, five requests a second."""
+    return traffic(seed, minutes=minutes, per_minute=300, **given)
 
 
 def test_where_no_part_is_hurt_none_is_named() -> None:
@@ -47,7 +25,7 @@ def test_where_no_part_is_hurt_none_is_named() -> None:
     ("hurt", "rate"), [({"language": 5}, 0.1), ({"team": 3}, 0.08), ({"language": 1, "prompt tokens": 2}, 0.12)]
 )
 def test_a_hurt_part_of_three_in_a_hundred_is_named_first_and_alone(hurt: dict[str, int], rate: float) -> None:
-    expected = {name: f"{name[0]}{value}" for name, value in hurt.items()}
+    expected = {name: str(value) for name, value in hurt.items()}
     first = [search(*world(seed, 90, hurt=hurt, rate=rate)) for seed in range(10)]
     assert sum(bool(slices) and slices[0].where == expected and slices[0].only for slices in first) >= 8
 

@@ -1,7 +1,7 @@
 """Two speeds, one judge: what the service says of its newest requests, what the scheduled job says of the windows, one incident."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alerts_support import House, MemoryWorkspace, endpoint, settings
-from judge_support import START, requests, windows
+from judge_support import BEGIN, LEDGER, START, requests, table, windows
 
 from lastgood.alerts.store import Store
 from lastgood.judge import Drifted, Evidence, History, State, Verdict, budget, judge
 from lastgood.judge.ledger import Configuration, judged, ledger, planned, stints, version_then
 from lastgood.judge.records import Records
-from lastgood.record import telemetry
 from lastgood.record.verdict import LIVE, SCHEDULED
 from lastgood.service import live as live_module
 from lastgood.service.histories import Histories
 from lastgood.service.live import Live
 from lastgood.settings import load
 
-BEGIN = datetime.fromtimestamp(START, UTC)
 SETTINGS = load(live_every_s=60.0)
 POLICY = SETTINGS.default.policy
-
-
-def table(given: Records) -> pa.Table:
-    """Inbox columns of requests, as the receiver hands them on."""
-    rows = [
-        {
-            "endpoint": "chat", "request_id": f"r{i}-{given.at[i]}", "model_version": str(2 if given.arm[i] else 1),
-            "requested_at": datetime.fromtimestamp(given.at[i], UTC), "latency_ms": given.latency_ms[i], "latency_scope": "model",
-            "ttft_ms": given.ttft_ms[i], "tokens_in": int(given.tokens_in[i]), "tokens_out": int(given.tokens_out[i]),
-            "error_code": "HTTP_500" if given.code[i] >= 0 else None, "requester": f"u{given.who[i]}", "source": "otlp",
-        }
-        for i in range(len(given.at))
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, telemetry.arrow_schema(telemetry.INBOX))
 
 
 class Clock:
@@ -47,9 +31,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-LEDGER = {"chat": [Configuration(BEGIN - timedelta(days=9), {"1": 100}), Configuration(BEGIN, {"1": 50, "2": 50})]}
 
 
 def watched(given: Records, minutes: int = 30) -> tuple[Live, Clock]:

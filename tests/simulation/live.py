@@ -6,46 +6,24 @@ What a replica says is judged again by one that got the same requests at once an
 import atexit
 import shutil
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from judge_support import START, requests
+from judge_support import BEGIN, LEDGER, START, requests, table
 
 from lastgood.alerts.store import Store
 from lastgood.judge import History, State, Verdict, budget
-from lastgood.judge.ledger import Configuration
-from lastgood.record import telemetry
 from lastgood.service.histories import Histories
 from lastgood.service.live import Live
 from lastgood.settings import load
 from simulation.chance import Chance
 
 KINDS = frozenset({"restart", "doubled", "delayed"})
-BEGIN = datetime.fromtimestamp(START, UTC)
-LEDGER = {"chat": [Configuration(BEGIN - timedelta(days=9), {"1": 100}), Configuration(BEGIN, {"1": 50, "2": 50})]}
 SETTINGS = load(live_every_s=60.0)
 MINUTES, PER_MINUTE, COMMIT_S = 16, 60, 20.0
-
-
-def _rows(chance: Chance, errors: float) -> pa.Table:
-    """Inbox columns of the traffic, by time."""
-    given = requests(chance.random.getrandbits(32), MINUTES, PER_MINUTE, errors=errors)
-    none = {field.name: None for field in telemetry.INBOX}
-    return pa.Table.from_pylist(
-        [
-            none | {
-                "endpoint": "chat", "request_id": f"r{i}", "model_version": str(1 + given.arm[i]), "latency_scope": "model", "source": "otlp",
-                "requested_at": datetime.fromtimestamp(given.at[i], UTC), "latency_ms": given.latency_ms[i], "ttft_ms": given.ttft_ms[i],
-                "tokens_in": int(given.tokens_in[i]), "tokens_out": int(given.tokens_out[i]), "requester": f"u{given.who[i]}",
-                "error_code": "HTTP_500" if given.code[i] >= 0 else None,
-            }
-            for i in range(len(given.at))
-        ],
-        telemetry.arrow_schema(telemetry.INBOX),
-    )  # fmt: skip
 
 
 class World:
@@ -140,7 +118,8 @@ def play(chance: Chance) -> None:
     path = Path(_folder()) / "state.db"
     path.unlink(missing_ok=True)
     store = Store(f"sqlite:///{path}")
-    world, rows = World(chance, store, bad), _rows(chance, 12.0 if bad else 1.0)
+    world = World(chance, store, bad)
+    rows = table(requests(chance.random.getrandbits(32), MINUTES, PER_MINUTE, errors=12.0 if bad else 1.0))
     at = rows["requested_at"].cast(pa.int64()).to_numpy() / 1e6 - START
     try:
         while chance.seconds < MINUTES * 60:
