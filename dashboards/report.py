@@ -35,7 +35,7 @@ WIDTHS_S = (60, 120, 300, 600, 900, 1800, 3600, 10_800, 21_600, 86_400)
 ENOUGH, FEWEST = 60, 8
 """Requests of a version that a point should rest on; points that a line should have."""
 AROUND = timedelta(minutes=30)
-"""Of the axis on either side of a single point."""
+"""Of the axis on either side of a single moment."""
 PANELS = ("requests", "p95_ms", "error_rate", "bad_answers")
 
 
@@ -122,10 +122,12 @@ def _svg(figure: Figure) -> str:
     text = re.sub(
         r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL
     )
-    text = re.sub(r'<g id="[a-zA-Z]+[\d._a-zA-Z]*">', "<g>", text).replace(TEXT, "currentColor")
+    text = re.sub(r'<g id="[\w.]+">', "<g>", text).replace(TEXT, "currentColor")
     for number, colour in enumerate(PALETTE):
         text = text.replace(colour, f"var(--v{number},{colour})")
-    return re.sub(r"\n\s*", "\n", re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"(?= )', r"\1", text))
+    root, rest = text.split(">", 1)
+    root = re.sub(r' (?:width|height)="[^"]*"(?= )', "", root)
+    return re.sub(r"\n\s*", "\n", f"{root}>{rest}")
 
 
 def _panel(axis: Any, counts: Sequence[Counts], versions: Sequence[str], starts: Sequence[datetime], name: str) -> None:
@@ -197,13 +199,19 @@ def timeline(
         axis.tick_params(labelsize=10, colors=TEXT)
         for side in axis.spines.values():
             side.set_visible(False)
-    if len(starts) == 1 and not verdicts:  # else the axis of a single point spans years
-        grid[-1].set_xlim(starts[0] - AROUND, starts[0] + AROUND)
+    grid[-1].set_xlim(*_range([*starts, *(moment for moment, _ in events), *(v.judged_at for v in verdicts)]))
     locator = AutoDateLocator(maxticks=6)
     grid[-1].xaxis.set_major_locator(locator)
     grid[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
     grid[-1].xaxis.get_offset_text().set(color=TEXT, size=10)
     return _svg(figure)
+
+
+def _range(moments: Sequence[datetime]) -> tuple[datetime, datetime]:
+    """The axis: all that is drawn, with a margin. matplotlib leaves moments without a value out, and around a single one it draws years."""
+    first, last = min(moments), max(moments)
+    margin = (last - first) * 0.03 if last - first > timedelta(minutes=1) else AROUND
+    return first - margin, last + margin
 
 
 def _strip(axis: Any, verdicts: Sequence[Verdict], starts: Sequence[datetime]) -> None:

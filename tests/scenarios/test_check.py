@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from conftest import SPARK_FOR_TESTS
 
 from benchmarks.check import make
 from lastgood.cli.check import check
-from lastgood.dashboards.report import COLOURS, widened
+from lastgood.dashboards.report import COLOURS, timeline, widened
 from lastgood.record.verdict import State
 from lastgood.record.windows import Counts
 from lastgood.settings import load
@@ -160,3 +161,12 @@ def test_a_single_request_has_an_axis_of_an_hour_and_no_warning(tmp_path: Path) 
         check(str(file), load(storage=str(tmp_path / "store")), html=out)
     report = out.read_text()
     assert "11:30" in report and "12:30" in report and "2028" not in report
+
+
+def test_the_axis_shows_all_moments_where_a_metric_knows_a_single_one() -> None:
+    """One answer was judged in an hour of windows: matplotlib saw a single moment, drew years around it and warned."""
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    windows = [Counts("e", "1", "", start + timedelta(minutes=i), 15, 15.0) for i in range(60)]
+    windows[30] = replace(windows[30], quality={"answers": 10.0, "bad": 1.0})
+    drawn = timeline(windows, (), [(start + timedelta(minutes=50), "deployed")], panels=["bad_answers"])
+    assert "00:30" in drawn and "2020" not in drawn
