@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lastgood.judge.corrected import Bets
 from lastgood.judge.eprocess import Floats
 from lastgood.record.fault import FAULTS, fault
 from lastgood.record.windows import CALLER_FACTS, OUTSIDE, Counts, merge
@@ -100,6 +101,7 @@ class Columns:
     prompts [T, G, 2]: sum of the prompts' tokens; None where not known.
     breaks [T]: no block goes on from the window before into this one (None: they all may).
     unranged: names of scores that are left out because their values are not within 0-1.
+    judged: name -> pairs that a model judged and people corrected, of one comparison.
     """
 
     times: Floats
@@ -121,6 +123,7 @@ class Columns:
     prompts: Floats | None = None
     breaks: Bools | None = None
     unranged: tuple[str, ...] = ()
+    judged: Mapping[str, Bets] = field(default_factory=dict)
 
     @property
     def failed(self) -> Floats:
@@ -184,7 +187,7 @@ class Columns:
         scores = {name: sums[:, :, ::-1] for name, sums in self.scores.items()}
         callers = replace(self.callers, arm=1 - self.callers.arm)
         scored = {name: replace(whose, arm=1 - whose.arm) for name, whose in self.scored.items()}
-        return replace(self, **turned, histograms=histograms, scores=scores, callers=callers, scored=scored)
+        return replace(self, **turned, histograms=histograms, scores=scores, callers=callers, scored=scored, judged={})
 
 
 def _merged(windows: Iterable[Counts], arms: Mapping[str, int]) -> list[tuple[int, Counts]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lastgood.judge.columns import Columns
+from lastgood.judge.corrected import Judgements
 from lastgood.record.windows import Counts
 
 
@@ -37,7 +38,8 @@ class Evidence:
     `usual`: hourly counts of earlier weeks, of whatever versions served well, for want of a prior version beside it. `deployed`: when the
     version's newest deployment began (None: with the first window). `scaled`: when replicas were added. `own_requests`: requests lately by
     the endpoint's own count, and those of them that were seen. `waiting`: starts of windows in which requests failed whose version is not
-    known yet (a table names it later). `totals`: version -> all its windows added up, where `windows` are Columns.
+    known yet (a table names it later). `totals`: version -> all its windows added up, where `windows` are Columns. `judged`: what people label -> pairs
+    of answers that a model judged, settled by now.
     """
 
     endpoint: str
@@ -55,6 +57,7 @@ class Evidence:
     own_requests: tuple[float, float] | None = None
     waiting: Sequence[datetime] = ()
     totals: Mapping[str, Counts] = field(default_factory=dict)
+    judged: Mapping[str, Judgements] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

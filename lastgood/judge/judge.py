@@ -1,7 +1,7 @@
 """Window counts, drift and deployment of one endpoint -> a verdict with its findings and one sentence (pure)."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from lastgood.judge import guards, say
 from lastgood.judge.case import Case
 from lastgood.judge.columns import Columns, columns, in_range
+from lastgood.judge.corrected import bets
 from lastgood.judge.evidence import Drifted, Evidence, History, Planned
 from lastgood.judge.fair import comparable
 from lastgood.judge.look import Look
@@ -61,6 +62,8 @@ def case_of(evidence: Evidence, policy: Policy, history: History, only_last: boo
     if not len(given.times):
         return None
     cols, left_out = comparable(in_range(given).since_new(), evidence, policy)
+    judged = {name: bets(pairs, policy.score_tolerance) for name, pairs in evidence.judged.items() if len(pairs.at)}
+    cols = replace(cols, judged=judged)
     return Case(follow(cols, policy)[0], evidence, policy, history, left_out, only_last)
 
 

@@ -224,7 +224,7 @@ def _weights(cols: Columns, policy: Policy, carry: Carry) -> Mapping[str, float]
             "client",
         }
         present |= {"quality"} if cols.answers[0].any() else set()
-        present |= {"scores"} if any(score[0].any() for score in cols.scores.values()) else set()
+        present |= {"scores"} if cols.judged or any(score[0].any() for score in cols.scores.values()) else set()
         kept = {name: weight * (1.0 if name in present else ABSENT) for name, weight in policy.weights.items()}
         seen = math.fsum(weight for name, weight in kept.items() if name in present)
         more = 1 + (math.fsum(policy.weights.values()) - math.fsum(kept.values())) / max(seen, 1e-9)
@@ -241,9 +241,10 @@ def _zero(cols: Columns, carry: Carry) -> float:
 
 
 def _scores(cols: Columns, policy: Policy, carry: Carry, minutes: Floats) -> list[Stream]:
-    """Evaluation scores and labels: bounded means, one stream per name; the guess is the pooled mean of earlier windows."""
+    """Evaluation scores and labels: bounded means, one stream per name; the guess is the pooled mean of earlier windows. Pairs that a model judged
+    count in the window in which they were settled, else in the next one."""
     made = []
-    weight = _weights(cols, policy, carry)["scores"] / max(1, len(cols.scores))
+    weight = _weights(cols, policy, carry)["scores"] / max(1, len(cols.scores) + len(cols.judged))
     even = np.full(len(eprocess.LAMBDAS), 1 / len(eprocess.LAMBDAS))
     for name, sums in cols.scores.items():
         part = f"scores {name}"
@@ -254,6 +255,13 @@ def _scores(cols: Columns, policy: Policy, carry: Carry, minutes: Floats) -> lis
         logs = policy.tempering * eprocess.log_e_mean(sums[:, :, 1], sums[:, :, 0], guess, policy.score_tolerance)
         kept = [np.cumsum(sums[:, :, arm, :2], 0) for arm in (1, 0)]
         made.append(_stream(part, "scores", weight, logs, even, kept, carry, minutes))
+    for name, pairs in cols.judged.items():
+        t = np.minimum(np.searchsorted(cols.times + cols.width, pairs.at), len(cols.times) - 1)
+        logs, sums = np.zeros((len(cols.times), len(even))), np.zeros((len(cols.times), 2, 2))
+        np.add.at(logs, t, policy.tempering * pairs.logs)
+        np.add.at(sums, t, np.stack([np.ones_like(pairs.values), pairs.values], -1))
+        kept = [np.cumsum(sums[:, None, arm], 0) for arm in (1, 0)]
+        made.append(_stream(f"scores {name}", "scores", weight, logs[:, None], even, kept, carry, minutes))
     return made
 
 
