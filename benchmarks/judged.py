@@ -47,7 +47,9 @@ def naive(world: World, n: int, seed: int) -> int | None:
     return first(eprocess.log_e_mean(new, prior, before, TOLERANCE))
 
 
-def _runs(pool: Executor, method: Callable[[World, int, int], int | None], world: World, n: int, runs: int) -> list[int | None]:
+def _runs(
+    pool: Executor, method: Callable[[World, int, int], int | None], world: World, n: int, runs: int
+) -> list[int | None]:
     return list(pool.map(partial(method, world, n), range(runs), chunksize=4))
 
 
@@ -55,7 +57,9 @@ def figures(pool: Executor, runs: int) -> dict[str, Any]:
     """Prints a row per judge; runs: healthy ones of each, a tenth of them with a drop. Returns what the JSON line says."""
     few = max(10, runs // 10)
     best = statistics.median([n or MOST for n in _runs(pool, naive, World(drop=DROP), MOST, few)])
-    print("| the model is wrong | test | healthy blamed | found a drop of 5 points | median answers judged of each version | labelled |")
+    print(
+        "| the model is wrong | test | healthy blamed | found a drop of 5 points | median answers judged of each version | labelled |"
+    )
     print("|---|---|---|---|---|---|")
     blamed, ratios, naive_frr = 0, [], 0.0
     for words, wrong in WRONG.items():
@@ -64,7 +68,10 @@ def figures(pool: Executor, runs: int) -> dict[str, Any]:
             hits = _runs(pool, method, World(wrong, DROP), MOST, few)
             median = statistics.median([n or MOST for n in hits])
             labels = f"{median * World().chance:,.0f}" if method is corrected else "0"
-            print(f"| {words} | {name} | {false} of {runs} | {sum(n is not None for n in hits)} of {few} | {median:,.0f} | {labels} |", flush=True)
+            print(
+                f"| {words} | {name} | {false} of {runs} | {sum(n is not None for n in hits)} of {few} | {median:,.0f} | {labels} |",
+                flush=True,
+            )
             if method is corrected:
                 blamed += false
                 ratios.append(median / best)

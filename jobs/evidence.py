@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lastgood import tables
 from lastgood.jobs.counting import HASH_CHARS, TINY
@@ -10,6 +12,7 @@ from lastgood.jobs.deployed import Key
 from lastgood.jobs.requesters import known_as, salts
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, budget
+from lastgood.judge.corrected import Judgements, settled
 from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import OUTSIDE, Counts, from_row, utc
@@ -27,6 +30,8 @@ WAIT = timedelta(hours=1)
 HANG_AFTER, HANG_OVER = timedelta(minutes=5), timedelta(minutes=10)
 KEY = ["endpoint", "model_version", "stratum", "window_start"]
 WINDOW, USUAL = "window", "usual"
+PAIRED = "judged pairs"
+"""What the score's name says beside what people label."""
 ANSWERS = ("quality", "answer_callers")
 """Columns of the table `quality` that stand beside those of `windows`."""
 
@@ -98,6 +103,65 @@ def scores(ctx: Context, chosen: "DataFrame", starts: Mapping[str, datetime], no
         f.map_from_entries(f.collect_list(f.struct("name", "sums"))).alias("scores"),
         f.map_from_entries(f.flatten(f.collect_list("callers"))).alias("score_callers"),
     )
+
+
+def judged(
+    ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], now: datetime
+) -> dict[Key, dict[str, Judgements]]:
+    """(endpoint, version) -> what people label -> pairs that a scorer judged since `starts`, with people's labels, as far as they are settled.
+
+    The first label of a request counts. A pair that was judged twice side by side counts once.
+    """
+    from pyspark.sql import functions as f
+
+    named = [name for name in sorted({key[0] for key in chosen}) if ctx.settings.endpoint(name).scoring.scorers]
+    if not named:
+        return {}
+    which = [
+        (*key, pair.prior, starts[key]) for key, pair in chosen.items() if key[0] in named and pair.prior is not None
+    ]
+    since = ctx.spark.createDataFrame(which, "endpoint string, candidate string, prior string, start timestamp")
+    rows = ctx.store.read(ctx.spark, tables.JUDGED).where("NOT again AND chance > 0")
+    rows = rows.join(f.broadcast(since), ["endpoint", "candidate", "prior"]).where("judged_at >= start").drop("start")
+    asked = rows.select("endpoint", f.explode("request_ids").alias("request_id")).distinct()
+    requests = (
+        ctx.store.read(ctx.spark, tables.REQUESTS)
+        .select("endpoint", "request_id", "trace_id")
+        .join(asked, ["endpoint", "request_id"])
+    )
+    labels = ctx.store.read(ctx.spark, tables.SCORES).where("value IS NOT NULL AND NOT startswith(source, 'scorer ')")
+    labels = about(labels, requests).withColumn("value", _valued(ctx, named)).where("value BETWEEN 0 AND 1")
+    first = labels.groupBy("endpoint", "request_id", "name").agg(
+        f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at")
+    )
+    told = {
+        (row["endpoint"], row["request_id"], row["name"]): (row["value"], utc(row["at"]).timestamp())
+        for row in first.collect()
+    }
+    grouped: dict[tuple[Key, str], dict[str, Any]] = {}
+    for row in sorted(rows.collect(), key=lambda row: (row["judged_at"], row["pair_id"])):
+        grouped.setdefault(((row["endpoint"], row["candidate"]), row["scorer"]), {}).setdefault(row["pair_id"], row)
+    made: dict[Key, dict[str, Judgements]] = {}
+    for (key, scorer), by_id in grouped.items():
+        made.setdefault(key, {})[f"{scorer} ({PAIRED})"] = settled(
+            _judgements(list(by_id.values()), scorer, told), now.timestamp()
+        )
+    return made
+
+
+def _judgements(
+    rows: Sequence[Any], scorer: str, told: Mapping[tuple[str, str, str], tuple[float, float]]
+) -> Judgements:
+    """Rows of `judged` of one scorer, beside what people said (endpoint, request, name -> value, when)."""
+    nothing = (np.nan, np.nan)
+    labels = np.array(
+        [[told.get((row["endpoint"], request, scorer), nothing) for request in row["request_ids"]] for row in rows]
+    )
+    return Judgements(
+        np.array([utc(row["judged_at"]).timestamp() for row in rows]), np.array([row["scores"] for row in rows], np.float64), labels[:, :, 0],
+        np.array([row["asked"] for row in rows]), np.array([row["chance"] for row in rows]), labels[:, :, 1].max(1),
+        max(row["label_wait_s"] for row in rows),
+    )  # fmt: skip
 
 
 def drifted(ctx: Context) -> dict[str, list[Drifted]]:
@@ -256,4 +320,4 @@ def facts(
     }  # fmt: skip
 
 
-__all__ = ["counts", "facts", "parts", "scores"]
+__all__ = ["counts", "facts", "judged", "parts", "scores"]

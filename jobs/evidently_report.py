@@ -10,6 +10,8 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lastgood.errors import ConfigError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -96,3 +98,16 @@ def report(
 ) -> None:
     """Write Evidently's own HTML report."""
     _snapshot(current, reference, numeric, categorical).save_html(str(path))  # type: ignore[attr-defined]
+
+
+def descriptor(name: str, text: str | None) -> object:
+    """What one of Evidently's descriptors says of a text. Errors: ConfigError for a name that it does not have."""
+    os.environ["DO_NOT_TRACK"] = "1"
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, descriptors
+
+    if not hasattr(descriptors, name):
+        raise ConfigError(f"Evidently has no descriptor {name}")
+    kind = getattr(descriptors, name)("text", alias="value")
+    frame = pd.DataFrame({"text": [text or ""]})
+    return Dataset.from_pandas(frame, DataDefinition(text_columns=["text"]), [kind]).as_dataframe()["value"].iloc[0]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lastgood import tables
 from lastgood.jobs.columnar import columns_of_table, totals
 from lastgood.jobs.deployed import Key, all_pairs
-from lastgood.jobs.evidence import USUAL, facts, parts
+from lastgood.jobs.evidence import USUAL, facts, judged, parts
 from lastgood.judge import Evidence, History, State, Verdict, budget, judge
 from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair
 from lastgood.record.telemetry import arrow_schema, spark_ddl
@@ -51,14 +51,14 @@ def verdict_of(group: pa.Table, known: Known, now: datetime) -> Verdict:
 def in_workers(known: Mapping[Key, Known], now: datetime) -> Callable[[pa.Table], pa.Table]:
     """The function that Spark applies to the rows of one version."""
 
-    def judged(group: pa.Table) -> pa.Table:
+    def one_version(group: pa.Table) -> pa.Table:
         key = (group["endpoint"][0].as_py(), group["candidate"][0].as_py())
         verdict = verdict_of(group, known[key], now)
         columns = zip(*[row(verdict)], strict=True)
         schema = arrow_schema(tables.VERDICTS.fields)
         return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
-    return judged
+    return one_version
 
 
 def alone(chosen: Mapping[Key, Pair], ledger: Mapping[str, list[Configuration]]) -> list[Key]:
@@ -80,6 +80,8 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
     only = not ctx.settings.live_every_s
     segments = {key: budget.segment(SCHEDULED, utc(pair.since), now, only) for key, pair in chosen.items()}
     evidence = facts(ctx, chosen, ledger, now)
+    pairs = judged(ctx, chosen, {key: start for key, (start, _) in segments.items()}, now)
+    evidence = {key: replace(each, judged=pairs.get(key, {})) for key, each in evidence.items()}
     known = {
         key: (
             evidence[key],

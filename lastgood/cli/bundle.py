@@ -31,7 +31,13 @@ MEASURE: Mapping[str, tuple[str, ...]] = {
     "agents": ("conform",), "conversations": ("conform", "labels"), "completeness": ("conform",), "judge": ("windows", "quality", "completeness"),
 }  # fmt: skip
 """Job -> the jobs it waits for."""
-HOURLY: Mapping[str, tuple[str, ...]] = {"rollup": (), "drift": ("rollup",), "freshness": (), "cost": ()}
+HOURLY: Mapping[str, tuple[str, ...]] = {
+    "rollup": (),
+    "drift": ("rollup",),
+    "score": ("drift",),
+    "freshness": (),
+    "cost": (),
+}
 WHEEL = "../../dist/*.whl"
 APP_FOLDER = "build/app"
 

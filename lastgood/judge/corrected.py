@@ -46,7 +46,9 @@ class Judgements:
 
     def take(self, kept: Bools | slice) -> "Judgements":
         """Only those pairs."""
-        arrays: dict[str, Any] = {name: value[kept] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {
+            name: value[kept] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
         return replace(self, **arrays)
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, partial
-from importlib import import_module
 from typing import Any
 
 from stdnum import iban, luhn
 
 from lastgood.errors import ConfigError
+from lastgood.record.hooks import load
 
 
 class Capture(StrEnum):
@@ -75,12 +75,11 @@ class Redactor:
     def _hook(self) -> Callable[[str], str]:
         if not self.hook:
             return lambda text: text
-        module, _, name = self.hook.partition(":")
+        function: Any = load(self.hook, "redact_hook")
         try:
-            function: Any = getattr(import_module(module), name)
             function("")  # what it needs is missed now, not at the first request
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"redact_hook {self.hook}: expected package.module:function ({error})") from error
+            raise ConfigError(f"redact_hook {self.hook}: it fails on an empty text ({error})") from error
         return lambda text: str(function(text))
 
     @property

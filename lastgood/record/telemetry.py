@@ -42,6 +42,7 @@ _ARROW = {
     "date": pa.date32(),
     "binary": pa.binary(),
     "array<string>": pa.list_(pa.string()),
+    "array<double>": pa.list_(pa.float64()),
     "map<string,string>": pa.map_(pa.string(), pa.string()),
     "map<string,double>": pa.map_(pa.string(), pa.float64()),
     "map<int,double>": pa.map_(pa.int32(), pa.float64()),

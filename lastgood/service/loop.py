@@ -28,6 +28,7 @@ from lastgood.jobs.judge import run_judge
 from lastgood.jobs.maintain import maintain
 from lastgood.jobs.outcomes import outcomes
 from lastgood.jobs.samples import samples
+from lastgood.jobs.score import score
 from lastgood.jobs.spark import session
 from lastgood.jobs.windows import quality, rollup, windows
 from lastgood.judge import History
@@ -80,6 +81,7 @@ JOBS: dict[str, Callable[[Context], Any]] = {
     "completeness": completeness,
     "rollup": rollup,
     "samples": samples,
+    "score": score,
     "cost": cost,
     "drift": drift,
     "judge": judge,
@@ -170,7 +172,7 @@ def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
 
 
 DRIFT_EVERY_S = 40.0
-SLOW = ("agents", "conversations", "outcomes", "drift", "completeness", "rollup")
+SLOW = ("agents", "conversations", "outcomes", "score", "drift", "completeness", "rollup")
 """What changes slowly and costs the most."""
 
 

@@ -8,6 +8,7 @@ from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSo
 from lastgood.settings.judge import WEIGHTS, Policy
 from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
 from lastgood.settings.reading import Settings, is_catalog, load
+from lastgood.settings.scoring import Scorer, Scoring
 
 __all__ = [
     "WEIGHTS",
@@ -26,6 +27,8 @@ __all__ = [
     "Policy",
     "Receiver",
     "Release",
+    "Scorer",
+    "Scoring",
     "Settings",
     "Sources",
     "SparkSettings",

@@ -9,6 +9,7 @@ from lastgood.record.answer_flags import AnswerFlag
 from lastgood.record.redact import Capture
 from lastgood.settings.base import Mode, Model
 from lastgood.settings.judge import Policy
+from lastgood.settings.scoring import Scoring
 
 
 class Release(Model):
@@ -94,4 +95,5 @@ class EndpointSettings(Model):
         {}, description="served-entity fields the workspace takes and does not report (burst_scaling_enabled: true)"
     )
     release: Release = Release()
+    scoring: Scoring = Scoring()
     cost: CostSettings = CostSettings()

@@ -60,6 +60,38 @@ SCORES = Table(
     ),
     change_feed=True,
 )
+JUDGED = Table(
+    "judged",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("candidate", "string", "the new version of the pair"),
+        Field("prior", "string", "the version before it"),
+        Field("scorer", "string", "what was judged, and what people label"),
+        Field("scorer_version", "string", "which scorer: kind, model or function, and a hash of its settings"),
+        Field("pair_id", "string", "hash of endpoint, scorer and both requests"),
+        Field(
+            "again", "boolean", "whether the pair was judged before: this says whether the scorer still says the same"
+        ),
+        Field("request_ids", "array<string>", "the prior version's request, the new version's"),
+        Field("alike", "string", "why the two are a pair: same (input), similar (length and hour)"),
+        Field(
+            "scores",
+            "array<double>",
+            "0-1 of the prior version's answer, of the new one's; 0.5 where the scorer failed",
+        ),
+        Field("reasons", "array<string>", "what the scorer said of each"),
+        Field("errors", "array<string>", "why it failed; null where it did not"),
+        Field("asked", "boolean", "whether people are asked to label both"),
+        Field("chance", "double", "with which that was drawn"),
+        Field("label_wait_s", "double", "so long the labels are waited for, in seconds"),
+        Field("tokens_in", "bigint", "prompt tokens of the scorer's model"),
+        Field("tokens_out", "bigint", "its generated tokens"),
+        Field("money", "double", "what they cost by the scorer's prices"),
+        Field("seconds", "double", "how long the scorer took"),
+        Field("judged_at", "timestamp", "when, UTC"),
+    ),
+    ("pair_id", "judged_at"),
+)
 STEPS = Table(
     "steps",
     (
@@ -498,6 +530,7 @@ ALL = (
     REQUESTS,
     QUARANTINE,
     SCORES,
+    JUDGED,
     STEPS,
     AGENT_RUNS,
     AGENT_WINDOWS,

@@ -32,7 +32,9 @@ def pairs(world: World, n: int, seed: int) -> Judgements:
     r = np.random.default_rng(seed)
     good = np.empty((n, 2), bool)
     good[:, 0] = r.random(n) < GOOD
-    good[:, 1] = np.where(r.random(n) < world.alike, good[:, 0], r.random(n) < GOOD) & (r.random(n) >= world.drop / GOOD)
+    good[:, 1] = np.where(r.random(n) < world.alike, good[:, 0], r.random(n) < GOOD) & (
+        r.random(n) >= world.drop / GOOD
+    )
     wrong = np.stack([np.where(good[:, arm], *world.wrong[arm]) for arm in (0, 1)], 1)
     asked = r.random(n) < world.chance
     quiet = r.random(n) < world.silent * np.where(good[:, 1], 1.0, 3.0)
