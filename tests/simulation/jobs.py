@@ -49,6 +49,8 @@ class World:
         self.marks: dict[str, int] = {}
         self.records: list[dict[str, Any]] = []
         self.nested, self.made, self.under_way = False, 1, 0
+        self.looked = -1
+        """The newest commit of the source whose rows are in the windows: a run looks at the source after it has read what is new."""
 
     # the source
 
@@ -68,18 +70,19 @@ class World:
             self.table.feed_from = len(self.table.commits)
         if chance.pick("made anew", 0.2):
             kept = frozenset(self.table.rows(len(self.table.commits)))
-            self.table = Table(f"t{self.made}", [(kept, frozenset())])
+            self.table, self.looked = Table(f"t{self.made}", [(kept, frozenset())]), -1
 
     def set_back(self) -> None:
         """The table is put back to an older state. A run sees that where it looks before the table has grown past its bookmark, and where the
-        runs before it were recorded (docs/adr/0022)."""
+        runs before it were recorded, and what they had looked at (docs/adr/0022)."""
         r = self.chance.random
         counted = max(self.marks.get(f"lastgood/{JOB}/{self.table.identity}", -1) // runs.MOST_AGAIN, -1)
-        if counted > max(
+        if max(counted, self.looked) > max(
             (record["version"] for record in self.records if record["table_id"] == self.table.identity), default=-1
         ):
             return
         self.table.commits = self.table.commits[: max(1, len(self.table.commits) - r.randint(3, 9))]
+        self.looked = len(self.table.commits) - 1
         self.chance.storm = False
         while len(self.table.commits) <= 1 + max(
             (record["version"] for record in self.records), default=-1
@@ -130,17 +133,17 @@ class World:
             changed = {row for added, gone in table.commits[after + 1 : newest + 1] for row in added | gone}
         self.moment("the changes have been read")
         spans = ranges({at // WIDTH * WIDTH for _, at in changed}, WIDTH)
-        looked = table.rows(len(table.commits) - 1)
-        counted = Counter(at // WIDTH * WIDTH for _, at in looked if any(a <= at < z for a, z in spans))
+        seen = len(table.commits) - 1
+        counted = Counter(at // WIDTH * WIDTH for _, at in table.rows(seen) if any(a <= at < z for a, z in spans))
         self.moment("the windows have been counted")
-        self._replace(run, spans, counted)
+        self._replace(run, spans, counted, seen)
         self.moment("the windows have been committed")
         self.records.append(
             {"version": newest, "after": after, "finished_at": self.chance.now(), "table_id": table.identity}
         )
         self.chance.say(f"run ({after}, {newest}] of {table.identity} {run.note or ''}")
 
-    def _replace(self, run: Run, spans: tuple[tuple[int, int], ...], counted: Counter[int]) -> None:
+    def _replace(self, run: Run, spans: tuple[tuple[int, int], ...], counted: Counter[int], seen: int) -> None:
         """One overwrite of the spans; what carries a mark that is not above the table's writes nothing."""
         if self.chance.pick("conflict", 0.5):
             raise TransientError("another run changed windows at the same time")
@@ -153,6 +156,7 @@ class World:
             self.marks[mark[0]] = mark[1]
         kept = {start: n for start, n in self.windows.items() if not any(a <= start < z for a, z in spans)}
         self.windows = Counter({**kept, **counted})
+        self.looked = max(self.looked, seen) if run.table_id == self.table.identity else seen
 
     def scheduled(self) -> None:
         self.under_way += 1
