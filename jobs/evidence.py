@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lastgood import tables
 from lastgood.jobs.counting import HASH_CHARS, TINY
@@ -16,10 +14,11 @@ from lastgood.judge.corrected import Judgements, settled
 from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import OUTSIDE, Counts, from_row, utc
+from lastgood.tables.judging import judgements
 from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, Row
 
 BASELINE = timedelta(days=28)
 SETTLED = timedelta(days=1)
@@ -109,9 +108,7 @@ def judged(
     ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], now: datetime
 ) -> dict[Key, dict[str, Judgements]]:
     """(endpoint, version) -> what people label -> pairs that a scorer judged since `starts`, with people's labels, as far as they are settled.
-
-    The first label of a request counts. A pair that was judged twice side by side counts once.
-    """
+    The first label of a request counts."""
     from pyspark.sql import functions as f
 
     named = [name for name in sorted({key[0] for key in chosen}) if ctx.settings.endpoint(name).scoring.scorers]
@@ -138,30 +135,14 @@ def judged(
         (row["endpoint"], row["request_id"], row["name"]): (row["value"], utc(row["at"]).timestamp())
         for row in first.collect()
     }
-    grouped: dict[tuple[Key, str], dict[str, Any]] = {}
-    for row in sorted(rows.collect(), key=lambda row: (row["judged_at"], row["pair_id"])):
-        grouped.setdefault(((row["endpoint"], row["candidate"]), row["scorer"]), {}).setdefault(row["pair_id"], row)
+    grouped: dict[tuple[Key, str], list[Row]] = {}
+    for row in rows.collect():
+        grouped.setdefault(((row["endpoint"], row["candidate"]), row["scorer"]), []).append(row)
     made: dict[Key, dict[str, Judgements]] = {}
-    for (key, scorer), by_id in grouped.items():
-        made.setdefault(key, {})[f"{scorer} ({PAIRED})"] = settled(
-            _judgements(list(by_id.values()), scorer, told), now.timestamp()
-        )
+    for (key, scorer), several in grouped.items():
+        given = settled(judgements([row.asDict() for row in several], told), now.timestamp())
+        made.setdefault(key, {})[f"{scorer} ({PAIRED})"] = given
     return made
-
-
-def _judgements(
-    rows: Sequence[Any], scorer: str, told: Mapping[tuple[str, str, str], tuple[float, float]]
-) -> Judgements:
-    """Rows of `judged` of one scorer, beside what people said (endpoint, request, name -> value, when)."""
-    nothing = (np.nan, np.nan)
-    labels = np.array(
-        [[told.get((row["endpoint"], request, scorer), nothing) for request in row["request_ids"]] for row in rows]
-    )
-    return Judgements(
-        np.array([utc(row["judged_at"]).timestamp() for row in rows]), np.array([row["scores"] for row in rows], np.float64), labels[:, :, 0],
-        np.array([row["asked"] for row in rows]), np.array([row["chance"] for row in rows]), labels[:, :, 1].max(1),
-        max(row["label_wait_s"] for row in rows),
-    )  # fmt: skip
 
 
 def drifted(ctx: Context) -> dict[str, list[Drifted]]:

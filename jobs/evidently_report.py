@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec
@@ -100,7 +100,7 @@ def report(
     _snapshot(current, reference, numeric, categorical).save_html(str(path))  # type: ignore[attr-defined]
 
 
-def descriptor(name: str, text: str | None) -> object:
+def descriptor(name: str) -> Callable[[str | None], object]:
     """What one of Evidently's descriptors says of a text. Errors: ConfigError for a name that it does not have."""
     os.environ["DO_NOT_TRACK"] = "1"
     import pandas as pd
@@ -108,6 +108,10 @@ def descriptor(name: str, text: str | None) -> object:
 
     if not hasattr(descriptors, name):
         raise ConfigError(f"Evidently has no descriptor {name}")
-    kind = getattr(descriptors, name)("text", alias="value")
-    frame = pd.DataFrame({"text": [text or ""]})
-    return Dataset.from_pandas(frame, DataDefinition(text_columns=["text"]), [kind]).as_dataframe()["value"].iloc[0]
+    kind, texts = getattr(descriptors, name)("text", alias="value"), DataDefinition(text_columns=["text"])
+
+    def of(text: str | None) -> object:
+        described = Dataset.from_pandas(pd.DataFrame({"text": [text or ""]}), texts, [kind])
+        return described.as_dataframe()["value"].iloc[0]
+
+    return of

@@ -65,7 +65,7 @@ def made(scorer: Scorer, clients: ExitStack) -> Callable[[Answer], Score]:
     if scorer.kind == "model":
         ask = _model(scorer, clients)
     elif scorer.kind == "evidently":
-        ask = partial(_described, str(scorer.call))
+        ask = partial(_described, descriptor(str(scorer.call)))
     else:
         function = load(str(scorer.call), f"scorer {scorer.name}: call")
         ask = partial(
@@ -109,8 +109,8 @@ def _mlflow(function: Callable[..., Any], answer: Answer) -> Given:
     return _number(getattr(given, "value", given)), getattr(given, "rationale", None), NONE
 
 
-def _described(name: str, answer: Answer) -> Given:
-    return _number(descriptor(name, answer.output)), None, NONE
+def _described(of: Callable[[str | None], Any], answer: Answer) -> Given:
+    return _number(of(answer.output)), None, NONE
 
 
 def _number(value: Any) -> float:

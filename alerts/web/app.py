@@ -21,6 +21,7 @@ from lastgood.alerts.rollback.links import LinkError, Problem
 from lastgood.alerts.rollback.machine import Approve, Hold, Reject
 from lastgood.alerts.web import guard
 from lastgood.alerts.web.auth import Auth
+from lastgood.alerts.web.labels import Labels
 from lastgood.alerts.web.openapi import DOCUMENT
 from lastgood.alerts.web.pages import (
     ACTIONS,
@@ -77,6 +78,9 @@ def create_app(
         return shown
 
     routes = [*_routes(pages, acts, auth, reading), *(_weeks(weeks, reading) if weeks else ())]
+    if data:
+        labels = Labels(pages, controller, auth, data)
+        routes += [Route("/labels", reading(labels.page)), Route("/labels", labels.label, methods=["POST"])]
     https = web.base_url.startswith("https:")
     hosts = {urlsplit(web.base_url).hostname or "", *web.allowed_hosts}
     layers = [

@@ -227,7 +227,7 @@ class Pages:
         }
         values |= {"series": self._evidence(incident), "day": timedelta(days=1)}
         actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
-        return self._with_forms(
+        return self.with_forms(
             request, f"incident {incident.id}", actions, "incident.html",
             incident=incident, rollback=rollback, refresh=refresh, patch=patch, **values,
         )  # fmt: skip
@@ -278,7 +278,7 @@ class Pages:
             known = brief.read(tx, incident, self._clock())
         series = self._evidence(incident)
         main = lead(series, worst_metric(incident.verdict))
-        return self._with_forms(
+        return self.with_forms(
             request,
             token,
             ACTIONS if decidable else (),
@@ -319,9 +319,9 @@ class Pages:
     def kill(self, request: Request) -> Response:
         with self._store.read() as tx:
             entries = tx.audit(what="kill switch")
-        return self._with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:], self._web.zone))
+        return self.with_forms(request, "kill", ("on", "off"), "kill.html", story=story(entries[-10:], self._web.zone))
 
-    def _with_forms(
+    def with_forms(
         self, request: Request, subject: str, actions: tuple[str, ...], template: str, **values: Any
     ) -> Response:
         """A page with a form for each action, good in this browser only."""
@@ -340,8 +340,10 @@ class Pages:
         if self._data is None:
             return [("/fleet", "Fleet"), ("/incidents", "Incidents")]
         agents = [("/agents", "Agents")] if any(row.agent for row in self._fleet()[0].values()) else []
+        scored = any(own.scoring.scorers for own in self._settings.endpoints.values())
+        labels = [("/labels", "Labels")] if scored else []
         return [
-            ("/fleet", "Fleet"), ("/incidents", "Incidents"), ("/drift", "Drift"), ("/requests", "Requests"), *agents, ("/health", "Health"),
+            ("/fleet", "Fleet"), ("/incidents", "Incidents"), ("/drift", "Drift"), ("/requests", "Requests"), *agents, *labels, ("/health", "Health"),
             ("/definitions", "Definitions"),
         ]  # fmt: skip
 

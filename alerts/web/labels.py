@@ -1,0 +1,68 @@
+"""The label queue: answers of which people are asked how good they are, without a word of who gave them; and how the scorers do."""
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from lastgood import tables
+from lastgood.alerts.controller import Controller
+from lastgood.alerts.web import guard
+from lastgood.alerts.web.auth import Auth
+from lastgood.alerts.web.pages import COOKIE, Pages, as_csv
+from lastgood.tables import judging
+
+SUBJECT, ACTIONS = "label", ("good", "half", "bad")
+VALUES = {"good": 1.0, "half": 0.5, "bad": 0.0}
+
+
+class Labels:
+    """The handlers. Errors of all: HTTPException, LinkError for a form that this page did not make; those of the tables' homes."""
+
+    def __init__(self, pages: Pages, controller: Controller, auth: Auth, store: tables.Store) -> None:
+        self._pages, self._controller, self._auth, self._store = pages, controller, auth, store
+        self._ranges = {name: own.policy.score_ranges for name, own in controller.settings.endpoints.items()}
+
+    def page(self, request: Request) -> Response:
+        """The next answer, and every scorer beside what people say."""
+        now = self._controller.clock()
+        rows = judging.summaries(self._store, self._ranges, now)
+        if answer := as_csv(request, "scorers", {"scorers": lambda: _sheet(rows)}):
+            return answer
+        waiting, questions = judging.queue(self._store, self._ranges, now, 1)
+        return self._pages.with_forms(
+            request,
+            SUBJECT,
+            ACTIONS,
+            "labels.html",
+            waiting=waiting,
+            question=questions[0] if questions else None,
+            scorers=rows,
+        )
+
+    async def label(self, request: Request) -> Response:
+        """What a person says of one answer."""
+        guard.same_site(request, self._controller.settings.web.base_url)
+        form = await guard.form(request)
+        who = self._auth.person(request, form, "viewers")
+        action = form.get("action", "")
+        if action not in ACTIONS:
+            raise HTTPException(400, f"The action must be one of {', '.join(ACTIONS)}.")
+        self._controller.people.signer.verify_form(
+            form.get("form", ""), SUBJECT, action, request.cookies.get(COOKIE, "")
+        )
+        endpoint, asked, scorer = (form.get(name, "")[:512] for name in ("endpoint", "request", "scorer"))
+        await run_in_threadpool(self._write, (endpoint, asked, scorer), action, who)
+        return RedirectResponse("/labels", 303)
+
+    def _write(self, question: tuple[str, str, str], action: str, who: str) -> None:
+        now = self._controller.clock()
+        if not judging.waits(self._store, question, self._ranges, now):
+            raise HTTPException(409, "This answer waits for no label (any more).")
+        worst, best = self._ranges.get(question[0], {}).get(question[2], (0.0, 1.0))
+        judging.label(self._store, question, worst + VALUES[action] * (best - worst), who, now)
+
+
+def _sheet(rows: list[judging.Summary]) -> tuple[list[str], list[list[object]]]:
+    names = [*judging.Summary.__dataclass_fields__]
+    return names, [[getattr(row, name) for name in names] for row in rows]

@@ -1,0 +1,153 @@
+"""The label queue over HTTP: what a person says is a label, nothing tells which version answered, and the scorers are shown beside what people say."""
+
+import re
+from datetime import timedelta
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from alerts_support import START, House, MemoryWorkspace, endpoint
+from starlette.testclient import TestClient
+
+from lastgood import tables
+from lastgood.alerts.web.app import create_app
+from lastgood.record.telemetry import arrow_schema
+from lastgood.settings import EndpointSettings, Policy, Scorer, Scoring, Settings
+from lastgood.tables import Store, delta
+
+TOKEN = "only-ann-knows"
+EVIL = "<script>alert(1)</script>"
+
+
+def put(store: Store, table: tables.Table, rows: list[dict[str, Any]]) -> None:
+    schema = arrow_schema(table.fields)
+    delta.append(store.path(table), pa.Table.from_pylist([dict.fromkeys(schema.names) | row for row in rows], schema))
+
+
+def pair(i: int, **more: Any) -> dict[str, Any]:
+    base = {
+        "endpoint": "chat", "candidate": "3", "prior": "2", "scorer": "helpful", "scorer_version": "model judge-1 0a1b2c3d", "pair_id": f"pair {i}",
+        "again": False, "request_ids": [f"old {i}", f"new {i}"], "alike": "same", "scores": [1.0, 0.2], "reasons": [None, "too short"],
+        "errors": [None, None], "asked": i % 2 == 0, "chance": 0.5, "label_wait_s": 86_400.0, "tokens_in": 10, "tokens_out": 5, "money": 0.01,
+        "seconds": 0.1, "judged_at": START + timedelta(seconds=i),
+    }  # fmt: skip
+    return base | more
+
+
+class Queue:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LASTGOOD_PERSON_TOKEN", f"ann:{TOKEN}")
+        own = EndpointSettings(
+            policy=Policy(score_ranges={"stars": (1, 5)}),
+            scoring=Scoring(scorers=(Scorer(name="helpful", model="judge-1"), Scorer(name="stars", model="judge-1"))),
+        )
+        self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), Settings(endpoints={"chat": own}))
+        self.store = Store(str(folder / "tables"))
+        for table in (tables.JUDGED, tables.SCORES, tables.REQUESTS):
+            delta.create(self.store.path(table), arrow_schema(table.fields))
+        put(self.store, tables.JUDGED, [pair(i) for i in range(4)])
+        put(self.store, tables.REQUESTS, [
+            {"endpoint": "chat", "request_id": f"{side} {i}", "model_version": version, "input": f"question {i} {EVIL}", "output": f"answer {i} of a model"}
+            for i in range(6) for side, version in (("old", "2"), ("new", "3"))
+        ])  # fmt: skip
+        self.client = TestClient(
+            create_app(self.house.controller, data=self.store), base_url="http://127.0.0.1", follow_redirects=False
+        )
+
+    def page(self) -> str:
+        answer = self.client.get("/labels")
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def form(self, page: str, action: str) -> dict[str, str]:
+        for form in re.findall(r"<form method=\"post\".*?</form>", page, re.DOTALL):
+            fields = {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', form)}
+            if fields.get("action") == action:
+                return fields | {"person_token": TOKEN}
+        raise AssertionError(page)
+
+    def say(self, action: str) -> dict[str, str]:
+        form = self.form(self.page(), action)
+        answer = self.client.post("/labels", data=form)
+        assert answer.status_code == 303, answer.text
+        return form
+
+    def labels(self) -> list[dict[str, Any]]:
+        return sorted(delta.read(self.store.path(tables.SCORES)).to_pylist(), key=lambda row: row["request_id"])
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    return Queue(tmp_path, monkeypatch)
+
+
+def test_people_label_answers_blindly_and_the_queue_ends(queue: Queue) -> None:
+    first = queue.page()
+    assert "4 answers" in first and EVIL not in first and "&lt;script&gt;" in first
+    assert not re.search(r"version [23]\b|0\.2|too short", first.partition("The scorers")[0]), (
+        "neither who answered nor what the scorer said"
+    )
+    asked = [queue.say(action)["request"] for action in ("good", "bad", "good", "half")]
+    assert sorted(asked) == ["new 0", "new 2", "old 0", "old 2"], "of two pairs in question both answers"
+    assert {row["request_id"]: row["value"] for row in queue.labels()} == dict(
+        zip(asked, (1.0, 0.0, 1.0, 0.5), strict=True)
+    )
+    assert {(row["source"], row["name"]) for row in queue.labels()} == {("ann", "helpful")}
+    page = queue.page()
+    assert "No answer waits for a label" in page and "2 of 2" in page
+
+
+def test_a_label_is_in_the_range_that_the_policy_gives_its_name(queue: Queue) -> None:
+    put(
+        queue.store,
+        tables.JUDGED,
+        [pair(5, scorer="stars", asked=True, request_ids=["old 4", "new 4"], judged_at=START - timedelta(minutes=1))],
+    )
+    queue.say("half")
+    assert [(row["name"], row["value"]) for row in queue.labels()] == [("stars", 3.0)]
+
+
+def test_what_waits_for_no_label_gets_none(queue: Queue) -> None:
+    form = queue.form(queue.page(), "good")
+    for wrong in ({"request": "old 1"}, {"request": "none"}, {"scorer": "other"}, {"endpoint": "else"}):
+        assert queue.client.post("/labels", data=form | wrong).status_code == 409
+    assert queue.client.post("/labels", data=form).status_code == 303
+    assert queue.client.post("/labels", data=form).status_code == 409, "once"
+    queue.house.clock.forward(2 * 86_400)
+    assert "No answer waits" in queue.page()
+    assert len(queue.labels()) == 1
+
+
+def test_nobody_labels_without_a_name_or_from_elsewhere(queue: Queue) -> None:
+    form = queue.form(queue.page(), "good")
+    assert queue.client.post("/labels", data=form | {"person_token": "guess"}).status_code == 403
+    assert queue.client.post("/labels", data=form | {"form": "made up"}).status_code in (400, 403, 404, 410)
+    assert queue.client.post("/labels", data=form, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert queue.client.post("/labels", data=form | {"action": "delete"}).status_code == 400
+    assert not queue.labels()
+
+
+def test_the_scorers_stand_beside_what_people_say(queue: Queue) -> None:
+    put(queue.store, tables.JUDGED, [
+        pair(0, again=True, asked=False, chance=0.0, scores=[0.6, 0.4], judged_at=START + timedelta(days=1)),
+        pair(6, errors=["timeout", None], scores=[0.5, 0.2], asked=False),
+    ])  # fmt: skip
+    queue.house.clock.forward(2 * 86_400)
+    row = next(iter(queue.client.get("/labels?csv=scorers").text.splitlines()[1:])).split(",")
+    names = queue.client.get("/labels?csv=scorers").text.splitlines()[0].split(",")
+    told = dict(zip(names, row, strict=True))
+    assert (told["pairs"], told["failed"], told["asked"], told["labelled"], told["unlabelled"]) == (
+        "5",
+        "1",
+        "2",
+        "0",
+        "2",
+    )
+    assert (
+        float(told["moved"]) == pytest.approx(0.3)
+        and told["calls"] == "12"
+        and float(told["money"]) == pytest.approx(0.06)
+    )
+    assert "2 too late" in queue.page()
