@@ -139,6 +139,15 @@ def quality(p: Policy) -> list[Plot]:
              [(f'lastgood_drift_distance{{{VERSIONS},against="prior"}}', "{{column}}")], limit=p.drift_limit),
         Plot("Columns that drifted", "Columns whose distance is certainly above the limit.",
              [(f"sum by (endpoint, model_version, against) (lastgood_drifted{{{VERSIONS}}})", f"{WHO} {{{{against}}}}")], limit=1),
+        Plot("Scorers that fail", "Pairs of which a scorer could not judge an answer / pairs that it judged, 30 days.",
+             [(f"2 * lastgood_scorer_failed{{{MINE}}} / lastgood_scorer_answers{{{MINE}}}", "{{endpoint}} {{scorer}}")], "percentunit", 0.1,
+             empty="no scorer judges answers"),
+        Plot("Scorers beside people", "Share of the labelled answers of which people think as the scorer does.",
+             [(f"lastgood_scorer_agreement{{{MINE}}}", "{{endpoint}} {{scorer}}")], "percentunit", empty="no labels have come"),
+        Plot("Scorers asked again", "Mean distance between a scorer's scores and what it said of the same answers before.",
+             [(f"lastgood_scorer_moved{{{MINE}}}", "{{endpoint}} {{scorer}}")], limit=0.2, empty="no scorer judges answers"),
+        Plot("Pairs that nobody labelled in time", "They count for the new version.",
+             [(f"lastgood_scorer_unlabelled{{{MINE}}}", "{{endpoint}} {{scorer}}")], empty="no scorer judges answers"),
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
-from lastgood.tables import measures
+from lastgood.tables import judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
 from lastgood.tables.homes import TableHome
@@ -66,6 +66,13 @@ TALLY = {
 }  # fmt: skip
 REFUSED = "refused_"
 """What the names of the tally's counts of refused exports begin with; the reason follows."""
+
+
+SCORERS: Mapping[str, Callable[[judging.Summary], float | None]] = {
+    "lastgood_scorer_answers": lambda row: row.calls, "lastgood_scorer_failed": lambda row: row.failed,
+    "lastgood_scorer_agreement": lambda row: row.agrees, "lastgood_scorer_moved": lambda row: row.moved,
+    "lastgood_scorer_unlabelled": lambda row: row.unlabelled,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -272,7 +279,9 @@ class Exporter:
         exemplars: Exemplars | None = None,
         currency: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ranges: judging.Ranges | None = None,
     ) -> None:
+        self._ranges, self._scorers = ranges or {}, list[judging.Summary]()
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
         self._complete: dict[str, float] = {}
@@ -336,6 +345,8 @@ class Exporter:
             self._complete = {row["endpoint"]: row["share"] for row in rows if row["share"] is not None}
         if self._changed(tables.COST):
             self._cost = self._costs()
+        if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
+            self._scorers = judging.summaries(self._store, self._ranges, self._clock())
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
@@ -529,6 +540,7 @@ class Exporter:
         yield _gauge("lastgood_cannot_protect", [((name,), float(on)) for name, on in now.cannot_protect.items()])
         yield _counter("lastgood_decision_faults", [((kind,), float(n)) for kind, n in now.faults.items()])
         yield _gauge("lastgood_pauses", [((kind,), float(n)) for kind, n in now.pauses.items()])
+        yield from self._judging()
         runs = self._runs.items()
         ended = [((name,), run["finished_at"].astimezone(UTC).timestamp()) for name, run in runs]
         yield _gauge("lastgood_job_run_timestamp_seconds", ended)
@@ -536,6 +548,13 @@ class Exporter:
         for place, metric in enumerate(("lastgood_source_reads_whole", "lastgood_source_rows_passed_over")):
             known = [(key, float(figures[place])) for key, figures in self._sources_read.items() if figures[place]]
             yield _gauge(metric, known)
+
+    def _judging(self) -> Iterator[Metric]:
+        """The newest pair of versions that each scorer judged."""
+        newest = {(row.endpoint, row.scorer): row for row in reversed(self._scorers)}
+        for name, of in SCORERS.items():
+            values = [(key, of(row)) for key, row in newest.items()]
+            yield _gauge(name, [(key, float(value)) for key, value in values if value is not None])
 
 
 def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -181,6 +181,10 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
         done[table.name] = merge(
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )
+    either = "t.endpoint = s.endpoint AND array_contains(t.request_ids, s.request_id)"
+    done["judged"] = merge(
+        ctx, frame.dropDuplicates(["endpoint", "request_id"]), tables.JUDGED, either, "WHEN MATCHED THEN DELETE"
+    )
     unplaced = frame.dropDuplicates(["request_id"])
     done["scores"] += merge(
         ctx, unplaced, tables.SCORES, "t.endpoint IS NULL AND t.request_id = s.request_id", "WHEN MATCHED THEN DELETE"

@@ -21,7 +21,7 @@ class Labels:
 
     def __init__(self, pages: Pages, controller: Controller, auth: Auth, store: tables.Store) -> None:
         self._pages, self._controller, self._auth, self._store = pages, controller, auth, store
-        self._ranges = {name: own.policy.score_ranges for name, own in controller.settings.endpoints.items()}
+        self._ranges = controller.settings.score_ranges
 
     def page(self, request: Request) -> Response:
         """The next answer, and every scorer beside what people say."""

@@ -116,6 +116,19 @@ DEFINITIONS = (
         "test_conversations",
     ),
     Definition(
+        "judged-pairs", "Judged pairs",
+        "mean over pairs of c j + (h - c j) / p where people were asked (chance p), c j where not; j, h: the scorer's and the people's score of the new "
+        "version's answer less those of the prior's; c: regression of h on j over earlier pairs",
+        "pairs that wait for a label, and those after them, are not in it; who is silent counts for the new version",
+        "test_corrected, test_score",
+    ),
+    Definition(
+        "scorers-that-fail", "Scorers that fail",
+        "pairs of which an answer could not be judged / pairs judged, 30 days",
+        "a failed answer has the score 0.5",
+        "test_scorers, test_labels",
+    ),
+    Definition(
         "cost-by-token", "Cost by token",
         "(Σ w `tokens_in` × price in + Σ w `tokens_out` × price out + Σ w tokens of each kind × (its price - price of its side)) / 10⁶; "
         "kinds: cached, written to a cache, reasoning, audio",

@@ -73,6 +73,11 @@ CATALOGUE = (
     Exported("lastgood_decision_faults", "counter", "Decisions and verdicts that failed, by kind of error.", ("kind",)),
     Exported("lastgood_pauses", "gauge", "Silences and freezes in force.", ("kind",)),
     Exported("lastgood_messages_waiting", "gauge", "Messages not yet delivered.",),
+    Exported("lastgood_scorer_answers", "gauge", "Answers that a scorer was asked about in 30 days.", ("endpoint", "scorer")),
+    Exported("lastgood_scorer_failed", "gauge", "Pairs of them of which it could not judge an answer.", ("endpoint", "scorer")),
+    Exported("lastgood_scorer_agreement", "gauge", "Share of the labelled answers of which people think the same.", ("endpoint", "scorer")),
+    Exported("lastgood_scorer_moved", "gauge", "Mean distance between its scores and what it said when it was asked again.", ("endpoint", "scorer")),
+    Exported("lastgood_scorer_unlabelled", "gauge", "Pairs that nobody labelled in time: they count for the new version.", ("endpoint", "scorer")),
     Exported("lastgood_job_run_timestamp_seconds", "gauge", "End of a job's newest run that had something to do.", ("job",)),
     Exported("lastgood_job_run_seconds", "gauge", "Duration of that run.", ("job",)),
     Exported(

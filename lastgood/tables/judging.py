@@ -19,6 +19,8 @@ from lastgood.tables import Store
 LATELY = timedelta(days=30)
 Key = tuple[str, str, str]
 """Endpoint, request, what was judged."""
+Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Endpoint -> the policy's score_ranges."""
 Told = Mapping[Key, tuple[float, float]]
 """What people said (0-1) and when (epoch seconds): the first that came counts."""
 
@@ -52,7 +54,7 @@ def judgements(rows: Iterable[Mapping[str, Any]], told: Told) -> Judgements:
 @dataclass(frozen=True)
 class Summary:
     """A scorer on a pair of versions, lately. `difference`, `error`: of what people would say (new - prior) and its standard error. `agrees`: share of the
-    labelled answers on the same side of the middle as the label. `moved`: mean distance between what it said of a pair and what it said again."""
+    labelled answers on the same side of the middle as the label. `scored`: what the scorer alone says. `moved`: mean distance between what it said of a pair and what it said again."""
 
     endpoint: str
     candidate: str
@@ -66,7 +68,7 @@ class Summary:
     unlabelled: int
     difference: float | None
     error: float | None
-    said: float
+    scored: float
     agrees: float | None
     moved: float | None
     calls: int
@@ -74,7 +76,7 @@ class Summary:
     newest: datetime
 
 
-def summaries(store: Store, ranges: Mapping[str, Mapping[str, tuple[float, float]]], now: datetime) -> list[Summary]:
+def summaries(store: Store, ranges: Ranges, now: datetime) -> list[Summary]:
     """Of every scorer and pair of versions, the newest first. ranges: endpoint -> the policy's score_ranges. Errors: as the tables' homes."""
     groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     rows = _rows(store, now)
@@ -106,7 +108,7 @@ def _summary(key: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]], 
 def labels(
     store: Store,
     rows: Sequence[Mapping[str, Any]],
-    ranges: Mapping[str, Mapping[str, tuple[float, float]]],
+    ranges: Ranges,
     now: datetime,
 ) -> Told:
     """What people said of the requests of these rows, by request id."""
@@ -138,9 +140,7 @@ class Question:
     output: str | None
 
 
-def queue(
-    store: Store, ranges: Mapping[str, Mapping[str, tuple[float, float]]], now: datetime, most: int
-) -> tuple[int, list[Question]]:
+def queue(store: Store, ranges: Ranges, now: datetime, most: int) -> tuple[int, list[Question]]:
     """(answers that wait for a label, the first of them): those whose pairs wait the longest first; of a pair in an order that says nothing."""
     rows = [row for row in _rows(store, now) if row["asked"] and not row["again"] and _waits(row, now)]
     told = labels(store, rows, ranges, now)
@@ -155,9 +155,7 @@ def queue(
     return len(open_ones), [Question(e, r, s, *texts.get((e, r), (None, None))) for _, _, e, r, s in chosen]
 
 
-def waits(
-    store: Store, question: tuple[str, str, str], ranges: Mapping[str, Mapping[str, tuple[float, float]]], now: datetime
-) -> bool:
+def waits(store: Store, question: tuple[str, str, str], ranges: Ranges, now: datetime) -> bool:
     """Whether an answer (endpoint, request, what was judged) is in the queue."""
     endpoint, request_id, scorer = question
     rows = [

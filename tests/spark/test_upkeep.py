@@ -251,13 +251,17 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
     report(ctx, {"request_id": "r3", "name": "thumbs", "value": 1.0})  # which names no endpoint
+    delta.append(ctx.store.path(tables.JUDGED), pa.Table.from_pylist([
+        {"endpoint": "chat", "pair_id": name, "request_ids": pair, "reasons": ["as ann says", None]} for name, pair in (("a", ["r9003", "r1"]), ("b", ["r9001", "r9003"]))
+    ], telemetry.arrow_schema(tables.JUDGED.fields)))  # fmt: skip
     assert rows_of(ctx, tables.FORGOTTEN) == []
     would = forget(replace(ctx, dry_run=True), "ann")
     assert would["requests"] > 0
     assert sum(one["requester"] == "ann" for one in rows_of(ctx, tables.REQUESTS)) == 450
     asked = next(each for each in rows_of(ctx, tables.REQUESTS) if each["requester"] == "ann")
     done = forget(ctx, "ann")
-    assert (done["requests"], done["scores"], done["quarantine"]) == (450, 2, 1)
+    assert (done["requests"], done["scores"], done["quarantine"], done["judged"]) == (450, 2, 1, 1)
+    assert [pair["pair_id"] for pair in rows_of(ctx, tables.JUDGED)] == ["b"], "pairs with an answer that she was given"
     for table in (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES, tables.QUARANTINE):
         left = json.dumps(rows_of(ctx, table), default=lambda one: one.decode() if isinstance(one, bytes) else str(one))
         assert '"ann"' not in left, table.name
