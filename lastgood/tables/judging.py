@@ -53,8 +53,9 @@ def judgements(rows: Iterable[Mapping[str, Any]], told: Told) -> Judgements:
 
 @dataclass(frozen=True)
 class Summary:
-    """A scorer on a pair of versions, lately. `difference`, `error`: of what people would say (new - prior) and its standard error. `agrees`: share of the
-    labelled answers on the same side of the middle as the label. `scored`: what the scorer alone says. `moved`: mean distance between what it said of a pair and what it said again."""
+    """A scorer on a pair of versions, lately. `difference`, `error`: of what people would say (new - prior) and its standard error; `scored`: what the
+    scorer alone says. `agrees`: share of the labelled answers on the same side of the middle as the label. `moved`: mean distance between what it
+    said of a pair and what it said again. `unlabelled`: pairs that people were asked and did not label in time."""
 
     endpoint: str
     candidate: str

@@ -251,9 +251,13 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
     report(ctx, {"request_id": "r3", "name": "thumbs", "value": 1.0})  # which names no endpoint
-    delta.append(ctx.store.path(tables.JUDGED), pa.Table.from_pylist([
-        {"endpoint": "chat", "pair_id": name, "request_ids": pair, "reasons": ["as ann says", None]} for name, pair in (("a", ["r9003", "r1"]), ("b", ["r9001", "r9003"]))
-    ], telemetry.arrow_schema(tables.JUDGED.fields)))  # fmt: skip
+    pairs = [
+        {"endpoint": "chat", "pair_id": name, "request_ids": asked, "reasons": ["as ann says", None]}
+        for name, asked in (("a", ["r9003", "r1"]), ("b", ["r9001", "r9003"]))
+    ]
+    delta.append(
+        ctx.store.path(tables.JUDGED), pa.Table.from_pylist(pairs, telemetry.arrow_schema(tables.JUDGED.fields))
+    )
     assert rows_of(ctx, tables.FORGOTTEN) == []
     would = forget(replace(ctx, dry_run=True), "ann")
     assert would["requests"] > 0
