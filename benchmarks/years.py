@@ -77,6 +77,8 @@ class Cycle:
     files: int
     log: int
     rows: Counter[str]
+    of_tables: dict[str, tuple[int, int, int]]
+    """Table -> bytes, data files, files of its log."""
 
 
 def files_of(root: Path) -> Iterator[Path]:
@@ -107,9 +109,13 @@ def play(ctx: Context, cycle: int, first: int, when: float) -> Cycle:
     age(Path(store.location), since, when)
     every = list(files_of(Path(store.location)))
     counts = Counter({table.name: (store.home(table).facts() or {"rows": 0}).get("rows", 0) for table in tables.ALL})
-    return Cycle(
-        took, sum(path.stat().st_size for path in every), len(every), sum("_delta_log" in path.parts for path in every), counts
-    )  # fmt: skip
+    of_tables: dict[str, tuple[int, int, int]] = {}
+    for path in every:
+        name, size = path.relative_to(store.location).parts[0], path.stat().st_size
+        total, data, log = of_tables.get(name, (0, 0, 0))
+        of_tables[name] = (total + size, data + ("_delta_log" not in path.parts), log + ("_delta_log" in path.parts))
+    logs = sum("_delta_log" in path.parts for path in every)
+    return Cycle(took, sum(path.stat().st_size for path in every), len(every), logs, counts, of_tables)
 
 
 def recount(store: Store) -> list[str]:
@@ -180,6 +186,12 @@ def main() -> None:
             f"| {number + 1} | {cycle.seconds:.0f} | {cycle.bytes / 2**20:.1f} | {cycle.files} | {cycle.log} | {rows} |"
         )
     second, third = ended[2 * cycles // 3 - 1], ended[-1]
+    print(
+        "\n| table | KiB, year 2 | year 3 | data files, year 2 | year 3 | log files, year 2 | year 3 |\n|---|---|---|---|---|---|---|"
+    )
+    for name, (size, data, log) in sorted(third.of_tables.items(), key=lambda item: -item[1][0]):
+        size_2, data_2, log_2 = second.of_tables.get(name, (0, 0, 0))
+        print(f"| {name} | {size_2 // 1024:,} | {size // 1024:,} | {data_2} | {data} | {log_2} | {log} |")
     print(f"\n{machine()}")
     print(json.dumps({
         "days": DAYS, "endpoints": ENDPOINTS, "bytes_ratio": round(third.bytes / second.bytes, 3),

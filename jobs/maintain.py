@@ -19,7 +19,7 @@ AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
     "endpoint_minutes": "minute", "freshness": "checked_at", "salts": "made_at",
-    "forgotten": "until", "steps": "started_at",
+    "forgotten": "until", "steps": "started_at", "judged": "judged_at",
 }  # fmt: skip
 """Time column that retention goes by; the others: window_start."""
 VACUUM_HOURS = 168

@@ -1,7 +1,11 @@
 """The way forward: `lastgood release check` before, `lastgood promote` step by step, with the judge between the steps."""
 
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,7 +30,9 @@ from lastgood.errors import RefusedError
 from lastgood.settings import Settings, load
 
 if TYPE_CHECKING:
+    from lastgood.alerts.controller import Controller
     from lastgood.alerts.records import Check, Rollback
+    from lastgood.alerts.rehearse import Limits, Rehearsed, Scores
 
 release = typer.Typer(no_args_is_help=True, help="The release checklist.")
 
@@ -61,6 +67,79 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
         )
     shown = " -> ".join(f"{step.share} % for {min(step.minutes, patience):.0f} min" for step in path)
     console.print(f"fastest path that detects: {shown} -> 100 %", highlight=False)
+
+
+def _scores(settings: Settings, endpoint: str, clients: ExitStack) -> "Scores | None":
+    """What the endpoint's exact scorers say of an answer, on average."""
+    from lastgood.collectors.bodies import extract
+    from lastgood.jobs.scorers import Answer, made
+
+    judges = [made(scorer, clients) for scorer in settings.endpoint(endpoint).scoring.scorers if scorer.exact]
+
+    def score(request: Mapping[str, Any], reply: Any) -> float | None:
+        body = extract(json.dumps(request), json.dumps(reply))
+        given = [judge(Answer(body.input, body.output)) for judge in judges]
+        values = [each.value for each in given if each.error is None]
+        return sum(values) / len(values) if values else None
+
+    return score if judges else None
+
+
+def rehearsed(
+    acts: "Controller", settings: Settings, endpoint: str, version: str, limits: "Limits", on: str | None
+) -> "Rehearsed":
+    """Errors: as alerts.rehearse.Rehearsal.run."""
+    from lastgood.alerts.rehearse import Rehearsal
+    from lastgood.workspace.stores import tables_of
+
+    with ExitStack() as clients:
+        scores = _scores(settings, endpoint, clients)
+        return Rehearsal(acts, tables_of(settings), me(acts), scores).run(endpoint, version, limits, on)
+
+
+def rehearse(
+    endpoint: EndpointName,
+    version: Annotated[str, typer.Argument(help="the version to rehearse: ready, and at 0 % of the traffic")],
+    on: Annotated[
+        str | None, typer.Option("--on", help="the endpoint that it is on, where that is another (staging)")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, max=500, help="recorded requests to send again")] = 200,
+    per_second: Annotated[
+        float, typer.Option("--per-second", min=0.01, max=100, help="of them in a second, each to both versions")
+    ] = 2.0,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="ends when both versions' answers have taken so many")
+    ] = 500_000,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Send recorded requests to a version that nobody uses yet, and say what is worse than the one that serves; exit code 1 where something is."""
+    from lastgood.alerts.rehearse import Limits
+
+    settings = load(config)
+    with acting(settings) as acts:
+        banner(acts, as_json)
+        done = rehearsed(acts, settings, endpoint, version, Limits(requests, per_second, tokens), on)
+        if as_json:
+            print(strict_json(asdict(done)))
+        else:
+            _show_rehearsal(done)
+        if done.outcome.state == "worse":
+            raise typer.Exit(1)
+
+
+def _show_rehearsal(done: "Rehearsed") -> None:
+    console.print(
+        f"version {done.version} beside {done.prior}: {done.outcome.state}. {done.outcome.sentence}", markup=False
+    )
+    for finding in done.outcome.findings:
+        console.print(
+            f"  {finding.metric}: {finding.sentence} (p {finding.p:.2g}){' WORSE' if finding.worse else ''}",
+            markup=False,
+        )
+    for why, count in done.left_out.items():
+        console.print(f"  not sent: {count} requests that {why}", markup=False)
+    console.print(f"  {done.tokens:,} tokens{f'; {done.ended}' if done.ended else ''}", markup=False)
 
 
 @release.command("check")
@@ -137,6 +216,8 @@ def promote(
             if dry_run:
                 steps.append({"diff": plan.diff()})
                 break
+            if own_settings.release.rehearse and not now.share(version):
+                _must_be_as_good(acts, settings, endpoint, version, as_json)
             if not confirmed and (as_json or not typer.confirm("Do it?")):
                 raise RefusedError("not confirmed: nothing was changed (--yes answers yes)")
             confirmed = True
@@ -156,7 +237,21 @@ def promote(
             raise typer.Exit(1)
 
 
+def _must_be_as_good(acts: "Controller", settings: Settings, endpoint: str, version: str, as_json: bool) -> None:
+    """Errors: RefusedError where the rehearsal before the first step says that the version is worse, or too little; as the rehearsal's."""
+    from lastgood.alerts.rehearse import Limits
+
+    done = rehearsed(
+        acts, settings, endpoint, version, Limits(settings.endpoint(endpoint).release.rehearse_requests), None
+    )
+    if not as_json:
+        _show_rehearsal(done)
+    if done.outcome.state != "as good":
+        raise RefusedError(f"the rehearsal of version {version} is {done.outcome.state}: {done.outcome.sentence}")
+
+
 def register(app: typer.Typer) -> None:
     """Put the commands into the command line."""
+    app.command()(rehearse)
     app.command()(promote)
     app.add_typer(release, name="release")

@@ -26,6 +26,14 @@ class Release(Model):
     searchable_s: float = Field(300, gt=0, description="how long a request may take to appear in telemetry")
     drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
     dashboard_url: str | None = Field(None, description="must answer 200")
+    rehearse: bool = Field(
+        False, description="whether a promotion begins with a rehearsal, and stops where that is worse or undecided"
+    )
+    rehearse_requests: int = Field(200, ge=1, le=500, description="recorded requests of that rehearsal")
+    rehearse_tools: bool = Field(
+        False,
+        description="whether requests that use tools, and agents' requests, may be sent again: nothing that they do has effects",
+    )
     max_age_s: float = Field(86_400, gt=0, description="older checks do not let a version be promoted")
 
 

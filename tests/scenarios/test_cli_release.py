@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from waiting import until
 
 from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
 from lastgood.alerts.registry import ROLLED_BACK
+from lastgood.alerts.rehearse import fields, sendable
 from lastgood.alerts.release import CHECKS, quantile_interval
 from lastgood.alerts.store import Store
 from lastgood.cli.app import app
@@ -238,3 +240,101 @@ def test_the_interval_covers_the_true_quantile_as_often_as_it_says() -> None:
         hits += low <= -np.log(0.05) <= high
     assert hits / runs >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5
     assert quantile_interval([1.0] * 71, 0.95)[2] == float("inf") and quantile_interval([1.0] * 73, 0.95)[2] == 1.0
+
+
+# rehearsal: recorded requests, sent to a version that nobody uses yet
+
+
+@pytest.fixture
+def recorded(world: World) -> World:
+    """An endpoint with version 2 in use and 3 at 0 %, and 60 requests of people in its inference table."""
+    payload = f"{world.folder}/payload/local_payload"
+    policy = {"promote_shares": [20, 100], "promote_step_s": 0, "promote_timeout_s": 30}
+    world.document["endpoints"]["shop"] = {
+        "payload_table": payload,
+        "policy": policy,
+        "release": {"rehearse": True, "rehearse_requests": 60},
+        "staging": "staging",
+    }
+    world.save()
+    world.make("shop", {"2": 100, "3": 0})
+    for i in range(60):
+        assert ask(world, {"prompt": f"What is a list, asked by {i}?", "max_tokens": 8}) == 200
+    world.running.flush()
+    return world
+
+
+def ask(world: World, body: dict[str, Any]) -> int:
+    address = f"{world.running.url}/serving-endpoints/shop/invocations"
+    return httpx.post(address, json=body, headers={"Authorization": f"Bearer {world.running.token}"}).status_code
+
+
+def rehearsed(world: World, *more: str) -> Any:
+    return world.json("rehearse", "shop", "3", "--requests", "60", "--per-second", "100", *more)
+
+
+def test_a_version_that_is_as_good_passes_its_rehearsal_and_no_user_sees_it(recorded: World) -> None:
+    done = rehearsed(recorded)
+    assert (done["outcome"]["state"], done["outcome"]["requests"], done["prior"]) == ("as good", 60, "2"), done
+    assert done["tokens"] > 60 * 2 * 8 and done["left_out"] == {}
+    assert recorded.traffic("shop") == {"2": 100, "3": 0}
+    assert "rehearsal: as good" in recorded.run("audit", "show", "--endpoint", "shop").output
+
+
+@pytest.mark.parametrize(
+    ("fault", "metric", "words"),
+    [
+        (local.Fault(error_share=0.15), "errors", "of its requests fail (HTTP_500)"),
+        (local.Fault(latency_factor=100.0), "latency", "times as long"),
+    ],
+)
+def test_a_rehearsal_finds_what_is_worse(recorded: World, fault: local.Fault, metric: str, words: str) -> None:
+    recorded.state.faults["shop", "3"] = fault
+    done = recorded.run("rehearse", "shop", "3", "--requests", "60", "--per-second", "100", "--json")
+    assert done.exit_code == 1
+    document = json.loads(done.output)
+    worse = {finding["metric"]: finding["sentence"] for finding in document["outcome"]["findings"] if finding["worse"]}
+    assert metric in worse and words in worse[metric], document
+
+
+def test_a_promotion_begins_with_a_rehearsal_and_stops_where_it_is_worse(recorded: World) -> None:
+    recorded.json("release", "check", "staging")
+    recorded.state.faults["shop", "3"] = local.Fault(error_share=0.3)
+    with pytest.raises(RefusedError, match="the rehearsal of version 3 is worse"):
+        recorded.run("promote", "shop", "3", "--yes")
+    assert recorded.traffic("shop") == {"2": 100, "3": 0}
+
+
+def test_what_cannot_be_rehearsed_is_refused_by_name(recorded: World) -> None:
+    with pytest.raises(RefusedError, match="version 7 is not ready on shop: deploy it at 0 % first"):
+        recorded.run("rehearse", "shop", "7")
+    with pytest.raises(RefusedError, match="version 2 takes 100 % of the traffic already"):
+        recorded.run("rehearse", "shop", "2")
+    with pytest.raises(RefusedError, match=r"set endpoints\.chat2\.payload_table"):
+        recorded.make("chat2", {"2": 100, "3": 0})
+        recorded.document["endpoints"]["chat2"] = {}
+        recorded.save()
+        recorded.run("rehearse", "chat2", "3")
+    short = rehearsed(recorded, "--tokens", "100")
+    assert short["ended"] == "100 tokens are spent" and short["outcome"]["state"] == "undecided"
+
+
+def test_requests_that_may_have_effects_are_not_sent_again() -> None:
+    """With tools, of agents, cut or broken: counted by why; a stream is asked for in one piece."""
+    plain = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 3}
+    assert sendable(json.dumps(plain), False) == ("", {"messages": plain["messages"], "max_tokens": 3})
+    for more in (
+        {"tools": [{"type": "function"}]},
+        {"input": [{"role": "user", "content": "book it"}]},
+        {"messages": [{"role": "tool", "content": "done"}]},
+    ):
+        assert "use tools" in sendable(json.dumps(plain | more), False)[0]
+        assert sendable(json.dumps(plain | more), True)[0] == ""
+    assert sendable('{"messages": [', False)[0] == "are cut or are no JSON"
+    assert sendable("[1]", False)[0] == "are no JSON object"
+
+
+def test_fields_of_answers() -> None:
+    body = {"choices": [{"message": {"content": "a", "refusal": None}}], "usage": {"total_tokens": 3}}
+    assert set(fields(body)) == {"choices", "choices.message", "choices.message.content", "usage", "usage.total_tokens"}
+    assert set(fields("text")) == set(fields([])) == set()

@@ -1,0 +1,71 @@
+"""A rehearsal of at most 500 requests finds what is worse, and calls a version that is as good worse at most as often as it says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from lastgood.judge.rehearsal import LEVEL, Outcome, Reply, compare
+
+FIELDS = frozenset({"choices", "choices.message.content", "usage.total_tokens"})
+
+
+def rehearsed(
+    seed: int,
+    n: int = 500,
+    slower: float = 1.0,
+    failing: float = 0.002,
+    more: float = 0.0,
+    lost: float = 0.0,
+    drop: float = 0.0,
+) -> Outcome:
+    """Latencies vary much between requests and some between answers; both fail at `failing`, the new one at `more` besides."""
+    r = np.random.default_rng(seed)
+
+    def reply(base: float, new: bool) -> Reply:
+        failed = "HTTP_500" if r.random() < failing + (more if new else 0.0) else None
+        fields = FIELDS - {"usage.total_tokens"} if new and r.random() < lost else FIELDS
+        score = float(r.random() >= 0.1 + (drop if new else 0.0))
+        return Reply(
+            failed,
+            base * np.exp(r.normal(0, 0.3)) * (slower if new else 1.0),
+            50 * np.exp(r.normal(0, 0.3)),
+            fields,
+            score,
+        )
+
+    bases = np.exp(r.normal(0, 0.8, n))
+    return compare(
+        [(reply(base, False), reply(base, True)) for base in bases], (20_000, r.binomial(20_000, failing)), 1.25, 0.1
+    )
+
+
+def test_a_version_that_is_as_good_is_called_worse_no_more_often_than_is_said() -> None:
+    runs = 400
+    wrong = sum(rehearsed(seed, n=200).state == "worse" for seed in range(runs))
+    assert beta.ppf(0.95, wrong + 1, runs - wrong) <= LEVEL, wrong
+
+
+@pytest.mark.parametrize(
+    ("worse", "metric", "least"),
+    [
+        ({"slower": 1.3}, "latency", 0.95), ({"more": 0.01}, "errors", 0.75), ({"more": 0.02}, "errors", 0.95), ({"lost": 0.03}, "schema", 0.85),
+        ({"drop": 0.1}, "scores", 0.75),
+    ],
+)  # fmt: skip
+def test_what_is_worse_is_found(worse: dict[str, Any], metric: str, least: float) -> None:
+    outcomes = [rehearsed(seed, **worse) for seed in range(60)]
+    hits = sum(any(finding.worse and finding.metric == metric for finding in outcome.findings) for outcome in outcomes)
+    assert hits / len(outcomes) >= least, hits
+    assert all(outcome.state == "worse" for outcome in outcomes if any(finding.worse for finding in outcome.findings))
+
+
+def test_few_requests_and_none_decide_nothing_and_extremes_have_a_sentence() -> None:
+    few = compare([(Reply(None, 1.0), Reply(None, 1.0))] * 10, (0, 0), 1.25, 0.1)
+    assert few.state == "undecided" and "too few" in few.sentence
+    assert compare([], (0, 0), 1.25, 0.1).state == "undecided"
+    broken = compare([(Reply(None, 0.0, 0), Reply("HTTP_500", 0.0))] * 60, (0, 0), 1.25, 0.1)
+    assert broken.state == "worse" and "100.0% of its requests fail (HTTP_500)" in broken.sentence
+    same = compare([(Reply(None, 1.0, 10, FIELDS, 1.0), Reply(None, 1.0, 10, FIELDS, 1.0))] * 60, (0, 0), 1.25, 0.1)
+    assert same.state == "as good" and same.sentence == "no worse in 60 requests"
