@@ -98,7 +98,7 @@ def run(command: list[str]) -> Run:
             command,
             stdout=out,
             stderr=err,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent), "NML_DISABLE_USAGE_LOGGING": "1"},
+            env=os.environ | {"PYTHONPATH": str(HERE.parent), "NML_DISABLE_USAGE_LOGGING": "1", "OMP_NUM_THREADS": "1"},
         )
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -133,7 +133,7 @@ def _real(data: DataSet, truth: Any, answer: Any, scores: Any) -> dict[str, floa
         error = np.abs(truth.astype(float) - answer.astype(float))
         return {"mae": float(error.mean()), "rmse": float(np.sqrt((error**2).mean()))}
     several = data.kind == "multiclass"
-    how: dict[str, Any] = {"average": "macro" if several else "binary"}
+    how: dict[str, Any] = {"average": "macro" if several else "binary", "zero_division": 0.0}
     areas = [roc_auc_score(truth == name, scores[:, i]) for i, name in enumerate(data.scores if several else [1])]
     return {
         "roc_auc": float(np.mean(areas)), "f1": f1_score(truth, answer, **how), "precision": precision_score(truth, answer, **how),
@@ -166,8 +166,9 @@ def compare(data: DataSet, folder: Path, scratch: Path) -> tuple[dict[str, tuple
     for metric, real in realised(data, folder).items():
         value, low, high = np.array(ours.given[metric], float).T
         peer = np.array(theirs.given[metric], float)
-        inside = float(np.mean((low <= real) & (real <= high)))
-        errors[metric] = (float(np.abs(value - real).mean()), float(np.abs(peer - real).mean()), inside)
+        known = np.isfinite(value) & np.isfinite(peer)  # undefined in chunks where nothing is predicted as the class
+        inside = float(np.mean(((low <= real) & (real <= high))[known]))
+        errors[metric] = (float(np.abs(value - real)[known].mean()), float(np.abs(peer - real)[known].mean()), inside)
     return errors, ours, theirs
 
 

@@ -15,6 +15,8 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 CELLS = 256
+LOG_ODDS, CELLS_BETWEEN = 8.0, 512
+"""Cells of `even_grid` reach so far in log odds on either side, and are so many between; two more are beyond."""
 LEAST_REFERENCE, LEAST_OF_EACH = 100, 10
 """Labels that a reference needs, and of each class."""
 UNLABELLED, LABELLED, TOTAL, SQUARES, OVER = range(5)
@@ -65,6 +67,12 @@ def tally(grid: Grid, scores: Floats, predicted: Bools, outcomes: Floats) -> Flo
     parts = (~known, known, values, values**2, known & (values > grid.limit.ravel()[cell]))
     counts = np.stack([np.bincount(cell, part, 2 * grid.cells) for part in parts], axis=1)
     return np.asarray(counts.reshape(2, -1, len(parts)), np.float64)
+
+
+def even_grid() -> Grid:
+    """Cells of probabilities that are the same for every model: even in log odds."""
+    edges = 1 / (1 + np.exp(-np.linspace(-LOG_ODDS, LOG_ODDS, CELLS_BETWEEN + 1)))
+    return Grid(edges, np.full((2, CELLS_BETWEEN + 2), 0.5))
 
 
 def grid_of(scores: Floats, predicted: Bools, outcomes: Floats, cells: int = CELLS) -> Grid:
