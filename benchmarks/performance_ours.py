@@ -15,6 +15,7 @@ from lastgood.judge.reference import Calibration, calibrate, tally
 
 Floats = npt.NDArray[np.float64]
 ROWS = 20_000
+pa.set_memory_pool(pa.system_memory_pool())  # gives back what it does not need
 
 
 def batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -23,13 +24,13 @@ def batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         from pyarrow import csv
 
         options = csv.ConvertOptions(include_columns=columns)
-        found = csv.open_csv(path, csv.ReadOptions(use_threads=False, block_size=1 << 20), convert_options=options)
+        found = csv.open_csv(path, csv.ReadOptions(use_threads=False, block_size=1 << 18), convert_options=options)
         for batch in found:
             yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
     else:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
             yield from file.iter_batches(ROWS, columns=columns, use_threads=False)
 
 
@@ -60,24 +61,40 @@ class Tallies:
         return {metric: [[row[i].value, row[i].low, row[i].high] for row in rows] for i, metric in enumerate(metrics)}
 
 
-def numbers(batch: pa.RecordBatch | pa.Table, name: str) -> Floats:
-    column = batch[name].to_numpy(zero_copy_only=False) if isinstance(batch, pa.RecordBatch) else batch[name].to_numpy()
-    return np.asarray(column, np.float64)
+def numbers(rows: pa.RecordBatch | pa.Table, name: str) -> Floats:
+    """`to_numpy` and `pyarrow.scalar` would import pandas."""
+    whole = _whole(rows[name].cast(pa.float64()))
+    return np.asarray(np.from_dlpack(whole) if not whole.null_count else whole.to_numpy(zero_copy_only=False))
+
+
+def equal(rows: pa.RecordBatch | pa.Table, name: str, value: Any) -> npt.NDArray[np.bool_]:
+    coded = _whole(rows[name]).dictionary_encode()
+    place = [number for number, each in enumerate(coded.dictionary.to_pylist()) if each == value]
+    return np.isin(np.from_dlpack(coded.indices), place)
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def classes(given: dict[str, Any]) -> dict[str, Any]:
     by_class = given["scores"] if isinstance(given["scores"], dict) else {1: given["scores"]}
     names = [*by_class.values(), given["prediction"]]
     whole = pa.Table.from_batches(batches(given["reference"], [*names, given["target"]]))
-    truth, answer = (whole[given[name]].to_numpy() for name in ("target", "prediction"))
     calibrations = [
-        calibrate(numbers(whole, name), answer == label, (truth == label).astype(float))
+        calibrate(
+            numbers(whole, name),
+            equal(whole, given["prediction"], label),
+            equal(whole, given["target"], label).astype(float),
+        )
         for label, name in by_class.items()
     ]
     tallies = Tallies(calibrations, given["chunk"])
     for batch in batches(given["analysis"], names):
-        said = batch[given["prediction"]].to_numpy(zero_copy_only=False)
-        tallies.add([numbers(batch, name) for name in by_class.values()], [said == label for label in by_class])
+        tallies.add(
+            [numbers(batch, name) for name in by_class.values()],
+            [equal(batch, given["prediction"], label) for label in by_class],
+        )
     return tallies.estimates(given["metrics"])
 
 

@@ -300,17 +300,17 @@ def performance(
     how = settings.endpoint(endpoint).performance
     if how is None:
         raise ConfigError(f"{endpoint}: nothing is estimated; set endpoints.{endpoint}.performance in the settings")
-    found = estimated.by_day(
+    estimates = estimated.by_day(
         tables_of(settings), endpoint, how.reference_days, datetime.now(UTC) - timedelta(days=days), version
     )
     if as_json:
-        print(strict_json({"endpoint": endpoint, "days": [day.plain() for day in found]}))
+        print(strict_json({"endpoint": endpoint, "days": [day.plain() for day in estimates]}))
         return
-    names = [metric.metric for metric in found[0].metrics] if found else []
+    names = [metric.metric for metric in estimates[0].metrics] if estimates else []
     rows = [
         (day.model_version, f"{day.day}{' (reference)' if day.reference else ''}", day.rows, f"{day.metrics[0].labelled:.0%}",
          *(_estimated(metric) for metric in day.metrics), day.why)
-        for day in found
+        for day in estimates
     ]  # fmt: skip
     _table(
         f"{endpoint}: estimated performance", ("version", "day", "answers", "labelled", *names, "cannot be known"), rows
