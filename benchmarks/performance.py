@@ -23,6 +23,8 @@ from pyarrow import csv, parquet
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from benchmarks.measured import machine
+from lastgood.judge.reference import calibrate, tally
+from lastgood.judge.relation import contradiction
 
 HERE = Path(__file__).parent
 PEER = HERE.parent / ".nannyml/bin/python"
@@ -128,6 +130,27 @@ def realised(data: DataSet, folder: Path) -> dict[str, npt.NDArray[np.float64]]:
     return {metric: np.array(values) for metric, values in made.items()}
 
 
+def contradicted(data: DataSet, folder: Path) -> str:
+    """The first chunk whose labels, had they come by then, contradict a calibration."""
+    reference, analysis, targets = (read(folder / name) for name in data.files)
+    place = {key: number for number, key in enumerate(targets["id"].to_pylist())}
+    truth = targets[data.target].to_numpy()[[place[key] for key in analysis["id"].to_pylist()]]
+    by_class = data.scores if isinstance(data.scores, dict) else {1: data.scores}
+    chunks, firsts = range(0, len(truth), data.chunk), list[int]()
+    for label, name in by_class.items():
+        answers = (table[data.prediction].to_numpy() == label for table in (reference, analysis))
+        old, new = (
+            (table[name].to_numpy(), answer) for table, answer in zip((reference, analysis), answers, strict=True)
+        )
+        known = calibrate(*old, (reference[data.target].to_numpy() == label).astype(float))
+        labels = [
+            tally(known.grid, *(each[i : i + data.chunk] for each in (*new, (truth == label).astype(float))))
+            for i in chunks
+        ]
+        firsts += [n for n in range(1, len(labels) + 1) if contradiction(known, labels[:n])[1]][:1]
+    return f"in chunk {min(firsts)} of {len(chunks)}" if firsts else "not"
+
+
 def _real(data: DataSet, truth: Any, answer: Any, scores: Any) -> dict[str, float]:
     if data.kind == "regression":
         error = np.abs(truth.astype(float) - answer.astype(float))
@@ -212,6 +235,10 @@ def figures(quick: bool = False) -> dict[str, Any]:
             f"| {data.name} | {rows:,} | {a.wall:.1f} | {b.wall:.1f} | {a.cpu:.1f} | {b.cpu:.1f} | {a.peak:.0f} | {b.peak:.0f} | {a.peak - bare:.0f} "
             f"| {b.peak - bare_peer:.0f} |"
         )
+    print("\n| data set | labels contradict the calibration |\n|---|---|")
+    for data, _, _ in runs:
+        if data.scores and data.repeat == 1:
+            print(f"| {data.name} | {contradicted(data, folder)} |")
     print(f"\nimports alone: {bare:.0f} and {bare_peer:.0f} MiB; {machine()}; load {os.getloadavg()[0]:.1f}")
     plain = [(a, b) for data, a, b in runs if data.repeat == 1]
     made = {
