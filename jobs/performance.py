@@ -21,16 +21,16 @@ def cells(rows: "DataFrame", settings: Settings) -> "DataFrame":
     """Requests with window_start -> rows of `score_cells`, of successful requests to endpoints that have `performance` in their settings."""
     from pyspark.sql import functions as f
 
-    chosen = {name: each.performance for name, each in settings.endpoints.items() if each.performance}
     score, threshold = f.lit(None).cast("double"), f.lit(None).cast("double")
-    for name, how in chosen.items():
-        score = f.when(
-            f.col("endpoint") == name, f.regexp_extract("output", how.score, 1).try_cast("double")
-        ).otherwise(score)
-        threshold = f.when(f.col("endpoint") == name, how.threshold).otherwise(threshold)
-    answered = rows.where(
-        f.col("endpoint").isin(*chosen) & f.col("error_code").isNull() & f.col("model_version").isNotNull()
-    )
+    others = ~f.col("endpoint").isin(*settings.endpoints)
+    for here, own in (
+        (others, settings.default),
+        *((f.col("endpoint") == name, own) for name, own in settings.endpoints.items()),
+    ):
+        if how := own.performance:
+            score = f.when(here, f.regexp_extract("output", how.score, 1).try_cast("double")).otherwise(score)
+            threshold = f.when(here, how.threshold).otherwise(threshold)
+    answered = rows.where(f.col("error_code").isNull() & f.col("model_version").isNotNull() & threshold.isNotNull())
     odds = f.ln(f.col("score") / (1 - f.col("score")))
     cell = (
         f.when(f.col("score").isNull() | ~f.col("score").between(0, 1), -1)
@@ -63,6 +63,6 @@ def _make(ctx: Context, rows: "DataFrame", _: Touched) -> "DataFrame":
 
 def performance(ctx: Context) -> Run | None:
     """Bring `score_cells` up to date with `requests`; None when nothing changed, or no endpoint has `performance` in its settings."""
-    if not any(each.performance for each in ctx.settings.endpoints.values()):
+    if not any(each.performance for each in (ctx.settings.default, *ctx.settings.endpoints.values())):
         return None
     return recompute(ctx, Measure("performance", tables.SCORE_CELLS, _make, seconds=HOUR_S))

@@ -81,9 +81,9 @@ def test_performance_is_estimated_then_contradicted(make: Callable[..., Context]
 
 def test_scores_at_the_ends_and_beyond(make: Callable[..., Context]) -> None:
     """0 and 1 have cells of their own; what is no probability is counted as outside."""
-    ctx = make(endpoints={"fraud": {"performance": {}}}, now=START)
+    ctx = make(default={"performance": {}}, endpoints={"chat": {}}, now=START)
     outputs = ["0", "[1.0, 0]", "1e-9", "0.5", "7", "-0.1", None]
-    put(ctx, [row(i, endpoint="fraud", output=output) for i, output in enumerate(outputs)])
+    put(ctx, [row(i, endpoint="fraud", output=output) for i, output in enumerate(outputs)] + [row(99, output="0.5")])
     performance(ctx)
     found = {
         (each["predicted"], each["cell"]): each["unlabelled"]
