@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SOAK ?= 50
-.PHONY: help check format test soak demo pins wheel built instrumentations collector docs audit fuzz pictures
+.PHONY: help check format test soak demo pins wheel built instrumentations collector nannyml docs audit fuzz pictures
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ instrumentations: ## install the packages whose spans tests/instrumentations rea
 	uv --directory / pip install --quiet --python $(CURDIR)/.instrumentations/bin/python --requirement $(CURDIR)/tests/instrumentations/requirements.txt
 	mkdir -p .instrumentations/node && cp tests/instrumentations/package.json .instrumentations/node/
 	npm install --silent --no-audit --no-fund --prefix .instrumentations/node
+
+nannyml: ## install NannyML, which benchmarks.performance compares with, beside our own environment
+	uv venv --quiet --clear --python 3.11 .nannyml
+	uv --directory / pip install --quiet --python $(CURDIR)/.nannyml/bin/python nannyml==0.13.1 statsmodels "pandas<3" "numpy<2.1" "scikit-learn<1.6"
 
 collector: ## build the OpenTelemetry Collector that benchmarks.ingest compares with (needs Go)
 	bash benchmarks/collector.sh

@@ -1,7 +1,7 @@
 """Which requests a version hurts, found by search: `python -m benchmarks.quality [--runs 200] [--quick]`.
 
 Healthy runs: how often a slice is named that is none. Hurt runs: a slice of about 3 % of the requests fails; minutes until it is named first, beside an
-oracle that is told the slice and tests it alone at the same level. Both look every second minute.
+oracle that is told the slice and tests it alone at the same level. Both look every second minute. Then performance without labels (benchmarks.performance).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
+from benchmarks import performance
 from benchmarks.measured import machine
 from lastgood.judge.slices import ALPHA, Attribute, search
 
@@ -112,9 +113,10 @@ def main() -> None:
                     flush=True,
                 )
     print(f"\n{machine()}; {time.monotonic() - started:.0f} s")
+    estimated = performance.figures(given.quick)
     print(json.dumps({
         "slice_minutes_ratio": round(statistics.median(ratios), 2), "false_slices": false / runs,
-        "false_slices_upper95": round(float(beta.ppf(0.95, false + 1, runs - false)), 4), "alpha": ALPHA, "runs": runs,
+        "false_slices_upper95": round(float(beta.ppf(0.95, false + 1, runs - false)), 4), "alpha": ALPHA, "runs": runs, **estimated,
     }))  # fmt: skip
 
 

@@ -33,6 +33,7 @@ MEASURE: Mapping[str, tuple[str, ...]] = {
 """Job -> the jobs it waits for."""
 HOURLY: Mapping[str, tuple[str, ...]] = {
     "rollup": (),
+    "performance": (),
     "drift": ("rollup",),
     "score": ("drift",),
     "freshness": (),
@@ -178,7 +179,7 @@ def _jobs() -> dict[str, Document]:
             [_task(job, after) for job, after in MEASURE.items()],
         ),
         "hourly": _job(
-            "lastgood-hourly", "roll-ups, drift and cost", 7200, _daily("0 20 * * * ?"), [_task(job, after) for job, after in HOURLY.items()]
+            "lastgood-hourly", "roll-ups, drift, performance and cost", 7200, _daily("0 20 * * * ?"), [_task(job, after) for job, after in HOURLY.items()]
         ),
         "maintain": _job(
             "lastgood-maintain", "small files merged, retention, vacuum", 14400, _daily("0 40 3 * * ?"), [_task("maintain", (), 1)]

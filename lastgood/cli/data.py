@@ -20,6 +20,7 @@ from lastgood.settings import Settings, load, secret
 from lastgood.settings.prices import prices
 
 if TYPE_CHECKING:
+    from lastgood.judge.performance import Estimate
     from lastgood.record.windows import Counts
 
 Endpoint = Annotated[str, typer.Argument(help="the endpoint's name")]
@@ -283,6 +284,43 @@ def outcomes(
     _table(title, ("outcome", "new", "prior", "difference", ""), rows)
 
 
+def performance(
+    endpoint: Endpoint,
+    days: Annotated[float, typer.Option(min=0.04, max=MOST_DAYS, help="how many of the newest days")] = 30.0,
+    version: Annotated[str | None, typer.Option(help="only this model version")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """How good a yes/no classifier is, by version and day: estimated from its scores where labels are not there yet, with 95 % intervals, or why it
+    cannot be known. Starts no Spark."""
+    from lastgood.tables import estimated
+    from lastgood.workspace.stores import tables_of
+
+    settings = load(config)
+    how = settings.endpoint(endpoint).performance
+    if how is None:
+        raise ConfigError(f"{endpoint}: nothing is estimated; set endpoints.{endpoint}.performance in the settings")
+    estimates = estimated.by_day(
+        tables_of(settings), endpoint, how.reference_days, datetime.now(UTC) - timedelta(days=days), version
+    )
+    if as_json:
+        print(strict_json({"endpoint": endpoint, "days": [day.plain() for day in estimates]}))
+        return
+    names = [metric.metric for metric in estimates[0].metrics] if estimates else []
+    rows = [
+        (day.model_version, f"{day.day}{' (reference)' if day.reference else ''}", day.rows, f"{day.metrics[0].labelled:.0%}",
+         *(_estimated(metric) for metric in day.metrics), day.why)
+        for day in estimates
+    ]  # fmt: skip
+    _table(
+        f"{endpoint}: estimated performance", ("version", "day", "answers", "labelled", *names, "cannot be known"), rows
+    )
+
+
+def _estimated(metric: "Estimate") -> str | None:
+    return None if metric.value is None else f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
+
+
 def _shown(estimate: dict[str, Any] | None) -> str | None:
     """A figure with its interval, and of how many."""
     if estimate is None:
@@ -379,6 +417,6 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (job, drift, cost, outcomes, slices, forget, status):
+    for command in (job, drift, cost, outcomes, performance, slices, forget, status):
         app.command()(command)
     app.add_typer(baseline, name="baseline")

@@ -27,6 +27,7 @@ from lastgood.jobs.drift import drift
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.maintain import maintain
 from lastgood.jobs.outcomes import outcomes
+from lastgood.jobs.performance import performance
 from lastgood.jobs.samples import samples
 from lastgood.jobs.score import score
 from lastgood.jobs.spark import session
@@ -80,6 +81,7 @@ JOBS: dict[str, Callable[[Context], Any]] = {
     "conversations": conversations,
     "completeness": completeness,
     "rollup": rollup,
+    "performance": performance,
     "samples": samples,
     "score": score,
     "cost": cost,
@@ -90,7 +92,18 @@ JOBS: dict[str, Callable[[Context], Any]] = {
 """Job name -> what it runs, in the order data flows."""
 
 
-REBUILT = ("conform", "windows", "quality", "agents", "conversations", "completeness", "rollup", "samples", "cost")
+REBUILT = (
+    "conform",
+    "windows",
+    "quality",
+    "agents",
+    "conversations",
+    "completeness",
+    "rollup",
+    "performance",
+    "samples",
+    "cost",
+)
 """Jobs that can rebuild a range of time. The others say what is now."""
 
 
@@ -172,7 +185,7 @@ def run_all(ctx: Context, names: Sequence[str], say: Say) -> None:
 
 
 DRIFT_EVERY_S = 40.0
-SLOW = ("agents", "conversations", "outcomes", "score", "drift", "completeness", "rollup")
+SLOW = ("agents", "conversations", "outcomes", "performance", "score", "drift", "completeness", "rollup")
 """What changes slowly and costs the most."""
 
 

@@ -4,7 +4,7 @@ from lastgood.record.redact import Capture
 from lastgood.settings.alerts import Alertmanager, AuditAnchor, Hooks, Oidc, PagerDuty, Web
 from lastgood.settings.base import Mode, Model, secret
 from lastgood.settings.collectors import Labels, Receiver, Sources
-from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSource, Release
+from lastgood.settings.endpoint import CostSettings, EndpointSettings, FeatureSource, Performance, Release
 from lastgood.settings.judge import WEIGHTS, Policy
 from lastgood.settings.platform import SparkSettings, TableSettings, WorkspaceSettings
 from lastgood.settings.reading import Settings, is_catalog, load
@@ -24,6 +24,7 @@ __all__ = [
     "Model",
     "Oidc",
     "PagerDuty",
+    "Performance",
     "Policy",
     "Receiver",
     "Release",

@@ -57,6 +57,19 @@ class CostSettings(Model):
     latency: dict[str, float] = Field({}, description="mode -> how many times as long as now a request takes there")
 
 
+class Performance(Model):
+    """A yes/no classifier whose performance is estimated while its labels are not there yet (docs/explanation/performance.md)."""
+
+    score: str = Field(
+        r"(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)",
+        description="pattern whose first group is the probability of yes in the output",
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="yes is answered from this score on")
+    reference_days: int = Field(
+        14, ge=1, le=365, description="the first days of each version are the labelled reference"
+    )
+
+
 class EndpointSettings(Model):
     """Per-endpoint settings; `Settings.endpoint(name)` falls back to `default`."""
 
@@ -103,5 +116,9 @@ class EndpointSettings(Model):
         {}, description="served-entity fields the workspace takes and does not report (burst_scaling_enabled: true)"
     )
     release: Release = Release()
+    performance: Performance | None = Field(
+        None,
+        description="estimate accuracy, precision, recall, F1 and ROC AUC of this yes/no classifier from its scores; null: not",
+    )
     scoring: Scoring = Scoring()
     cost: CostSettings = CostSettings()

@@ -321,6 +321,20 @@ CONVERSATION_WINDOWS = Table(
     ("endpoint", "model_version", "window_start"),
     change_feed=True,
 )
+SCORE_CELLS = Table(
+    "score_cells",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "model version"),
+        Field("window_start", "timestamp", "start of the hour, UTC"),
+        Field("predicted", "boolean", "whether the answer was yes"),
+        Field("cell", "int", "cell of the score, even in log odds; -1: there is no score between 0 and 1"),
+        Field("unlabelled", "bigint", "answers without a yes/no label"),
+        Field("labelled", "bigint", "answers with one"),
+        Field("positive", "bigint", "of them yes"),
+    ),
+    ("endpoint", "model_version", "window_start", "predicted", "cell"),
+)
 COMPLETENESS = Table(
     "completeness",
     (
@@ -543,6 +557,7 @@ ALL = (
     WINDOWS_HOUR,
     WINDOWS_DAY,
     QUALITY,
+    SCORE_CELLS,
     COMPLETENESS,
     SAMPLES,
     BASELINES,

@@ -1,0 +1,207 @@
+"""Performance without labels: what intervals cover, also in shapes that the method was not built for, and when nothing can be known."""
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from lastgood.judge import losses
+from lastgood.judge.performance import CLASSIFICATION, estimate
+from lastgood.judge.reference import Calibration, calibrate, support, tally
+from lastgood.judge.relation import contradiction
+
+
+def rows(r, n, shift=0.0, base=-1.0, slope=1.5):
+    """Scores of an overconfident model, what it predicts, the labels."""
+    x = r.normal(shift, 1, n)
+    label = (r.random(n) < 1 / (1 + np.exp(-(base + slope * x)))).astype(float)
+    score = 1 / (1 + np.exp(-(base * 0.5 + 2.5 * x)))
+    return score, score > 0.5, label
+
+
+def unlabelled(calibration, scores, predicted):
+    return tally(calibration.grid, scores, predicted, np.full(len(scores), np.nan))
+
+
+def real(scores, predicted, label):
+    """The same metrics by the labels, through a tally of them: exact but for ties of scores within a cell."""
+    made = calibrate(scores, predicted, label, cells=4000)
+    return {
+        each.metric: each.value
+        for each in estimate(CLASSIFICATION, [made], [tally(made.grid, scores, predicted, label)])
+    }
+
+
+SHAPES = {
+    "as the reference": (5000, 1000, 0.0, -1.0), "covariate shift": (5000, 1000, 0.7, -1.0), "few labels": (200, 1000, 0.0, -1.0),
+    "rare class": (5000, 1000, 0.0, -5.0), "few rows": (5000, 100, 0.0, -1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_intervals_cover_what_labels_say(shape):
+    many, few, shift, base = SHAPES[shape]
+    r, runs = np.random.default_rng(5), 150
+    inside, errors = {metric: [] for metric in CLASSIFICATION}, {metric: [] for metric in CLASSIFICATION}
+    for _ in range(runs):
+        calibration = calibrate(*rows(r, many, base=base))
+        scores, predicted, label = rows(r, few, shift, base)
+        truth = real(scores, predicted, label)
+        for each in estimate(CLASSIFICATION, [calibration], [unlabelled(calibration, scores, predicted)]):
+            if each.value is not None and truth[each.metric] is not None:
+                inside[each.metric].append(each.low <= truth[each.metric] <= each.high)
+                errors[each.metric].append(each.value - truth[each.metric])
+    for metric, hits in inside.items():
+        lowest = beta.ppf(0.001, sum(hits) + 1, len(hits) - sum(hits) + 1)
+        assert lowest < 0.95 and np.mean(hits) > 0.88, (shape, metric, np.mean(hits))
+        assert abs(np.mean(errors[metric])) < 0.012 + 3 * np.std(errors[metric]) / len(hits) ** 0.5, (shape, metric)
+
+
+def test_labels_take_the_place_of_estimates():
+    r = np.random.default_rng(1)
+    calibration = calibrate(*rows(r, 3000))
+    scores, predicted, label = rows(r, 2000)
+    widths = []
+    for share in (0.0, 0.5, 1.0):
+        known = np.where(np.arange(2000) < share * 2000, label, np.nan)
+        accuracy = estimate(["accuracy"], [calibration], [tally(calibration.grid, scores, predicted, known)])[0]
+        assert accuracy.labelled == share
+        widths.append(accuracy.high - accuracy.low)
+    assert widths[0] > widths[1] > widths[2] == 0
+    assert accuracy.value == pytest.approx(np.mean(predicted == (label == 1)))
+
+
+def test_tallies_of_parts_add_up():
+    r = np.random.default_rng(2)
+    calibration = calibrate(*rows(r, 3000))
+    scores, predicted, label = rows(r, 999)
+    known = np.where(r.random(999) < 0.3, label, np.nan)
+    parts = [tally(calibration.grid, scores[i::3], predicted[i::3], known[i::3]) for i in range(3)]
+    np.testing.assert_allclose(sum(parts), tally(calibration.grid, scores, predicted, known))
+
+
+def batches(r, calibration: Calibration, many=10, **how):
+    return [tally(calibration.grid, *rows(r, 200, **how)) for _ in range(many)]
+
+
+def test_a_right_calibration_is_rarely_called_wrong_and_never_more_often_for_looking_often():
+    r, runs = np.random.default_rng(3), 150
+    for labels in (200, 3000):
+        called = 0
+        for _ in range(runs):
+            calibration = calibrate(*rows(r, labels))
+            called += bool(contradiction(calibration, batches(r, calibration, shift=0.5))[1])
+        assert beta.ppf(0.05, called + 1e-9, runs - called + 1) <= 0.01, labels
+
+
+@pytest.mark.parametrize("before", [0, 10])
+def test_concept_drift_is_said_and_not_estimated(before):
+    """The relation of input and label weakens; labels of a tenth of the rows tell. Also after a long time of health."""
+    r, found = np.random.default_rng(4), 0
+    for _ in range(20):
+        calibration = calibrate(*rows(r, 3000))
+        seen = batches(r, calibration, before) + batches(r, calibration, 10, base=0.2, slope=0.4)
+        evidence, words = contradiction(calibration, seen)
+        found += bool(words)
+    assert found == 20
+    accuracy = estimate(["accuracy"], [calibration], [unlabelled(calibration, *rows(r, 2000)[:2])], contradicted=words)[
+        0
+    ]
+    assert astuple(accuracy)[1:5] == (None, None, None, 0.0)
+    assert "labels contradict the calibration" in accuracy.reason and evidence >= 100
+
+
+def test_what_the_reference_does_not_cover_is_not_estimated():
+    r = np.random.default_rng(6)
+    scores, predicted, label = rows(r, 2000)
+    columns = {"age": r.uniform(20, 60, 2000), "fuel": np.array(["gas", "diesel"])[r.integers(0, 2, 2000)]}
+    known = support(columns)
+    assert not known.outside(columns).any()
+    strange = known.outside(
+        {"age": np.array([10.0, 30.0, np.nan, 30.0]), "fuel": np.array(["gas", "hydrogen", "gas", "gas"])}
+    )
+    assert strange.tolist() == [True, True, True, False]
+    calibration = calibrate(scores, predicted, label)
+    counts = unlabelled(calibration, scores[:900], predicted[:900])
+    assert estimate(["f1"], [calibration], [counts], outside=40)[0].value is not None
+    assert "10.0% of the rows lie outside" in estimate(["f1"], [calibration], [counts], outside=100)[0].reason
+    never = calibrate(scores[~predicted], predicted[~predicted], label[~predicted])
+    assert "outside of what" in estimate(["f1"], [never], [unlabelled(never, scores, predicted)])[0].reason
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [
+        (np.zeros(0), "the reference has 0 labels"),
+        (np.arange(99) % 2.0, "the reference has 99 labels"),
+        ((np.arange(500) < 9) * 1.0, "9 labels of the rarer outcome"),
+    ],
+)
+def test_a_reference_of_too_few_labels_is_refused_but_labels_still_count(label, why):
+    scores = np.linspace(0.01, 0.99, len(label))
+    calibration = calibrate(scores, scores > 0.5, label)
+    some, truth = np.linspace(0, 1, 50), np.arange(50) % 2.0
+    assert why in estimate(["accuracy"], [calibration], [unlabelled(calibration, some, some > 0.5)])[0].reason
+    assert estimate(["accuracy"], [calibration], [tally(calibration.grid, some, some > 0.5, truth)])[
+        0
+    ].value == np.mean((some > 0.5) == truth)
+    assert (
+        estimate(["accuracy"], [calibration], [unlabelled(calibration, some[:0], some[:0] > 1)])[0].reason == "no rows"
+    )
+
+
+def test_classes_are_calibrated_one_by_one():
+    r, inside = np.random.default_rng(7), []
+    for _ in range(60):
+        made = []
+        for many in (4000, 1000):
+            z = r.normal(0, 1, (many, 3)) * 1.5
+            p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+            label = (p.cumsum(1) < r.random((many, 1))).sum(1)
+            sure = p**2 / (p**2).sum(1, keepdims=True)
+            made.append((sure, sure.argmax(1), label))
+        (old, said, told), (new, answer, truth) = made
+        maps = [calibrate(old[:, k], said == k, (told == k) * 1.0) for k in range(3)]
+        accuracy, recall = estimate(
+            ["accuracy", "recall"], maps, [unlabelled(c, new[:, k], answer == k) for k, c in enumerate(maps)]
+        )
+        inside.append(
+            (accuracy.low <= np.mean(answer == truth) <= accuracy.high,
+             recall.low <= np.mean([np.mean(answer[truth == k] == k) for k in range(3)]) <= recall.high)
+        )  # fmt: skip
+    assert (np.mean(inside, axis=0) >= 0.88).all(), np.mean(inside, axis=0)
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_losses_of_a_regressor_follow_a_shift_and_cover_the_truth(metric):
+    r = np.random.default_rng(8)
+
+    def some(many, shift=0.0):
+        x = r.normal(shift, 1, many)
+        prediction = 2 * x
+        return (
+            np.stack([x, prediction], 1),
+            prediction,
+            prediction + r.normal(0, 1, many) * np.exp(0.3 * np.clip(x, -2, 2)),
+        )
+
+    inside, ratios = [], []
+    for _ in range(15):
+        model = losses.fit(metric, *some(3000), categorical=[])
+        for shift in (0.0, 0.7):
+            inputs, prediction, target = some(1000, shift)
+            made = estimate(
+                [metric],
+                [model.calibration],
+                [unlabelled(model.calibration, model.scores(inputs), np.zeros(1000, bool))],
+            )[0]
+            truth = np.mean(losses.losses(metric, prediction, target)) ** (0.5 if metric == "rmse" else 1)
+            ratios.append(made.value / truth)
+            if not shift:
+                inside.append(made.low <= truth <= made.high)
+    assert sum(inside) >= 12 and abs(np.mean(ratios[1::2]) - 1) < 0.06
+    inputs, prediction, target = some(2000)
+    wrong = losses.losses(metric, prediction, target + r.normal(0, 2, 2000))
+    counts = tally(model.calibration.grid, model.scores(inputs), np.zeros(2000, bool), wrong)
+    assert contradiction(model.calibration, [counts])[0] >= 100
