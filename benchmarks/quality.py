@@ -1,23 +1,33 @@
-"""Which requests a version hurts, found by search: `python -m benchmarks.quality [--runs 200] [--quick]`.
+"""Quality of answers: `python -m benchmarks.quality [--runs 200] [--only PART] [--quick]`.
 
 Healthy runs: how often a slice is named that is none. Hurt runs: a slice of about 3 % of the requests fails; minutes until it is named first, beside an
-oracle that is told the slice and tests it alone at the same level. Both look every second minute. Then performance without labels (benchmarks.performance).
+oracle that is told the slice and tests it alone at the same level. Both look every second minute. Then judged pairs (benchmarks.judged), rehearsals of 500
+requests, and performance without labels beside NannyML (benchmarks.performance; `make nannyml` installs it).
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 from itertools import repeat
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from benchmarks import performance
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from simulation.rehearsed import AS_GOOD, REQUESTS, WORSE, called_worse
+
+from benchmarks import judged, performance
 from benchmarks.measured import machine
-from lastgood.judge.slices import ALPHA, Attribute, search
+from lastgood.judge.slices import Attribute, search
 
 SHARES = {
     "team": [1 / 12] * 12, "language": [0.6, 0.15, 0.1, 0.07, 0.05, 0.03], "prompt tokens": [0.3, 0.3, 0.2, 0.12, 0.08],
@@ -88,36 +98,62 @@ def hurting(seed: int, number: int, rate: float) -> tuple[int | None, int | None
     )
 
 
+def slices_named(pool: Executor, runs: int) -> dict[str, Any]:
+    """Prints a row for each hurt slice and rate; runs: healthy ones, a tenth of them for each row. Returns what the JSON line says."""
+    ratios: list[float] = []
+    false = sum(pool.map(healthy, range(runs)))
+    print("| hurt | fails at | found | median minutes | oracle | ratio |\n|---|---|---|---|---|---|")
+    for number, hurt in enumerate(HURT):
+        for rate in (0.1, 0.3):
+            count = max(4, runs // 10)
+            pairs = list(pool.map(hurting, range(1000, 1000 + count), repeat(number), repeat(rate)))
+            both = [(a, b) for a, b in pairs if a is not None and b is not None]
+            searched, oracle = (statistics.median(side) for side in zip(*both, strict=True)) if both else (0.0, 1.0)
+            ratios += [a / b for a, b in both]
+            words = ", ".join(f"{name} {value}" for name, value in hurt.items())
+            print(
+                f"| {words} | {rate:.0%} | {len(both)} of {count} | {searched:.0f} | {oracle:.0f} | {searched / oracle:.2f} |",
+                flush=True,
+            )
+    return {
+        "slice_minutes_ratio": round(statistics.median(ratios), 2), "false_slices": false / runs,
+        "false_slices_upper95": round(float(beta.ppf(0.95, false + 1, runs - false)), 4), "slice_runs": runs,
+    }  # fmt: skip
+
+
+def rehearsals(pool: Executor, runs: int) -> dict[str, Any]:
+    """Prints a row for each way to be worse; runs of each. Returns what the JSON line says: the least share found, and healthy versions called worse."""
+    print("\n| the new version | requests | called worse |\n|---|---|---|")
+    found: dict[str, float] = {}
+    for words, worse in WORSE.items():
+        hits = sum(pool.map(partial(called_worse, worse), range(runs), chunksize=8))
+        found[words] = hits / runs
+        print(f"| {words} | {REQUESTS} | {hits} of {runs} ({hits / runs:.1%}) |", flush=True)
+    healthy_ones = found.pop(AS_GOOD)
+    return {"rehearse_found": round(min(found.values()), 3), "rehearse_false": healthy_ones, "rehearsals": runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--runs", type=int, default=200, help="healthy runs; a tenth of them for each hurt slice and rate"
+        "--runs", type=int, default=200, help="healthy runs of slices; five times as many of pairs and of rehearsals"
     )
     parser.add_argument("--quick", action="store_true", help="40 runs")
+    parser.add_argument("--only", choices=("slices", "judged", "rehearsals", "performance"), help="this part alone")
     given = parser.parse_args()
     runs, started = 40 if given.quick else given.runs, time.monotonic()
-    ratios: list[float] = []
+    parts: dict[str, Callable[[Executor], dict[str, Any]]] = {
+        "slices": lambda pool: slices_named(pool, runs), "judged": lambda pool: judged.figures(pool, 5 * runs),
+        "rehearsals": lambda pool: rehearsals(pool, 5 * runs), "performance": lambda _: performance.figures(given.quick),
+    }  # fmt: skip
+    figures: dict[str, Any] = {}
     with ProcessPoolExecutor() as pool:
-        false = sum(pool.map(healthy, range(runs)))
-        print("| hurt | fails at | found | median minutes | oracle | ratio |\n|---|---|---|---|---|---|")
-        for number, hurt in enumerate(HURT):
-            for rate in (0.1, 0.3):
-                count = max(4, runs // 10)
-                pairs = list(pool.map(hurting, range(1000, 1000 + count), repeat(number), repeat(rate)))
-                both = [(a, b) for a, b in pairs if a is not None and b is not None]
-                searched, oracle = (statistics.median(side) for side in zip(*both, strict=True)) if both else (0.0, 1.0)
-                ratios += [a / b for a, b in both]
-                words = ", ".join(f"{name} {value}" for name, value in hurt.items())
-                print(
-                    f"| {words} | {rate:.0%} | {len(both)} of {count} | {searched:.0f} | {oracle:.0f} | {searched / oracle:.2f} |",
-                    flush=True,
-                )
+        for name, part in parts.items():
+            if given.only in (None, name):
+                print(f"\n## {name}\n")
+                figures |= part(pool)
     print(f"\n{machine()}; {time.monotonic() - started:.0f} s")
-    estimated = performance.figures(given.quick)
-    print(json.dumps({
-        "slice_minutes_ratio": round(statistics.median(ratios), 2), "false_slices": false / runs,
-        "false_slices_upper95": round(float(beta.ppf(0.95, false + 1, runs - false)), 4), "alpha": ALPHA, "runs": runs, **estimated,
-    }))  # fmt: skip
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -2,43 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy.stats import beta
+from simulation.rehearsed import FIELDS, rehearsed
 
-from lastgood.judge.rehearsal import LEVEL, Outcome, Reply, compare
-
-FIELDS = frozenset({"choices", "choices.message.content", "usage.total_tokens"})
-
-
-def rehearsed(
-    seed: int,
-    n: int = 500,
-    slower: float = 1.0,
-    failing: float = 0.002,
-    more: float = 0.0,
-    lost: float = 0.0,
-    drop: float = 0.0,
-) -> Outcome:
-    """Latencies vary much between requests and some between answers; both fail at `failing`, the new one at `more` besides."""
-    r = np.random.default_rng(seed)
-
-    def reply(base: float, new: bool) -> Reply:
-        failed = "HTTP_500" if r.random() < failing + (more if new else 0.0) else None
-        fields = FIELDS - {"usage.total_tokens"} if new and r.random() < lost else FIELDS
-        score = float(r.random() >= 0.1 + (drop if new else 0.0))
-        return Reply(
-            failed,
-            base * np.exp(r.normal(0, 0.3)) * (slower if new else 1.0),
-            50 * np.exp(r.normal(0, 0.3)),
-            fields,
-            score,
-        )
-
-    bases = np.exp(r.normal(0, 0.8, n))
-    return compare(
-        [(reply(base, False), reply(base, True)) for base in bases], (20_000, r.binomial(20_000, failing)), 1.25, 0.1
-    )
+from lastgood.judge.rehearsal import LEVEL, Reply, compare
 
 
 def test_a_version_that_is_as_good_is_called_worse_no_more_often_than_is_said() -> None:
