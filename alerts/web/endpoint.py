@@ -8,12 +8,12 @@ from typing import Any
 
 from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.web.chart import Chart, Mark, chart, lines
-from lastgood.alerts.web.view import percent
 from lastgood.judge.ledger import Configuration
 from lastgood.record.answer_flags import FLAGS
 from lastgood.record.fault import fault
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.windows import Counts
+from lastgood.record.words import percent
 from lastgood.tables.history import Cost, Delay, Span, Steps, merged, newest_first
 
 SHOWN_VERSIONS = 4
@@ -73,7 +73,7 @@ def marks(
     before: Mapping[str, float] = {}
     for configuration in configurations:
         shares = ", ".join(
-            f"version {v} {share:.0f} %" for v, share in sorted(configuration.traffic.items()) if share > 0
+            f"version {v} {percent(share / 100)}" for v, share in sorted(configuration.traffic.items()) if share > 0
         )
         new = [v for v, share in configuration.traffic.items() if share > 0 and not before.get(v)]
         what = (
@@ -214,7 +214,7 @@ def flags_table(past: Past) -> Table:
 
 
 def outcomes_csv(report: Mapping[str, Any]) -> Table:
-    """Outcomes of the newest version beside the prior one's, with their 95 % intervals."""
+    """Outcomes of the newest version beside the prior one's, with their 95% intervals."""
     heads = ["outcome", "side", "model_version", "n", "mean", "low", "high"]
     rows = [
         [row["outcome"], side, report[side], *(row[side][name] for name in ("n", "mean", "low", "high"))]

@@ -37,7 +37,6 @@ from lastgood.alerts.web.view import (
     dots,
     field,
     lead,
-    percent,
     seconds,
     short,
     span,
@@ -50,6 +49,7 @@ from lastgood.alerts.web.view import (
 from lastgood.errors import LastgoodError, RefusedError
 from lastgood.judge.slices import Slice
 from lastgood.record.verdict import State, Verdict
+from lastgood.record.words import counted, percent
 from lastgood.settings.prices import known_prices
 from lastgood.tables import measures
 from lastgood.tables.fleet import Row
@@ -111,7 +111,13 @@ class Pages:
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         in_zone = partial(when, zone=self._settings.web.zone)
-        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": in_zone}
+        self._templates.filters |= {
+            "percent": percent,
+            "counted": counted,
+            "sparkline": sparkline,
+            "sureness": sureness,
+            "when": in_zone,
+        }
         self._templates.filters |= {
             "age": age,
             "trace": trace,

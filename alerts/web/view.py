@@ -10,11 +10,6 @@ WIDTH, HEIGHT = 300, 48
 SHOWN = ("p95_ms", "error_rate", "bad_answers", "tokens_out", "feature_age_p95_ms", "requests")
 
 
-def percent(value: float | None) -> str:
-    """A share 0-1 in per cent; a dash when it is not known."""
-    return "-" if value is None else f"{100 * value:.3g} %"
-
-
 def when(value: str | datetime | None, zone: tzinfo = UTC) -> str:
     """A moment to the minute, in UTC, after the reader's zone where that is another; a dash when it is not known."""
     if value is None:
@@ -57,7 +52,7 @@ def span(length: timedelta) -> str:
     for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= unit or unit == 1:
             number = f"{seconds / unit:.2g}" if seconds / unit < 10 else f"{seconds / unit:.0f}"
-            return f"{number} {name}{'' if number == '1' else 's'}"
+            return f"{number} {name}" if number == "1" else f"{number} {name}s"
     return "-"
 
 

@@ -14,6 +14,7 @@ from lastgood.judge import Verdict
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.redact import Capture, Redactor
 from lastgood.record.windows import Counts
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 from lastgood.settings.redaction import redactor
 from lastgood.tables.drifted import LENGTHS
@@ -52,8 +53,8 @@ def page(result: Mapping[str, Any], facts: Facts, settings: Settings) -> str:
                 shown[title] = (DRIFT_HEADER, rows)
     first = ordered[0]
     own = [window for window in facts.windows if window.endpoint == first["endpoint"]]
-    aside = {f"set aside: {why}": f"{number:,} rows" for why, number in result["rejected"].items()}
-    read = {"read": f"{result['rows']:,} rows ({result['read']})"} | dict.fromkeys(result["notes"], "") | aside
+    aside = {f"set aside: {why}": counted(number, "row") for why, number in result["rejected"].items()}
+    read = {"read": f"{counted(result['rows'], 'row')} ({result['read']})"} | dict.fromkeys(result["notes"], "") | aside
     if facts.read == "by Spark":
         read["not shown"] = "examples of requests and plots of drift: the table was read by Spark"
     verdicts = [endpoint["verdict"] for endpoint in ordered if endpoint["verdict"]]
@@ -71,7 +72,11 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "There is no version to judge."
     worst = verdicts[0]
-    rest = f" Of {len(verdicts)} endpoints this is the worst; the others stand below." if len(verdicts) > 1 else ""
+    rest = (
+        f" Of {counted(len(verdicts), 'endpoint')} this is the worst; the others stand below."
+        if len(verdicts) > 1
+        else ""
+    )
     return f"{worst.endpoint}: {WORDS[worst.state].format(new=worst.candidate, prior=worst.prior)}. {_sentence(worst.reason.split('; ')[0])}{rest}"
 
 

@@ -23,6 +23,7 @@ from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import pairs_of
 from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, from_row
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _fetched(job: Job) -> files.Source | None:
     path = job.scratch / "fetched.parquet"
     pq.write_table(home.read(version=facts["version"]), path, row_group_size=FETCHED_ROWS, compression="snappy")
     fetched = files.opened(str(path), job.scratch, detect)
-    description = f"Delta, version {facts['version']}, {len(fetched.columns)} columns, by {way}"
+    description = f"Delta, version {facts['version']}, {counted(len(fetched.columns), 'column')}, by {way}"
     return replace(fetched, name=job.table, description=description)
 
 
@@ -196,7 +197,7 @@ def _shared(rows: int, requests: int, split: int) -> list[str]:
     notes = []
     if rows > requests:
         notes.append(
-            f"{rows:,} rows share a request id with another and were counted as {requests:,} requests, a request per id"
+            f"{counted(rows, 'row')} share a request id with another and were counted as {counted(requests, 'request')}, a request per id"
         )
     if split:
         notes.append(
@@ -302,7 +303,7 @@ def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str,
     reasons = {name: number for name, number in seen.get.items() if number}
     unread = f.element_at("attributes", inference_tables.UNREADABLE)
     notes = [
-        f"{row['count']:,} rows have values that could not be read and count as unknown: {row['what']}"
+        f"{counted(row['count'], 'row')} have values that could not be read and count as unknown: {row['what']}"
         for row in rows.select(unread.alias("what")).where("what IS NOT NULL").groupBy("what").count().collect()
     ]
     if doubled.isEmpty():
