@@ -59,6 +59,18 @@ class Past:
         """Version -> its counts over the span."""
         return merged(self.steps)
 
+    @property
+    def young(self) -> tuple[str, datetime] | None:
+        """The newest version and the start of its first step, where it served a tenth of the span at most beside an older one: its lines are short."""
+        if len(self.versions) < 2:
+            return None
+        served = {version: [n for v, n in self.steps if v == version] for version in self.versions}
+        version = max(served, key=lambda name: min(served[name]))
+        starts = self.span.starts
+        return (
+            (version, starts[min(served[version])]) if len(starts) - min(served[version]) <= len(starts) / 10 else None
+        )
+
     @cached_property
     def versions(self) -> list[str]:
         """The versions that served, those that served last first, of these the newest."""

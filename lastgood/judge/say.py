@@ -83,7 +83,7 @@ def _how_often(new: float, prior: float) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def _since_onset(look: Look, stream: Stream) -> tuple[float | None, float | None, float | None, tuple[float, float]]:

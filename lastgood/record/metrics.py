@@ -19,7 +19,7 @@ class Metric:
     unit: str
     doc: str
     of: Callable[[Counts], Value]
-    form: str = "{:.0f}"
+    form: str = "{:,.0f}"
     scale: float = 1.0
 
     def show(self, value: Value) -> str:
@@ -82,20 +82,20 @@ CATALOGUE = (
         "requests with an error code / requests",
         lambda c: _share(c.failed, c.requests),
     ),
-    Metric("p50_ms", "p50", "ms", "median latency", _latency(0.50), "{:.0f} ms"),
-    Metric("p90_ms", "p90", "ms", "90th percentile of latency", _latency(0.90), "{:.0f} ms"),
-    Metric("p95_ms", "p95", "ms", "95th percentile of latency", _latency(0.95), "{:.0f} ms"),
-    Metric("p99_ms", "p99", "ms", "99th percentile of latency", _latency(0.99), "{:.0f} ms"),
+    Metric("p50_ms", "p50", "ms", "median latency", _latency(0.50), "{:,.0f} ms"),
+    Metric("p90_ms", "p90", "ms", "90th percentile of latency", _latency(0.90), "{:,.0f} ms"),
+    Metric("p95_ms", "p95", "ms", "95th percentile of latency", _latency(0.95), "{:,.0f} ms"),
+    Metric("p99_ms", "p99", "ms", "99th percentile of latency", _latency(0.99), "{:,.0f} ms"),
     Metric(
         "ttft_p50_ms",
         "first token p50",
         "ms",
         "median time to first token",
         lambda c: quantile(c.ttft, 0.5),
-        "{:.0f} ms",
+        "{:,.0f} ms",
     ),
     Metric(
-        "ttft_p99_ms", "first token p99", "ms", "99th percentile of it", lambda c: quantile(c.ttft, 0.99), "{:.0f} ms"
+        "ttft_p99_ms", "first token p99", "ms", "99th percentile of it", lambda c: quantile(c.ttft, 0.99), "{:,.0f} ms"
     ),
     Metric("tokens_per_s", "tokens/s", "1/s", "generated tokens per second of serving", tokens_per_s),
     Metric("feature_age_max_ms", "feature age max", "ms", "oldest features", _age(1.0), "{:.0f} min", 1 / 60_000),
@@ -105,7 +105,7 @@ CATALOGUE = (
         "ms",
         "95th percentile of time to first token",
         lambda c: quantile(c.ttft, 0.95),
-        "{:.0f} ms",
+        "{:,.0f} ms",
     ),
     Metric(
         "tokens_in",
