@@ -20,7 +20,7 @@ LEAST, MOST = timedelta(minutes=10), timedelta(days=1100)
 @dataclass(frozen=True)
 class Range:
     """[since, until), UTC. `name`: of USUAL where it ends now, else empty. `rest`: the address's other parameters, of KEPT. `begin`: nothing is older; no link
-    leads there."""
+    leads there. `chosen`: the address names a range."""
 
     since: datetime
     until: datetime
@@ -28,6 +28,7 @@ class Range:
     now: datetime
     rest: Mapping[str, str]
     begin: datetime | None = None
+    chosen: bool = False
 
     @classmethod
     def of(
@@ -40,12 +41,12 @@ class Range:
             name = query.get("range", "") or default
             if name not in USUAL:
                 raise HTTPException(400, f"range must be one of {', '.join(USUAL)}.")
-            return cls(now - USUAL[name], now, name, now, rest, begin)
+            return cls(now - USUAL[name], now, name, now, rest, begin, bool(query.get("range")))
         until = until or now
         since = since or until - USUAL[default]
         if not LEAST <= until - since <= MOST:
             raise HTTPException(400, "from must be before to, by 10 minutes to three years.")
-        return cls(since, until, "", now, rest, begin)
+        return cls(since, until, "", now, rest, begin, True)
 
     def named(self, name: str) -> str:
         """The address of one of USUAL."""
@@ -60,6 +61,15 @@ class Range:
     def here(self) -> str:
         """This range's address."""
         return self.named(self.name) if self.name else self.between(self.since, self.until)
+
+    def over(self, endpoint: str = "") -> str:
+        """The query of another page: this range where a person chose it (else that page's own), of an endpoint or without one."""
+        given = {"endpoint": endpoint} if endpoint else {}
+        if self.chosen and self.name:
+            given["range"] = self.name
+        elif self.chosen:
+            given |= {"from": _text(self.since), "to": _text(self.until)}
+        return f"?{urlencode(given)}" if given else ""
 
     def csv(self, table: str) -> str:
         """The address of one of the page's tables as CSV."""

@@ -8,7 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lastgood.cli.check import HEADER, judged, opinion, version_row
-from lastgood.cli.check_paths import Bins, Facts
+from lastgood.cli.check_paths import Facts
+from lastgood.cli.spark_page import Bins
 from lastgood.dashboards.report import Answer, Report, Shape, bar, render, widened
 from lastgood.judge import Verdict
 from lastgood.record.metrics import BY_NAME
@@ -55,8 +56,6 @@ def page(result: Mapping[str, Any], facts: Facts, settings: Settings) -> str:
     own = [window for window in facts.windows if window.endpoint == first["endpoint"]]
     aside = {f"set aside: {why}": counted(number, "row") for why, number in result["rejected"].items()}
     read = {"read": f"{counted(result['rows'], 'row')} ({result['read']})"} | dict.fromkeys(result["notes"], "") | aside
-    if facts.read == "by Spark":
-        read["not shown"] = "examples of requests and plots of drift: the table was read by Spark"
     verdicts = [endpoint["verdict"] for endpoint in ordered if endpoint["verdict"]]
     strip = list(over_time(own, first, facts, settings))
     folded = [title for title in shown if title.endswith("did not drift")]

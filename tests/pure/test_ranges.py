@@ -44,3 +44,22 @@ def test_earlier_ends_where_the_data_begins_and_never_leads_to_an_error(begin: d
         asked = Range.of({name: values[0] for name, values in parse_qs(link[1:]).items()}, NOW, begin=begin)
     assert "Earlier" not in dict(asked.steps)
     assert asked.until >= (begin or NOW - timedelta(days=1100)) and asked.since > NOW - timedelta(days=1300)
+
+
+@pytest.mark.parametrize(
+    ("query", "elsewhere"),
+    [
+        ({}, {"endpoint": ["a b"]}),
+        ({"range": "42d"}, {"endpoint": ["a b"], "range": ["42d"]}),
+        (
+            {"from": "2026-11-01", "to": "2026-11-02"},
+            {"endpoint": ["a b"], "from": ["2026-11-01T00:00"], "to": ["2026-11-02T00:00"]},
+        ),
+    ],
+)
+def test_a_time_that_a_person_chose_goes_with_them_to_the_next_page(
+    query: dict[str, str], elsewhere: dict[str, list[str]]
+) -> None:
+    """And without one every page has its own."""
+    assert parse_qs(Range.of(query, NOW).over("a b")[1:]) == elsewhere
+    assert Range.of({}, NOW).over() == ""
