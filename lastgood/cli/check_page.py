@@ -138,7 +138,7 @@ def drift_rows(moved: Sequence[Mapping[str, Any]], limit: float) -> Iterator[tup
 
 
 def shapes(facts: Facts, endpoint: Mapping[str, Any]) -> list[Shape]:
-    """The two distributions of the candidate's columns that moved most, a column once; of texts their length."""
+    """The two distributions of the candidate's columns that moved most, a column once; of texts their length. None of those that are about the same."""
     verdict: Verdict | None = endpoint["verdict"]
     made: dict[str, Shape] = {}
     for row in sorted(endpoint["drift"], key=lambda row: (not row["drifted"], -(row["distance"] or 0.0))):
@@ -146,7 +146,7 @@ def shapes(facts: Facts, endpoint: Mapping[str, Any]) -> list[Shape]:
         name = LENGTHS.get(row["column"], row["column"])
         if (
             bins
-            and row["distance"]
+            and (row["drifted"] or (row["distance"] or 0.0) >= FAR[0][0])
             and verdict
             and row["model_version"] == verdict.candidate
             and len(made) < MOST_SHAPES

@@ -394,7 +394,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         print(strict_json(facts))
         return
     if not any(facts.values()):
-        Console().print(
+        Console(soft_wrap=True).print(
             f"nothing is in {settings.storage} yet: run `lastgood serve` or `lastgood job all`, or `lastgood doctor` to see why"
         )
     for title, rows in facts.items():

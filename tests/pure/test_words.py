@@ -63,7 +63,7 @@ SOURCES = [
     ("odd", "meaning"),
     [
         (re.compile(r":[^{}\s]*\.\d%\}"), "a share with a format of its own: percent()"),
-        (re.compile(r"[0-9}][ \u00a0]%(?=$|[\s.,;:)\"'<|])", re.MULTILINE), "a space before the sign: 7.4%"),
+        (re.compile(r"[0-9}](?: |\u00a0|&nbsp;)%(?=$|[\s.,;:)\"'<|])", re.MULTILINE), "a space before the sign: 7.4%"),
         (re.compile(r"\{\{ ?\"s\" if|\{'s' if|else 's'\}"), "a plural of its own: counted()"),
     ],
 )
