@@ -279,7 +279,9 @@ def _drift_by_spark(
     if not job.page:
         return [row.asDict() for row in compared(ctx, few, chosen, now).collect()], {}
     few = _kept(ctx, few, "sides")
-    return [row.asDict() for row in compared(ctx, few, chosen, now).collect()], spark_page.bins_of(few)
+    rows = [row.asDict() for row in compared(ctx, few, chosen, now).collect()]
+    told = {(row["endpoint"], row["model_version"], row["against"], row["column"]) for row in rows}
+    return rows, {key: shape for key, shape in spark_page.bins_of(few).items() if key in told}
 
 
 def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str, int], list[str]]:
