@@ -137,6 +137,9 @@ def test_the_evidence_page_says_first_who_is_hurt(tmp_path: Path) -> None:
         requests = tmp_path / "tables" / "requests"
         for part in requests.glob("*.parquet"):
             part.write_bytes(b"no longer Parquet")
+        again = browser.get(f"/r/{house.token()}").text
+        assert "Only language German (" in again, "what the verdict's requests say is kept for a minute"
+        house.clock.now += timedelta(minutes=2)
         damaged = browser.get(f"/r/{house.token()}")
         assert damaged.status_code == 200 and "Only language German" not in damaged.text
     house.store.close()
