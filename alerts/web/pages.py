@@ -28,7 +28,7 @@ from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web import incidents
 from lastgood.alerts.web.auth import Auth
-from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, Asked, Line, chosen, table, written
+from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, UNJUDGED, Asked, Line, chosen, table, written
 from lastgood.alerts.web.remembered import Remembered
 from lastgood.alerts.web.view import (
     age,
@@ -158,6 +158,7 @@ class Pages:
             if line.row.newest and now - line.row.newest > self._oldest(line.row.endpoint)
         }
         states = Counter(line.state for line in lines)
+        unjudged = states[UNJUDGED] + states[State.INCONCLUSIVE]
         reasons = {line.row.endpoint: line.verdict.reason for line in lines if line.verdict}
         links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url or "/runbooks"}
         return self.page(
@@ -165,7 +166,7 @@ class Pages:
             watched=[line for line in lines if line.state == State.WATCH and not line.incident],
             silent=[line for line in lines if line.row.endpoint in silent], drifted=[line for line in lines if line.row.drifted],
             unknown=[line for line in lines if line.row.sources_unknown], states=[(state, states[state]) for state in STATES if states[state]],
-            total=len(lines), unsent=unsent, links=links, reasons=reasons, read_at=read_at, now=now, most=MOST_WRONG,
+            total=len(lines), unjudged=unjudged, unsent=unsent, links=links, reasons=reasons, read_at=read_at, now=now, most=MOST_WRONG,
         )  # fmt: skip
 
     def _oldest(self, endpoint: str) -> timedelta:

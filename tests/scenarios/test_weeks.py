@@ -30,11 +30,12 @@ from lastgood.alerts.web.chart import nice
 from lastgood.alerts.web.chart import path as drawn
 from lastgood.alerts.web.weeks import Flagged
 from lastgood.record.definitions import BY_ANCHOR
+from lastgood.record.verdict import State
 from lastgood.record.windows import RELATIVE_ERROR, bucket
 from lastgood.service.serve import flagged
 from lastgood.settings import Mode, Web
 from lastgood.tables.drifted import binned
-from lastgood.tables.fleet import Fleet
+from lastgood.tables.fleet import Fleet, Row
 from lastgood.tables.history import Span, counts, delays, merged, windows
 from lastgood.tables.measures import report_path
 
@@ -227,6 +228,20 @@ def test_the_first_page_names_what_is_wrong_and_nothing_else(pages: Pages) -> No
     assert "1 of 2 endpoints is wrong" in page
     assert re.search(r'Silent.*<a href="/endpoints/search">search</a>: newest telemetry 2 d ago', page, re.DOTALL)
     assert '<a href="/drift?endpoint=chat">1 of 3 columns</a>' in page
+
+
+def test_what_nobody_has_judged_is_not_called_right(tmp_path: Path) -> None:
+    """A new installation said that nothing was wrong before it had judged anything."""
+    house = House(tmp_path, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE))
+    rows = {name: Row(name, (("3", 1.0),), 100, 655.0, 0.3, newest=START) for name in ("chat", "search")}
+    client = TestClient(create_app(house.controller, fleet=lambda: (rows, START)), base_url="http://127.0.0.1")
+    heading = re.compile(r"<h1>(.*?)</h1>")
+    assert heading.findall(client.get("/").text) == ["No endpoint can be judged yet"]
+    house.controller.handle(replace(verdict(State.HEALTHY), findings=()))
+    assert heading.findall(client.get("/").text) == ["Nothing is wrong in the 1 endpoint that can be judged"]
+    house.controller.handle(replace(verdict(State.HEALTHY), endpoint="search", findings=()))
+    assert heading.findall(client.get("/").text) == ["Nothing is wrong"]
+    house.close()
 
 
 def _open(pages: Pages) -> tuple[str, str]:
