@@ -1,6 +1,7 @@
 """The story of the demo: start every part, serve a bad version, see it noticed and rolled back, tell how it ended."""
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -163,6 +164,8 @@ class Demo:
         self.traffic = Traffic(
             self.url, self.token, int(addresses["grpc"]), self.options.seed, trace=self.options.trace
         )
+        # the story ends before its traffic where a person interrupts it: that the receiver is gone is no news then
+        stack.callback(logging.getLogger("opentelemetry").setLevel, logging.CRITICAL)
 
     # the story
 
