@@ -11,6 +11,7 @@ from lastgood.alerts.records import Incident, KillSwitch, Rollback
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.plan import Snapshot
 from lastgood.alerts.tx import Tx
+from lastgood.record.words import counted
 
 NAMES_ONLY = ("environment_vars",)
 """Settings of a served entity whose values may be secrets: only names are shown."""
@@ -43,11 +44,11 @@ class Brief:
 
     def __str__(self) -> str:
         """About ten lines of text."""
-        hit = "" if self.requesters_hit is None else f", {self.requesters_hit} requesters saw a failure"
+        hit = "" if self.requesters_hit is None else f", {counted(self.requesters_hit, 'requester')} saw a failure"
         lines = [
             f"{self.endpoint} ({self.state}): {self.what}",
-            f"since    {self.since} ({self.minutes} minutes ago)",
-            f"who      {self.requests:,} requests of version {self.version}{hit}",
+            f"since    {self.since} ({counted(self.minutes, 'minute')} ago)",
+            f"who      {counted(self.requests, 'request')} of version {self.version}{hit}",
             *(
                 [f"failures {', '.join(f'{kind}: {count:,}' for kind, count in self.faults.items())}"]
                 if self.faults

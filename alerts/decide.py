@@ -26,6 +26,7 @@ from lastgood.alerts.rollback.plan import WHOLE, Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.prior import Known, choose
 from lastgood.errors import RefusedError
 from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.words import counted
 from lastgood.settings import EndpointSettings, Mode
 from lastgood.workspace import Endpoint, RegistryMark, Update
 from lastgood.workspace.identity import may_be_marked, model_of
@@ -314,7 +315,7 @@ def _ended(situation: Situation, incident: Incident, verdict: Verdict | None) ->
         return f"version {version} is healthy: {healthy.reason}"
     known = [v for v in own if v.state in (State.HEALTHY, State.WATCH) and v.judged_at >= harm_at + quiet]
     if known and now >= harm_at + quiet:
-        return f"version {version} has shown no harm for {quiet.total_seconds() / 60:.0f} minutes: {known[-1].reason}"
+        return f"version {version} has shown no harm for {counted(quiet.total_seconds() / 60, 'minute')}: {known[-1].reason}"
     return ""
 
 
@@ -415,7 +416,11 @@ def _once_more(situation: Situation, last: Rollback | None, verdict: Verdict) ->
             return "", "", f"the last rollback moved the traffic and did not help: {last.progress.reason}"
         tries = [r for r in situation.rollbacks if r.incident_id == last.incident_id and r.state is Status.FAILED]
         if len(tries) >= policy.max_attempts:
-            return "", "", f"{len(tries)} attempts failed: a person must act; the last one: {last.progress.reason}"
+            return (
+                "",
+                "",
+                f"{counted(len(tries), 'attempt')} failed: a person must act; the last one: {last.progress.reason}",
+            )
         again_at = ended + timedelta(seconds=policy.retry_s * 2 ** (len(tries) - 1))
         if now < again_at:
             return "", "", f"the last attempt failed ({last.progress.reason}); the next is at {again_at:%H:%M:%S} UTC"

@@ -11,6 +11,7 @@ from lastgood.alerts.notify.pagerduty import event
 from lastgood.alerts.records import PERSON, Incident
 from lastgood.alerts.rollback.plan import Plan
 from lastgood.record.verdict import State, Verdict
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 
 CERTAIN = 1_000_000
@@ -23,7 +24,9 @@ def sureness(e_value: float | None) -> str:
     if e_value >= CERTAIN:
         return "practically certain (a healthy version looks this bad less than once in a million times)"
     step = 10 ** max(0, math.floor(math.log10(e_value)) - 1)
-    return f"a healthy version would look this bad less than once in {math.floor(e_value / step) * step:,} times"
+    return (
+        f"a healthy version would look this bad less than once in {counted(math.floor(e_value / step) * step, 'time')}"
+    )
 
 
 def trigger(

@@ -80,12 +80,12 @@ def next_step(
         name = f"{charge.entity_name.rsplit('.', 1)[-1]}-{version}"
         like = {**charge.settings, "entity_version": version, "name": name}
         kept = Snapshot(endpoint.name, endpoint.config_version, version, like)
-    reasons: tuple[str, ...] = (f"step to {target} %: the judge must call version {version} healthy before the next",)
+    reasons: tuple[str, ...] = (f"step to {target}%: the judge must call version {version} healthy before the next",)
     if endpoint.entity(version) is None:
-        reasons += (f"version {version} is deployed first, at 0 %",)
+        reasons += (f"version {version} is deployed first, at 0%",)
     if charge.settings.get("scale_to_zero_enabled"):
         reasons += (
-            f"version {charge.entity_version} may scale to zero once it is at 0 %: going back would take minutes",
+            f"version {charge.entity_version} may scale to zero once it is at 0%: going back would take minutes",
         )
     return make_plan(
         endpoint,

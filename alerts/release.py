@@ -22,6 +22,7 @@ from lastgood.alerts.rollback.plan import Kind, make_plan
 from lastgood.errors import LastgoodError, RefusedError
 from lastgood.record import metrics
 from lastgood.record.windows import merge
+from lastgood.record.words import counted
 from lastgood.tables import measures
 from lastgood.workspace import Endpoint
 
@@ -130,7 +131,7 @@ class Checklist:
         target = self.want.latency_p95_ms
         return (
             high < target,
-            f"p95 {p95:.0f} ms (95 %: {low:.0f} to {high:.0f}) of {len(took)} requests, target {target:g} ms",
+            f"p95 {p95:.0f} ms (95%: {low:.0f} to {high:.0f}) of {counted(len(took), 'request')}, target {target:g} ms",
         )
 
     def rate_limit(self) -> tuple[bool, str]:
@@ -275,7 +276,7 @@ CHECKS: tuple[tuple[str, Callable[[Checklist], tuple[bool, str]], str], ...] = (
         Checklist.autoscaling,
         "set a workload_size or provisioned concurrency, and turn scale to zero off",
     ),
-    ("prior version ready", Checklist.prior_ready, "keep the version before it deployed at 0 % with scale to zero off"),
+    ("prior version ready", Checklist.prior_ready, "keep the version before it deployed at 0% with scale to zero off"),
     (
         REGISTRY_ROW,
         Checklist.registered,

@@ -12,6 +12,7 @@ import yaml
 
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, VERDICTS
 from lastgood.record.verdict import State
+from lastgood.record.words import percent
 from lastgood.settings import Policy, Settings
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -112,7 +113,7 @@ class _Alerts:
             parts = (f"{record}:rate{window}{{{scope.match}}} > {limit}" for window in (long, short))
             summary = (
                 f"{{{{ $labels.endpoint }}}}: {{{{ $value | humanizePercentage }}}} of requests {what} over {long}; "
-                f"the objective is {budget:.1%}, burnt {factor:g} times too fast"
+                f"the objective is {percent(budget)}, burnt {factor:g} times too fast"
             )
             rules.append(self.make(name, " and ".join(parts), severity, summary, window=long, policy=scope.name))
         return rules

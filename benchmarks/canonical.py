@@ -18,7 +18,7 @@ Strings = npt.NDArray[np.str_]
 
 
 def requests(n: int, first: int, start: datetime, seconds: float, seed: int, features: int = 0) -> pa.Table:
-    """`n` rows by time: 4 endpoints, 2 versions, 2,000 requesters, 2 % errors; bodies not captured; `features` tabular inputs."""
+    """`n` rows by time: 4 endpoints, 2 versions, 2,000 requesters, 2% errors; bodies not captured; `features` tabular inputs."""
     rng = np.random.default_rng(seed)
     micros = int(start.timestamp() * 1e6) + np.sort(rng.random(n) * seconds * 1e6).astype(np.int64)
     failed = rng.random(n) < 0.02

@@ -143,7 +143,7 @@ def expected(fault: str, state: str) -> tuple[str, str]:
         return state, ""
     if state in ("Verifying", "Waiting"):
         again = {"config changed since the plan": 90, "a person moves the traffic back": 100}.get(fault)
-        return ("Failed", f"sends {again} % to version 3 again") if again else ("Done", "traffic moved")
+        return ("Failed", f"sends {again}% to version 3 again") if again else ("Done", "traffic moved")
     ours = state in ("Restoring", "Shifting")  # our update is in progress: the workspace refuses everybody else's
     return {
         "a person deploys in parallel": ("Done", "") if ours else ("Expired", "no longer version 1: the plan is void"),

@@ -31,7 +31,7 @@ from lastgood.judge.records import Records, columns_of
 from lastgood.settings import Policy
 
 POLICY = Policy(error_slo=0.3)
-"""One in ten of these flights fails: the objective of such a site is no 2 %, or every regression would be called upstream."""
+"""One in ten of these flights fails: the objective of such a site is no 2%, or every regression would be called upstream."""
 UNITS = ("request", "requester", "requester, unsaid")
 """By what versions are drawn; unsaid: by requester, and the judge is not told who sent what."""
 CASES = {"healthy": (1.0, 1.0), "errors x4": (4.0, 1.0), "latency x1.3": (1.0, 1.3)}
@@ -131,7 +131,7 @@ def main() -> None:
                 bar.advance(task)
     for name, found in out.items():
         table = Table(title=f"{name}: {found['trace']}")
-        for column in ("labels by", "new gets", "case", "splits", "rolled back", "95 %", "median minutes"):
+        for column in ("labels by", "new gets", "case", "splits", "rolled back", "95%", "median minutes"):
             table.add_column(column)
         for key, one in found.items():
             if key != "trace":

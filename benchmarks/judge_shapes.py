@@ -133,9 +133,9 @@ MADE: dict[str, Callable[[np.random.Generator], Records | Shape]] = {
     "two humps (cache)": lambda rng: trace(
         rng, ms=np.where(rng.random(18_000) < 0.6, 20, 1500) * np.exp(rng.normal(0, 0.2, 18_000))
     ),
-    "30 % fail": lambda rng: Shape("", trace(rng, failing=0.3), error_slo=0.5),
+    "30% fail": lambda rng: Shape("", trace(rng, failing=0.3), error_slo=0.5),
     "nothing fails": lambda rng: trace(rng, failing=0.0),
-    "one requester sends 60 %": lambda rng: trace(
+    "one requester sends 60%": lambda rng: trace(
         rng, who=np.where(rng.random(18_000) < 0.6, 0, rng.integers(1, 300, 18_000))
     ),
     "five requesters": lambda rng: trace(rng, people=5),
@@ -149,7 +149,7 @@ MADE: dict[str, Callable[[np.random.Generator], Records | Shape]] = {
     "ten minutes": lambda rng: trace(rng, n=6000, seconds=600),
     "two weeks, day and night": _two_weeks,
     "200 requests": lambda rng: trace(rng, n=200, failing=0.05),
-    "the new version gets 5 %": lambda rng: Shape("", trace(rng, n=36_000), share=0.05),
+    "the new version gets 5%": lambda rng: Shape("", trace(rng, n=36_000), share=0.05),
 }
 
 
@@ -196,7 +196,7 @@ def main() -> None:
                 if options.keep:
                     options.keep.write_text(json.dumps(found))
     table = Table(
-        title="rollbacks of a healthy version / of one slower by 10 % / errors x4 / latency x1.3 (median minutes), by how versions are drawn"
+        title="rollbacks of a healthy version / of one slower by 10% / errors x4 / latency x1.3 (median minutes), by how versions are drawn"
     )
     for column in ("shape", *UNITS):
         table.add_column(column)
@@ -218,7 +218,7 @@ def main() -> None:
             whole = Rate(sum(v["runs"] for v in null), sum(v["rollbacks"] for v in null))
             worst = max(v["rollbacks"] / v["runs"] for v in null)
             totals[f"{unit}; {case}"] = {"runs": whole.splits, "rate": whole.rate, "high": whole.high, "worst": worst}
-            said = f"{whole.rollbacks} of {whole.splits} rolled back (95 %: up to {whole.high:.2%}), worst shape {worst:.1%}"
+            said = f"{whole.rollbacks} of {whole.splits} rolled back (95%: up to {whole.high:.2%}), worst shape {worst:.1%}"
             console.print(f"by {unit}, {case}: {said}")
     console.print(f"{machine()}; {time.monotonic() - started:.0f} s")
     print(json.dumps({"frr": totals, "shapes": found}))

@@ -165,7 +165,7 @@ class World:
         waited = self.now - self.moved_at.get(endpoint, self.now)
         if fault == "telemetry silent" or waited < (3600 if fault == "telemetry late" else 180):
             return Recovery(None, None, "0 requests since the shift")
-        return Recovery(self.endpoints[endpoint].share(bad_version) == 0, True, "errors are back to 0.4 %")
+        return Recovery(self.endpoints[endpoint].share(bad_version) == 0, True, "errors are back to 0.4%")
 
 
 @dataclass
@@ -291,7 +291,7 @@ class Night:
 
     def _speak(self, name: str, case: Case, seen: bool) -> None:
         now = self.world.clock()
-        finding = Finding("errors", "6 % of requests fail, 0.4 % before", 400.0, 15.0, 9.0, 24.0, 0.06, 0.004)
+        finding = Finding("errors", "6% of requests fail, 0.4% before", 400.0, 15.0, 9.0, 24.0, 0.06, 0.004)
         since = START + timedelta(seconds=case.onset)
         state = State.ROLL_BACK if seen else State.HEALTHY
         if self.world.bad(name) and not seen:

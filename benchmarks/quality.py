@@ -1,6 +1,6 @@
 """Quality of answers: `python -m benchmarks.quality [--runs 200] [--only PART] [--quick]`.
 
-Healthy runs: how often a slice is named that is none. Hurt runs: a slice of about 3 % of the requests fails; minutes until it is named first, beside an
+Healthy runs: how often a slice is named that is none. Hurt runs: a slice of about 3% of the requests fails; minutes until it is named first, beside an
 oracle that is told the slice and tests it alone at the same level. Both look every second minute. Then judged pairs (benchmarks.judged), rehearsals of 500
 requests, and performance without labels beside NannyML (benchmarks.performance; `make nannyml` installs it).
 """
@@ -34,7 +34,7 @@ SHARES = {
     "env": [0.9, 0.1], "tool": [0.5, 0.2, 0.1, 0.1, 0.05, 0.05],
 }  # fmt: skip
 HURT = ({"language": 5}, {"language": 1, "prompt tokens": 2}, {"tool": 5, "language": 0})
-"""Each about 3 % of the requests."""
+"""Each about 3% of the requests."""
 MINUTES, PER_MINUTE, FAILING = 120, 600, 0.01
 Traffic = tuple[list[Attribute], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
 

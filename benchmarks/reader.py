@@ -1,4 +1,4 @@
-"""The inference-table reader: a first load and an increment of 1 % by `lastgood job collect`: `python -m benchmarks.reader [--rows N]`.
+"""The inference-table reader: a first load and an increment of 1% by `lastgood job collect`: `python -m benchmarks.reader [--rows N]`.
 
 Bodies of about 1 KB; the table has a change data feed, as the AI Gateway makes it. Each run is a process of its own; what a run with
 nothing to do takes (Spark's start) is measured and taken off the rates.
@@ -49,7 +49,7 @@ def main() -> None:
         stored = DeltaTable(f"{folder}/data/{tables.INBOX.name}").to_pyarrow_dataset().count_rows()
         payload_mib = sum(one.stat().st_size for one in payload.rglob("*.parquet")) / 2**20
     print(f"{'run':<22} {'rows':>11} {'wall s':>8} {'CPU s':>8} {'peak MiB':>9} {'rows/s':>9}")
-    for name, n, cost in (("first run, no table", 0, start), ("first load", rows, first), ("nothing new", 0, nothing), ("1 % more", more, second)):  # fmt: skip
+    for name, n, cost in (("first run, no table", 0, start), ("first load", rows, first), ("nothing new", 0, nothing), ("1% more", more, second)):  # fmt: skip
         rate = f"{n / max(0.1, cost.wall_s - nothing.wall_s):>9,.0f}" if n else " " * 9
         print(f"{name:<22} {n:>11,} {cost.wall_s:>8} {cost.cpu_s:>8} {cost.peak_rss_mb:>9,.0f} {rate}")
     print(f"\n{machine()}; payload {payload_mib:,.0f} MiB; stored {stored:,} of {rows + more:,}")

@@ -38,7 +38,7 @@ class Said:
     def recovery(self, endpoint: str, bad: str, prior: str, since: datetime, metric: str) -> Recovery:
         if not self.ready:
             return Recovery(None, None, "no requests since the shift")
-        return Recovery(True, True, "traffic moved, errors are back to 0.4 %")
+        return Recovery(True, True, "traffic moved, errors are back to 0.4%")
 
     def send(self, event: Mapping[str, Any]) -> None:
         self.events.append(event)
@@ -65,7 +65,7 @@ class HandClock:
 
 
 class Rig:
-    """One endpoint that serves bad version 3, with version 2 ready at 0 % (or, `slow`, taken away and remembered)."""
+    """One endpoint that serves bad version 3, with version 2 ready at 0% (or, `slow`, taken away and remembered)."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Rig:
         return self.api.request(method, path, json=body)
 
     def verdict(self, state: State = State.ROLL_BACK) -> None:
-        finding = Finding("error_rate", "6.1 % of requests fail, 0.4 % before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
+        finding = Finding("error_rate", "6.1% of requests fail, 0.4% before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
         since = self.now - timedelta(minutes=4)
         self.controller.handle(
             Verdict(self.name, "3", "2", state, finding.sentence, self.now, since, 400.0, (finding,))

@@ -54,7 +54,7 @@ class Measured:
 
 def verdict(name: str) -> Verdict:
     now = datetime.now(UTC)
-    finding = Finding("errors", "30 % of requests fail, 0 % before", 400.0, 30.0, 9.1, 60.0, 0.3, 0.0)
+    finding = Finding("errors", "30% of requests fail, 0% before", 400.0, 30.0, 9.1, 60.0, 0.3, 0.0)
     return Verdict(name, "3", "2", State.ROLL_BACK, finding.sentence, now, now, 400.0, (finding,))
 
 

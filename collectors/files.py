@@ -30,6 +30,7 @@ from lastgood.collectors.findings import EXPECTED, NOT_AN_OBJECT, RAGGED, Findin
 from lastgood.collectors.parquet_folders import Part, parts_of
 from lastgood.collectors.sniffing import SAMPLE, Detect, Sniffed
 from lastgood.errors import ConfigError
+from lastgood.record.words import counted
 
 BATCH = 8_192
 """Rows of a batch: with bodies of a few kilobytes some tens of megabytes."""
@@ -244,7 +245,7 @@ def _parquet_files(path: Path, table: str, files: Sequence[Part], notes: Sequenc
             columns |= dict.fromkeys((*opened_file.schema_arrow.names, *part.constants))
             rows += opened_file.metadata.num_rows
     size = sum(part.path.stat().st_size for part in files)
-    words = f"Parquet, {len(columns)} columns"
+    words = f"Parquet, {counted(len(columns), 'column')}"
     return Source("parquet", tuple(columns), words, path, table, rows, size, None, tuple(parts), tuple(notes))
 
 
@@ -268,7 +269,7 @@ def _delta(path: Path, name: str) -> Source:
 
     table = DeltaTable(str(path))
     columns = tuple(each.name for each in table.schema().fields)
-    words = f"Delta, version {table.version()}, {len(columns)} columns"
+    words = f"Delta, version {table.version()}, {counted(len(columns), 'column')}"
     files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     size = sum(file["size_bytes"] or 0 for file in files)
     counts = [file.get("num_records") for file in files]

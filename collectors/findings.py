@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lastgood.collectors import coerce
 from lastgood.errors import ConfigError
+from lastgood.record.words import counted
 
 SHOWN_CHARS = 60
 MOST_ODD = 0.1
@@ -157,13 +158,13 @@ class Findings:
             cases = self.aside.get(reason)
             if cases and cases.number > MOST_ODD * (rows + sum(self.reasons.get(name, 0) for name in WHOLE_ROW)):
                 raise ConfigError(
-                    f"{where(cases.place)}: {reason}: {cases.value!r}, and {cases.number:,} rows are like it, more than a tenth; mend the file"
+                    f"{where(cases.place)}: {reason}: {cases.value!r}, and {counted(cases.number, 'row')} are like it, more than a tenth; mend the file"
                 )
         for column, expected in needed.items():
             cases = self.unread.get(column)
             if cases and cases.number > MOST_ODD * rows:
                 raise ConfigError(
-                    f"{where(cases.place)}, column {column}: {cases.value!r} cannot be read, and {cases.number:,} of {rows:,} rows are like it; "
+                    f"{where(cases.place)}, column {column}: {cases.value!r} cannot be read, and {cases.number:,} of {counted(rows, 'row')} are like it; "
                     f"expected {expected}"
                 )
 

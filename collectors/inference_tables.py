@@ -5,7 +5,7 @@ Unity AI Gateway) and system tables (serving.endpoint_usage, ai_gateway.usage). 
 read as they come. `shaped` is a function from Arrow batch to Arrow batch: Spark's workers and the one-machine path call the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -148,10 +148,38 @@ UNREADABLE = "unreadable"
 BY_NAME = {generation.name: generation for generation in GENERATIONS}
 
 
+NEEDED = ("endpoint", "model_version", "requested_at")
+"""Columns without which there is no record."""
+OTHER_NAMES = {
+    "requested_at": ("timestamp", "ts", "time", "datetime", "created_at", "start_time"), "model_version": ("version", "model"),
+    "endpoint": ("service", "app", "deployment"), "status_code": ("status", "http_status", "code"), "error_code": ("error",),
+    "latency_ms": ("latency", "duration_ms", "duration", "took_ms"),
+    "input": ("prompt", "request", "question", "query"), "output": ("response", "completion", "answer", "prediction"), "request_id": ("id", "uuid"),
+    "tokens_in": ("input_tokens", "prompt_tokens"), "tokens_out": ("output_tokens", "completion_tokens"), "requester": ("user", "user_id"),
+}  # fmt: skip
+"""A column of the record -> what logs of one's own call it."""
+
+
+def _remedy(columns: Collection[str]) -> str:
+    """Which columns to rename and to add, where a log of one's own is near; empty where it is not."""
+    lower = {name.lower(): name for name in columns}
+    near = {
+        column: next((lower[name] for name in names if name in lower), None)
+        for column, names in OTHER_NAMES.items()
+        if column not in columns
+    }
+    rename = ", ".join(f"{name} to {column}" for column, name in near.items() if name)
+    missing = ", ".join(column for column in NEEDED if column not in columns and not near.get(column))
+    if not rename and not set(NEEDED).intersection(columns):
+        return ""
+    steps = [*([f"rename {rename}"] if rename else []), *([f"add {missing}"] if missing else [])]
+    return f"; {', and '.join(steps)}"
+
+
 def detect(columns: Sequence[str]) -> str:
     """`canonical` or the name of a generation. Errors: ConfigError saying what was expected and found."""
     have = set(columns)
-    if {"endpoint", "model_version", "requested_at"} <= have:
+    if have.issuperset(NEEDED):
         return "canonical"
     for generation in GENERATIONS:
         if set(generation.marks) <= have:
@@ -159,7 +187,7 @@ def detect(columns: Sequence[str]) -> str:
     expected = "; ".join(f"{generation.name}: {', '.join(generation.marks)}, ..." for generation in GENERATIONS)
     raise ConfigError(
         "not a table of requests: expected canonical records (endpoint, model_version, requested_at, ...) or an inference "
-        f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}"
+        f"table ({expected}), found columns {', '.join(sorted(have)[:12]) or 'none'}{_remedy(have)}"
     )
 
 

@@ -19,6 +19,7 @@ from lastgood.collectors.otlp.capture import attribute, error_code, unnamed
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
 from lastgood.record.redact import Redactor
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 from lastgood.settings.redaction import rules
 from lastgood.tables.forgotten import remembered
@@ -333,7 +334,9 @@ def _take(ctx: Context, origin: Origin, new: _New) -> int:
         beside = kind_of(read.columns, origin.table) != "span_table"
         scores, rows = rows.selectExpr("inline(scores)"), rows.where("source IS NOT NULL")
         if beside and (left := looked_at - rows.count() - scores.count()):
-            left_out = f"{left} of {looked_at} rows are no messages of a call, evaluations or feedback on a trace"
+            left_out = (
+                f"{left} of {counted(looked_at, 'row')} are no messages of a call, evaluations or feedback on a trace"
+            )
             new.run.note = "; ".join(filter(None, (new.run.note, left_out)))
         if beside or span_tables.has_scores(read):
             append(ctx, _unscored(ctx, scores, new.again), tables.SCORES)

@@ -19,6 +19,7 @@ import orjson
 from lastgood.collectors import coerce
 from lastgood.collectors.findings import LEAST_TIME, MOST_ODD, NOT_AN_OBJECT, Findings
 from lastgood.errors import ConfigError
+from lastgood.record.words import counted
 
 SAMPLE = 2**20
 """Bytes of a file that are looked at."""
@@ -161,12 +162,12 @@ def _sniff_csv(text: str, start: int, whole: bool, name: str, detect: Detect) ->
     if len(ragged) > MOST_ODD * max(1, len(cells_of)):
         row, fields = ragged[0]
         raise ConfigError(
-            f"{name}: row {row} has {fields} fields, the header {len(header)}, and so have {len(ragged)} of the first {len(cells_of)} rows; "
-            "quote fields that hold the delimiter or a line break, and double the quotes in them (RFC 4180)"
+            f"{name}: row {row} has {counted(fields, 'field')}, the header {len(header)}, and so have {len(ragged)} "
+            f"of the first {counted(len(cells_of), 'row')}; quote fields that hold the delimiter or a line break, and double the quotes in them (RFC 4180)"
         )
     rows = [dict(zip(header, record, strict=True)) for record in cells_of if len(record) == len(header)]
     clock, words = _clock(header, rows, name)
-    phrases = [DELIMITERS[delimiter], dialect.words, f"{len(header)} columns", words]
+    phrases = [DELIMITERS[delimiter], dialect.words, counted(len(header), "column"), words]
     return Sniffed(
         "csv", tuple(header), ", ".join(part for part in phrases if part), dialect, start + len(line.encode()), clock
     )
@@ -251,7 +252,7 @@ def _lines(text: str, whole: bool, name: str) -> list[dict[str, Any]]:
         row, line = odd[0]
         hint = "; end it without a comma" if line.rstrip().endswith(",") else ""
         raise ConfigError(
-            f"{name}: row {row} is not a JSON object on a line of its own, and so are {len(odd)} of the first {len(lines)} rows: {line[:60]!r}"
+            f"{name}: row {row} is not a JSON object on a line of its own, and so are {len(odd)} of the first {counted(len(lines), 'row')}: {line[:60]!r}"
             f"{hint}; expected JSON lines or an array of objects"
         )
     for i, line, value in values:
@@ -300,7 +301,7 @@ def _sniff_json(text: str, first: str, start: int, whole: bool, name: str, detec
             f"{name}: one object that holds columns, not rows; expected an object a line (pandas: to_json(orient='records', lines=True))"
         )
     clock, times = _clock(columns, rows, name)
-    phrases = [words, f"{len(columns)} columns", times]
+    phrases = [words, counted(len(columns), "column"), times]
     return Sniffed(form, columns, ", ".join(part for part in phrases if part), None, start, clock)
 
 

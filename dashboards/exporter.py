@@ -114,7 +114,7 @@ RECENT, FIRST = timedelta(days=30), timedelta(days=1)
 WEEK, NEWEST = timedelta(days=7), timedelta(hours=2)
 """How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
-"""Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4 % apart. Prometheus takes -4 to 8."""
+"""Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4% apart. Prometheus takes -4 to 8."""
 ZERO_THRESHOLD = 2.0**-128
 
 

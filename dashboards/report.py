@@ -19,6 +19,7 @@ from lastgood.judge.intervals import rate_interval
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.verdict import Verdict
 from lastgood.record.windows import Counts, merge
+from lastgood.record.words import percent
 from lastgood.tables.measures import series
 
 COLOURS = {
@@ -152,7 +153,7 @@ def _panel(axis: Any, counts: Sequence[Counts], versions: Sequence[str], starts:
 
 
 def _interval(counts: Sequence[Counts], version: str, start: datetime, name: str) -> tuple[float, float]:
-    """Where a share may be in percent (95 %)."""
+    """Where a share may be in percent (95%)."""
     own = [c for c in counts if c.model_version == version and c.start == start]
     share = BY_NAME[name].of(merge(own)) if own else None
     total = merge(own) if own else None
@@ -171,7 +172,7 @@ def timeline(
     versions: Sequence[str] = (),
     panels: Sequence[str] = PANELS,
 ) -> str:
-    """Metrics per version over time, shares with where they may be (95 %), the verdicts as a band and events as lines (SVG)."""
+    """Metrics per version over time, shares with where they may be (95%), the verdicts as a band and events as lines (SVG)."""
     starts = sorted({window.start for window in counts})
     versions = list(versions) or sorted({window.model_version for window in counts if window.model_version != "?"})
     shown = [
@@ -235,6 +236,7 @@ def render(report: Report) -> str:
         autoescape=select_autoescape(),
         trim_blocks=True,
     )
+    environment.filters["percent"] = percent
     answer = report.answer
     panels = [name for name in PANELS if answer is None or name != answer.metric]
     first = timeline(report.counts, report.verdicts, (), panels=[answer.metric]) if answer and report.counts else ""

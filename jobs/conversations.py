@@ -11,6 +11,7 @@ from lastgood import tables
 from lastgood.jobs.scored import about
 from lastgood.jobs.touched import Measure, Touched, recompute, window_start
 from lastgood.jobs.traces import STEP_KEY, held, step_key
+from lastgood.record.words import counted
 from lastgood.tables.runs import Context, Run, append, increment, merge
 
 if TYPE_CHECKING:
@@ -185,9 +186,7 @@ def _follow(ctx: Context) -> Run | None:
         asked = _recent(ctx).join(ids, KEY, "left_semi").groupBy(*KEY).count()
         endless = held(ctx, asked.where(f.col("count") > MOST_REQUESTS).select(*KEY))
         if run and (number := endless.count()):
-            run.note = (
-                f"{number} ids of conversations stand on more than {MOST_REQUESTS} requests: they are counted as none"
-            )
+            run.note = f"{counted(number, 'id')} of conversations stand on more than {MOST_REQUESTS} requests: they are counted as none"
         made = _score(ctx, worked_out(ctx, ids.join(endless, KEY, "left_anti"))).withColumn("gone", f.lit(False))
         gone = ids.join(made, KEY, "left_anti").withColumn("gone", f.lit(True))
         rows = made.unionByName(gone, allowMissingColumns=True)

@@ -55,13 +55,15 @@ def near(chosen: Mapping[str, Pair], now: datetime) -> str:
 
 
 def sides(rows: "DataFrame", chosen: "DataFrame", now: datetime) -> "DataFrame":
-    """Samples (and baselines, which have a `baseline` number) -> bounded samples by (endpoint, version, against, side).
+    """Samples (with or without baselines, which have a `baseline` number) -> bounded samples by (endpoint, version, against, side).
 
     Comparisons: each version since the candidate appeared (a day at most) against the reference, and the candidate against the prior
     version over the same minutes.
     """
     from pyspark.sql import functions as f
 
+    if "baseline" not in rows.columns:
+        rows = rows.withColumn("baseline", f.lit(None).cast("bigint"))
     rows = rows.join(f.broadcast(chosen), "endpoint")
     at, stored = f.col("requested_at"), f.col("baseline").isNotNull()
     ago = f.expr(f"INTERVAL {int(WEEK.total_seconds())} SECONDS")
@@ -101,23 +103,24 @@ def comparable(sampled: "DataFrame") -> "DataFrame":
 
 def measure(ctx: Context, rows: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
     """Rows of the drift table for the chosen versions of each endpoint, from rows of `samples` (with or without `baseline`)."""
-    from pyspark.sql import functions as f
+    return compared(ctx, sides(rows, _chosen(ctx, chosen, now), now), chosen, now)
+
+
+def compared(ctx: Context, few: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
+    """Rows of the drift table of samples that stand on their `sides`."""
     from pyspark.sql import types
 
-    if "baseline" not in rows.columns:
-        rows = rows.withColumn("baseline", f.lit(None).cast("bigint"))
     limits = {endpoint: ctx.settings.endpoint(endpoint).policy.drift_limit for endpoint in chosen}
     at = now.astimezone(UTC).replace(tzinfo=None)
     schema = types.StructType.fromDDL(spark_ddl(tables.DRIFT.fields))
-    few = sides(rows, _chosen(ctx, chosen, now), now)
     tasks = max(1, -(-3 * len(chosen) // GROUPS_A_TASK))
     grouped = few.repartition(tasks, "endpoint", "version", "against").groupBy("endpoint", "version", "against")
     return grouped.applyInPandas(lambda group: compare(group, limits[group["endpoint"].iloc[0]], at), schema)
 
 
 def of_requests(ctx: Context, requests: "DataFrame", chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":
-    """`measure` straight from requests, where there is no table of samples."""
-    return measure(ctx, sample(requests), chosen, now)
+    """`sides` straight from requests, where there is no table of samples."""
+    return sides(sample(requests), _chosen(ctx, chosen, now), now)
 
 
 def _rows(ctx: Context, chosen: Mapping[str, Pair], now: datetime) -> "DataFrame":

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lastgood.record.windows import Counts, merge, middle, quantile
+from lastgood.record.words import counted, percent
 from lastgood.settings import CostSettings
 from lastgood.settings.prices import Prices
 
 MODES = ("pay_per_token", "provisioned", "cpu", "gpu")
 HOUR_S = 3600
 FACTORS = 10.0 ** (1 / 20)
-"""Traffic is tried in steps of 12 % when looking for where the cheapest mode changes, up to a thousandfold either way."""
+"""Traffic is tried in steps of 12% when looking for where the cheapest mode changes, up to a thousandfold either way."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def show(
         for offer in report["offers"]
     ]  # fmt: skip
     table(
-        f"{endpoint}: {report['requests']:,.0f} requests, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out"
+        f"{endpoint}: {counted(report['requests'], 'request')}, {report['tokens_in']:,.0f} tokens in, {report['tokens_out']:,.0f} out"
         + "".join(f", {n:,.0f} {kind.replace('_', ' ')}" for kind, n in report["kinds"].items()),
         HEADER,
         rows,
@@ -235,7 +236,7 @@ def show(
     known_share = report["tokens_known"]
     if known_share is not None and known_share < 1:
         say(
-            f"{1 - known_share:.1%} of the requests, or more, say no tokens: what is paid by token, or needed for them, is at least this"
+            f"{percent(1 - known_share)} of the requests, or more, say no tokens: what is paid by token, or needed for them, is at least this"
         )
     best, money = report["cheapest"], report["currency"]
     if best is None:

@@ -22,6 +22,7 @@ from lastgood.jobs.scorers import Answer, Score, made, version
 from lastgood.judge.ledger import Pair
 from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc
+from lastgood.record.words import counted
 from lastgood.settings import Scorer, Scoring
 from lastgood.tables.runs import Context, Run, append, record
 
@@ -86,7 +87,7 @@ def _score(
         left_out += budget.left_out
     if run.nothing_new:
         return None
-    run.note = f"{left_out} pairs were not judged: the day's budget is spent" if left_out else None
+    run.note = f"not judged, {counted(left_out, 'pair')}: the day's budget is spent" if left_out else None
     if run.note:
         log.warning("job score: %s", run.note)
     record(ctx, run, time.monotonic() - began)

@@ -17,7 +17,7 @@ from lastgood.settings import EndpointSettings, Mode, Policy, Settings, Web
 from lastgood.workspace import Endpoint, RegistryMark, Reply, ServedEntity, Update
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4 %")
+RECOVERED = Recovery(True, True, "traffic moved and errors are back to 0.4%")
 KEY = "a-signing-key-for-tests-only"
 
 EVERY_SETTING: dict[str, Any] = {
@@ -218,9 +218,9 @@ class ListNotifier:
 def verdict(
     state: State = State.ROLL_BACK, at: datetime = START, candidate: str = "3", prior: str | None = "2"
 ) -> Verdict:
-    finding = Finding("error_rate", "6.1 % of requests fail, 0.4 % before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
+    finding = Finding("error_rate", "6.1% of requests fail, 0.4% before", 400.0, 15.2, 9.1, 24.8, 0.061, 0.004)
     return Verdict(
-        "chat", candidate, prior, state, "6.1 % of requests fail on version 3", at, at - timedelta(minutes=4), 400.0,
+        "chat", candidate, prior, state, "6.1% of requests fail on version 3", at, at - timedelta(minutes=4), 400.0,
         (finding,) if state is not State.HEALTHY else (), (), {"requests": 1200},
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from lastgood.alerts.rollback.verify import Recovery, Telemetry
 from lastgood.alerts.store import Store
 from lastgood.alerts.tx import Tx
 from lastgood.errors import ConfigError, LastgoodError, RefusedError, TransientError
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, ServedEntity, Update, WorkspaceControl
 from lastgood.workspace.identity import model_of, version_of
@@ -172,7 +173,7 @@ class Executor:
         share = endpoint.share(plan.bad_version)
         if share <= planned:
             return recovery
-        sentence = f"configuration {endpoint.config_version} sends {share} % to version {plan.bad_version} again"
+        sentence = f"configuration {endpoint.config_version} sends {share}% to version {plan.bad_version} again"
         return replace(recovery, traffic_moved=False, sentence=sentence, hopeless=True)
 
     def _change(self, rollback: Rollback, effect: Effect, looked_at: datetime) -> None:
@@ -222,7 +223,7 @@ def view_of(plan: Plan, endpoint: Endpoint, journal: Journal) -> Seen:
     asked = [(kind, detail) for name, kind, detail in journal if name == effect]
     refusals = [detail for kind, detail in asked if kind == "refused"]
     if len(refusals) >= MAX_REFUSALS:
-        return Seen(View.BROKEN, f"the workspace refused the update {len(refusals)} times: {refusals[-1]}")
+        return Seen(View.BROKEN, f"the workspace refused the update {counted(len(refusals), 'time')}: {refusals[-1]}")
     if asked and asked[-1][0] == "accepted":
         if endpoint.update in (Update.FAILED, Update.CANCELED):
             return Seen(View.BROKEN, f"the update ended as {endpoint.update}; the configuration before it still serves")

@@ -103,7 +103,7 @@ def make_patch(text: str, file: str, plan: Plan, reason: str, link: str = "") ->
 
 def _body(file: str, shares: Mapping[str, Share], plan: Plan, reason: str, link: str) -> str:
     drifted = [
-        f"{name}: the file said {share.percent} %, the endpoint had {plan.traffic_before.get(name, 0)} %"
+        f"{name}: the file said {share.percent}%, the endpoint had {plan.traffic_before.get(name, 0)}%"
         for name, share in shares.items()
         if share.percent != plan.traffic_before.get(name, 0)
     ]
@@ -130,7 +130,7 @@ def undone_by(text: str, file: str, endpoint: str, refused: Mapping[str, str]) -
     for share in declared(text, file, endpoint):
         if share.percent and share.entity in refused:
             version = refused[share.entity]
-            return f"{file} gives {share.percent} % to version {version}, which was rolled back: the next deploy brings it back"
+            return f"{file} gives {share.percent}% to version {version}, which was rolled back: the next deploy brings it back"
     return ""
 
 

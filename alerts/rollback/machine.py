@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.errors import RefusedError
+from lastgood.record.words import counted
 from lastgood.settings import Policy
 
 WAITING = "the configuration has moved the traffic; waiting for telemetry"
@@ -59,7 +60,7 @@ class View(StrEnum):
 
     BASE = "base"  # as when the plan was made: nothing was sent, or it never arrived
     SENT = "sent"  # our update is under way, or accepted and not visible yet
-    RESTORED = "restored"  # slow path: the prior version is back at 0 % and ready
+    RESTORED = "restored"  # slow path: the prior version is back at 0% and ready
     SHIFTED = "shifted"  # the configuration the plan wants
     BUSY = "busy"  # somebody else's update is under way, or the workspace cannot be read
     CHANGED = "changed"  # somebody else changed the configuration
@@ -113,7 +114,7 @@ Event = Approve | Hold | Reject | Withdraw | Seen | Recovery | Tick
 
 
 class Effect(StrEnum):
-    RESTORE = "restore"  # ask for the prior version back at 0 %
+    RESTORE = "restore"  # ask for the prior version back at 0%
     SHIFT = "shift"  # ask for the traffic to move
     ASK = "ask"  # send a fresh link
     TOLD = "told"  # a person took it on
@@ -157,7 +158,7 @@ def _decide(progress: Progress, event: Event, now: datetime, policy: Policy) -> 
             return Progress(Status.APPROVED, now, None, progress.reason, " and ".join(given), given), (Effect.TOLD,)
         case Hold(who, minutes) if 1 <= minutes <= MAX_HOLD_MINUTES:
             until = now + timedelta(minutes=minutes)
-            return Progress(Status.HELD, now, until, f"held for {minutes} minutes", who), (Effect.ASK,)
+            return Progress(Status.HELD, now, until, f"held for {counted(minutes, 'minute')}", who), (Effect.ASK,)
         case Hold():
             raise RefusedError(f"a hold lasts 1 to {MAX_HOLD_MINUTES} minutes")
         case Reject(who, reason) if reason.strip():

@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The configurations to reach, in order: on the slow path the prior version first becomes ready at 0 %."""
+        """The configurations to reach, in order: on the slow path the prior version first becomes ready at 0%."""
         shift = Target(self.entities, self.traffic_after)
         if self.path is Route.FAST:
             return (shift,)
@@ -105,7 +105,7 @@ class Plan:
         for name in sorted({*self.traffic_before, *self.traffic_after}):
             before, after = self.traffic_before.get(name, 0), self.traffic_after.get(name, 0)
             if before != after:
-                lines.append(f"traffic of {name}: {before} % -> {after} %")
+                lines.append(f"traffic of {name}: {before}% -> {after}%")
         left = sum(
             self.traffic_after.get(str(e["name"]), 0) for e in self.entities if version_of(e) == self.bad_version
         )
@@ -114,7 +114,7 @@ class Plan:
         lines += [f"caution: {sentence}" for sentence in self.cautions]
         if written := self._registry():
             lines.append(f"registry: {written}")
-        return [*lines, f"version {self.bad_version} stays deployed at {left} %", "nothing else changes"]
+        return [*lines, f"version {self.bad_version} stays deployed at {left}%", "nothing else changes"]
 
     @property
     def model(self) -> str:
@@ -223,7 +223,7 @@ def make_plan(
     documents = {str(document["name"]): document for document in entities}
     after = _moved(endpoint.traffic, [e.name for e in bad_entities], name, share)
     if after == endpoint.traffic:
-        raise RefusedError(f"nothing to do: version {prior} takes {after.get(name, 0)} % already")
+        raise RefusedError(f"nothing to do: version {prior} takes {after.get(name, 0)}% already")
     return Plan(
         endpoint=endpoint.name,
         bad_version=bad,
@@ -245,7 +245,7 @@ def make_plan(
 
 
 def _fallback(endpoint: Endpoint, bad: str) -> tuple[str, ...]:
-    """What the AI Gateway does with requests that fail, in a sentence: a version at 0 % is not out of reach."""
+    """What the AI Gateway does with requests that fail, in a sentence: a version at 0% is not out of reach."""
     if not (endpoint.gateway.get("fallback_config") or {}).get("enabled"):
         return ()
     return (

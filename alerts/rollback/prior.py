@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from lastgood.errors import RefusedError
+from lastgood.record.words import counted
 from lastgood.workspace import Endpoint
 
 
@@ -76,10 +77,10 @@ def _candidates(endpoint: Endpoint, known: Known) -> dict[str, list[str]]:
     for alias, version in known.aliases.items():
         because.setdefault(version, []).append(f"the registry calls it {alias}")
     for version, at, times in known.served_well:
-        because.setdefault(version, []).append(f"judged healthy {times} times, last {at:%Y-%m-%d %H:%M} UTC")
+        because.setdefault(version, []).append(f"judged healthy {counted(times, 'time')}, last {at:%Y-%m-%d %H:%M} UTC")
     for entity in sorted(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), reverse=True):
         share = endpoint.traffic.get(entity.name, 0)
-        because.setdefault(entity.entity_version, []).append(f"deployed at {share} %")
+        because.setdefault(entity.entity_version, []).append(f"deployed at {share}%")
     for version in known.snapshots:
         because.setdefault(version, []).append("took traffic in an earlier configuration")
     return because

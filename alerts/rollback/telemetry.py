@@ -1,6 +1,6 @@
 """Verification from window counts: did the traffic move, and is the metric back where the prior version had it?
 
-Shares are judged by the one-sided 95 % Clopper-Pearson bound, so a handful of requests that happen to fail is no failed recovery; where
+Shares are judged by the one-sided 95% Clopper-Pearson bound, so a handful of requests that happen to fail is no failed recovery; where
 requests are few, the answer is "not known yet" and the rollback waits for requests, not for minutes.
 """
 
@@ -14,6 +14,7 @@ from lastgood.alerts.rollback.verify import Recovery
 from lastgood.judge.intervals import rate_interval
 from lastgood.record import metrics
 from lastgood.record.windows import Counts, Histogram, above, bucket, merge
+from lastgood.record.words import counted, percent
 from lastgood.settings import Policy, Settings
 from lastgood.tables import measures
 
@@ -49,12 +50,12 @@ class WindowTelemetry:
         requests = math.fsum(window.requests for window in after)
         rows = sum(window.rows for window in after)
         if min(requests, rows) < MIN_REQUESTS:
-            return Recovery(None, None, f"{requests:.0f} requests since the shift, {MIN_REQUESTS} are needed")
+            return Recovery(None, None, f"{counted(requests, 'request')} since the shift, {MIN_REQUESTS} are needed")
         share = math.fsum(window.requests for window in after if window.model_version == bad_version) / requests
         moved = _lower(share, rows) <= MOVED_SHARE
         own = [window for window in after if window.model_version == prior_version]
         before = self._yardstick(counts, endpoint, prior_version, since)
-        sentence = f"{share:.0%} of {requests:.0f} requests still reach version {bad_version}"
+        sentence = f"{percent(share)} of {counted(requests, 'request')} still reach version {bad_version}"
         if not own:
             return Recovery(moved, None, f"{sentence}; none has reached version {prior_version}")
         policy = self.settings.endpoint(endpoint).policy
@@ -144,6 +145,6 @@ def _scores(name: str, now: Counts, before: Counts | None, policy: Policy) -> tu
 
 
 def _lower(share: float, number: float) -> float:
-    """One-sided 95 % lower Clopper-Pearson bound of a share of `number` (weights are scaled to the rows they came from)."""
+    """One-sided 95% lower Clopper-Pearson bound of a share of `number` (weights are scaled to the rows they came from)."""
     interval = rate_interval(number, share * number, TWO_SIDED)
     return interval[1] if interval else 0.0

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
 from lastgood.record.verdict import State
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 from lastgood.workspace import Workspace
 
@@ -54,4 +55,6 @@ class Probed:
         still, sentence = by.get(bad_version, 0), ", ".join(f"version {v}: {n}" for v, n in by.items())
         if not sum(by.values()):
             sentence = "the endpoint does not say which version answers"
-        return Recovery(still == 0, not failed, f"{sentence}; {len(failed)} of {len(replies)} requests failed")
+        return Recovery(
+            still == 0, not failed, f"{sentence}; {len(failed)} of {counted(len(replies), 'request')} failed"
+        )

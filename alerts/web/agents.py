@@ -5,8 +5,8 @@ from typing import Any
 
 from lastgood.alerts.web.chart import Chart, Mark, chart, lines
 from lastgood.alerts.web.endpoint import SHOWN_VERSIONS, amount
-from lastgood.alerts.web.view import percent
 from lastgood.alerts.web.view import span as span_text
+from lastgood.record.words import percent
 from lastgood.tables.agents import CALLS, RUNS, TALKS, Groups, Sums
 from lastgood.tables.history import Span
 

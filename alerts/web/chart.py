@@ -12,6 +12,8 @@ PARTS = 12
 LABELS = 5
 FAR = 3
 """A limit so many times as high as the highest value is not drawn: the line below it would be flat."""
+SEEN = 8
+"""So wide is a value that stands alone, in units of the chart: what began just now is seen."""
 Value = float | None
 Group = TypeVar("Group")
 
@@ -117,16 +119,18 @@ def _y(value: float, top: float) -> float:
 
 
 def path(values: Sequence[Value], top: float, joined: bool = False) -> str:
-    """SVG path data of a line, in whole units; a gap where a value is unknown (unless `joined`), a short dash where one stands alone."""
+    """SVG path data of a line, in whole units; a gap where a value is unknown (unless `joined`), a dash of SEEN where one stands alone."""
     step = WIDTH / max(len(values), 1)
     known = [(i, value) for i, value in enumerate(values) if value is not None]
     parts: list[str] = []
     for n, (i, value) in enumerate(known):
         follows = n > 0 and (joined or known[n - 1][0] == i - 1)
         leads = n + 1 < len(known) and (joined or known[n + 1][0] == i + 1)
-        parts.append(
-            f"{'L' if follows else 'M'}{(i + 0.5) * step:.0f} {_y(value, top):.0f}{'' if follows or leads else 'h2'}"
-        )
+        x = (i + 0.5) * step
+        if not follows and not leads:
+            parts.append(f"M{min(max(x - SEEN / 2, 0), WIDTH - SEEN):.0f} {_y(value, top):.0f}h{SEEN}")
+        else:
+            parts.append(f"{'L' if follows else 'M'}{x:.0f} {_y(value, top):.0f}")
     return "".join(parts)
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from lastgood.alerts.web.chart import HEIGHT, WIDTH, Chart, Mark, chart
+from lastgood.record.words import percent
 from lastgood.tables.drifted import Column, Compared, Distributions
 from lastgood.tables.history import Span
 
@@ -60,7 +61,7 @@ def bars(d: Distributions) -> list[Bar]:
                 edges[i + 1] - edges[i],
                 high,
                 low,
-                f"{name}: {100 * ours:.1f} %, reference {100 * theirs:.1f} %",
+                f"{name}: {percent(ours)}, reference {percent(theirs)}",
             )
         )
     return made

@@ -8,12 +8,12 @@ from typing import Any
 
 from lastgood.alerts.records import Incident, Rollback
 from lastgood.alerts.web.chart import Chart, Mark, chart, lines
-from lastgood.alerts.web.view import percent
 from lastgood.judge.ledger import Configuration
 from lastgood.record.answer_flags import FLAGS
 from lastgood.record.fault import fault
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.windows import Counts
+from lastgood.record.words import percent
 from lastgood.tables.history import Cost, Delay, Span, Steps, merged, newest_first
 
 SHOWN_VERSIONS = 4
@@ -59,6 +59,18 @@ class Past:
         """Version -> its counts over the span."""
         return merged(self.steps)
 
+    @property
+    def young(self) -> tuple[str, datetime] | None:
+        """The newest version and the start of its first step, where it served a tenth of the span at most beside an older one: its lines are short."""
+        if len(self.versions) < 2:
+            return None
+        served = {version: [n for v, n in self.steps if v == version] for version in self.versions}
+        version = max(served, key=lambda name: min(served[name]))
+        starts = self.span.starts
+        return (
+            (version, starts[min(served[version])]) if len(starts) - min(served[version]) <= len(starts) / 10 else None
+        )
+
     @cached_property
     def versions(self) -> list[str]:
         """The versions that served, those that served last first, of these the newest."""
@@ -73,7 +85,7 @@ def marks(
     before: Mapping[str, float] = {}
     for configuration in configurations:
         shares = ", ".join(
-            f"version {v} {share:.0f} %" for v, share in sorted(configuration.traffic.items()) if share > 0
+            f"version {v} {percent(share / 100)}" for v, share in sorted(configuration.traffic.items()) if share > 0
         )
         new = [v for v, share in configuration.traffic.items() if share > 0 and not before.get(v)]
         what = (
@@ -214,7 +226,7 @@ def flags_table(past: Past) -> Table:
 
 
 def outcomes_csv(report: Mapping[str, Any]) -> Table:
-    """Outcomes of the newest version beside the prior one's, with their 95 % intervals."""
+    """Outcomes of the newest version beside the prior one's, with their 95% intervals."""
     heads = ["outcome", "side", "model_version", "n", "mean", "low", "high"]
     rows = [
         [row["outcome"], side, report[side], *(row[side][name] for name in ("n", "mean", "low", "high"))]

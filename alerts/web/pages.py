@@ -28,16 +28,16 @@ from lastgood.alerts.rollback.links import Action
 from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.web import incidents
 from lastgood.alerts.web.auth import Auth
-from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, Asked, Line, chosen, table, written
+from lastgood.alerts.web.fleet import PAGE_ROWS, SORTS, STATES, UNJUDGED, Asked, Line, chosen, table, written
+from lastgood.alerts.web.remembered import Remembered
 from lastgood.alerts.web.view import (
     age,
-    axis,
     beside,
     clock,
     dots,
     field,
+    framed,
     lead,
-    percent,
     seconds,
     short,
     span,
@@ -50,6 +50,7 @@ from lastgood.alerts.web.view import (
 from lastgood.errors import LastgoodError, RefusedError
 from lastgood.judge.slices import Slice
 from lastgood.record.verdict import State, Verdict
+from lastgood.record.words import counted, percent
 from lastgood.settings.prices import known_prices
 from lastgood.tables import measures
 from lastgood.tables.fleet import Row
@@ -78,6 +79,8 @@ FAILURES = ("errors", "error_rate", "client")
 """Metrics that count failed requests."""
 HURT_WITHIN, MOST_SLICES = timedelta(hours=6), 6
 """How far back requests are looked at for those that are hurt, and how many slices the page names."""
+FRESH = timedelta(minutes=1)
+"""So long what the requests of a verdict say is not looked for again: late ones may come."""
 MOST_INCIDENTS = 200
 MOST_WRONG = 30
 """So many endpoints of each kind the first page shows; the fleet has all."""
@@ -108,10 +111,18 @@ class Pages:
         self._clock = controller.clock
         self._in_force = controller.in_force
         self._auth = auth
+        self._slices: Remembered[Sequence[Slice]] = Remembered(self._clock, FRESH)
+        self._failures: Remembered[Sequence[Mapping[str, Any]]] = Remembered(self._clock, FRESH)
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         in_zone = partial(when, zone=self._settings.web.zone)
-        self._templates.filters |= {"percent": percent, "sparkline": sparkline, "sureness": sureness, "when": in_zone}
+        self._templates.filters |= {
+            "percent": percent,
+            "counted": counted,
+            "sparkline": sparkline,
+            "sureness": sureness,
+            "when": in_zone,
+        }
         self._templates.filters |= {
             "age": age,
             "trace": trace,
@@ -147,6 +158,7 @@ class Pages:
             if line.row.newest and now - line.row.newest > self._oldest(line.row.endpoint)
         }
         states = Counter(line.state for line in lines)
+        unjudged = states[UNJUDGED] + states[State.INCONCLUSIVE]
         reasons = {line.row.endpoint: line.verdict.reason for line in lines if line.verdict}
         links = {"Dashboard": self._settings.dashboard_url, "Runbooks": self._settings.runbook_base_url or "/runbooks"}
         return self.page(
@@ -154,7 +166,7 @@ class Pages:
             watched=[line for line in lines if line.state == State.WATCH and not line.incident],
             silent=[line for line in lines if line.row.endpoint in silent], drifted=[line for line in lines if line.row.drifted],
             unknown=[line for line in lines if line.row.sources_unknown], states=[(state, states[state]) for state in STATES if states[state]],
-            total=len(lines), unsent=unsent, links=links, reasons=reasons, read_at=read_at, now=now, most=MOST_WRONG,
+            total=len(lines), unjudged=unjudged, unsent=unsent, links=links, reasons=reasons, read_at=read_at, now=now, most=MOST_WRONG,
         )  # fmt: skip
 
     def _oldest(self, endpoint: str) -> timedelta:
@@ -196,9 +208,18 @@ class Pages:
             for name in names
         ]
 
+    def endpoint_of(self, request: Request) -> str:
+        """The endpoint that an address names: as it stands where there is such a one, else without the blanks that a person typed around it."""
+        exact = word(request, "endpoint", exact=True)
+        return exact if self.serves(exact) else exact.strip()
+
+    def serves(self, name: str) -> bool:
+        """Whether the tables have figures of the endpoint."""
+        return name in self._fleet()[0]
+
     def incidents(self, request: Request) -> Response:
         """The newest incidents, of all endpoints or one, open or all."""
-        name, open_only = word(request, "endpoint"), request.query_params.get("state", "") == "open"
+        name, open_only = self.endpoint_of(request), request.query_params.get("state", "") == "open"
         with self._store.read() as tx:
             kept = tx.incidents(name or None, open_only=open_only, limit=MOST_INCIDENTS)
             made = incidents.rows([(incident, tx.last_rollback(incident.id)) for incident in kept], self._clock())
@@ -225,7 +246,8 @@ class Pages:
             "story": story(entries, self._web.zone),
             "compared": self._compared(incident),
         }
-        values |= {"series": self._evidence(incident), "day": timedelta(days=1)}
+        since = datetime.fromisoformat(incident.verdict["since"] or incident.opened_at.isoformat())
+        values |= {"series": framed(self._evidence(incident), since, self._clock()), "day": timedelta(days=1)}
         actions = INCIDENT_ACTIONS if incident.resolved_at is None else ("note",)
         return self.with_forms(
             request, f"incident {incident.id}", actions, "incident.html",
@@ -240,12 +262,16 @@ class Pages:
 
     def _hurt(self, incident: Incident) -> Sequence[Slice]:
         """Which of the requests are hurt, where failures are what is wrong."""
-        if self._data is None or incident.prior is None or worst_metric(incident.verdict) not in FAILURES:
+        data, prior = self._data, incident.prior
+        if data is None or prior is None or worst_metric(incident.verdict) not in FAILURES:
             return ()
         since = datetime.fromisoformat(incident.verdict["judged_at"]) - HURT_WITHIN
         faults = self._settings.endpoint(incident.endpoint).policy.rollback_faults
         try:
-            return hurt(self._data, incident.endpoint, incident.candidate, incident.prior, since, faults)[:MOST_SLICES]
+            return self._slices(
+                (incident.id, since),
+                lambda: hurt(data, incident.endpoint, incident.candidate, prior, since, faults)[:MOST_SLICES],
+            )
         except (
             LastgoodError,
             OSError,
@@ -276,7 +302,7 @@ class Pages:
             entries = tx.audit(incident.id)
             elsewhere = [other for other in tx.incidents(open_only=True) if other.id != incident.id]
             known = brief.read(tx, incident, self._clock())
-        series = self._evidence(incident)
+        series = framed(self._evidence(incident), datetime.fromisoformat(known.since), self._clock())
         main = lead(series, worst_metric(incident.verdict))
         return self.with_forms(
             request,
@@ -285,9 +311,8 @@ class Pages:
             "evidence.html",
             brief=known,
             main=main,
-            axis=axis(main, datetime.fromisoformat(known.since), self._clock()) if main else None,
             elsewhere=elsewhere,
-            failed=self._failing(incident),
+            failed=self._failures((incident.id, incident.verdict["judged_at"]), lambda: self._failing(incident)),
             hurt=self._hurt(incident),
             tools=self._tools(incident),
             trace_url=self._web.trace_url,
@@ -382,9 +407,10 @@ class Pages:
         return JSONResponse(document)
 
 
-def word(request: Request, name: str) -> str:
-    """A parameter's text, bounded, without what no name has."""
-    return request.query_params.get(name, "").replace("\0", "").strip()[:300]
+def word(request: Request, name: str, exact: bool = False) -> str:
+    """A parameter's text, bounded, without what no name has; `exact`: with the blanks around it."""
+    text = request.query_params.get(name, "").replace("\0", "")[:300]
+    return text if exact else text.strip()
 
 
 Sheets = Mapping[str, Callable[[], tuple[Sequence[str], Sequence[Sequence[Any]]]]]

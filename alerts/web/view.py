@@ -10,11 +10,6 @@ WIDTH, HEIGHT = 300, 48
 SHOWN = ("p95_ms", "error_rate", "bad_answers", "tokens_out", "feature_age_p95_ms", "requests")
 
 
-def percent(value: float | None) -> str:
-    """A share 0-1 in per cent; a dash when it is not known."""
-    return "-" if value is None else f"{100 * value:.3g} %"
-
-
 def when(value: str | datetime | None, zone: tzinfo = UTC) -> str:
     """A moment to the minute, in UTC, after the reader's zone where that is another; a dash when it is not known."""
     if value is None:
@@ -53,11 +48,11 @@ def short(moment: datetime, others: Sequence[datetime]) -> str:
 
 def span(length: timedelta) -> str:
     """A length of time in one unit, two digits where it is short of ten."""
-    seconds = length.total_seconds()
+    seconds = max(length.total_seconds(), 0.0)  # clocks of two machines differ
     for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= unit or unit == 1:
             number = f"{seconds / unit:.2g}" if seconds / unit < 10 else f"{seconds / unit:.0f}"
-            return f"{number} {name}{'' if number == '1' else 's'}"
+            return f"{number} {name}" if number == "1" else f"{number} {name}s"
     return "-"
 
 
@@ -157,11 +152,20 @@ def axis(row: Mapping[str, Any], since: datetime, now: datetime) -> dict[str, An
 
     return {
         "top": top,
-        "first": f"{first:%H:%M}",
-        "last": f"{starts[-1]:%H:%M}",
+        "first": short(first, starts),
+        "last": short(starts[-1], starts),
         "since": at(since),
         "uncertain": at(now - UNCERTAIN),
     }
+
+
+def framed(series: Sequence[Mapping[str, Any]], since: datetime, now: datetime) -> list[dict[str, Any]]:
+    """The rows that have something to draw, each with its `axis`."""
+    return [
+        {**row, "axis": axis(row, since, now)}
+        for row in series
+        if any(v is not None for v in (*row["new"], *row["prior"]))
+    ]
 
 
 def sparkline(values: Sequence[float | None], top: float | None = None) -> str:

@@ -16,7 +16,8 @@ from lastgood.alerts.web import drift
 from lastgood.alerts.web import endpoint as one_endpoint
 from lastgood.alerts.web.chart import Mark
 from lastgood.alerts.web.pages import REPORT_CSP, Pages, as_csv, leading, word
-from lastgood.alerts.web.ranges import USUAL, Range, moment
+from lastgood.alerts.web.ranges import DEFAULT, USUAL, Range, moment
+from lastgood.alerts.web.remembered import Remembered
 from lastgood.judge import outcomes
 from lastgood.judge.ledger import judged, ledger
 from lastgood.record.answer_flags import FLAGS
@@ -51,6 +52,12 @@ class Weeks:
     def __init__(self, pages: Pages, controller: Controller, store: tables.Store, flags: Flagged) -> None:
         self._pages, self._page, self._clock = pages, pages.page, controller.clock
         self._state, self._settings, self._tables, self._flags = controller.store, controller.settings, store, flags
+        self._begins: Remembered[datetime | None] = Remembered(self._clock, timedelta(hours=1), 2000)
+
+    def _asked(self, query: Mapping[str, str], name: str, default: str = DEFAULT) -> Range:
+        """The range that an address asks for, of an endpoint or (no name) of all."""
+        begin = self._begins(name, lambda: history.begin(self._tables, name))
+        return Range.of(query, self._clock(), default, begin)
 
     def definitions(self, request: Request) -> Response:
         """Every figure by its formula, and every column of every table."""
@@ -61,13 +68,14 @@ class Weeks:
     def endpoint(self, request: Request) -> Response:
         """An endpoint over a time range, version beside version."""
         name, now = request.path_params["name"].replace("\0", "")[:300], self._clock()
-        asked = Range.of(request.query_params, now)
+        asked = self._asked(request.query_params, name)
         span = history.Span.around(asked.since, asked.until, timedelta(seconds=self._settings.window_s))
         costs, daily = history.costs(self._tables, name, span)
         windows = history.windows(self._tables, name, span)
         past = one_endpoint.Past(span, history.counts(windows), costs, daily, history.delays(self._tables, name, span))
         verdict, events = self._known(name, now)
-        if not past.steps and verdict is None and not events and name not in self._settings.endpoints:
+        known = past.steps or verdict or events or name in self._settings.endpoints or self._pages.serves(name)
+        if not known:
             raise HTTPException(404, f"Nothing is known of an endpoint {name}.")
         inside = [mark for mark in events if mark.at < span.until and (mark.until or mark.at) >= span.since]
         report = self._outcomes(past, verdict, history.by_stratum(windows))
@@ -113,9 +121,9 @@ class Weeks:
 
     def drift(self, request: Request) -> Response:
         """How far columns moved over weeks; with a column, two distributions."""
-        name, column = word(request, "endpoint"), word(request, "column")
+        name, column = self._pages.endpoint_of(request), word(request, "column", exact=True)
         against = word(request, "against") or ("reference" if column else "")
-        asked = Range.of({**request.query_params, "at": "", "page": ""}, self._clock(), "42d")
+        asked = self._asked({**request.query_params, "at": "", "page": ""}, name, "42d")
         rows = drifted.compared(self._tables, asked.since, asked.until, name, column, against)
         if name and column:
             return self._column(request, asked, rows)
@@ -131,7 +139,7 @@ class Weeks:
 
     def _column(self, request: Request, asked: Range, rows: Sequence[drifted.Compared]) -> Response:
         """One column of one endpoint against one reference."""
-        name = word(request, "endpoint")
+        name = self._pages.endpoint_of(request)
         row = drift.chosen(rows, moment(request.query_params, "at"))
         if row is None:
             raise HTTPException(404, f"Column {word(request, 'column')} of {name} was not compared in this time.")
@@ -156,7 +164,7 @@ class Weeks:
 
     def report(self, request: Request) -> Response:
         """Evidently's report as it is: its scripts run in an origin of their own, without this site's cookies."""
-        name, version = word(request, "endpoint"), word(request, "version")
+        name, version = self._pages.endpoint_of(request), word(request, "version")
         path = drift_report(self._tables, name, version)
         if path is None:
             raise HTTPException(404, f"There is no drift report; make one: lastgood drift {name}")
@@ -166,8 +174,10 @@ class Weeks:
 
     def requests(self, request: Request) -> Response:
         """Requests by id, trace, error and flag, as far as capture kept them."""
-        asked = Range.of(request.query_params, self._clock(), "1d")
-        wanted = kept.Wanted(*(word(request, name) for name in ("endpoint", "id", "trace", "code")))
+        wanted = kept.Wanted(
+            self._pages.endpoint_of(request), *(word(request, name) for name in ("id", "trace", "code"))
+        )
+        asked = self._asked(request.query_params, wanted.endpoint, "1d")
         flag = word(request, "flag")
         if flag and flag not in FLAGS:
             raise HTTPException(400, f"flag must be one of {', '.join(FLAGS)}.")
@@ -200,8 +210,8 @@ class Weeks:
 
     def agents(self, request: Request) -> Response:
         """Agents of all endpoints; with an endpoint, its versions beside each other, their tools and conversations."""
-        name, now = word(request, "endpoint"), self._clock()
-        asked = Range.of(request.query_params, now)
+        name, now = self._pages.endpoint_of(request), self._clock()
+        asked = self._asked(request.query_params, name)
         span = history.Span.around(asked.since, asked.until, timedelta(seconds=self._settings.window_s))
         rows = agents.runs(self._tables, name, span)
         by_agent = agents.grouped(rows, ("endpoint", "model_version", "agent"))

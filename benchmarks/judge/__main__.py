@@ -29,7 +29,7 @@ OURS, HOUR, TEN_SECONDS = "lastgood", 60.0, "ten-second windows"
 
 
 def upper(hits: int, runs: int) -> float:
-    """Upper limit of a one-sided 95 % Clopper-Pearson interval."""
+    """Upper limit of a one-sided 95% Clopper-Pearson interval."""
     return 1.0 if hits >= runs else float(beta.ppf(0.95, hits + 1, runs - hits))
 
 
@@ -148,7 +148,7 @@ def ratios(found: dict[str, Any]) -> dict[str, Any]:
 
 def summary(found: dict[str, Any], weeks: dict[str, float]) -> dict[str, Any]:
     """The figures that are asked for. Power and minutes are of the regressed cells at 10 requests/s with requests drawn one by one: minutes
-    are the median of their medians, and the worst cell beside it. Ratios to the limit are of even traffic, for the split of 50 %, in
+    are the median of their medians, and the worst cell beside it. Ratios to the limit are of even traffic, for the split of 50%, in
     ten-second windows for latency (a look every ten seconds)."""
     nulls = [s[split]["healthy"][OURS] for s in found.values() for split in s]
     busy = [one.name for one in SCENARIOS if one.per_minute >= 600 and not one.sticky]
@@ -219,14 +219,14 @@ def show(found: dict[str, Any], totals: dict[str, Any], console: Console) -> Non
         console.print(table)
     console.print(
         f"a week of looks every minute, 60 requests a minute, {totals['week_runs']} runs: {totals['week_frr']:.2%} false "
-        f"rollbacks (upper 95 % limit {totals['week_frr_upper95']:.2%})"
+        f"rollbacks (upper 95% limit {totals['week_frr_upper95']:.2%})"
     )
     console.print(f"streaming detectors: first {STREAMED} runs of each 500. {machine()}")
 
 
 def show_world(worlds: dict[str, dict[str, float]], paged: dict[str, float], console: Console) -> None:
     """The table of the world's scenarios, and how often an endpoint is paged for nothing."""
-    shown = Table(title="the world: healthy runs rolled back (upper 95 %) and paged, bad ones found")
+    shown = Table(title="the world: healthy runs rolled back (upper 95%) and paged, bad ones found")
     for name in ("scenario", "runs", "false rollbacks", "paged", "found"):
         shown.add_column(name)
     for name, one in worlds.items():
@@ -279,7 +279,7 @@ def main() -> None:
         if one.per_minute >= 600 and not one.sticky
     }
     console.print(
-        "an oracle's median minutes to errors x4 (50 % / 10 %): "
+        "an oracle's median minutes to errors x4 (50% / 10%): "
         + "; ".join(
             f"{name} {' / '.join(f'{v:.1f}' for v in found.values())}"
             for name, found in totals["oracle_minutes"].items()

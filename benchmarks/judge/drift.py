@@ -89,7 +89,7 @@ def measure(quick: bool, kept: Path | None = None) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """The tables for people."""
-    table = Table(title="drift called (runs, 95 % limits)")
+    table = Table(title="drift called (runs, 95% limits)")
     for name in ("reference rows", "current rows", "autocorrelation", "shift (sd)", "lastgood", "Evidently's default"):
         table.add_column(name)
     for key, one in found.items():

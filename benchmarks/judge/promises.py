@@ -88,7 +88,7 @@ def until_alarm(case: tuple[float, float, float], days: int, rng: np.random.Gene
 
 
 def alone(runs: int) -> dict[str, dict[str, float]]:
-    """case -> share of 90 days with an alarm (95 % limits); of regressed ones the median minutes to it."""
+    """case -> share of 90 days with an alarm (95% limits); of regressed ones the median minutes to it."""
     out: dict[str, dict[str, float]] = {}
     for seed, (name, case) in enumerate(CASES.items()):
         took = np.array([until_alarm(case, DAYS, np.random.default_rng([23, seed, i])) for i in range(runs)])
@@ -134,7 +134,7 @@ def main() -> None:
     console, found = Console(width=160), alone(200)
     for name, one in found.items():
         if "share" in one:
-            told = f"a page in {one['share']:.1%} of {DAYS} days (95 %: {one['low']:.1%} to {one['high']:.1%})"
+            told = f"a page in {one['share']:.1%} of {DAYS} days (95%: {one['low']:.1%} to {one['high']:.1%})"
         else:
             told = (
                 f"found in {one['found']:.0%} within two days, half of them within {one['median_minutes']:.0f} minutes"

@@ -13,7 +13,7 @@ from benchmarks.judge.traffic import ERRORS, LOW, SIGMA, STEP, Floats, Traffic
 
 LIMIT_ERRORS, SLO = 0.01, 0.005
 LIMIT_P99 = 1.25 * math.exp(2.326 * SIGMA)
-"""A limit on errors as canary guides set it, an objective, and a limit on p99 (in typical medians) 25 % above the healthy one."""
+"""A limit on errors as canary guides set it, an objective, and a limit on p99 (in typical medians) 25% above the healthy one."""
 Z_ONE_IN_FIFTY = 2.0537
 
 
@@ -70,7 +70,7 @@ def ratio(s: Series) -> Floats:
 
 
 def canary_judge(s: Series) -> Floats:
-    """Mann-Whitney on the per-minute series so far, every five minutes: the lower 98 % limit of the shift is above a quarter of it."""
+    """Mann-Whitney on the per-minute series so far, every five minutes: the lower 98% limit of the shift is above a quarter of it."""
     out = np.zeros(s.n.shape[:2], bool)
     for t in range(5, len(s.n) + 1, 5):
         for metric in (s.rate, s.p95):
@@ -146,7 +146,7 @@ RIVALS: dict[str, Callable[[Series], Floats]] = {
     "ratio above 2, 3 in a row": ratio,
     "Mann-Whitney canary judge": canary_judge,
     "raw tests p < .02": raw_tests,
-    "burn rate, SLO 99.5 %": burn_rate,
+    "burn rate, SLO 99.5%": burn_rate,
     "ADWIN (river)": adwin,
     "Page-Hinkley (river)": page_hinkley,
 }

@@ -114,7 +114,7 @@ def _bursts(rng: np.random.Generator, shape: tuple[int, ...], size: float) -> Fl
 
 
 def _latencies(rng: np.random.Generator, n: npt.NDArray[np.int64], shift: Floats) -> Floats:
-    """Counts by bucket: what is below LOW, then each bucket of 2 %, the last with all above."""
+    """Counts by bucket: what is below LOW, then each bucket of 2%, the last with all above."""
     below = ndtr((STEP * np.arange(LOW, HIGH) - shift[..., None]) / SIGMA)
     p = np.maximum(np.diff(below, axis=-1, prepend=0.0, append=1.0), 0.0)
     return rng.multinomial(n, p / p.sum(-1, keepdims=True)).astype(np.float32)

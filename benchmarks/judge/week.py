@@ -17,7 +17,7 @@ MINUTES, PER_MINUTE = 7 * 1440, 60.0
 
 
 def measure(runs: int, policy: Policy, chunk: int = 10) -> dict[str, float]:
-    """Shares of runs with a rollback, and with a page. Day and night, shared noise, splits of 50 % and 10 % in turns."""
+    """Shares of runs with a rollback, and with a page. Day and night, shared noise, splits of 50% and 10% in turns."""
     hits, pages, limit = 0, 0, policy.page_e / budget.of_try(1)
     for i in range(0, runs, chunk):
         trail = follow(_columns(chunk, np.random.default_rng(i)), policy)[0]

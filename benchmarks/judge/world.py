@@ -108,7 +108,7 @@ Scenario = Callable[[np.random.Generator, bool], Story]
 
 
 def three_entities(rng: np.random.Generator, bad: bool) -> Story:
-    """Champion 1 has 80 %, canaries 2 and 3 ten each; stray rows of an unknown version. Bad: 3 fails."""
+    """Champion 1 has 80%, canaries 2 and 3 ten each; stray rows of an unknown version. Bad: 3 fails."""
     made = traffic(rng)
     made.version = rng.choice([1, 2, 3, 9], len(made.at), p=[0.8, 0.0995, 0.0995, 0.001])
     made.fails = made.fails * np.where(made.version == 3, 6.0 if bad else 1.0, 1.0)
@@ -140,7 +140,7 @@ def failing_prior(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def fewer_tokens(rng: np.random.Generator, bad: bool) -> Story:
-    """The same text in 20 % fewer tokens, in the same time (bad: it takes 1.5 times as long)."""
+    """The same text in 20% fewer tokens, in the same time (bad: it takes 1.5 times as long)."""
     made = traffic(rng)
     ms = made.latency() * np.where((made.version == 2) & bad, 1.5, 1.0)
     made.tokens_out = made.tokens_out * np.where(made.version == 2, 0.8, 1.0)
@@ -148,7 +148,7 @@ def fewer_tokens(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def shorter_and_faster(rng: np.random.Generator, bad: bool) -> Story:
-    """Answers 24 % shorter and 7 % faster (bad: and they fail four times as often)."""
+    """Answers 24% shorter and 7% faster (bad: and they fail four times as often)."""
     made = traffic(rng)
     ms = made.latency() * np.where(made.version == 2, 0.93, 1.0)
     made.tokens_out = made.tokens_out * np.where(made.version == 2, 0.76, 1.0)
@@ -172,7 +172,7 @@ def other_prompts_unsaid(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def pinned_client(rng: np.random.Generator, bad: bool) -> Story:
-    """One client, 0.8 % of traffic, calls the new version by its URL, half of its requests wrong (bad: many requesters are refused more)."""
+    """One client, 0.8% of traffic, calls the new version by its URL, half of its requests wrong (bad: many requesters are refused more)."""
     made = traffic(rng)
     pinned = rng.random(len(made.at)) < 0.008
     made.who, made.version = np.where(pinned, PEOPLE, made.who), np.where(pinned, 2, made.version)
@@ -195,7 +195,7 @@ def one_requester(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def some_testers(rng: np.random.Generator, bad: bool) -> Story:
-    """Four people try the new version by its URL, 3 % of traffic, and a third of what they send fails (bad: everybody's requests fail)."""
+    """Four people try the new version by its URL, 3% of traffic, and a third of what they send fails (bad: everybody's requests fail)."""
     made = traffic(rng)
     theirs = rng.random(len(made.at)) < 0.03
     made.who = np.where(theirs, PEOPLE + rng.integers(0, 4, len(made.at)), made.who)
@@ -224,7 +224,7 @@ def slow_for_one(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def low_scores(rng: np.random.Generator, bad: bool) -> Story:
-    """One requester, 6 % of traffic, meets the new version only, and its answers are scored low (bad: everybody's are there)."""
+    """One requester, 6% of traffic, meets the new version only, and its answers are scored low (bad: everybody's are there)."""
     made = traffic(rng)
     mine = rng.random(len(made.at)) < 0.06
     made.who, made.version = np.where(mine, PEOPLE, made.who), np.where(mine, 2, made.version)
@@ -299,7 +299,7 @@ def cold_start(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def split_changes(rng: np.random.Generator, bad: bool, said: bool = True) -> Story:
-    """5 % become 50 % in the middle of a window, with twenty seconds of slowness of both versions (bad: the new one is slower)."""
+    """5% become 50% in the middle of a window, with twenty seconds of slowness of both versions (bad: the new one is slower)."""
     made = traffic(rng)
     change = 15 + rng.uniform(0, 1)
     made.version = np.where(rng.random(len(made.at)) < np.where(made.minute < change, 0.05, 0.5), 2, 1)
@@ -339,7 +339,7 @@ def long_answers_fail(rng: np.random.Generator, bad: bool) -> Story:
 
 
 def rate_limited(rng: np.random.Generator, bad: bool) -> Story:
-    """The new version has less capacity and answers 429 to 3 % (bad: 503)."""
+    """The new version has less capacity and answers 429 to 3% (bad: 503)."""
     made = traffic(rng)
     refused = (made.version == 2) & (rng.random(len(made.at)) < 0.03)
     made.fails = np.where(refused, 1.0, made.fails)

@@ -41,6 +41,7 @@ from lastgood.collectors.otlp.spool import FEEDBACK, Record
 from lastgood.collectors.otlp.writer import DrainProcess, GroupCommit, Sink, Tally, open_spool
 from lastgood.errors import ConfigError
 from lastgood.record.redact import Redactor
+from lastgood.record.words import counted
 from lastgood.settings import Receiver, secret
 
 log = logging.getLogger(__name__)
@@ -139,13 +140,13 @@ class OtlpReceiver:
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit():
             if int(length[:20]) > limit:
-                raise OverflowError(f"body is above {limit} bytes")
+                raise OverflowError(f"body is above {counted(limit, 'byte')}")
             held.fits(int(length))
         try:
             async with asyncio.timeout(self.settings.read_timeout_s):
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > limit:
-                        raise OverflowError(f"body is above {limit} bytes")
+                        raise OverflowError(f"body is above {counted(limit, 'byte')}")
                     held.grow(len(chunk))
                     body += chunk
         except (TimeoutError, ClientDisconnect) as error:

@@ -23,6 +23,7 @@ from lastgood.collectors.otlp import rows
 from lastgood.collectors.otlp.admission import BusyError
 from lastgood.collectors.otlp.spool import LOGS, METRICS, TRACES
 from lastgood.errors import TransientError
+from lastgood.record.words import counted
 
 log = logging.getLogger(__name__)
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
@@ -94,7 +95,7 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
     else:
         raise ValueError(f"content encoding {encoding!r} is not supported; send gzip or zstd")
     if len(plain) > limit:
-        raise OverflowError(f"{encoding} body is above {limit} bytes")
+        raise OverflowError(f"{encoding} body is above {counted(limit, 'byte')}")
     if not whole:
         raise ValueError(f"{encoding} body is cut short")
     return plain

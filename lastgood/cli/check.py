@@ -23,6 +23,7 @@ from lastgood.judge.intervals import rate_interval
 from lastgood.judge.ledger import Pair
 from lastgood.record.metrics import BY_NAME, summary
 from lastgood.record.windows import Counts, merge
+from lastgood.record.words import percent
 from lastgood.settings import Settings
 
 
@@ -193,7 +194,7 @@ HEADER = (
     "p50",
     "p95",
     "p99",
-    "errors (95 %)",
+    "errors (95%)",
     "tokens in/out",
     "feature age p95",
     "bad answers",
@@ -208,18 +209,14 @@ def version_row(version: str, figures: Mapping[str, Any]) -> list[str]:
     codes = ", ".join(
         f"{code} {n:.0f}" for code, n in sorted(figures["error_codes"].items(), key=lambda kv: -kv[1])[:3]
     )
-    low, rate, high = (_percent(figures[name], ".2%") for name in ("error_rate_low", "error_rate", "error_rate_high"))
+    low, rate, high = (percent(figures[name]) for name in ("error_rate_low", "error_rate", "error_rate_high"))
     rate = f"{rate} ({low}-{high}) {codes}".strip()
     seen = (
-        f"{_percent(figures['sampled_share'])} of requests logged, {_percent(figures['with_output_share'])} with output"
+        f"{percent(figures['sampled_share'])} of requests logged, {percent(figures['with_output_share'])} with output"
     )
     plain = (shown(name) for name in ("requests", "p50_ms", "p95_ms", "p99_ms"))
     tokens = f"{shown('tokens_in')}/{shown('tokens_out')}"
     return [version, *plain, rate, tokens, shown("feature_age_p95_ms"), shown("bad_answers"), seen]
-
-
-def _percent(share: float | None, form: str = ".0%") -> str:
-    return "-" if share is None else f"{share:{form}}"
 
 
 def opinion(row: Mapping[str, Any]) -> str:
@@ -236,7 +233,7 @@ def _two_digits(score: float) -> str:
 def _distance(row: Mapping[str, Any]) -> str:
     if row["distance"] is None:
         return f"- ({row['method']})"
-    return f"{row['distance']:.3f} (95 % sure of {row['low']:.3f} or more)"
+    return f"{row['distance']:.3f} (95% sure of {row['low']:.3f} or more)"
 
 
 def _drift_rows(moved: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -8,12 +8,14 @@ from typing import Any
 from markupsafe import Markup
 
 from lastgood.cli.check import HEADER, judged, opinion, version_row
-from lastgood.cli.check_paths import Bins, Facts
+from lastgood.cli.check_paths import Facts
+from lastgood.cli.spark_page import Bins
 from lastgood.dashboards.report import Answer, Report, Shape, bar, render, widened
 from lastgood.judge import Verdict
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.redact import Capture, Redactor
 from lastgood.record.windows import Counts
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 from lastgood.settings.redaction import redactor
 from lastgood.tables.drifted import LENGTHS
@@ -52,10 +54,8 @@ def page(result: Mapping[str, Any], facts: Facts, settings: Settings) -> str:
                 shown[title] = (DRIFT_HEADER, rows)
     first = ordered[0]
     own = [window for window in facts.windows if window.endpoint == first["endpoint"]]
-    aside = {f"set aside: {why}": f"{number:,} rows" for why, number in result["rejected"].items()}
-    read = {"read": f"{result['rows']:,} rows ({result['read']})"} | dict.fromkeys(result["notes"], "") | aside
-    if facts.read == "by Spark":
-        read["not shown"] = "examples of requests and plots of drift: the table was read by Spark"
+    aside = {f"set aside: {why}": counted(number, "row") for why, number in result["rejected"].items()}
+    read = {"read": f"{counted(result['rows'], 'row')} ({result['read']})"} | dict.fromkeys(result["notes"], "") | aside
     verdicts = [endpoint["verdict"] for endpoint in ordered if endpoint["verdict"]]
     strip = list(over_time(own, first, facts, settings))
     folded = [title for title in shown if title.endswith("did not drift")]
@@ -71,7 +71,11 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "There is no version to judge."
     worst = verdicts[0]
-    rest = f" Of {len(verdicts)} endpoints this is the worst; the others stand below." if len(verdicts) > 1 else ""
+    rest = (
+        f" Of {counted(len(verdicts), 'endpoint')} this is the worst; the others stand below."
+        if len(verdicts) > 1
+        else ""
+    )
     return f"{worst.endpoint}: {WORDS[worst.state].format(new=worst.candidate, prior=worst.prior)}. {_sentence(worst.reason.split('; ')[0])}{rest}"
 
 
@@ -134,7 +138,7 @@ def drift_rows(moved: Sequence[Mapping[str, Any]], limit: float) -> Iterator[tup
 
 
 def shapes(facts: Facts, endpoint: Mapping[str, Any]) -> list[Shape]:
-    """The two distributions of the candidate's columns that moved most, a column once; of texts their length."""
+    """The two distributions of the candidate's columns that moved most, a column once; of texts their length. None of those that are about the same."""
     verdict: Verdict | None = endpoint["verdict"]
     made: dict[str, Shape] = {}
     for row in sorted(endpoint["drift"], key=lambda row: (not row["drifted"], -(row["distance"] or 0.0))):
@@ -142,7 +146,7 @@ def shapes(facts: Facts, endpoint: Mapping[str, Any]) -> list[Shape]:
         name = LENGTHS.get(row["column"], row["column"])
         if (
             bins
-            and row["distance"]
+            and (row["drifted"] or (row["distance"] or 0.0) >= FAR[0][0])
             and verdict
             and row["model_version"] == verdict.candidate
             and len(made) < MOST_SHAPES

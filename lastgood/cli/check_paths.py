@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lastgood import tables
-from lastgood.cli import examples, scan
+from lastgood.cli import examples, scan, spark_page
+from lastgood.cli.spark_page import Bins, Comparison, binned_columns
 from lastgood.collectors import files, inference_tables
 from lastgood.collectors.findings import EXPECTED, Place
 from lastgood.collectors.inference_tables import Shape
@@ -23,10 +24,10 @@ from lastgood.errors import ConfigError
 from lastgood.jobs.deployed import pairs_of
 from lastgood.judge.ledger import Pair
 from lastgood.record.windows import Counts, from_row
+from lastgood.record.words import counted
 from lastgood.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
     from pyspark.sql import DataFrame
 
     from lastgood.tables.runs import Context
@@ -58,10 +59,6 @@ FETCHED_ROWS = 50_000
 ENTITY = "the table does not name model versions: its served entities stand for them"
 
 
-Comparison = tuple[str, str, str, str]
-Bins = tuple[list[str], bool, list[float], list[float]]
-
-
 class Say(Protocol):
     """Hears what is being done."""
 
@@ -86,7 +83,7 @@ class Job:
 @dataclass(frozen=True)
 class Facts:
     """What was read. `read`: what the reader took the table for; `reasons`: why rows were set aside -> how many; `first`: why -> the first
-    of them; `notes`: what a person must know of the figures. For a page (not by Spark): `bins` (version, against, column) -> what
+    of them; `notes`: what a person must know of the figures. For a page: `bins` (version, against, column) -> what
     `tables.drifted.binned` gives; `examples`: rows of `cli.examples`."""
 
     kind: str
@@ -137,7 +134,7 @@ def _fetched(job: Job) -> files.Source | None:
     path = job.scratch / "fetched.parquet"
     pq.write_table(home.read(version=facts["version"]), path, row_group_size=FETCHED_ROWS, compression="snappy")
     fetched = files.opened(str(path), job.scratch, detect)
-    description = f"Delta, version {facts['version']}, {len(fetched.columns)} columns, by {way}"
+    description = f"Delta, version {facts['version']}, {counted(len(fetched.columns), 'column')}, by {way}"
     return replace(fetched, name=job.table, description=description)
 
 
@@ -196,7 +193,7 @@ def _shared(rows: int, requests: int, split: int) -> list[str]:
     notes = []
     if rows > requests:
         notes.append(
-            f"{rows:,} rows share a request id with another and were counted as {requests:,} requests, a request per id"
+            f"{counted(rows, 'row')} share a request id with another and were counted as {counted(requests, 'request')}, a request per id"
         )
     if split:
         notes.append(
@@ -240,24 +237,12 @@ def _drift(
             yield from rows
             if job.page and rows:
                 key = endpoint, rows[0]["model_version"], rows[0]["against"]
-                bins |= {(*key, column): shape for column, shape in _bins(group, own.drift_reference, rows)}
-
-
-def _bins(group: "pd.DataFrame", prefer: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Bins]]:
-    from lastgood.jobs.comparison import reference_side, wide_columns
-    from lastgood.tables.drifted import LENGTHS, binned
-
-    wide, _ = wide_columns(group)
-    sides = [wide[wide["side"] == side] for side in ("current", reference_side(group, prefer))]
-    for row in rows:
-        values = [side[LENGTHS.get(row["column"], row["column"])].dropna().tolist() for side in sides]
-        if shape := binned(*values):
-            yield row["column"], shape
+                columns = [row["column"] for row in rows]
+                bins |= {(*key, column): shape for column, shape in binned_columns(group, own.drift_reference, columns)}
 
 
 def with_spark(job: Job) -> Facts:
     """The same by Spark."""
-    from lastgood.jobs.drift import of_requests
     from lastgood.jobs.evidence import counts
     from lastgood.jobs.quality import quality_flags
     from lastgood.jobs.spark import session
@@ -278,9 +263,25 @@ def with_spark(job: Job) -> Facts:
     windows = counts(count(made), quality_flags(made, job.settings.bad_answers))
     chosen = pairs_of(windows)
     job.say("measuring drift")
-    drifted = [row.asDict() for row in of_requests(ctx, requests, chosen, _end(windows)).collect()] if chosen else []
+    drifted, bins = _drift_by_spark(job, ctx, requests, chosen, _end(windows)) if chosen else ([], {})
+    few = spark_page.examples_of(requests, job.settings.bad_answers) if job.page else []
     whole = sum(window.rows for window in windows) + sum(reasons.values())
-    return Facts(kind, "by Spark", whole, windows, chosen, drifted, reasons, _entity(kind) + notes)
+    return Facts(kind, "by Spark", whole, windows, chosen, drifted, reasons, _entity(kind) + notes, {}, bins, few)
+
+
+def _drift_by_spark(
+    job: Job, ctx: "Context", requests: "DataFrame", chosen: Mapping[str, Pair], now: datetime
+) -> tuple[list[dict[str, Any]], Mapping[Comparison, Bins]]:
+    """(rows of the drift table, the bins of each comparison where a page is asked for)."""
+    from lastgood.jobs.drift import compared, of_requests
+
+    few = of_requests(ctx, requests, chosen, now)
+    if not job.page:
+        return [row.asDict() for row in compared(ctx, few, chosen, now).collect()], {}
+    few = _kept(ctx, few, "sides")
+    rows = [row.asDict() for row in compared(ctx, few, chosen, now).collect()]
+    told = {(row["endpoint"], row["model_version"], row["against"], row["column"]) for row in rows}
+    return rows, {key: shape for key, shape in spark_page.bins_of(few).items() if key in told}
 
 
 def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str, int], list[str]]:
@@ -302,7 +303,7 @@ def _conform(ctx: "Context", inbox: "DataFrame") -> tuple["DataFrame", dict[str,
     reasons = {name: number for name, number in seen.get.items() if number}
     unread = f.element_at("attributes", inference_tables.UNREADABLE)
     notes = [
-        f"{row['count']:,} rows have values that could not be read and count as unknown: {row['what']}"
+        f"{counted(row['count'], 'row')} have values that could not be read and count as unknown: {row['what']}"
         for row in rows.select(unread.alias("what")).where("what IS NOT NULL").groupBy("what").count().collect()
     ]
     if doubled.isEmpty():

@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,11 +16,13 @@ from rich.text import Text
 
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json, terminal, writable
 from lastgood.errors import ConfigError
+from lastgood.record.words import percent
 from lastgood.service.tracing import tracing
 from lastgood.settings import Settings, load, secret
 from lastgood.settings.prices import prices
 
 if TYPE_CHECKING:
+    from lastgood.alerts.store import Store as State
     from lastgood.judge.performance import Estimate
     from lastgood.record.windows import Counts
 
@@ -236,7 +239,12 @@ def slices(
 
     settings = load(config)
     store = tables_of(settings)
-    newest = next((v for v in reversed(measures.verdicts(store)) if v.endpoint == endpoint and v.prior), None)
+    verdicts = [v for v in measures.verdicts(store) if v.endpoint == endpoint and v.prior]
+    with _state(settings) as state:  # the service's own verdicts are there, those of the jobs in the tables
+        if state is not None:
+            with state.read() as tx:
+                verdicts += [v for v in tx.verdicts(endpoint) if v.prior]
+    newest = max(verdicts, key=lambda verdict: verdict.judged_at, default=None)
     if newest is not None:
         new, prior = new or newest.candidate, prior or newest.prior
     if new is None or prior is None:
@@ -279,7 +287,7 @@ def outcomes(
         )
         for outcome in result["outcomes"]
     ]
-    shares = ", ".join("-" if share is None else f"{share:.0%}" for share in result["labelled"].values())
+    shares = ", ".join(percent(share) for share in result["labelled"].values())
     title = f"{endpoint}: version {pair.candidate} beside {pair.prior or '-'} ({result['prior_seen'] or 'not seen'}); labelled {shares}"
     _table(title, ("outcome", "new", "prior", "difference", ""), rows)
 
@@ -343,22 +351,39 @@ def forget(
     print(strict_json({"requester": requester, "rows": done, "dry_run": dry_run}))
 
 
-def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """Open incidents, and what is paused, from the operational state where there is one."""
-    from lastgood.alerts.calendar import Calendar
+@contextmanager
+def _state(settings: Settings) -> Iterator["State | None"]:
+    """The operational state; None where none is named, or nothing has been written to it: it is not made to be looked at."""
     from lastgood.alerts.store import open_state
 
     try:
-        path = settings.state.removeprefix("sqlite:///")
+        url = settings.state
+    except ConfigError:
+        yield None
+        return
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).exists():
+        yield None
+        return
+    with closing(open_state(settings)) as state:
+        yield state
+
+
+def _decisions(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Open incidents, and what is paused, from the operational state where there is one."""
+    from lastgood.alerts.calendar import Calendar
+
+    now = datetime.now(UTC)
+    try:
+        _ = settings.state
     except ConfigError as error:
         return {"operational state": [{"problem": str(error)}]}
-    if path != settings.state and not Path(path).exists():
-        return {}
-    state, now = open_state(settings), datetime.now(UTC)
-    with state.read() as tx:
-        incidents, switch = tx.incidents(open_only=True, limit=1000), tx.kill_switch()
-        pauses = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.in_force(now)]
-    state.close()
+    with _state(settings) as state:
+        if state is None:
+            return {}
+        with state.read() as tx:
+            incidents, switch = tx.incidents(open_only=True, limit=1000), tx.kill_switch()
+            pauses = [pause for pause in (*tx.pauses(now), *Calendar(settings.calendar)(now)) if pause.in_force(now)]
     held = [{"endpoint": "*", "what": f"kill switch on ({switch.who}: {switch.why})"}] if switch.on else []
     return {
         "open incidents": [
@@ -407,7 +432,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         print(strict_json(facts))
         return
     if not any(facts.values()):
-        Console().print(
+        Console(soft_wrap=True).print(
             f"nothing is in {settings.storage} yet: run `lastgood serve` or `lastgood job all`, or `lastgood doctor` to see why"
         )
     for title, rows in facts.items():

@@ -18,6 +18,7 @@ from lastgood.alerts.store import open_state
 from lastgood.collectors.reading import mistake, mistakes
 from lastgood.errors import LastgoodError
 from lastgood.jobs import spark
+from lastgood.record.words import counted
 from lastgood.settings import EndpointSettings, Mode, Settings, Sources, secret
 from lastgood.tables import delta
 from lastgood.workspace import Endpoint
@@ -88,7 +89,7 @@ def storage(settings: Settings) -> Iterator[Finding]:
         yield Finding("storage", Health.FAIL, f"{folder}: {error}", "give the service's user the right to write there")
         return
     present = [table.name for table in tables.ALL if store.home(table).version() is not None]
-    sentence = f"{folder}: {len(present)} of {len(tables.ALL)} tables"
+    sentence = f"{folder}: {len(present)} of {counted(len(tables.ALL), 'table')}"
     fix = "" if present else "`lastgood job all` makes them"
     yield Finding("storage", Health.OK if present else Health.WARN, sentence, fix)
 
@@ -101,7 +102,7 @@ def _reached(store: tables.Store) -> Iterator[Finding]:
         fix = "grant EXTERNAL USE SCHEMA, and turn external data access on in the metastore" if slow else ""
         missing = way == "not there yet"
         fix = "`lastgood job all` makes them" if missing else fix
-        sentence = f"{store.location}: {number} of {len(tables.ALL)} tables: {way}"
+        sentence = f"{store.location}: {number} of {counted(len(tables.ALL), 'table')}: {way}"
         yield Finding("storage", Health.WARN if slow or missing else Health.OK, sentence, fix)
 
 
@@ -183,7 +184,7 @@ def _endpoint(
     except LastgoodError as error:
         yield Finding(title, Health.FAIL, str(error), "check the name and the token's rights")
         return
-    versions = ", ".join(f"{e.entity_version} {endpoint.traffic.get(e.name, 0)} %" for e in endpoint.entities)
+    versions = ", ".join(f"{e.entity_version} {endpoint.traffic.get(e.name, 0)}%" for e in endpoint.entities)
     acts = settings.mode is not Mode.OBSERVE
     fine = level == "CAN_MANAGE" or not acts
     yield Finding(
@@ -197,7 +198,7 @@ def _endpoint(
             f"{title}: way back",
             Health.WARN,
             "one version only",
-            "keep the prior version at 0 %: a rollback then takes seconds",
+            "keep the prior version at 0%: a rollback then takes seconds",
         )
     table = settings.payload_table
     if not table and endpoint.payload_table:

@@ -9,6 +9,7 @@ import typer
 
 from lastgood.cli.acts import AsJson, ConfigFile, acting, console, local_name, strict_json
 from lastgood.errors import ConfigError, RefusedError
+from lastgood.record.words import counted
 from lastgood.settings import load
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _find(store: "Store", number: str) -> "Incident":
     with store.read() as tx:
         matches = [i for i in tx.incidents(limit=10_000) if i.id.startswith(number)]
     if len(matches) != 1:
-        how = "no incident begins" if not matches else f"{len(matches)} incidents begin"
+        how = "no incident begins" if not matches else f"{counted(len(matches), 'incident')} begin"
         raise RefusedError(f"{how} with {number}: `lastgood incident list --all` shows the ids")
     return matches[0]
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from lastgood.cli.acts import JsonFile, people, write_json
 from lastgood.errors import ConfigError
 from lastgood.record.verdict import Verdict
+from lastgood.record.words import counted, percent
 from lastgood.settings import load
 
 app = typer.Typer(
@@ -114,7 +115,8 @@ def calibrate(
     records = records.take(np.sort(np.argsort(records.at, kind="stable")[-newest:]))
     budget, result = 1 / policy.rollback_e, {}
     console.print(
-        f"{len(records.at):,} requests; budget {budget:.1%} false rollbacks; split {share:.0%}", highlight=False
+        f"{counted(len(records.at), 'request')}; budget {percent(budget)} false rollbacks; split {percent(share)}",
+        highlight=False,
     )
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for unit in cal.units(records):
@@ -134,8 +136,8 @@ def calibrate(
             sentence = f"over the budget; instead, either of: {other}"
             sentence = "within the budget" if ok else "too few splits to tell" if short else sentence
             console.print(
-                f"by {unit}: {rate.rollbacks} of {rate.splits} splits rolled back, {rate.rate:.2%} "
-                f"(95 %: {rate.low:.2%} to {rate.high:.2%}): {sentence}", highlight=False,
+                f"by {unit}: {rate.rollbacks} of {counted(rate.splits, 'split')} rolled back, {percent(rate.rate)} "
+                f"(95%: {percent(rate.low)} to {percent(rate.high)}): {sentence}", highlight=False,
             )  # fmt: skip
             result[unit] = {
                 "splits": rate.splits, "rollbacks": rate.rollbacks, "rate": rate.rate, "low": rate.low, "high": rate.high,
@@ -167,7 +169,7 @@ def power(
     policy, console = load(config).endpoint(endpoint).policy, people(json_file)
     given = history.traffic(table, endpoint, share) if table else pw.typical(per_minute, share, errors)
     console.print(
-        f"{given.per_minute:,.0f} requests a minute, {share:.0%} to the new version, {given.errors:.2%} fail",
+        f"{counted(given.per_minute, 'request')} a minute, {percent(share)} to the new version, {percent(given.errors)} fail",
         highlight=False,
     )
     result, curves = {}, {}

@@ -27,6 +27,7 @@ from lastgood.cli.acts import (
     strict_json,
 )
 from lastgood.errors import RefusedError
+from lastgood.record.words import counted, percent
 from lastgood.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -54,19 +55,19 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
     if as_json:
         print(strict_json({"steps": [vars(step) for step in steps], "path": [*(step.share for step in path), 100]}))
         return
-    console.print(f"{given.per_minute:,.0f} requests a minute, {given.errors:.2%} fail", highlight=False)
+    console.print(f"{counted(given.per_minute, 'request')} a minute, {percent(given.errors)} fail", highlight=False)
     for step in steps:
         times = [
             f"{v:.0f} min" if v < float("inf") else "not in time" for v in (step.errors_minutes, step.latency_minutes)
         ]
-        failures = f"{power.worse_rate(given, policy):.1%} failures"
+        failures = f"{percent(power.worse_rate(given, policy))} failures"
         mark = "  (policy)" if step.share in policy.promote_shares else ""
         console.print(
-            f"{step.share:>3} %: {failures} {times[0]}, latency x1.3 {times[1]}, {step.harmed:,.0f} requests until then{mark}",
+            f"{step.share:>3}%: {failures} {times[0]}, latency x1.3 {times[1]}, {counted(step.harmed, 'request')} until then{mark}",
             highlight=False,
         )
-    shown = " -> ".join(f"{step.share} % for {min(step.minutes, patience):.0f} min" for step in path)
-    console.print(f"fastest path that detects: {shown} -> 100 %", highlight=False)
+    shown = " -> ".join(f"{step.share}% for {min(step.minutes, patience):.0f} min" for step in path)
+    console.print(f"fastest path that detects: {shown} -> 100%", highlight=False)
 
 
 def _scores(settings: Settings, endpoint: str, clients: ExitStack) -> "Scores | None":

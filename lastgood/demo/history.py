@@ -6,6 +6,7 @@ from week to week; labels come days later), `travel-agent` (an agent with tools)
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,9 +96,10 @@ class History:
             for table, rows in made.items():
                 put(self.store, ALL[table], rows)
         put(self.store, tables.DEPLOYMENTS, self._deployments())
-        put(self.store, tables.DRIFT, self._drift(rng))
-        asked = list(self._asked(rng))
-        put(self.store, tables.SAMPLES, (row["sample"] for row in asked if row["sample"]))
+        compared, asked = list(self._drift(rng)), list(self._asked(rng))
+        samples = [row["sample"] for row in asked if row["sample"]]
+        put(self.store, tables.DRIFT, self._numbered(compared, samples))
+        put(self.store, tables.SAMPLES, samples)
         put(self.store, tables.REQUESTS, (row["request"] for row in asked if row["request"]))
         put(self.store, tables.SCORES, (score for row in asked for score in row["scores"]))
         put(self.store, tables.AGENT_WINDOWS, self._agents(rng))
@@ -291,9 +293,25 @@ class History:
                     distance = abs(0.02 + moved * max(0.0, (24 - n) / 24) + float(rng.normal(0, 0.008)))
                     low = max(0.0, distance - 0.03)
                     yield {"endpoint": endpoint.name, "model_version": version, "against": "reference", "kind": kind, "column": column, "computed_at": at,
-                           "n_current": 190, "n_reference": 192, "distance": distance, "low": low, "drifted": low > 0.1, "reference": "last week",
+                           "distance": distance, "low": low, "drifted": low > 0.1, "reference": "last week",
                            "method": "jensen-shannon", "p": 0.001 if low > 0.1 else 0.6,
                            "evidently_method": "Wasserstein distance (normed)", "evidently_score": distance, "evidently_drifted": distance > 0.1}  # fmt: skip
+
+    def _numbered(self, compared: Sequence[dict[str, Any]], samples: Sequence[Mapping[str, Any]]) -> Rows:
+        """Comparisons with the numbers of values behind them: a day's of the version, and of all versions a week before."""
+        moments: dict[tuple[str, str | None], list[datetime]] = {}
+        for sample in sorted(samples, key=lambda sample: sample["requested_at"]):
+            for version in (sample["model_version"], None):
+                moments.setdefault((sample["endpoint"], version), []).append(sample["requested_at"])
+        first = {version.name: self.now - version.first * DAY for made in STORY for version in made.versions}
+        for row in compared:
+            end, begin = row["computed_at"], max(row["computed_at"] - DAY, first[row["model_version"]])
+
+            def within(version: str | None, back: timedelta, row: Any = row, begin: Any = begin, end: Any = end) -> int:
+                at = moments.get((row["endpoint"], version), [])
+                return bisect_right(at, end - back) - bisect_left(at, begin - back)
+
+            yield {**row, "n_current": within(row["model_version"], timedelta()), "n_reference": within(None, 7 * DAY)}
 
     def _agents(self, rng: np.random.Generator) -> Rows:
         for start, version, runs in self._runs_of_agent(rng):

@@ -1,6 +1,7 @@
 """The story of the demo: start every part, serve a bad version, see it noticed and rolled back, tell how it ended."""
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from lastgood.demo.watch import Watch
 from lastgood.errors import ConfigError, LastgoodError, TransientError
 from lastgood.jobs.spark import fetch_jars, java_home
 from lastgood.record.verdict import State
+from lastgood.record.words import counted
 from lastgood.settings import Mode, WorkspaceSettings
 from lastgood.tables import delta
 from lastgood.workspace.databricks import connect
@@ -162,6 +164,8 @@ class Demo:
         self.traffic = Traffic(
             self.url, self.token, int(addresses["grpc"]), self.options.seed, trace=self.options.trace
         )
+        # the story ends before its traffic where a person interrupts it: that the receiver is gone is no news then
+        stack.callback(logging.getLogger("opentelemetry").setLevel, logging.CRITICAL)
 
     # the story
 
@@ -278,7 +282,11 @@ class Demo:
 
     def _show(self, step: str) -> None:
         title = f"fault {self.options.fault}, mode {self.options.mode}"
-        sent = f"{self.traffic.sent} requests sent, {self.traffic.failed} failed" if self.traffic else "starting"
+        sent = (
+            f"{counted(self.traffic.sent, 'request')} sent, {self.traffic.failed} failed"
+            if self.traffic
+            else "starting"
+        )
         self.live.update(self.watch.view(step, title, BAD, sent))
 
     def _until(self, step: str, done: Callable[[], bool], timeout_s: float) -> bool:
@@ -350,7 +358,9 @@ class Demo:
         title = f"Lastgood demo: {self.options.fault}"
         report.write_text(self.watch.page(title, self._headline(), BAD, self.outcome))
         self.outcome |= {"report": str(report), "wall_s": round(time.monotonic() - self.watch.started, 1)}
-        last = self.watch.view("report", "", BAD, f"{self.traffic.sent} requests sent, {self.traffic.failed} failed")
+        last = self.watch.view(
+            "report", "", BAD, f"{counted(self.traffic.sent, 'request')} sent, {self.traffic.failed} failed"
+        )
         self.live.stop()
         self.console.print(last)
         self.console.print(f"{self._headline()}\nreport: {report}", soft_wrap=True)

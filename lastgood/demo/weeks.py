@@ -21,6 +21,7 @@ from lastgood.collectors.otlp.asgi import bind
 from lastgood.demo.history import History, plain_version
 from lastgood.errors import ConfigError, TransientError
 from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.words import counted
 from lastgood.service.serve import controller, pages
 from lastgood.settings import load
 from lastgood.tables.fleet import Fleet
@@ -80,7 +81,7 @@ class Weeks:
 
     def serve(self, port: int, say: Callable[[str], None]) -> None:
         """Show the pages on loopback until a signal; `say` gets their address."""
-        say(f"Making {self.days} days of {self.endpoints} endpoints ...")
+        say(f"Making {counted(self.days, 'day')} of {counted(self.endpoints, 'endpoint')} ...")
         with self.made() as app:
             server, sockets, number = bind(app, "127.0.0.1", port)
             say(f"Made-up history: http://127.0.0.1:{number}/ (Ctrl-C ends it)")
@@ -107,14 +108,14 @@ def state(acts: Controller, now: datetime, plain: int) -> None:
     """Verdicts on every endpoint, an incident that ended in a rollback weeks ago, and one that is open."""
     hour = timedelta(hours=1)
     finding = Finding(
-        "errors", "6.1 % of requests of version 8 fail, 0.4 % of version 7", 240_000.0, 15.2, 12.1, 19.0, 0.061, 0.004
+        "errors", "6.1% of requests of version 8 fail, 0.4% of version 7", 240_000.0, 15.2, 12.1, 19.0, 0.061, 0.004
     )
     figures = {
         "new": {"p95_ms": 602.0, "error_rate": 0.061, "bad_answers": 0.011, "tokens_out": 166.0, "requests": 2110.0},
         "prior": {"p95_ms": 590.0, "error_rate": 0.004, "bad_answers": 0.010, "tokens_out": 165.0, "requests": 6340.0},
         "trail": {"faults": {"new": {"model": 98, "limit": 31}}, "requesters_hit": 61},
     }  # fmt: skip
-    bad = Verdict("support-chat", "8", "7", State.ROLL_BACK, "version 8 fails more often than 7: 6.1 % against 0.4 %", now - hour / 5, now - 2 * hour, 24e4,
+    bad = Verdict("support-chat", "8", "7", State.ROLL_BACK, "version 8 fails more often than 7: 6.1% against 0.4%", now - hour / 5, now - 2 * hour, 24e4,
                   (finding,), (), figures)  # fmt: skip
     slow = Finding("latency", "p95 is 2.1 times as slow", 9000.0, 2.1, 1.9, 2.4, 0.31, 0.05)
     old = Verdict("support-chat", "6", "5", State.ROLL_BACK, "version 6 is slower than 5: p95 1,260 ms against 590 ms", now - 29 * 24 * hour,
@@ -129,9 +130,9 @@ def state(acts: Controller, now: datetime, plain: int) -> None:
             "2 of 5 columns drift, and labels say that version 12 is right less often",
             now,
         ),
-        Verdict("travel-agent", "4", "3", State.HEALTHY, "as good as version 3, to within 5 %", now),
-        Verdict("search-rank", "23", "22", State.HEALTHY, "as good as version 22, to within 5 %", now),
-        Verdict("translate", "3", "2", State.PAGE, "5.5 % of answers of version 3 are bad, 1.0 % of version 2", now),
+        Verdict("travel-agent", "4", "3", State.HEALTHY, "as good as version 3, to within 5%", now),
+        Verdict("search-rank", "23", "22", State.HEALTHY, "as good as version 22, to within 5%", now),
+        Verdict("translate", "3", "2", State.PAGE, "5.5% of answers of version 3 are bad, 1.0% of version 2", now),
         Verdict("summarize", "1", None, State.INCONCLUSIVE, "no request for three days", now),
     ]
     usual = (State.HEALTHY, State.HEALTHY, State.HEALTHY, State.HEALTHY, State.INCONCLUSIVE, State.WATCH)

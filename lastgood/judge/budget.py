@@ -1,13 +1,13 @@
 """How a version's false-rollback budget is shared out (pure): which judge, since when, and how strong its evidence must be.
 
-The policy's budget (1 %: `rollback_e` of 100) is for one version over 30 days, and is renewed every 30 days it goes on serving. It counts
+The policy's budget (1%: `rollback_e` of 100) is for one version over 30 days, and is renewed every 30 days it goes on serving. It counts
 from the newest deployment, which the ledger of configurations knows, so it is the same after a restart and on every replica:
 
     the scheduled judge has three quarters, the live judge one quarter;
     of each, half is for the first two epochs (a day each; an hour each, live), the other half is spread evenly over all later ones;
-    of a live epoch, the first history has 80 %; a restart or a second replica begins another one, and these share the rest, each half of
+    of a live epoch, the first history has 80%; a restart or a second replica begins another one, and these share the rest, each half of
     what the one before it had;
-    the first try of a version has 90 %, later tries share the rest in the same way.
+    the first try of a version has 90%, later tries share the rest in the same way.
 
 Every epoch looks at its own and the epoch before, so late evidence is never cut off at an edge.
 """

@@ -19,7 +19,7 @@ TOLERANCES = ((1.4, 0.12), (1.6, 0.15), (1.8, 0.2), (2.2, 0.25), (3.0, 0.35))
 
 @dataclass(frozen=True)
 class Rate:
-    """False rollbacks among splits, with the 95 % Clopper-Pearson limits."""
+    """False rollbacks among splits, with the 95% Clopper-Pearson limits."""
 
     splits: int
     rollbacks: int

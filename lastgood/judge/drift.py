@@ -1,6 +1,6 @@
 """How far apart two samples of a column are, with a confidence limit (pure).
 
-Tolerance, not significance: a column drifted when the lower 95 % limit of the Jensen-Shannon distance is above what
+Tolerance, not significance: a column drifted when the lower 95% limit of the Jensen-Shannon distance is above what
 matters in practice, so the answer does not depend on the number of rows. The limit comes from a delete-one-block
 jackknife over time blocks, which allows for autocorrelated traffic (Kuensch 1989).
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 from lastgood.judge.streams import CHANGE
 from lastgood.record.verdict import Verdict
+from lastgood.record.words import counted, percent
 
 COLUMNS = ("metric", "new", "prior", "e-value", "share", "counts as", "what would change it")
 
@@ -41,14 +42,16 @@ def _row(metric: str, stream: Mapping[str, Any], e: float, share: float, trail: 
         return metric, _count(stream["new"]), _count(stream["prior"]), _e(e), "-", "a change: watched at most", ""
     counts = _e(sound) if sound is not None else _e(e)
     change = "; ".join(doubts) or (
-        f"{float(trail['threshold']) / max(e, 1e-300):,.0f} times as much rolls back" if "threshold" in trail else ""
+        f"{counted(float(trail['threshold']) / max(e, 1e-300), 'time')} as much rolls back"
+        if "threshold" in trail
+        else ""
     )
-    return metric, _count(stream["new"]), _count(stream["prior"]), _e(e), f"{share:.0%}", counts, change
+    return metric, _count(stream["new"]), _count(stream["prior"]), _e(e), percent(share), counts, change
 
 
 def _count(pair: Any) -> str:
     seen, bad = pair
-    return f"{bad:,.0f} of {seen:,.0f} ({bad / seen:.2%})" if seen else "-"
+    return f"{bad:,.0f} of {seen:,.0f} ({percent(bad / seen)})" if seen else "-"
 
 
 def _e(value: float) -> str:
@@ -65,7 +68,7 @@ def _lines(verdict: Verdict, trail: Mapping[str, Any]) -> list[str]:
             f"{_e(trail['threshold'])} (try {trail.get('attempt', 1)} of this version); {trail.get('blocks', 0)} blocks of requests"
         )
     for why, count in trail.get("left_out", {}).items():
-        lines.append(f"{count} windows left out: {why}")
+        lines.append(f"{counted(count, 'window')} left out: {why}")
     for side in ("new", "prior"):
         faults = trail.get("faults", {}).get(side) or {}
         if faults:

@@ -10,6 +10,7 @@ from lastgood.judge.look import Look
 from lastgood.judge.usual import MISSED, since
 from lastgood.record.fault import FAULTS, Fault
 from lastgood.record.verdict import Finding, State
+from lastgood.record.words import counted, percent
 
 SLO_E, STALE_SHARE = 100.0, 0.5
 MOST = 0.5
@@ -31,10 +32,10 @@ def missing(look: Look) -> str | None:
     if age > LATELY_S and (hoped := _hoped_since(look)) >= LEAST_MISSING:
         return f"{_none_since(look, hoped)}: they hang, or their telemetry is late"
     if age > look.policy.max_evidence_age_s:
-        return f"the newest telemetry is {age / 60:.0f} minutes old: nobody is judged on old evidence"
+        return f"the newest telemetry is {counted(age / 60, 'minute')} old: nobody is judged on old evidence"
     share = look.evidence.completeness
     if share is not None and share < look.policy.min_completeness:
-        return f"only {share:.0%} of the expected telemetry has arrived"
+        return f"only {percent(share)} of the expected telemetry has arrived"
     return None
 
 
@@ -104,7 +105,7 @@ def vetoes(look: Look) -> list[str]:
     if not policy.rollback_without_requesters and not trail.known[look.t, 0]:
         reasons.append("nothing says who sent the requests, and the policy asks for it")
     if look.windows < policy.min_windows:
-        reasons.append(f"fewer than {policy.min_windows} windows seen")
+        reasons.append(f"fewer than {counted(policy.min_windows, 'window')} seen")
     return reasons
 
 
@@ -119,7 +120,7 @@ def _too_few(look: Look) -> list[str]:
     kinds = look.policy.rollback_faults if metric == "errors" else (Fault.CLIENT,)
     who = look.case.who_failed(kinds)[look.t]
     wanted = min(look.policy.min_requesters, int(look.case.callers_so_far[look.t]))
-    return reasons + ([f"only {who:.0f} requesters have seen it fail"] if who < wanted else [])
+    return reasons + ([f"only {counted(who, 'requester')} have seen it fail"] if who < wanted else [])
 
 
 def drifted_for_both(look: Look) -> set[str]:
@@ -142,9 +143,7 @@ def others(look: Look) -> list[Finding]:
         share = look.stale_share(arm)
         if share is not None and share > STALE_SHARE:
             minutes = policy.feature_age_limit_ms / 60_000
-            sentence = (
-                f"{share:.0%} of version {label}'s newest requests used features older than {minutes:.0f} minutes"
-            )
+            sentence = f"{percent(share)} of version {label}'s newest requests used features older than {counted(minutes, 'minute')}"
             reasons.append(Finding("freshness", sentence, new_rate=share))
     inputs = sorted(drifted_for_both(look))
     if inputs:
@@ -185,9 +184,7 @@ def _objective(look: Look) -> list[Finding]:
     rows = slice(int(cols.index(began)), look.t + 1)
     failed = look.trail.blocks["errors"].x[rows, :, 1, 0].sum()
     rate = float(failed / max(1.0, cols.n[rows, :, 1].sum()))
-    sentence = (
-        f"{rate:.1%} of version {look.evidence.candidate}'s requests fail, the objective is {look.policy.error_slo:.1%}"
-    )
+    sentence = f"{percent(rate)} of version {look.evidence.candidate}'s requests fail, the objective is {percent(look.policy.error_slo)}"
     return [Finding("error SLO", sentence, e, new_rate=rate)]
 
 
@@ -200,7 +197,7 @@ def _split(look: Look) -> list[Finding]:
     if look.case.off_plan[t]:
         seen, expected, _ = look.case.planned
         got, plan = seen[t, 1] / seen[t].sum(), expected[t] / seen[t].sum()
-        sentence = f"version {candidate} was planned {plan:.0%} of the traffic and got {got:.0%}"
+        sentence = f"version {candidate} was planned {percent(plan)} of the traffic and got {percent(got)}"
         findings.append(Finding("split", sentence, new_rate=float(got)))
         new = expected[t] - expected[a]
         wanted, least = prior * new / max(seen[t].sum() - seen[a].sum() - new, 1e-9), 0.5
@@ -209,7 +206,10 @@ def _split(look: Look) -> list[Finding]:
     else:
         return findings
     if wanted >= LEAST_MISSING and arrived < wanted * least:
-        sentence = f"version {candidate} shows {arrived:.0f} of {wanted:.0f} requests that it should have served lately: they hang, fail unseen or are lost"
+        sentence = (
+            f"version {candidate} shows {arrived:.0f} of {counted(wanted, 'request')} that it should have served lately: "
+            "they hang, fail unseen or are lost"
+        )
         findings.insert(0, Finding("missing requests", sentence, new_rate=float(arrived / wanted)))
     return findings
 
@@ -226,7 +226,7 @@ def _history(look: Look) -> list[Finding]:
         if metric == "errors":
             rows = slice(int(cols.index(since)), look.t + 1)
             rate = float(look.trail.blocks["errors"].x[rows, :, 1, 0].sum() / max(1.0, cols.n[rows, :, 1].sum()))
-            sentence = f"{rate:.1%} of {candidate}'s requests fail"
+            sentence = f"{percent(rate)} of {candidate}'s requests fail"
         else:
             rate = (look.quantile(metric, 1, 0.9, since) or (math.nan,))[0]
             sentence = f"{candidate} has p90 {'to the first token ' if metric == 'ttft' else ''}{rate:.0f} ms"
@@ -237,7 +237,7 @@ def _history(look: Look) -> list[Finding]:
     arrived, hoped, span = (float(part[look.t]) for part in look.case.missed)
     if hoped and arrived < hoped * MISSED:
         sentence = (
-            f"{arrived:.0f} requests in {span / 60:.0f} minutes, and there never were fewer than {hoped:.0f} at this hour of earlier "
+            f"{counted(arrived, 'request')} in {counted(span / 60, 'minute')}, and there never were fewer than {hoped:.0f} at this hour of earlier "
             "weeks: they hang or do not come"
         )
         findings.append(Finding("missing requests", sentence, new_rate=arrived / hoped))
@@ -246,11 +246,11 @@ def _history(look: Look) -> list[Finding]:
 
 def _own_count(look: Look) -> list[Finding]:
     """Requests that the endpoint's own metrics counted and nobody saw end."""
-    counted, seen = look.evidence.own_requests or (0.0, 0.0)
-    if counted < LEAST_MISSING or seen >= counted / 2:
+    reported, seen = look.evidence.own_requests or (0.0, 0.0)
+    if reported < LEAST_MISSING or seen >= reported / 2:
         return []
-    sentence = f"the endpoint counted {counted:.0f} requests lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
-    return [Finding("missing requests", sentence, new_rate=seen / counted)]
+    sentence = f"the endpoint counted {counted(reported, 'request')} lately and {seen:.0f} were seen: they hang, or their telemetry is lost"
+    return [Finding("missing requests", sentence, new_rate=seen / reported)]
 
 
 def _hoped_since(look: Look) -> float:
@@ -281,7 +281,7 @@ def _none_came(look: Look) -> list[Finding]:
     if unseen < LEAST_MISSING:
         return []
     sentence = (
-        f"version {look.evidence.candidate} shows none of the {unseen:.0f} requests that it should have served since it was deployed: they "
+        f"version {look.evidence.candidate} shows none of the {counted(unseen, 'request')} that it should have served since it was deployed: they "
         "hang, fail unseen or are lost"
     )
     return [Finding("missing requests", sentence, new_rate=0.0)]
@@ -307,7 +307,5 @@ def _unanswered(look: Look) -> list[Finding]:
     if not general:
         return []
     kinds = ", ".join(str(FAULTS[i]) for i in np.argsort(-by_fault) if by_fault[i] >= 0.1 * by_fault.sum())
-    sentence = (
-        f"{share:.0%} of version {look.evidence.candidate}'s requests lately got no answer ({kinds}), of most who ask"
-    )
+    sentence = f"{percent(share)} of version {look.evidence.candidate}'s requests lately got no answer ({kinds}), of most who ask"
     return [Finding("unanswered requests", sentence, new_rate=share)]

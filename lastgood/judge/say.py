@@ -10,6 +10,7 @@ from lastgood.judge.look import Look
 from lastgood.judge.streams import CHANGE, Stream
 from lastgood.record.agents import LOOPS, TOOLS
 from lastgood.record.verdict import Finding, State
+from lastgood.record.words import counted, percent
 
 COMPARED = ("errors", "client", "latency", "ttft", "quality", "scores", "length", "pace", "limit", "content")
 _VERBS = {
@@ -63,13 +64,13 @@ def _finding(look: Look, metric: str, stream: Stream, e: float) -> Finding:
         between = f" (between {low:.1f} and {high:.1f})" if ratio and low is not None and high is not None else ""
         kind = stream.name.removeprefix("errors").strip()
         verb = f"fails with {kind}" if kind and metric == "errors" else _VERBS[metric]
-        sentence = f"{new} {verb} {times}{between}: {rates[0]:.1%} against {rates[1]:.1%}"
+        sentence = f"{new} {verb} {times}{between}: {percent(rates[0])} against {percent(rates[1])}"
     return Finding(metric, sentence, e, ratio, low, high, float(rates[0]), float(rates[1]))
 
 
 def _score(name: str, new: str, old: str, means: tuple[float, float]) -> str:
     """A sentence on a mean score; of what agents do, on what was counted."""
-    failing, prior = (f"{1 - mean:.1%}" for mean in means)
+    failing, prior = (percent(1 - mean) for mean in means)
     if name == TOOLS:
         return f"{new} has {failing} of a run's tool calls fail against {prior} of {old} (mean over runs)"
     if name == LOOPS:
@@ -82,7 +83,7 @@ def _how_often(new: float, prior: float) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def _since_onset(look: Look, stream: Stream) -> tuple[float | None, float | None, float | None, tuple[float, float]]:
@@ -105,12 +106,12 @@ def reason(look: Look, state: State, findings: Sequence[Finding], vetoes: Sequen
     """One sentence with figures."""
     evidence, requests = look.evidence, look.served[0]
     if state is State.HEALTHY:
-        return f"version {evidence.candidate} is no worse than {evidence.prior} after {requests:.0f} requests"
+        return f"version {evidence.candidate} is no worse than {evidence.prior} after {counted(requests, 'request')}"
     first = _leading(look, state, findings)
     if state is State.INCONCLUSIVE or first is None:
         against = f" against {evidence.prior}" if evidence.prior else ", and no prior version to compare with"
-        left = "; ".join(f"{count} windows left out: {why}" for why, count in look.left_out.items())
-        return f"not enough evidence yet: {requests:.0f} requests of version {evidence.candidate}{against}" + (
+        left = "; ".join(f"{counted(count, 'window')} left out: {why}" for why, count in look.left_out.items())
+        return f"not enough evidence yet: {counted(requests, 'request')} of version {evidence.candidate}{against}" + (
             f" ({left})" if left else ""
         )
     sentence = first.sentence
@@ -159,7 +160,7 @@ def outlook(look: Look, state: State) -> str:
     needed = _minutes_for_double(look)
     if needed is None:
         return ""
-    return f"a doubling of errors would take about {needed:,.0f} minutes to be seen at this traffic"
+    return f"a doubling of errors would take about {counted(needed, 'minute')} to be seen at this traffic"
 
 
 def _minutes_to(look: Look, back: int = 10) -> float | None:

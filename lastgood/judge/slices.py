@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lastgood.judge import eprocess
+from lastgood.record.words import percent
 
 ALPHA = 0.01
 SINGLE = 0.6
@@ -59,9 +60,9 @@ class Slice:
     def sentence(self) -> str:
         """In words, to stand first."""
         where = ", ".join(f"{_short(name)} {_short(value)}" for name, value in self.where.items())
-        rates = " against ".join(f"{bad / seen:.1%}" for bad, seen in (self.new, self.prior))
+        rates = " against ".join(percent(bad / seen) for bad, seen in (self.new, self.prior))
         head = "Only" if self.only else "Most of all"
-        return f"{head} {where} ({self.share:.1%} of the requests): {rates} fail"
+        return f"{head} {where} ({percent(self.share)} of the requests): {rates} fail"
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,7 @@ AnswerFlag = Literal[
 FLAGS: tuple[AnswerFlag, ...] = get_args(AnswerFlag)
 """In the order of their bits. `toxic` is looked for only where words are given."""
 PROVEN: frozenset[AnswerFlag] = frozenset(FLAGS)
-"""Flags that make an answer bad: of the labelled answers that they name (`python -m benchmarks.flags`) at least 95 % have the fault.
+"""Flags that make an answer bad: of the labelled answers that they name (`python -m benchmarks.flags`) at least 95% have the fault.
 The others are counted and shown; a test compares."""
 
 

@@ -35,8 +35,8 @@ DEFINITIONS = (
     Definition("burn", "Error budget burn", "error rate / `error_slo`", "no requests: not shown", "test_rules"),
     Definition(
         "latency", "Latency p50, p95, p99",
-        "the smallest bucket below which lies the share q of Σ w of all requests with a latency, failed ones too; buckets are 2 % wide, so "
-        "it is off by less than 1 %",
+        "the smallest bucket below which lies the share q of Σ w of all requests with a latency, failed ones too; buckets are 2% wide, so "
+        "it is off by less than 1%",
         "a request without a latency is not in it",
         "test_windows",
     ),

@@ -5,24 +5,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lastgood.record.windows import Counts, above, bucket, merge, middle, quantile
+from lastgood.record.words import percent
 
 Value = float | None
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`of` computes the figure from merged counts; None where they do not say. `form` shows it to people."""
+    """`of` computes the figure from merged counts; None where they do not say. `form` shows it to people; a share is shown as all shares are."""
 
     name: str
     label: str
     unit: str
     doc: str
     of: Callable[[Counts], Value]
-    form: str = "{:.0f}"
+    form: str = "{:,.0f}"
     scale: float = 1.0
 
     def show(self, value: Value) -> str:
         """The value for people, '-' for unknown."""
+        if self.unit == "share":
+            return percent(value)
         return "-" if value is None else self.form.format(value * self.scale)
 
 
@@ -66,7 +69,7 @@ def error_classes(counts: Counts) -> dict[str, float]:
 
 
 def stale_share(counts: Counts, limit_ms: float) -> Value:
-    """Share of requests of known feature age whose features were older than the limit (to the bucket: 2 %)."""
+    """Share of requests of known feature age whose features were older than the limit (to the bucket: 2%)."""
     return _share(above(counts.feature_age, bucket(limit_ms)), math.fsum(counts.feature_age.values()))
 
 
@@ -78,22 +81,21 @@ CATALOGUE = (
         "share",
         "requests with an error code / requests",
         lambda c: _share(c.failed, c.requests),
-        "{:.1%}",
     ),
-    Metric("p50_ms", "p50", "ms", "median latency", _latency(0.50), "{:.0f} ms"),
-    Metric("p90_ms", "p90", "ms", "90th percentile of latency", _latency(0.90), "{:.0f} ms"),
-    Metric("p95_ms", "p95", "ms", "95th percentile of latency", _latency(0.95), "{:.0f} ms"),
-    Metric("p99_ms", "p99", "ms", "99th percentile of latency", _latency(0.99), "{:.0f} ms"),
+    Metric("p50_ms", "p50", "ms", "median latency", _latency(0.50), "{:,.0f} ms"),
+    Metric("p90_ms", "p90", "ms", "90th percentile of latency", _latency(0.90), "{:,.0f} ms"),
+    Metric("p95_ms", "p95", "ms", "95th percentile of latency", _latency(0.95), "{:,.0f} ms"),
+    Metric("p99_ms", "p99", "ms", "99th percentile of latency", _latency(0.99), "{:,.0f} ms"),
     Metric(
         "ttft_p50_ms",
         "first token p50",
         "ms",
         "median time to first token",
         lambda c: quantile(c.ttft, 0.5),
-        "{:.0f} ms",
+        "{:,.0f} ms",
     ),
     Metric(
-        "ttft_p99_ms", "first token p99", "ms", "99th percentile of it", lambda c: quantile(c.ttft, 0.99), "{:.0f} ms"
+        "ttft_p99_ms", "first token p99", "ms", "99th percentile of it", lambda c: quantile(c.ttft, 0.99), "{:,.0f} ms"
     ),
     Metric("tokens_per_s", "tokens/s", "1/s", "generated tokens per second of serving", tokens_per_s),
     Metric("feature_age_max_ms", "feature age max", "ms", "oldest features", _age(1.0), "{:.0f} min", 1 / 60_000),
@@ -103,7 +105,7 @@ CATALOGUE = (
         "ms",
         "95th percentile of time to first token",
         lambda c: quantile(c.ttft, 0.95),
-        "{:.0f} ms",
+        "{:,.0f} ms",
     ),
     Metric(
         "tokens_in",
@@ -125,7 +127,6 @@ CATALOGUE = (
         "share",
         "successful answers with a bad flag / answers looked at",
         lambda c: _share(c.quality.get("bad", 0.0), c.quality.get("answers", 0.0)),
-        "{:.1%}",
     ),
     Metric(
         "feature_age_p50_ms", "feature age p50", "ms", "median age of features", _age(0.5), "{:.0f} min", 1 / 60_000

@@ -31,7 +31,7 @@ class Finding:
     """One thing the judge looked at.
 
     `e_value`: evidence against "the new version is no worse than the tolerance" (1 = none; 100 means that a
-    healthy version shows this much with a chance of at most 1 in 100). `ratio` (low..high, 95 %) compares the
+    healthy version shows this much with a chance of at most 1 in 100). `ratio` (low..high, 95%) compares the
     new version's rate of bad requests with the prior version's. Rates are shares of requests, 0-1.
     """
 

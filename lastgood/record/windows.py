@@ -2,7 +2,7 @@
 
 Buckets are logarithmic with a fixed growth, so a histogram is {bucket index: weight}; the sum of two histograms is the
 histogram of both. A value v > 0 falls into bucket floor(log(v) / log(GROWTH)); a bucket is reported as its
-geometric middle, so a quantile is off by at most sqrt(GROWTH) - 1 < 1 % (relative). 0 and below: bucket ZERO.
+geometric middle, so a quantile is off by at most sqrt(GROWTH) - 1 < 1% (relative). 0 and below: bucket ZERO.
 Source of the method: Masson, Rim, Lee, "DDSketch", VLDB 2019.
 """
 

@@ -111,7 +111,7 @@ def known(name: str, rebuild: bool) -> None:
     """Errors: ConfigError where there is no such job (or, to `rebuild`, none that has a range of time)."""
     if name not in JOBS:
         near = get_close_matches(name, JOBS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"no job {name!r}{hint} There are {', '.join(JOBS)} and all.")
     if rebuild and name not in REBUILT:
         raise ConfigError(f"job {name} has no range to rebuild; --backfill is for {', '.join(REBUILT)}")

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from lastgood.record.words import counted
+
 REASONS = (
     "workspace", "endpoints", "verdicts", "jobs", "messages", "verdict_refused", "decisions", "calendar", "anchor", "source",
 )  # fmt: skip
@@ -67,7 +69,7 @@ def problems(facts: Facts) -> dict[str, str]:
 
 
 def _minutes(span: timedelta) -> str:
-    return f"{span.total_seconds() / 60:.0f} minutes"
+    return counted(span.total_seconds() / 60, "minute")
 
 
 def _some(parts: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from lastgood.errors import ConfigError, DeniedError, GoneError
-from lastgood.record.telemetry import spark_columns
+from lastgood.record.telemetry import Field, spark_columns
 from lastgood.tables.delta import Located
 from lastgood.tables.homes import CHECK_S, App, Filters, ObjectTable, TableHome
 from lastgood.tables.names import literal, parts, quoted, quoted_part
@@ -181,6 +181,7 @@ class CatalogTable:
     options: Mapping[str, str] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    fields: Sequence[Field] = ()
     _entry: Entry | None = None
     _looked_at: float = 0.0
     _leases: dict[bool, tuple[Lease, float]] = field(default_factory=dict, repr=False)
@@ -189,7 +190,7 @@ class CatalogTable:
     _lock: Any = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
-        self._stored = ObjectTable(self._place, self._renew, self.clock)
+        self._stored = ObjectTable(self._place, self._renew, self.clock, self.fields)
         self._warehouse = WarehouseTable(self.name, self.catalog, self.clock)
 
     # where it is

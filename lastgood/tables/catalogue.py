@@ -419,11 +419,11 @@ DRIFT = Table(
             "double",
             "Jensen-Shannon distance (base 2), 0-1, corrected for sample size",
         ),
-        Field("low", "double", "lower 95 % limit of distance (block jackknife)"),
+        Field("low", "double", "lower 95% limit of distance (block jackknife)"),
         Field(
             "drifted",
             "boolean",
-            "above the policy's drift limit, false discoveries among a report's columns at most 5 %",
+            "above the policy's drift limit, false discoveries among a report's columns at most 5%",
         ),
         Field("evidently_method", "string", "Evidently's own choice of method"),
         Field("evidently_score", "double", "Evidently's score by that method"),

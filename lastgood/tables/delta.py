@@ -23,6 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from lastgood.errors import ConfigError, CorruptError, TransientError
+from lastgood.record import telemetry
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -233,23 +234,33 @@ def read(
     columns: Sequence[str] | None = None,
     filters: list[tuple[str, str, object]] | None = None,
     version: int | None = None,
+    fields: Sequence[telemetry.Field] = (),
 ) -> pa.Table:
-    """The table's rows (as of a version); an empty table without columns when there is no Delta table (yet)."""
+    """The table's rows (as of a version); an empty table without columns when there is no Delta table (yet). `fields`: see `rows_of`."""
     try:
         with _storage_errors(where):
-            return rows_of(open_table(where, version), where, columns, filters)
+            return rows_of(open_table(where, version), where, columns, filters, fields)
     except TableNotFoundError:
         return pa.table({})
 
 
 def rows_of(
-    table: DeltaTable, where: Where, columns: Sequence[str] | None, filters: list[tuple[str, str, object]] | None
+    table: DeltaTable,
+    where: Where,
+    columns: Sequence[str] | None,
+    filters: list[tuple[str, str, object]] | None,
+    fields: Sequence[telemetry.Field] = (),
 ) -> pa.Table:
-    """The rows of an opened table."""
+    """The rows of an opened table. `fields`: those that the table should have; one that it does not have yet is null (`Store.ensure` adds it)."""
     # delta-rs' own file system is Python: a reading thread of Arrow's that lets go of it while the process ends aborts the process
     # ("terminate called without an active exception", 2 of 40 processes that end right after reading on a busy machine).
     local = None if is_remote(where) else pyarrow.fs.SubTreeFileSystem(str(where), pyarrow.fs.LocalFileSystem())
-    return table.to_pyarrow_table(columns=list(columns) if columns else None, filters=filters, filesystem=local)
+    rows = table.to_pyarrow_dataset(filesystem=local)
+    newer = [field.arrow for field in fields if field.name not in rows.schema.names]
+    if newer:
+        rows = rows.replace_schema(pa.schema([*rows.schema, *newer]))
+    wanted = pq.filters_to_expression(filters) if filters else None
+    return rows.to_table(columns=list(columns) if columns else None, filter=wanted)
 
 
 def files(path: str | Path) -> list[Path]:

@@ -114,6 +114,13 @@ def by_stratum(read: Windows) -> list[Counts]:
     ]  # fmt: skip
 
 
+def begin(store: tables.Store, endpoint: str = "") -> datetime | None:
+    """The day of the oldest window that is kept, of an endpoint or of all; None where no day is counted yet."""
+    wanted: Any = [("endpoint", "=", endpoint)] if endpoint else None
+    rows = store.home(tables.WINDOWS_DAY).read(["window_start"], wanted)
+    return utc(pc.min(rows["window_start"]).as_py()) if rows.num_rows else None
+
+
 def _sums(rows: pa.Table, name: str, *more: str) -> Any:
     return sums(rows, name, ("model_version", "step", *more)) if rows.num_rows else ()
 

@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaProtocolError, TableNotFoundError
 
 from lastgood.errors import DeniedError, TransientError
+from lastgood.record.telemetry import Field
 from lastgood.tables import delta
 from lastgood.tables.delta import Located
 
@@ -69,9 +70,10 @@ class TableHome(Protocol):
 
 @dataclass(frozen=True)
 class FolderTable:
-    """A table in a folder of this machine: opened anew at every call."""
+    """A table in a folder of this machine: opened anew at every call. `fields`: see `delta.rows_of`."""
 
     path: str
+    fields: Sequence[Field] = ()
 
     def version(self) -> int | None:
         return delta.version(self.path)
@@ -82,7 +84,7 @@ class FolderTable:
     def read(
         self, columns: Sequence[str] | None = None, filters: Filters = None, version: int | None = None
     ) -> pa.Table:
-        return delta.read(self.path, columns, filters, version)
+        return delta.read(self.path, columns, filters, version, self.fields)
 
     def changes(self, first: int, last: int) -> list[dict[str, Any]]:
         return delta.changes(self.path, first, last)
@@ -128,6 +130,7 @@ class ObjectTable:
     place: Callable[[bool], Located]
     renew: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
+    fields: Sequence[Field] = ()
     _held: dict[bool, _Held] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -190,7 +193,8 @@ class ObjectTable:
     ) -> pa.Table:
         def rows(located: Located, newest: DeltaTable) -> pa.Table:
             known = version is None or version == newest.version()
-            return delta.rows_of(newest if known else delta.open_table(located, version), located, columns, filters)
+            table = newest if known else delta.open_table(located, version)
+            return delta.rows_of(table, located, columns, filters, self.fields)
 
         return self._ask(rows, pa.table({}))
 

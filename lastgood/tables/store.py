@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lastgood.errors import ConfigError
 from lastgood.record import telemetry
+from lastgood.record.telemetry import Field
 from lastgood.settings import is_catalog
 from lastgood.tables import delta
 from lastgood.tables.catalog import Catalog, CatalogTable
@@ -99,7 +100,9 @@ class Store:
     catalog: Catalog | None = field(default=None, compare=False, repr=False)
     options: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     landing: str | None = field(default=None, compare=False)
-    _homes: dict[str, TableHome] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _homes: dict[tuple[str, tuple[Field, ...]], TableHome] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @property
     def in_catalog(self) -> bool:
@@ -126,23 +129,24 @@ class Store:
 
     def home(self, table: Table) -> TableHome:
         """The table's calls without Spark."""
-        return self.named(self.where(table))
+        return self.named(self.where(table), table.fields)
 
-    def named(self, where: str) -> TableHome:
-        """The calls of any table given by folder, address or catalog name. Errors: ConfigError where no workspace can be asked for a name."""
-        return self._homes.setdefault(where, self._home(where))
+    def named(self, where: str, fields: tuple[Field, ...] = ()) -> TableHome:
+        """The calls of any table given by folder, address or catalog name. `fields`: those that it should have; one that it does not have yet reads as null.
+        Errors: ConfigError where no workspace can be asked for a name."""
+        return self._homes.setdefault((where, fields), self._home(where, fields))
 
-    def _home(self, where: str) -> TableHome:
-        if where in self._homes:
-            return self._homes[where]
+    def _home(self, where: str, fields: tuple[Field, ...]) -> TableHome:
+        if (where, fields) in self._homes:
+            return self._homes[where, fields]
         if "://" in where:
             located = delta.Located(where, self.options)
-            return ObjectTable(lambda _: located)
+            return ObjectTable(lambda _: located, fields=fields)
         if is_path(where):
-            return FolderTable(where)
+            return FolderTable(where, fields)
         if self.catalog is None:
             raise ConfigError(f"{where} is a catalog name; a workspace must be named to reach it (workspace.host)")
-        return CatalogTable(where, self.catalog, self.options)
+        return CatalogTable(where, self.catalog, self.options, fields=fields)
 
     def sql(self, table: Table) -> str:
         """How SQL names the table."""

@@ -44,12 +44,12 @@ def test_what_we_write_to_unity_catalog_mlflow_reads_and_the_other_way_round(
     client = mlflow("databricks-uc")
     workspace.put_mark(RegistryMark(IN_UC, "3", {ROLLED_BACK: None}, "lastgood", True))
     assert client.get_model_version_by_alias(IN_UC, "lastgood").version == "3"
-    left = RegistryMark(IN_UC, "3", {ROLLED_BACK: "2026-03-01", REASON: "6 % fail; \u00e4 \u6587"}, "lastgood", False)
+    left = RegistryMark(IN_UC, "3", {ROLLED_BACK: "2026-03-01", REASON: "6% fail; \u00e4 \u6587"}, "lastgood", False)
     for _ in range(2):  # again is as once
         workspace.put_mark(left)
     assert dict(client.get_model_version(IN_UC, "3").tags) == {
         ROLLED_BACK: "2026-03-01",
-        REASON: "6 % fail; \u00e4 \u6587",
+        REASON: "6% fail; \u00e4 \u6587",
     }
     assert "lastgood" not in workspace.aliases(IN_UC)
     client.set_registered_model_alias(IN_UC, "champion", 2)

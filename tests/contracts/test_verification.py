@@ -126,7 +126,7 @@ def test_scores_are_verified_by_the_scores(tmp_path: Path, after: Counts, recove
 
 
 def test_thin_traffic_waits_for_requests_and_a_failure_among_few_is_no_failed_recovery(tmp_path: Path) -> None:
-    """Two requests a minute: nothing is known after 14 minutes, and one failure in 40 does not tell 2.5 % from 0 %."""
+    """Two requests a minute: nothing is known after 14 minutes, and one failure in 40 does not tell 2.5% from 0%."""
     thin = [window("2", minute, requests=2) for minute in range(2, 16)]
     assert recovery(tmp_path / "a", "errors", *thin) == (None, None)
     enough = [window("2", minute, requests=2, bad=int(minute == 9)) for minute in range(2, 22)]

@@ -23,7 +23,7 @@ from lastgood.settings import Alertmanager, Settings
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TRIGGER = event(
     "trigger", "inc1", "chat version 3: <roll back> & so on?", severity="critical", source="lastgood/chat",
-    details={"plan": ["traffic of chat-3: 100 % -> 0 %"]}, links={"Evidence and rollback": "https://x/r/t"},
+    details={"plan": ["traffic of chat-3: 100% -> 0%"]}, links={"Evidence and rollback": "https://x/r/t"},
     about={"endpoint": "chat", "version": "3"},
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_slack_gets_text_and_buttons_and_nothing_can_be_injected() -> None:
         slack.close()
         first, last = (json.loads(body) for _, body in receiver.got)
         assert first["text"] == ":red_circle: chat version 3: &lt;roll back&gt; &amp; so on?"
-        assert "traffic of chat-3: 100 % -&gt; 0 %" in first["blocks"][1]["text"]["text"]
+        assert "traffic of chat-3: 100% -&gt; 0%" in first["blocks"][1]["text"]["text"]
         assert first["blocks"][2]["elements"][0]["url"] == "https://x/r/t"
         assert last["text"] == "Resolved: chat version 3 (inc1)"
 

@@ -46,7 +46,7 @@ def test_a_run_of_many_failing_calls_is_one_unit_of_evidence() -> None:
 
 
 def test_a_healthy_agent_version_is_rolled_back_no_more_often_than_the_budget_allows() -> None:
-    """At every look of every run of the simulation, runs with tools that are down included; the rate's exact upper limit (95 %)."""
+    """At every look of every run of the simulation, runs with tools that are down included; the rate's exact upper limit (95%)."""
     n = scaled(300)
     wrong = sum(
         first_rollback(evidence(seed=i, broken=(0.05, 0.05)), POLICY, History())[1] is not None for i in range(n)

@@ -54,6 +54,7 @@ def test_the_kill_switch_loads_nothing_but_the_state_store(tmp_path: Path) -> No
     ("words", "sentence"),
     [
         (("colect",), "no job 'colect'; did you mean collect?"),
+        (("foo",), "no job 'foo'. There are collect, "),
         (("drift", "--backfill", "2026-03-01", "2026-03-02"), "job drift has no range to rebuild"),
         (("collect", "--forever"), "--forever goes with `all` alone"),
     ],

@@ -233,7 +233,7 @@ def hours(rng: np.random.Generator, p1: float, p0: float, new_share: float, runs
 
 
 def upper(alarms: int, runs: int) -> float:
-    """Upper 95 % Clopper-Pearson limit of a share."""
+    """Upper 95% Clopper-Pearson limit of a share."""
     return float(beta.ppf(0.95, alarms + 1, runs - alarms))
 
 

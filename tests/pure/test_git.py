@@ -86,7 +86,7 @@ def test_what_the_file_said_otherwise_is_in_the_request() -> None:
     drifted = BUNDLE.replace("traffic_percentage: 0 ", "traffic_percentage: 10 ").replace(
         "percentage: 100, served", "percentage: 90, served"
     )
-    assert "chat-3: the file said 90 %, the endpoint had 100 %" in make_patch(drifted, "b.yml", plan(), "x").body
+    assert "chat-3: the file said 90%, the endpoint had 100%" in make_patch(drifted, "b.yml", plan(), "x").body
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_deploy_that_would_undo_a_rollback_is_told(tmp_path: Path) -> None:
     details = house.notifier.events[0]["payload"]["custom_details"]
     assert "its next deploy undoes" in details["declared in"]
     house.controller.observe_endpoints()
-    assert "gives 100 % to version 3, which was rolled back" in house.controller.undone["chat"]
+    assert "gives 100% to version 3, which was rolled back" in house.controller.undone["chat"]
     told = problems(Facts(START, START, undone=house.controller.undone))
     assert "the next deploy brings it back" in told["source"]
     with house.store.read() as tx:

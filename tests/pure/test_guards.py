@@ -48,7 +48,7 @@ def test_1_a_split_off_plan_holds_a_rollback_and_without_the_plan_nothing_would(
     held = look(crooked, planned=(Planned(0.5),))
     assert (held.state, look(crooked).state) == (State.PAGE, State.ROLL_BACK)
     assert "not split as planned" in held.vetoes[0]
-    assert "was planned 50% of the traffic and got 68%" in next(
+    assert "was planned 50% of the traffic and got 68.3%" in next(
         f.sentence for f in held.findings if f.metric == "split"
     )
     assert look(FAILS, planned=(Planned(0.5),)).state is State.ROLL_BACK

@@ -32,7 +32,7 @@ def history(*traffic: dict[str, int], hours: float = 24.0) -> list[Configuration
 
 
 CASES = {
-    "a canary at 10 % is left, not the busy version": ({"2": 90, "3": 10}, [{"2": 100}, {"2": 90, "3": 10}], (), "3"),
+    "a canary at 10% is left, not the busy version": ({"2": 90, "3": 10}, [{"2": 100}, {"2": 90, "3": 10}], (), "3"),
     "at 50/50 the newer one is left": ({"2": 50, "3": 50}, [{"2": 100}, {"2": 50, "3": 50}], (), "3"),
     "a new version with most traffic is left": ({"2": 10, "3": 90}, [{"2": 100}, {"2": 10, "3": 90}], (), "3"),
     "an older number deployed later is the newer deployment": ({"5": 90, "2": 10}, [{"5": 100}, {"5": 90, "2": 10}], (), "2"),
@@ -118,7 +118,7 @@ served = st.tuples(
 def test_what_is_left_and_what_is_gone_back_to_make_a_plan_or_a_reason(
     shown: list[tuple[str, str, bool, int]], seen: list[dict[str, int]], accused: frozenset[str]
 ) -> None:
-    """Two models, a version twice, entities that are not ready, routes of 0 % and none: whatever it is, nobody's traffic is lost or doubled."""
+    """Two models, a version twice, entities that are not ready, routes of 0% and none: whatever it is, nobody's traffic is lost or doubled."""
     entities, traffic, left = [], {}, 100
     for number, (model, version, ready, weight) in enumerate(shown):
         settings = {"entity_name": model, "entity_version": version} if model else {"entity_name": version}

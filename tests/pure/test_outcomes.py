@@ -74,7 +74,7 @@ TRUTHS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", TRUTHS)
 def test_the_interval_of_a_difference_holds_the_truth_as_often_as_stated(case: str) -> None:
-    """2,000 pairs of versions with strata of 12 to 300 labels: the share whose interval holds the true difference, 95 % stated."""
+    """2,000 pairs of versions with strata of 12 to 300 labels: the share whose interval holds the true difference, 95% stated."""
     rng, held, runs = np.random.default_rng(11), 0, 2000
     sizes = ((40, 300), (12, 60))
     for _ in range(runs):

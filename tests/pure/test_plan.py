@@ -40,9 +40,9 @@ def test_fast_path_shifts_traffic_only() -> None:
     assert made.traffic_after == {"chat-1": 10, "chat-2": 90, "chat-3": 0}
     assert len(made.targets) == 1
     assert made.diff() == [
-        "traffic of chat-2: 0 % -> 90 %",
-        "traffic of chat-3: 90 % -> 0 %",
-        "version 3 stays deployed at 0 %",
+        "traffic of chat-2: 0% -> 90%",
+        "traffic of chat-3: 90% -> 0%",
+        "version 3 stays deployed at 0%",
         "nothing else changes",
     ]
 

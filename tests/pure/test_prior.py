@@ -16,10 +16,10 @@ WELL = [("2", START, 40), ("1", START, 7)]
 @pytest.mark.parametrize(
     ("known", "version", "because"),
     [
-        (Known(judged="2", aliases={"champion": "1"}), "2", "version 2: the judge compared with it, deployed at 0 %"),
+        (Known(judged="2", aliases={"champion": "1"}), "2", "version 2: the judge compared with it, deployed at 0%"),
         (Known(aliases={"champion": "1"}, served_well=WELL), "1", "version 1: the registry calls it champion, judged healthy 7"),
         (Known(served_well=WELL), "2", "judged healthy 40 times, last 2026-03-01 12:00 UTC"),
-        (Known(), "1", "version 1: deployed at 0 %"),
+        (Known(), "1", "version 1: deployed at 0%"),
         (Known(judged="2", rolled_back={"2"}, served_well=WELL), "1", "judged healthy 7 times"),
         (Known(judged="9", snapshots=["9"]), "9", "took traffic in an earlier configuration"),
         (Known(aliases={"lastgood": "3", "champion": "2"}), "2", "the registry calls it champion"),

@@ -31,7 +31,7 @@ def test_the_first_step_deploys_the_version_like_the_one_in_charge() -> None:
         k: v for k, v in entity("2").settings.items() if k not in ("name", "entity_version")
     }
     assert all(e["burst_scaling_enabled"] is True for e in plan.entities)
-    assert "version 2 stays deployed at 95 %" in plan.diff()
+    assert "version 2 stays deployed at 95%" in plan.diff()
 
 
 def test_a_snapshot_of_the_version_is_used_where_there_is_one() -> None:

@@ -537,7 +537,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
 
 def test_the_table_is_not_cut_where_no_terminal_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = lastgood(capsys, "check", str(lines(tmp_path / "x.jsonl", rows())))
-    assert "errors (95 %)" in out
+    assert "errors (95%)" in out
     assert "…" not in out
 
 

@@ -64,7 +64,7 @@ class Night:
         self.house = House(folder, MemoryWorkspace(endpoint("2", "3")), settings(Mode.APPROVE, web))
         self.house.telemetry.answer = Recovery(None, None, "12 requests since the shift")
         said = verdict()
-        slow = Finding("latency", "p95 is 61 % slower", 90.0, 1.61, 1.4, 1.8, 0.31, 0.05)
+        slow = Finding("latency", "p95 is 61% slower", 90.0, 1.61, 1.4, 1.8, 0.31, 0.05)
         figures = {
             "new": {"p95_ms": 655.0, "error_rate": 0.061, "bad_answers": 0.01, "tokens_out": 91.0, "requests": 1204.0},
             "prior": {
@@ -75,7 +75,7 @@ class Night:
                 "requests": 1187.0,
             },
         }
-        reason = "version 3 fails more often than 2: 6.1 % against 0.4 %"
+        reason = "version 3 fails more often than 2: 6.1% against 0.4%"
         self.house.controller.handle(replace(said, reason=reason, findings=(*said.findings, slow), figures=figures))
         self.house.tick()
         row = Row("chat", (("3", 0.504), ("2", 0.496)), 2391, 655.0, 0.033, newest=START)
@@ -118,8 +118,8 @@ def picture(driver: WebDriver, name: str) -> None:
 def test_open_read_confirm_and_follow_to_done(driver: WebDriver, night: Night) -> None:
     driver.get(night.link)
     page = text(driver)
-    for part in ("6.1 % against 0.4 %", "Since 2026-03-01 11:56 UTC", "less than once in 400 times", "655 ms", "401 ms",
-                 "traffic of chat-3: 100 % -> 0 %"):  # fmt: skip
+    for part in ("6.1% against 0.4%", "Since 2026-03-01 11:56 UTC", "less than once in 400 times", "655 ms", "401 ms",
+                 "traffic of chat-3: 100% -> 0%"):  # fmt: skip
         assert part in page, page
     picture(driver, "phone-evidence")
     button = driver.find_element(By.CSS_SELECTOR, "button.main")
@@ -180,13 +180,13 @@ def test_every_field_has_a_label_and_every_picture_a_text(driver: WebDriver, nig
 
 
 def test_the_first_page_shows_only_what_is_wrong(driver: WebDriver, night: Night) -> None:
-    fine = replace(verdict(State.HEALTHY), endpoint="search", reason="as good as version 2, to within 5 %", findings=())
+    fine = replace(verdict(State.HEALTHY), endpoint="search", reason="as good as version 2, to within 5%", findings=())
     night.house.controller.handle(fine)
     driver.get(f"http://127.0.0.1:{night.port}/")
     (card,) = driver.find_elements(By.CSS_SELECTOR, "section.card")
     assert card.accessible_name == "chat"
     assert "RollBack chat version 3 beside 2" in card.text
-    assert "2,391 requests (version 3 50.4 %, version 2 49.6 %), errors 3.3 %, p95 655 ms" in card.text
+    assert "2,391 requests (version 3 50.4%, version 2 49.6%), errors 3.3%, p95 655 ms" in card.text
     assert "1 of 2 endpoints is wrong" in text(driver) and "1 RollBack, 1 Healthy" in text(driver)
     assert driver.find_element(By.TAG_NAME, "html").size["width"] <= WIDTH, "nothing is wider than the phone"
     picture(driver, "phone-endpoints")

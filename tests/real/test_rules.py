@@ -43,10 +43,10 @@ SLOW = [
     series("lastgood_request_duration_seconds_bucket", "0+600x60 36000+60x60 39600+600x280", **V2, le="10.0"),
 ]
 CASES: dict[str, tuple[list[dict[str, str]], str, dict[str, tuple[str, bool]]]] = {
-    "30 % errors for an hour burn the budget fast, then it resolves": (
+    "30% errors for an hour burn the budget fast, then it resolves": (
         FAILING, "LastgoodErrorBudgetBurn", {"50m": ("page", False), "115m": ("page", True), "160m": ("page", False)},
     ),
-    "90 % slow requests for an hour burn the latency budget": (
+    "90% slow requests for an hour burn the latency budget": (
         SLOW, "LastgoodLatencyBudgetBurn", {"50m": ("page", False), "115m": ("page", True), "160m": ("page", False)},
     ),
     "a verdict to roll back pages at once and resolves with the next": (

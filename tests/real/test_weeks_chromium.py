@@ -106,7 +106,7 @@ def test_a_page_prints_on_white_without_its_controls(driver: WebDriver, site: st
 
 def test_a_fleet_of_a_thousand_is_searched_sorted_and_opened_by_keyboard(driver: WebDriver, site: str) -> None:
     driver.get(f"{site}/fleet")
-    assert "1000 of 1000 endpoints, page 1 of 10" in text(driver)
+    assert "1,000 of 1,000 endpoints, page 1 of 10" in text(driver)
     driver.find_element(By.LINK_TEXT, "p95").send_keys(Keys.ENTER)
     arrives(driver, "sort=p95")
     slowest = [row.text.split()[0] for row in driver.find_elements(By.CSS_SELECTOR, "tbody th")]

@@ -49,7 +49,7 @@ def test_it_says_what_to_do_in_every_state(house: House) -> None:
     house.tick()
     first = brief_of(house)
     assert (first.version, first.prior, first.state, first.minutes) == ("3", "2", "open", 4)
-    assert "6.1 % of requests fail" in first.what
+    assert "6.1% of requests fail" in first.what
     assert first.next.startswith("approve the rollback to version 2")
     assert any("Proposed" in line for line in first.tried)
     house.controller.people.decide(house.token(), Approve("ann"))

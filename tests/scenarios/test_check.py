@@ -19,7 +19,9 @@ from conftest import SPARK_FOR_TESTS
 
 from benchmarks.check import make
 from lastgood.cli.check import check
+from lastgood.collectors.inference_tables import detect
 from lastgood.dashboards.report import COLOURS, timeline, widened
+from lastgood.errors import ConfigError
 from lastgood.record.verdict import State
 from lastgood.record.windows import Counts
 from lastgood.settings import load
@@ -85,6 +87,21 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     assert re.match(r"error: \S+: not a table of requests: expected canonical records", last)
     assert "found columns order, price" in last
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        (["Timestamp", "version", "status"], "rename Timestamp to requested_at, version to model_version, status to status_code, and add endpoint"),
+        (["endpoint", "model_version", "ts"], "rename ts to requested_at"),
+        (["requested_at", "model_version", "status_code"], "; add endpoint"),
+        (["a", "b"], "found columns a, b"),
+    ],
+)  # fmt: skip
+def test_a_log_of_ones_own_is_told_which_columns_to_rename(columns: list[str], remedy: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        detect(columns)
+    assert str(refused.value).endswith(remedy)
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_a_dry_run_shows_the_plan_as_a_diff_and_changes_nothing(run: Run, runnin
         "the registry calls it champion",
         '-    "support_chat-2": 100,',
         '+    "support_chat-1": 100',
-        "traffic of support_chat-2: 100 % -> 0 %",
+        "traffic of support_chat-2: 100% -> 0%",
         "created by person@example.com",
     ):
         assert part in shown, shown

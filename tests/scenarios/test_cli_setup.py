@@ -75,7 +75,7 @@ def test_doctor_finds_everything_that_is_right(
     assert {"Java", "operational state", "audit log", "signing key", "workspace", "clock"} <= {
         name for name, one in found.items() if one["health"] == "ok"
     }
-    assert "versions 2 100 %, 1 0 %" in found[f"endpoint {local.CHAT}"]["sentence"]
+    assert "versions 2 100%, 1 0%" in found[f"endpoint {local.CHAT}"]["sentence"]
     assert found["service"]["health"] == "warn", "nothing serves yet"
 
 

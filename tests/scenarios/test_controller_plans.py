@@ -282,7 +282,7 @@ def test_traffic_that_somebody_moves_back_while_telemetry_is_late_is_paged_at_on
     now = house.workspace.endpoint("chat")
     house.workspace.start("chat", now.entities, {"chat-2": 0, "chat-3": 100})
     failed = house.tick_until(ended)
-    assert failed.state is Status.FAILED and "sends 100 % to version 3 again" in failed.progress.reason
+    assert failed.state is Status.FAILED and "sends 100% to version 3 again" in failed.progress.reason
 
 
 # verification
@@ -290,7 +290,7 @@ def test_traffic_that_somebody_moves_back_while_telemetry_is_late_is_paged_at_on
 
 @pytest.mark.parametrize(
     "answer",
-    [Recovery(True, False, "errors stay at 6 %"), Recovery(None, None, "no rows yet"), Recovery(False, True, "x")],
+    [Recovery(True, False, "errors stay at 6%"), Recovery(None, None, "no rows yet"), Recovery(False, True, "x")],
 )
 def test_without_recovery_it_fails_pages_and_stops(build: Build, answer: Recovery) -> None:
     house = build(verify_timeout_s=60, telemetry_timeout_s=120)

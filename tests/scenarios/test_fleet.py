@@ -82,7 +82,7 @@ def test_the_page_shows_the_worst_first_and_links_its_incident(pages: Pages) -> 
     page = pages.client.get("/fleet").text
     assert names(page) == ["chat", "search"]
     assert re.search(r'chat</a> <a href="/incidents/\w+">incident', page)
-    for part in ("1,200", "1.25 %", "25.00", "1 of 3", "1 source unknown", "2 of 2 endpoints"):
+    for part in ("1,200", "1.2%", "25.00", "1 of 3", "1 source unknown", "2 of 2 endpoints"):
         assert part in page
     assert "<script" not in page and "http:" not in page.replace("http://127.0.0.1", "")
 

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 from alerts_support import START, House, MemoryWorkspace, endpoint, settings
 from cli_support import lastgood
+from deltalake import write_deltalake
 
 from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.alerts.web.app import create_app
+from lastgood.demo.weeks import Weeks
 from lastgood.judge.slices import Slice
 from lastgood.record.telemetry import arrow_schema
 from lastgood.settings import Mode
@@ -135,6 +137,35 @@ def test_the_evidence_page_says_first_who_is_hurt(tmp_path: Path) -> None:
         requests = tmp_path / "tables" / "requests"
         for part in requests.glob("*.parquet"):
             part.write_bytes(b"no longer Parquet")
+        again = browser.get(f"/r/{house.token()}").text
+        assert "Only language German (" in again, "what the verdict's requests say is kept for a minute"
+        house.clock.now += timedelta(minutes=2)
         damaged = browser.get(f"/r/{house.token()}")
         assert damaged.status_code == 200 and "Only language German" not in damaged.text
     house.store.close()
+
+
+def test_a_table_of_an_earlier_release_lacks_newer_columns_and_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it does not say is not known."""
+    full, store = Store(str(tmp_path / "full")), Store(str(tmp_path / "tables"))
+    filled(full)
+    newer = ["attributes", "team", "env", "streaming", "input"]
+    rows = full.home(tables.REQUESTS).read().drop_columns(newer)
+    write_deltalake(store.where(tables.REQUESTS), rows)
+    assert store.home(tables.REQUESTS).read(["team"]).column("team").null_count == len(rows)
+    config = tmp_path / "lastgood.yaml"
+    config.write_text(f"storage: {store.location}\n")
+    code, out, error = lastgood(capsys, "slices", "chat", "--new", "8", "--prior", "7", "--config", str(config))
+    assert code == 0 and error == "" and ("no part of version 8's requests" in out or "fail" in out)
+
+
+def test_the_versions_are_those_of_the_newest_verdict_wherever_it_was_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Weeks(days=2, endpoints=8, out=tmp_path / "weeks").made():
+        config = str(tmp_path / "weeks" / "lastgood.yaml")
+        assert json.loads(lastgood(capsys, "slices", "support-chat", "--json", "--config", config)[1])["new"] == "8"
+    code, _, error = lastgood(capsys, "slices", "nobody", "--config", config)
+    assert code == 2 and "give --new and --prior" in error

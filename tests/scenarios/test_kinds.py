@@ -161,7 +161,7 @@ def test_a_bad_version_of_every_kind_is_rolled_back_and_named_alike_everywhere(
     house.verdict(candidate=new, prior=prior)
     plan = house.rollback().plan
     assert (plan.bad_version, plan.prior_version) == (new, prior)
-    assert f"version {new} stays deployed at 0 %" in plan.diff()
+    assert f"version {new} stays deployed at 0%" in plan.diff()
     assert any("falls back" in reason for reason in plan.reasons) == (kind == "gateway with fallbacks")
     deadline = time.monotonic() + HANG_S
     while not house.rollback().state.ended and time.monotonic() < deadline:

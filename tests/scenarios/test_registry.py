@@ -68,7 +68,7 @@ def test_a_version_that_was_left_is_tagged_and_loses_the_alias(build: Build) -> 
     left(house)
     house.tick()
     tags = house.workspace.tags["3"]
-    assert tags[REASON] == "6.1 % of requests fail on version 3"
+    assert tags[REASON] == "6.1% of requests fail on version 3"
     with house.store.read() as tx:
         assert tags[INCIDENT].endswith(f"/incidents/{tx.incidents()[0].id}")
     assert house.clock.now - timedelta(minutes=5) < house.clock.now.fromisoformat(tags[ROLLED_BACK]) <= house.clock.now

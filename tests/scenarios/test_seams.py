@@ -67,7 +67,7 @@ def test_a_rollback_is_not_done_when_somebody_moved_the_traffic_back_meanwhile(b
     house.workspace._endpoints["chat"] = replace(house.workspace.endpoint("chat"), traffic={"chat-2": 0, "chat-3": 100})
     house.telemetry.answer = Recovery(True, True, "errors are back")
     failed = house.tick_until(ended)
-    assert failed.state is Status.FAILED and "sends 100 % to version 3 again" in failed.progress.reason
+    assert failed.state is Status.FAILED and "sends 100% to version 3 again" in failed.progress.reason
 
 
 def test_an_entity_that_somebody_adds_during_the_shift_does_not_hide_that_traffic_moved(build: Build) -> None:
@@ -132,7 +132,7 @@ def spoken(house: House, finding: Finding) -> None:
 
 def test_what_was_rejected_twice_for_two_reasons_is_not_asked_a_third_time(build: Build) -> None:
     house = build(Mode.APPROVE)
-    errors = Finding("error_rate", "6 % fail", 400.0, 15.0, 9.0, 24.0, 0.06, 0.004)
+    errors = Finding("error_rate", "6% fail", 400.0, 15.0, 9.0, 24.0, 0.06, 0.004)
     latency = Finding("latency", "slower", 400.0, 2.0, 1.5, 3.0, 0.3, 0.1)
     for finding in (errors, latency):
         spoken(house, finding)

@@ -76,13 +76,13 @@ def test_get_and_head_change_nothing_any_number_of_times(site: Site) -> None:
 def test_the_page_says_what_a_person_needs(site: Site) -> None:
     page = site.browser.get(site.path).text
     for part in (
-        "6.1 % of requests fail on version 3",
+        "6.1% of requests fail on version 3",
         "Since <strong>2026-03-01 11:56 UTC</strong> (4 minutes)",
         "less than once in 400 times",
-        "6.1 %",
-        "0.4 %",
+        "6.1%",
+        "0.4%",
         "15.2",
-        "traffic of chat-3: 100 % -&gt; 0 %",
+        "traffic of chat-3: 100% -&gt; 0%",
         "the configuration before it keeps serving",
         "Roll back to version 2",
         '<path class="new" d="M0.0 45.3 M200.0 2.0 L300.0 2.7"/>',
@@ -104,8 +104,8 @@ def test_the_tools_of_an_agent_are_shown_for_both_versions(site: Site) -> None:
     page = site.browser.get(site.path).text
     assert "Tools of the agent" in page and EVIL not in page
     for row in (
-        "<td>1,204</td><td>31 %</td><td>2,100 ms</td><td>3</td><td>0 %</td><td>-</td>",
-        "book</th><td>-</td><td>-</td><td>-</td><td>3</td><td>0 %</td><td>7 ms</td>",
+        "<td>1,204</td><td>31%</td><td>2,100 ms</td><td>3</td><td>0%</td><td>-</td>",
+        "book</th><td>-</td><td>-</td><td>-</td><td>3</td><td>0%</td><td>7 ms</td>",
     ):
         assert row in page
 
@@ -351,7 +351,7 @@ def test_an_evidence_link_offers_no_buttons(tmp_path: Path) -> None:
     with serving(create_app(house.controller)) as url:
         page = httpx.get(url + path)
         assert page.status_code == 200 and "<form" not in page.text
-        assert "6.1 % of requests fail" in page.text
+        assert "6.1% of requests fail" in page.text
     house.store.close()
 
 

@@ -65,7 +65,7 @@ class Night(Demo):
         )
         self.driver.get(str(self._link()))
         page = self.driver.find_element(By.TAG_NAME, "main").text
-        assert "fails" in page and "traffic of support_chat-3: 50 % -> 0 %" in page, page
+        assert "fails" in page and "traffic of support_chat-3: 50% -> 0%" in page, page
         self.driver.find_element(By.ID, "token-approve").send_keys(self.person)
         self.driver.find_element(By.CSS_SELECTOR, "button.main").click()
         arrives(self.driver, "/incidents/")

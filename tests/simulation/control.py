@@ -240,7 +240,7 @@ class World:
             if self.workspace.deploy({f"chat-{GOOD}": 100 - share, f"chat-{BAD}": share}):
                 self.foreign += 1
                 self.deployed_at = chance.seconds
-                chance.say(f"a person sends {share} % to version {BAD}")
+                chance.say(f"a person sends {share}% to version {BAD}")
         if chance.pick("kill switch", 0.5 * often):
             with self.observer() as tx:
                 on = not tx.kill_switch().on

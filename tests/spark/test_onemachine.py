@@ -124,7 +124,7 @@ def both(spark: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, way in (("one", on_one_machine), ("spark", with_spark)):
         folder = tmp_path / name
         folder.mkdir()
-        result = way(Job(str(path), load(None), "support", folder, Silent()))
+        result = way(Job(str(path), load(None), "support", folder, Silent(), page=True))
         assert result is not None
         facts.append(result)
     return facts[0], facts[1]
@@ -155,6 +155,10 @@ def test_the_figures_are_those_of_spark(
         sorted((r["column"], r["against"], round(r["distance"], 9)) for r in facts.drifted) for facts in (ours, sparks)
     ]
     assert distances[0] == distances[1]
+    assert sparks.bins == ours.bins and bool(ours.bins) is bool(ours.drifted)
+    shown = [[{k: v for k, v in row.items() if k != "rank"} for row in facts.examples] for facts in (ours, sparks)]
+    assert {row["kind"] for row in shown[0]} >= {"failed", "slow"}
+    assert shown[0] == shown[1]
 
 
 def test_processes_that_share_a_table_count_what_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from lastgood.errors import ConfigError
+from lastgood.record.words import counted
 from lastgood.workspace.identity import version_of
 from lastgood.workspace.local import models
 from lastgood.workspace.local.catalog import LocalCatalog
@@ -230,7 +231,7 @@ class Service:
                 try:
                     body = await request.json()
                 except ValueError:
-                    return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({len(raw)} bytes)")
+                    return _error(400, "MALFORMED_REQUEST", f"body is not JSON ({counted(len(raw), 'byte')})")
                 if not isinstance(body, dict):
                     return _error(400, "MALFORMED_REQUEST", "body is not a JSON object")
             where = {**request.path_params, "url": _base(request), "query": dict(request.query_params)}
