@@ -209,9 +209,12 @@ def facts(where: Where) -> dict[str, Any] | None:
 
 
 def vacuum(where: Where, hours: int) -> None:
-    """Remove files that no version of the last `hours` needs. Errors: TransientError."""
+    """Remove files that no version of the last `hours` needs. Errors: TransientError.
+
+    `full`: the files of the change feed are in no tombstone. Without it they stay for ever, and with them the rows of who was forgotten.
+    """
     try:
-        open_table(where).vacuum(retention_hours=hours, dry_run=False)
+        open_table(where).vacuum(retention_hours=hours, dry_run=False, full=True)
     except TableNotFoundError:
         return
     except DeltaError as error:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shutil
 import threading
 import time
@@ -643,3 +644,21 @@ def test_who_may_not_see_the_metastore_is_lent_credentials_without_a_region(
     object.__setattr__(catalog._settings.tables, "options", {})
     monkeypatch.setattr(metastores, "summary", Mock(side_effect=PermissionDenied("no")))
     assert "AWS_REGION" not in catalog.lend(entry.table_id, False).options
+
+
+def test_a_vacuum_removes_what_the_change_feed_kept_of_deleted_rows(tmp_path: Path) -> None:
+    """The feed's files are in no tombstone: they stayed for ever, and what was deleted in them."""
+    table, rows = tmp_path / "t", pa.table({"who": ["ann", "bob"]})
+    delta.append(table, rows)
+    delta.open_table(table).delete("who = 'ann'")
+    kept = list((table / "_change_data").glob("*.parquet"))
+    assert kept
+    delta.vacuum(table, 168)
+    assert list((table / "_change_data").glob("*.parquet")) == kept, "a week of changes can be read"
+    for path in table.rglob("*"):
+        os.utime(path, (time.time() - 8 * 86_400,) * 2)
+    delta.append(table, rows.slice(1))
+    delta.open_table(table).delete("who = 'nobody'")
+    delta.vacuum(table, 168)
+    assert not list((table / "_change_data").glob("*.parquet"))
+    assert sorted(delta.read(table)["who"].to_pylist()) == ["bob", "bob"]
