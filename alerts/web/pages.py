@@ -53,6 +53,7 @@ from lastgood.record.verdict import State, Verdict
 from lastgood.record.words import counted, percent
 from lastgood.settings.prices import known_prices
 from lastgood.tables import measures
+from lastgood.tables.causes import Moved, moved
 from lastgood.tables.fleet import Row
 from lastgood.tables.hurt import hurt
 
@@ -112,6 +113,7 @@ class Pages:
         self._in_force = controller.in_force
         self._auth = auth
         self._slices: Remembered[Sequence[Slice]] = Remembered(self._clock, FRESH)
+        self._causes: Remembered[Sequence[Moved]] = Remembered(self._clock, FRESH)
         self._failures: Remembered[Sequence[Mapping[str, Any]]] = Remembered(self._clock, FRESH)
         loader = PackageLoader("lastgood.alerts.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -280,6 +282,20 @@ class Pages:
             log.warning("which requests of %s are hurt is not known: %s", incident.endpoint, error)
             return ()
 
+    def _moved(self, incident: Incident, since: datetime) -> Sequence[Moved]:
+        """What moved with the harm; nothing where the tables cannot be read now: the page opens without it."""
+        data, now = self._data, self._clock()
+        if data is None:
+            return ()
+        try:
+            return self._causes(
+                (incident.id, since),
+                lambda: moved(data, incident.endpoint, incident.candidate, incident.prior, since, now),
+            )
+        except (LastgoodError, OSError, ValueError) as error:
+            log.warning("what moved with the harm of %s is not known: %s", incident.endpoint, error)
+            return ()
+
     def _patch(self, incident: Incident, rollback: Rollback) -> str:
         """The patch of the file that declares the endpoint, or why there is none; empty where no file is known."""
         if self._settings.endpoint(incident.endpoint).source_file is None:
@@ -315,6 +331,7 @@ class Pages:
             failed=self._failures((incident.id, incident.verdict["judged_at"]), lambda: self._failing(incident)),
             hurt=self._hurt(incident),
             tools=self._tools(incident),
+            moved=self._moved(incident, datetime.fromisoformat(known.since)),
             trace_url=self._web.trace_url,
             incident=incident,
             rollback=rollback,
