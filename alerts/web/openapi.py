@@ -77,6 +77,10 @@ ON_INCIDENT = _form(
     text={"type": "string", "description": "note and close: the words"},
     person_token=TEXT,
 )
+LABEL = _form(
+    "action", "form", "endpoint", "request", "scorer",
+    action={"enum": ["good", "half", "bad"]}, form=TEXT, endpoint=TEXT, request=TEXT, scorer=TEXT, person_token=TEXT,
+)  # fmt: skip
 EVENT = {"type": "object", "properties": {"event": {"type": "object", "additionalProperties": True}}}
 LABELS = {"type": "object", "additionalProperties": TEXT}
 ALERT = {
@@ -117,6 +121,14 @@ DOCUMENT: dict[str, Any] = {
         ),
         "/agents": _shown("Agents, their tools and conversations", {**ABOUT, **RANGE}),
         "/health": _shown("How Lastgood is", {}),
+        "/labels": {
+            **_shown("The next answer to label, and how scorers do", {}),
+            "post": {
+                "summary": "Label one answer, as a reader who is known",
+                "requestBody": LABEL,
+                "responses": MOVED | _answers(PAGE, 400, 403, 405, 409, 413, 415, 429),
+            },
+        },
         "/incidents": _shown("The newest incidents", {"endpoint": TEXT, "state": {"enum": ["open"]}}),
         "/r/{token}": {
             "parameters": [_path("token")],

@@ -102,6 +102,9 @@ class History:
         put(self.store, tables.SAMPLES, samples)
         put(self.store, tables.REQUESTS, (row["request"] for row in asked if row["request"]))
         put(self.store, tables.SCORES, (score for row in asked for score in row["scores"]))
+        judged, labels = self._judged(rng, [row["request"] for row in asked if row["request"]])
+        put(self.store, tables.JUDGED, judged)
+        put(self.store, tables.SCORES, labels)
         put(self.store, tables.AGENT_WINDOWS, self._agents(rng))
         put(self.store, tables.TOOL_WINDOWS, self._tools(rng))
         put(self.store, tables.CONVERSATION_WINDOWS, self._conversations(rng))
@@ -208,6 +211,35 @@ class History:
                             start + float(rng.uniform(0, 3600)) * timedelta(seconds=1),
                             f"{version.name}-{n:04}{k}",
                         )
+
+    def _judged(
+        self, rng: np.random.Generator, requests: list[Mapping[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Pairs of translate's two versions that a model judged, every third put before people; and what people said, of all but the newest."""
+        sides = [
+            [r for r in requests if (r["endpoint"], r["model_version"]) == ("translate", v) and not r["error_code"]]
+            for v in ("2", "3")
+        ]
+        judged: list[dict[str, Any]] = []
+        labels: list[dict[str, Any]] = []
+        for i, (prior, new) in enumerate(zip(*sides, strict=False)):
+            at, asked = max(prior["requested_at"], new["requested_at"]) + HOUR / 4, i % 3 == 0
+            good = rng.random(2) < (0.86, 0.84)
+            scores = np.clip(np.where(good, 0.9, 0.3) + rng.normal(0, 0.1, 2), 0, 1)
+            judged.append({
+                "endpoint": "translate", "candidate": "3", "prior": "2", "scorer": "faithful", "scorer_version": "model judge-1 5f0c2a77",
+                "pair_id": f"pair-{i:04}", "again": False, "request_ids": [prior["request_id"], new["request_id"]], "alike": "similar",
+                "scores": [round(float(score), 1) for score in scores], "reasons": [None, None], "errors": [None, "HTTP 503"] if i == 7 else [None, None],
+                "asked": asked, "chance": 1 / 3, "label_wait_s": 3 * 86_400.0, "tokens_in": 900, "tokens_out": 60, "money": 0.0011, "seconds": 1.4,
+                "judged_at": min(at, self.now),
+            })  # fmt: skip
+            if asked and at < self.now - 6 * HOUR:
+                labels += [
+                    {"endpoint": "translate", "request_id": request["request_id"], "name": "faithful", "value": float(yes), "source": "ann@example.com",
+                     "at": at + HOUR, "received_at": at + HOUR}
+                    for request, yes in zip((prior, new), good, strict=True)
+                ]  # fmt: skip
+        return judged, labels
 
     def _one(
         self, rng: np.random.Generator, endpoint: Made, version: Version, at: datetime, number: str

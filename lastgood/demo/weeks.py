@@ -67,7 +67,14 @@ class Weeks:
                     raise ConfigError(f"{folder} is not empty: name another folder with --out")
                 folder.mkdir(parents=True, exist_ok=True)
             config = folder / "lastgood.yaml"
-            config.write_text(json.dumps({"storage": f"{folder}/tables", "state_url": f"sqlite:///{folder}/state.db"}))
+            scoring = {
+                "scorers": [
+                    {"name": "faithful", "kind": "model", "model": "judge-1", "base_url": "http://127.0.0.1:9/v1"}
+                ]
+            }
+            config.write_text(json.dumps({
+                "storage": f"{folder}/tables", "state_url": f"sqlite:///{folder}/state.db", "endpoints": {"translate": {"scoring": scoring}},
+            }))  # fmt: skip
             settings, store, at = load(config), tables.Store(f"{folder}/tables"), now()
             History(store, at, self.days, self.seed, self.endpoints - 6).write()
             workspace: Any = Nowhere()

@@ -29,7 +29,8 @@ PATHS = {
     "outcomes": "/endpoints/fraud-score?range=42d", "drift": "/drift", "column": "/drift?endpoint=fraud-score&column=feature.amount",
     "categories": "/drift?endpoint=fraud-score&column=feature.country", "incidents": "/incidents", "incident": "/incidents/737570700000000" + "8",
     "requests": "/requests?endpoint=support-chat", "request": "/requests?endpoint=support-chat&id=support-chat-7-00031",
-    "agents": "/agents", "agent": "/agents?endpoint=travel-agent", "health": "/health", "definitions": "/definitions", "kill": "/kill", "runbooks": "/runbooks",
+    "agents": "/agents", "agent": "/agents?endpoint=travel-agent", "health": "/health", "labels": "/labels",
+    "definitions": "/definitions", "kill": "/kill", "runbooks": "/runbooks",
     "missing": "/endpoints/nobody",
 }  # fmt: skip
 PICTURED = ("first", "fleet", "endpoint", "column", "agent", "health")

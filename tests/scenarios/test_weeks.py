@@ -472,6 +472,7 @@ PATHS = (
     "/drift",
     "/requests",
     "/agents",
+    "/labels",
     "/health",
     "/runbooks",
 )
