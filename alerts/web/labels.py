@@ -12,8 +12,8 @@ from lastgood.alerts.web.auth import Auth
 from lastgood.alerts.web.pages import COOKIE, Pages, as_csv
 from lastgood.tables import judging
 
-SUBJECT, ACTIONS = "label", ("good", "half", "bad")
-VALUES = {"good": 1.0, "half": 0.5, "bad": 0.0}
+SUBJECT = ACTION = "label"
+GRADES = {"good": 1.0, "half": 0.5, "bad": 0.0}
 
 
 class Labels:
@@ -33,7 +33,7 @@ class Labels:
         return self._pages.with_forms(
             request,
             SUBJECT,
-            ACTIONS,
+            (ACTION,),
             "labels.html",
             waiting=waiting,
             question=questions[0] if questions else None,
@@ -45,22 +45,22 @@ class Labels:
         guard.same_site(request, self._controller.settings.web.base_url)
         form = await guard.form(request)
         who = self._auth.person(request, form, "viewers")
-        action = form.get("action", "")
-        if action not in ACTIONS:
-            raise HTTPException(400, f"The action must be one of {', '.join(ACTIONS)}.")
+        grade = form.get("grade", "")
+        if grade not in GRADES:
+            raise HTTPException(400, f"The grade must be one of {', '.join(GRADES)}.")
         self._controller.people.signer.verify_form(
-            form.get("form", ""), SUBJECT, action, request.cookies.get(COOKIE, "")
+            form.get("form", ""), SUBJECT, ACTION, request.cookies.get(COOKIE, "")
         )
         endpoint, asked, scorer = (form.get(name, "")[:512] for name in ("endpoint", "request", "scorer"))
-        await run_in_threadpool(self._write, (endpoint, asked, scorer), action, who)
+        await run_in_threadpool(self._write, (endpoint, asked, scorer), GRADES[grade], who)
         return RedirectResponse("/labels", 303)
 
-    def _write(self, question: tuple[str, str, str], action: str, who: str) -> None:
+    def _write(self, question: tuple[str, str, str], value: float, who: str) -> None:
         now = self._controller.clock()
         if not judging.waits(self._store, question, self._ranges, now):
             raise HTTPException(409, "This answer waits for no label (any more).")
         worst, best = self._ranges.get(question[0], {}).get(question[2], (0.0, 1.0))
-        judging.label(self._store, question, worst + VALUES[action] * (best - worst), who, now)
+        judging.label(self._store, question, worst + value * (best - worst), who, now)
 
 
 def _sheet(rows: list[judging.Summary]) -> tuple[list[str], list[list[object]]]:

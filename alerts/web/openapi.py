@@ -78,8 +78,8 @@ ON_INCIDENT = _form(
     person_token=TEXT,
 )
 LABEL = _form(
-    "action", "form", "endpoint", "request", "scorer",
-    action={"enum": ["good", "half", "bad"]}, form=TEXT, endpoint=TEXT, request=TEXT, scorer=TEXT, person_token=TEXT,
+    "form", "endpoint", "request", "scorer", "grade",
+    grade={"enum": ["good", "half", "bad"]}, form=TEXT, endpoint=TEXT, request=TEXT, scorer=TEXT, person_token=TEXT,
 )  # fmt: skip
 EVENT = {"type": "object", "properties": {"event": {"type": "object", "additionalProperties": True}}}
 LABELS = {"type": "object", "additionalProperties": TEXT}

@@ -54,12 +54,13 @@ class Made:
 
 
 STORY = (
-    Made("support-chat", (Version("5", 42, 30), Version("6", 30, 28.6, 1.0, 520), Version("5", 28.6, 20), Version("7", 20, 0.1, 0.75),
-                          Version("8", 0.1, 0, 0.25, 250, 0.06)), 60, teams=("support", "web")),
+    Made("support-chat", (Version("5", 42, 30), Version("6", 30, 28.6, 1.0, 520), Version("5", 28.6, 20), Version("7", 20, 0.1),
+                          Version("7", 0.1, 0, 0.75), Version("8", 0.1, 0, 0.25, 250, 0.06)), 60, teams=("support", "web")),
     Made("fraud-score", (Version("11", 42, 9, ms=38), Version("12", 9, 0, ms=36)), 90, (0.0, 0.0), None, ("payments",)),
     Made("travel-agent", (Version("3", 42, 13, ms=4200, errors=0.012), Version("4", 13, 0, ms=3600, errors=0.009)), 6, (5200, 640), 0.0021, ("travel",)),
     Made("search-rank", (Version("21", 42, 24, ms=64), Version("22", 24, 4, ms=60), Version("23", 4, 0, ms=59)), 120, (60, 0), 0.0001, ("web",)),
-    Made("translate", (Version("2", 42, 2, 1.0, 700), Version("3", 2, 0, 1.0, 690, 0.004, 0.055)), 12, (300, 320), 0.0012, ("web", "mobile")),
+    Made("translate", (Version("2", 42, 2, 1.0, 700), Version("2", 2, 0, 0.5, 700), Version("3", 2, 0, 0.5, 690, 0.004, 0.055)),
+         12, (300, 320), 0.0012, ("web", "mobile")),
     Made("summarize", (Version("1", 42, 3, ms=1500),), 4, (2600, 210), 0.0009, ("research",)),
 )  # fmt: skip
 
@@ -143,11 +144,7 @@ class History:
     def _serving(self, endpoint: Made, start: datetime) -> list[tuple[Version, float]]:
         """The versions with traffic at a time, and the share of it that each has."""
         age = (self.now - start) / DAY
-        serving = [v for v in endpoint.versions if v.last <= age < v.first]
-        if endpoint.name == "support-chat" and age < 0.1:
-            serving = [v for v in endpoint.versions if v.name in ("7", "8")]
-            return [(v, v.share) for v in serving]
-        return [(v, 1.0) for v in serving[:1]]
+        return [(v, v.share) for v in endpoint.versions if v.last <= age < v.first]
 
     def _windows(self, rng: np.random.Generator, endpoint: Made, start: datetime, width: timedelta) -> Rows:
         daily = 0.55 + 0.45 * math.sin((start.hour + start.minute / 60 - 8) / 24 * 2 * math.pi)

@@ -61,15 +61,17 @@ class Queue:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    def form(self, page: str, action: str) -> dict[str, str]:
-        for form in re.findall(r"<form method=\"post\".*?</form>", page, re.DOTALL):
-            fields = {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', form)}
-            if fields.get("action") == action:
-                return fields | {"person_token": TOKEN}
-        raise AssertionError(page)
+    def form(self, page: str, grade: str) -> dict[str, str]:
+        form = re.search(r"<form method=\"post\".*?</form>", page, re.DOTALL)
+        assert form and f'value="{grade}"' in form[0], page
+        fields = {
+            name: unescape(value)
+            for name, value in re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[0])
+        }
+        return fields | {"grade": grade, "person_token": TOKEN}
 
-    def say(self, action: str) -> dict[str, str]:
-        form = self.form(self.page(), action)
+    def say(self, grade: str) -> dict[str, str]:
+        form = self.form(self.page(), grade)
         answer = self.client.post("/labels", data=form)
         assert answer.status_code == 303, answer.text
         return form
@@ -85,11 +87,11 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 def test_people_label_answers_blindly_and_the_queue_ends(queue: Queue) -> None:
     first = queue.page()
-    assert "4 answers" in first and EVIL not in first and "&lt;script&gt;" in first
+    assert "4 answers wait" in first and EVIL not in first and "&lt;script&gt;" in first
     assert not re.search(r"version [23]\b|0\.2|too short", first.partition("The scorers")[0]), (
         "neither who answered nor what the scorer said"
     )
-    asked = [queue.say(action)["request"] for action in ("good", "bad", "good", "half")]
+    asked = [queue.say(grade)["request"] for grade in ("good", "bad", "good", "half")]
     assert sorted(asked) == ["new 0", "new 2", "old 0", "old 2"], "of two pairs in question both answers"
     assert {row["request_id"]: row["value"] for row in queue.labels()} == dict(
         zip(asked, (1.0, 0.0, 1.0, 0.5), strict=True)
@@ -125,7 +127,7 @@ def test_nobody_labels_without_a_name_or_from_elsewhere(queue: Queue) -> None:
     assert queue.client.post("/labels", data=form | {"person_token": "guess"}).status_code == 403
     assert queue.client.post("/labels", data=form | {"form": "made up"}).status_code in (400, 403, 404, 410)
     assert queue.client.post("/labels", data=form, headers={"Origin": "http://evil.example"}).status_code == 403
-    assert queue.client.post("/labels", data=form | {"action": "delete"}).status_code == 400
+    assert queue.client.post("/labels", data=form | {"grade": "delete"}).status_code == 400
     assert not queue.labels()
 
 
