@@ -23,7 +23,8 @@ def contradiction(calibration: Calibration, batches: Sequence[Floats]) -> tuple[
     Under the null hypothesis each outcome exceeds its limit with a probability within the tolerance of its cell's. Likelihood ratios of single outcomes
     against its worst case multiply to e-processes: of either direction, of all rows, of those predicted and not, and of the lower and upper half of the
     scores. Each starts again with every batch, the capital split (Shin, Ramdas, Rinaldo 2023); their mean exceeds 1 / ALPHA ever with a probability of at
-    most ALPHA (Ville).
+    most ALPHA (Ville), where batches come whole and in order. The slack is known only at the end of the last batch, and a day that grows is tallied anew:
+    what that costs is measured (benchmarks.performance_coverage), not proven.
     """
     if not len(batches):
         return 0.0, ""
