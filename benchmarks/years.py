@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -82,14 +84,46 @@ class Cycle:
 
 
 def files_of(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob("*") if path.is_file())
+    return (path for path in list(root.rglob("*")) if path.is_file())
 
 
 def age(root: Path, since: float, when: float) -> None:
-    """Files written since then are as old as their cycle."""
+    """Files written since then are as old as their cycle, and so is what their logs say of deleted files: VACUUM goes by both."""
     for path in files_of(root):
-        if path.stat().st_mtime >= since:
-            os.utime(path, (when, when))
+        if path.stat().st_mtime < since:
+            continue
+        if path.name.endswith(".crc") and "_delta_log" in path.parts:
+            path.unlink()  # Hadoop's and Delta's sums, of what the files held before
+            continue
+        if path.parent.name == "_delta_log" and path.suffix == ".json":
+            path.write_text(
+                "\n".join(json.dumps(_aged(json.loads(line), since, when)) for line in path.read_text().splitlines())
+                + "\n"
+            )
+        elif ".checkpoint." in path.name and path.suffix == ".parquet":
+            _age_checkpoint(path, since, when)
+        os.utime(path, (when, when))
+
+
+def _aged(action: dict[str, Any], since: float, when: float) -> dict[str, Any]:
+    removed = action.get("remove")
+    if removed and removed.get("deletionTimestamp", 0) >= since * 1000:
+        removed["deletionTimestamp"] = int(when * 1000)
+    return action
+
+
+def _age_checkpoint(path: Path, since: float, when: float) -> None:
+    rows = pq.read_table(path)
+    place = rows.schema.get_field_index("remove")
+    removed = rows["remove"].combine_chunks()
+    names = [field.name for field in removed.type]
+    parts = [removed.field(name) for name in names]
+    at = names.index("deletionTimestamp")
+    parts[at] = pc.if_else(
+        pc.fill_null(pc.greater_equal(parts[at], int(since * 1000)), False), int(when * 1000), parts[at]
+    )
+    column = pa.StructArray.from_arrays(parts, fields=list(removed.type), mask=pc.is_null(removed))
+    pq.write_table(rows.set_column(place, rows.schema.field(place), column), path)
 
 
 def play(ctx: Context, cycle: int, first: int, when: float) -> Cycle:
