@@ -69,10 +69,10 @@ class Rehearsal:
         prior = busiest(serving)
         candidate = stage.entity(version)
         if candidate is None or not candidate.ready:
-            raise RefusedError(f"version {version} is not ready on {stage.name}: deploy it at 0 % first")
+            raise RefusedError(f"version {version} is not ready on {stage.name}: deploy it at 0% first")
         if on is None and stage.share(version):
             raise RefusedError(
-                f"version {version} takes {stage.share(version)} % of the traffic already: the judge compares it"
+                f"version {version} takes {stage.share(version)}% of the traffic already: the judge compares it"
             )
         entity = serving.entity(prior)
         assert entity is not None

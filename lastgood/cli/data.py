@@ -299,7 +299,7 @@ def performance(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """How good a yes/no classifier is, by version and day: estimated from its scores where labels are not there yet, with 95 % intervals, or why it
+    """How good a yes/no classifier is, by version and day: estimated from its scores where labels are not there yet, with 95% intervals, or why it
     cannot be known. Starts no Spark."""
     from lastgood.tables import estimated
     from lastgood.workspace.stores import tables_of
@@ -316,7 +316,7 @@ def performance(
         return
     names = [metric.metric for metric in estimates[0].metrics] if estimates else []
     rows = [
-        (day.model_version, f"{day.day}{' (reference)' if day.reference else ''}", day.rows, f"{day.metrics[0].labelled:.0%}",
+        (day.model_version, f"{day.day}{' (reference)' if day.reference else ''}", day.rows, percent(day.metrics[0].labelled),
          *(_estimated(metric) for metric in day.metrics), day.why)
         for day in estimates
     ]  # fmt: skip

@@ -100,7 +100,7 @@ def rehearsed(
 
 def rehearse(
     endpoint: EndpointName,
-    version: Annotated[str, typer.Argument(help="the version to rehearse: ready, and at 0 % of the traffic")],
+    version: Annotated[str, typer.Argument(help="the version to rehearse: ready, and at 0% of the traffic")],
     on: Annotated[
         str | None, typer.Option("--on", help="the endpoint that it is on, where that is another (staging)")
     ] = None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from lastgood.judge.reference import Calibration, calibrate
 
@@ -26,7 +27,8 @@ class LossModel:
 
     def scores(self, inputs: Floats) -> Floats:
         """Expected losses before calibration. inputs [rows, columns]: as fitted."""
-        return np.asarray(np.mean([model.predict(inputs) for model in self.models], axis=0))
+        with threadpool_limits(1):
+            return np.asarray(np.mean([model.predict(inputs) for model in self.models], axis=0))
 
 
 def losses(metric: str, predictions: Floats, targets: Floats) -> Floats:
@@ -42,9 +44,14 @@ def fit(
     outcome = losses(metric, predictions, targets)
     fold = np.random.default_rng(seed).permutation(len(outcome)) % FOLDS
     scores, models = np.zeros(len(outcome)), []
-    for number in range(FOLDS):
-        model = HistGradientBoostingRegressor(categorical_features=categorical, random_state=seed, early_stopping=False)
-        model.fit(inputs[fold != number], outcome[fold != number])
-        scores[fold == number] = model.predict(inputs[fold == number])
-        models.append(model)
+    with threadpool_limits(
+        1
+    ):  # threads that wait for each other on a busy machine take minutes for what takes a second
+        for number in range(FOLDS):
+            model = HistGradientBoostingRegressor(
+                categorical_features=categorical, random_state=seed, early_stopping=False
+            )
+            model.fit(inputs[fold != number], outcome[fold != number])
+            scores[fold == number] = model.predict(inputs[fold == number])
+            models.append(model)
     return LossModel(tuple(models), calibrate(scores, np.zeros(len(scores), bool), outcome), metric)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv, gammaincinv
 
 from lastgood.judge.reference import LABELLED, TOTAL, UNLABELLED, Calibration, roc_auc
+from lastgood.record.words import percent
 
 Floats = npt.NDArray[np.float64]
 COVERAGE = 0.95
@@ -117,7 +118,7 @@ def _unknown(
         for each, count in zip(calibrations, counts, strict=True)
     )
     if uncovered > OUTSIDE * (rows + outside):
-        return f"{uncovered / (rows + outside):.1%} of the rows lie outside of what the labelled reference covers"
+        return f"{percent(uncovered / (rows + outside))} of the rows lie outside of what the labelled reference covers"
     return ""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, wilcoxon
 
+from lastgood.record.words import percent
+
 LEVEL = 0.05
 SHARES = {"errors": 0.8, "latency": 0.07, "schema": 0.07, "scores": 0.06}
 """Of LEVEL, by what is compared. Failures are few, so their test needs most of it; a slower version or a lost field is seen by far."""
@@ -85,8 +87,8 @@ def _errors(pairs: Sequence[tuple[Reply, Reply]], history: tuple[float, float], 
     seen, bad = n + history[0], prior + history[1]
     p = float(binom.sf(new - 1, new + round(bad), n * tolerance / (n * tolerance + seen))) if new else 1.0
     codes = sorted({pair[1].failed for pair in pairs if pair[1].failed is not None})[:3]
-    rates = f"{new / n:.1%} of its requests fail ({', '.join(codes)})" if new else "none of its requests fails"
-    return Finding("errors", p <= _level("errors"), p, f"{rates} against {bad / seen:.1%} of the prior's")
+    rates = f"{percent(new / n)} of its requests fail ({', '.join(codes)})" if new else "none of its requests fails"
+    return Finding("errors", p <= _level("errors"), p, f"{rates} against {percent(bad / seen)} of the prior's")
 
 
 def _latency(pairs: Sequence[tuple[Reply, Reply]], tolerance: float) -> Finding | None:

@@ -12,4 +12,4 @@ def load(path: str, setting: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{setting} {path}: expected package.module:name ({error})") from error
+        raise ConfigError(f"{setting} {path}: expected package.module:function ({error})") from error

@@ -34,6 +34,6 @@ def test_few_requests_and_none_decide_nothing_and_extremes_have_a_sentence() -> 
     assert few.state == "undecided" and "too few" in few.sentence
     assert compare([], (0, 0), 1.25, 0.1).state == "undecided"
     broken = compare([(Reply(None, 0.0, 0), Reply("HTTP_500", 0.0))] * 60, (0, 0), 1.25, 0.1)
-    assert broken.state == "worse" and "100.0% of its requests fail (HTTP_500)" in broken.sentence
+    assert broken.state == "worse" and "100% of its requests fail (HTTP_500)" in broken.sentence
     same = compare([(Reply(None, 1.0, 10, FIELDS, 1.0), Reply(None, 1.0, 10, FIELDS, 1.0))] * 60, (0, 0), 1.25, 0.1)
     assert same.state == "as good" and same.sentence == "no worse in 60 requests"

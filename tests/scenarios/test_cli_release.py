@@ -306,9 +306,9 @@ def test_a_promotion_begins_with_a_rehearsal_and_stops_where_it_is_worse(recorde
 
 
 def test_what_cannot_be_rehearsed_is_refused_by_name(recorded: World) -> None:
-    with pytest.raises(RefusedError, match="version 7 is not ready on shop: deploy it at 0 % first"):
+    with pytest.raises(RefusedError, match="version 7 is not ready on shop: deploy it at 0% first"):
         recorded.run("rehearse", "shop", "7")
-    with pytest.raises(RefusedError, match="version 2 takes 100 % of the traffic already"):
+    with pytest.raises(RefusedError, match="version 2 takes 100% of the traffic already"):
         recorded.run("rehearse", "shop", "2")
     with pytest.raises(RefusedError, match=r"set endpoints\.chat2\.payload_table"):
         recorded.make("chat2", {"2": 100, "3": 0})
