@@ -186,7 +186,9 @@ def _follow(ctx: Context) -> Run | None:
         asked = _recent(ctx).join(ids, KEY, "left_semi").groupBy(*KEY).count()
         endless = held(ctx, asked.where(f.col("count") > MOST_REQUESTS).select(*KEY))
         if run and (number := endless.count()):
-            run.note = f"{counted(number, 'id')} of conversations stand on more than {MOST_REQUESTS} requests: they are counted as none"
+            run.note = (
+                f"{counted(number, 'id')} of conversations on more than {MOST_REQUESTS} requests: counted as none"
+            )
         made = _score(ctx, worked_out(ctx, ids.join(endless, KEY, "left_anti"))).withColumn("gone", f.lit(False))
         gone = ids.join(made, KEY, "left_anti").withColumn("gone", f.lit(True))
         rows = made.unionByName(gone, allowMissingColumns=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lastgood import tables
 from lastgood.record.windows import Counts, merge, quantile, utc
-from lastgood.record.words import percent
+from lastgood.record.words import counted, percent
 from lastgood.tables import Store, measures
 from lastgood.tables.summing import lists
 
@@ -50,7 +50,7 @@ def _age(window: Counts) -> float | None:
 FIGURES: tuple[tuple[str, Callable[[Counts], float | None], Callable[[float], str]], ...] = (
     ("prompts", _mean("tokens_in", "told_in"), lambda v: f"{v:,.0f} tokens"),
     ("answers", _mean("tokens_out", "told_out"), lambda v: f"{v:,.0f} tokens"),
-    ("features", _age, lambda v: f"{v / 60_000:,.0f} minutes old"),
+    ("features", _age, lambda v: f"{counted(v / 60_000, 'minute')} old"),
 )
 
 
@@ -129,7 +129,7 @@ def _deploys(store: Store, endpoint: str, since: datetime) -> Iterator[Moved]:
     for name, at in sorted(seen.items()):
         if name != endpoint:
             minutes = (since - at).total_seconds() / 60
-            words = f"{abs(minutes):.0f} minutes {'before' if minutes >= 0 else 'after'}"
+            words = f"{counted(abs(minutes), 'minute')} {'before' if minutes >= 0 else 'after'}"
             yield Moved(f"endpoint {name} was deployed {words}", 1.5 * math.exp(-abs(minutes) / 10))
 
 

@@ -86,7 +86,7 @@ def test_where_nothing_moved_nothing_is_said(store: Store) -> None:
 def test_a_token_count_that_doubled_and_features_that_went_stale_are_ranked_by_how_far(store: Store) -> None:
     quiet(store, {"answers": 80, "age_ms": 60 * 60_000.0}, {})
     found = sentences(store)
-    assert found[0].startswith("features of version 3 against 1 minutes old of version 2: 60 minutes old"), found
+    assert found[0].startswith("features of version 3 against 1 minute old of version 2: 60 minutes old"), found
     assert found[1] == "answers of version 3 against 40 tokens of version 2: 80 tokens"
     assert len(found) == 2
 

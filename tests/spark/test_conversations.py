@@ -217,4 +217,4 @@ def test_an_id_that_everybody_shares_is_no_conversation_and_the_run_says_so(
     run = conversations(ctx)
     assert outcomes(ctx) == {"own": ("2", 2, False, False, False)}
     assert run is not None
-    assert run.note == "1 ids of conversations stand on more than 5 requests: they are counted as none"
+    assert run.note == "1 id of conversations on more than 5 requests: counted as none"
