@@ -9,10 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from alerts_support import START, House, MemoryWorkspace, endpoint
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from lastgood import tables
 from lastgood.alerts.web.app import create_app
+from lastgood.dashboards.exporter import Exporter
+from lastgood.record.exported import CATALOGUE
 from lastgood.record.telemetry import arrow_schema
 from lastgood.settings import EndpointSettings, Policy, Scorer, Scoring, Settings
 from lastgood.tables import Store, delta
@@ -153,3 +157,25 @@ def test_the_scorers_stand_beside_what_people_say(queue: Queue) -> None:
         and float(told["money"]) == pytest.approx(0.06)
     )
     assert "2 too late" in queue.page()
+
+
+def test_metrics_say_how_scorers_do(queue: Queue) -> None:
+    """Each of them is on the board and in an alert (tests/golden)."""
+    put(queue.store, tables.JUDGED, [pair(6, errors=["timeout", None], scores=[0.5, 0.2], asked=False),
+                                     pair(1, again=True, asked=False, chance=0.0, scores=[0.5, 0.2], judged_at=START + timedelta(days=1))])  # fmt: skip
+    for grade in ("good", "bad", "good", "bad"):
+        queue.say(grade)
+    exporter = Exporter(queue.store, clock=queue.house.clock)
+    exporter.refresh()
+    shown = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(exporter.text(generate_latest, "text").decode())
+        for sample in family.samples if sample.name.startswith("lastgood_scorer_")
+    }  # fmt: skip
+    assert shown.keys() == {metric.name for metric in CATALOGUE if metric.name.startswith("lastgood_scorer_")}
+    assert (shown["lastgood_scorer_answers"], shown["lastgood_scorer_failed"], shown["lastgood_scorer_unlabelled"]) == (
+        12,
+        1,
+        0,
+    )
+    assert shown["lastgood_scorer_moved"] == pytest.approx(0.25) and 0 <= shown["lastgood_scorer_agreement"] <= 1
