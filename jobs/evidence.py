@@ -120,6 +120,7 @@ def judged(
     since = ctx.spark.createDataFrame(which, "endpoint string, candidate string, prior string, start timestamp")
     rows = ctx.store.read(ctx.spark, tables.JUDGED).where("NOT again AND chance > 0")
     rows = rows.join(f.broadcast(since), ["endpoint", "candidate", "prior"]).where("judged_at >= start").drop("start")
+    rows = rows.where(f.col("judged_at") <= f.lit(now))
     asked = rows.select("endpoint", f.explode("request_ids").alias("request_id")).distinct()
     requests = (
         ctx.store.read(ctx.spark, tables.REQUESTS)
