@@ -66,7 +66,8 @@ class Rehearsal:
         Errors: RefusedError where the version takes traffic, is not ready, or nothing can be sent again; those of the workspace and the tables.
         """
         serving, stage = self._acts.workspace.endpoint(name), self._acts.workspace.endpoint(on or name)
-        prior = busiest(serving)
+        entity = busiest(serving)
+        prior = entity.entity_version
         candidate = stage.entity(version)
         if candidate is None or not candidate.ready:
             raise RefusedError(f"version {version} is not ready on {stage.name}: deploy it at 0% first")
@@ -74,8 +75,6 @@ class Rehearsal:
             raise RefusedError(
                 f"version {version} takes {stage.share(version)}% of the traffic already: the judge compares it"
             )
-        entity = serving.entity(prior)
-        assert entity is not None
         left_out: dict[str, int] = {}
         requests = list(itertools.islice(self._recorded(name, left_out), limits.requests))
         if not requests:
@@ -125,12 +124,13 @@ class Rehearsal:
             _number(counted.get(new, counted.get(old)))
             for new, old in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
         )
+        took = int((into or 0) + (out or 0))
         if reply.status != OK:
-            return Reply(f"HTTP_{reply.status}", reply.seconds), int((into or 0) + (out or 0))
+            return Reply(f"HTTP_{reply.status}", reply.seconds), took
         score = self._scores(body, reply.body) if self._scores else None
         return Reply(
             None, reply.seconds, out, frozenset(itertools.islice(fields(reply.body), MOST_FIELDS)), score
-        ), int((into or 0) + (out or 0))
+        ), took
 
     def _recorded(self, name: str, left_out: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Requests of the newest day that may be sent again, in the order of a lot."""

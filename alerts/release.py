@@ -24,7 +24,7 @@ from lastgood.record import metrics
 from lastgood.record.windows import merge
 from lastgood.record.words import counted
 from lastgood.tables import measures
-from lastgood.workspace import Endpoint
+from lastgood.workspace import Endpoint, ServedEntity
 
 RECENT_WINDOWS = 30
 Follow = Callable[[Rollback], Rollback]
@@ -50,7 +50,7 @@ class Checklist:
         self.endpoint = self._workspace.endpoint(name)
         self.settings = self._acts.settings.endpoint(name)
         self.want = self.settings.release
-        self.serving = busiest(self.endpoint)
+        self.serving = busiest(self.endpoint).entity_version
         rows = [self._row(check) for check in CHECKS]
         document = {"rows": [asdict(row) for row in rows]}
         check = Check(name, self.serving, self._acts.clock(), all(row.passed for row in rows), document)
@@ -170,7 +170,7 @@ class Checklist:
         if name not in {other.staging for other in self._acts.settings.endpoints.values()}:
             return False, f"not drilled: {name} is not named as the staging endpoint of any other"
         endpoint = self._workspace.endpoint(name)
-        serving = busiest(endpoint)
+        serving = busiest(endpoint).entity_version
         with self._acts.store.read() as tx:
             there_plan = self._acts.plan(tx, endpoint, serving, self._acts.aliases(endpoint), why="a drill")
         if done := self._shift(replace(there_plan, kind=Kind.DRILL)):
@@ -231,12 +231,12 @@ class Checklist:
         return bool(real) and not wrong, "; ".join(wrong) or (", ".join(real) or "no receiver is configured")
 
 
-def busiest(endpoint: Endpoint) -> str:
-    """The version with the most traffic. Errors: RefusedError when nothing is served."""
+def busiest(endpoint: Endpoint) -> ServedEntity:
+    """The served entity with the most traffic. Errors: RefusedError when nothing is served."""
     entity = max(endpoint.entities, key=lambda e: endpoint.traffic.get(e.name, 0), default=None)
     if entity is None:
         raise RefusedError(f"{endpoint.name} serves nothing")
-    return entity.entity_version
+    return entity
 
 
 def quantile_interval(ordered: Sequence[float], q: float, level: float = 0.95) -> tuple[float, float, float]:

@@ -346,7 +346,7 @@ class Exporter:
         if self._changed(tables.COST):
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
-            self._scorers = judging.summaries(self._store, self._ranges, self._clock())
+            self._scorers = judging.read(self._store, self._ranges, self._clock()).summaries()
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):

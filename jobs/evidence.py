@@ -14,7 +14,7 @@ from lastgood.judge.corrected import Judgements, settled
 from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import OUTSIDE, Counts, from_row, utc
-from lastgood.tables.judging import judgements
+from lastgood.tables.judging import BY_SCORER, judgements
 from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def judged(
         .select("endpoint", "request_id", "trace_id")
         .join(asked, ["endpoint", "request_id"])
     )
-    labels = ctx.store.read(ctx.spark, tables.SCORES).where("value IS NOT NULL AND NOT startswith(source, 'scorer ')")
+    labels = ctx.store.read(ctx.spark, tables.SCORES).where(
+        f"value IS NOT NULL AND NOT startswith(source, '{BY_SCORER}')"
+    )
     labels = about(labels, requests).withColumn("value", _valued(ctx, named)).where("value BETWEEN 0 AND 1")
     first = labels.groupBy("endpoint", "request_id", "name").agg(
         f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc
 from lastgood.record.words import counted
 from lastgood.settings import Scorer, Scoring
+from lastgood.tables.judging import BY_SCORER
 from lastgood.tables.runs import Context, Run, append, record
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Budget:
 
     calls: int
     money: float | None
-    left_out: int = field(default=0)
+    left_out: int = 0
 
     def allows(self, pairs: int) -> int:
         """How many of so many pairs; the others are counted."""
@@ -162,7 +163,7 @@ def _exact(ctx: Context, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     now = ctx.clock()
     return [
         {"endpoint": row["endpoint"], "request_id": request, "name": row["scorer"], "value": value, "explanation": reason,
-         "source": f"scorer {row['scorer_version']}", "at": now, "received_at": now}
+         "source": f"{BY_SCORER}{row['scorer_version']}", "at": now, "received_at": now}
         for row in rows if not row["again"]
         for request, value, reason, error in zip(row["request_ids"], row["scores"], row["reasons"], row["errors"], strict=True) if error is None
     ]  # fmt: skip

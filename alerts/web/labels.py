@@ -25,20 +25,14 @@ class Labels:
 
     def page(self, request: Request) -> Response:
         """The next answer, and every scorer beside what people say."""
-        now = self._controller.clock()
-        rows = judging.summaries(self._store, self._ranges, now)
+        judged = judging.read(self._store, self._ranges, self._controller.clock())
+        rows, queue = judged.summaries(), judged.queue()
         if answer := as_csv(request, "scorers", {"scorers": lambda: _sheet(rows)}):
             return answer
-        waiting, questions = judging.queue(self._store, self._ranges, now, 1)
+        asked, answered = judging.texts(self._store, queue[0]) if queue else (None, None)
         return self._pages.with_forms(
-            request,
-            SUBJECT,
-            (ACTION,),
-            "labels.html",
-            waiting=waiting,
-            question=questions[0] if questions else None,
-            scorers=rows,
-        )
+            request, SUBJECT, (ACTION,), "labels.html", waiting=len(queue), question=queue[0] if queue else None, asked=asked, answered=answered, scorers=rows
+        )  # fmt: skip
 
     async def label(self, request: Request) -> Response:
         """What a person says of one answer."""
@@ -55,9 +49,9 @@ class Labels:
         await run_in_threadpool(self._write, (endpoint, asked, scorer), GRADES[grade], who)
         return RedirectResponse("/labels", 303)
 
-    def _write(self, question: tuple[str, str, str], value: float, who: str) -> None:
+    def _write(self, question: judging.Key, value: float, who: str) -> None:
         now = self._controller.clock()
-        if not judging.waits(self._store, question, self._ranges, now):
+        if question not in judging.read(self._store, self._ranges, now).queue():
             raise HTTPException(409, "This answer waits for no label (any more).")
         worst, best = self._ranges.get(question[0], {}).get(question[2], (0.0, 1.0))
         judging.label(self._store, question, worst + value * (best - worst), who, now)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
@@ -80,6 +80,7 @@ FAILURES = ("errors", "error_rate", "client")
 """Metrics that count failed requests."""
 HURT_WITHIN, MOST_SLICES = timedelta(hours=6), 6
 """How far back requests are looked at for those that are hurt, and how many slices the page names."""
+Part = TypeVar("Part")
 FRESH = timedelta(minutes=1)
 """So long what the requests of a verdict say is not looked for again: late ones may come."""
 MOST_INCIDENTS = 200
@@ -269,31 +270,34 @@ class Pages:
             return ()
         since = datetime.fromisoformat(incident.verdict["judged_at"]) - HURT_WITHIN
         faults = self._settings.endpoint(incident.endpoint).policy.rollback_faults
-        try:
-            return self._slices(
+        return self._if_read(
+            f"which requests of {incident.endpoint} are hurt",
+            lambda: self._slices(
                 (incident.id, since),
                 lambda: hurt(data, incident.endpoint, incident.candidate, prior, since, faults)[:MOST_SLICES],
-            )
-        except (
-            LastgoodError,
-            OSError,
-            ValueError,
-        ) as error:  # the page opens without it: pyarrow says ValueError of a broken file
-            log.warning("which requests of %s are hurt is not known: %s", incident.endpoint, error)
-            return ()
+            ),
+        )
 
     def _moved(self, incident: Incident, since: datetime) -> Sequence[Moved]:
-        """What moved with the harm; nothing where the tables cannot be read now: the page opens without it."""
+        """What moved with the harm."""
         data, now = self._data, self._clock()
         if data is None:
             return ()
-        try:
-            return self._causes(
+        return self._if_read(
+            f"what moved with the harm of {incident.endpoint}",
+            lambda: self._causes(
                 (incident.id, since),
                 lambda: moved(data, incident.endpoint, incident.candidate, incident.prior, since, now),
-            )
+            ),
+        )
+
+    @staticmethod
+    def _if_read(what: str, read: Callable[[], Sequence[Part]]) -> Sequence[Part]:
+        """Nothing where the tables cannot be read now: the page opens without it. pyarrow says ValueError of a broken file."""
+        try:
+            return read()
         except (LastgoodError, OSError, ValueError) as error:
-            log.warning("what moved with the harm of %s is not known: %s", incident.endpoint, error)
+            log.warning("%s is not known: %s", what, error)
             return ()
 
     def _patch(self, incident: Incident, rollback: Rollback) -> str:

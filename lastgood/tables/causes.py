@@ -57,21 +57,18 @@ FIGURES: tuple[tuple[str, Callable[[Counts], float | None], Callable[[float], st
 def _figures(counts: Sequence[Counts], new: str, prior: str | None, since: datetime) -> Iterator[Moved]:
     """Sizes of prompts and answers, age of features: of the new version beside the prior one, and of the prior beside itself before."""
     after = [c for c in counts if c.start >= since]
-    sides = {
-        f"version {new}": [c for c in after if c.model_version == new], f"version {prior}": [c for c in after if c.model_version == prior],
-        f"version {prior} before": [c for c in counts if c.start < since and c.model_version == prior],
-    }  # fmt: skip
-    whole = {name: merge(own) for name, own in sides.items() if own}
-    ours, theirs, earlier = (whole.get(name) for name in sides)
-    for a, b, words in (
-        (ours, theirs, f"of version {new} against"),
-        (theirs, earlier, f"of version {prior} too, against"),
-    ):
+    sides = (
+        [c for c in after if c.model_version == new], [c for c in after if c.model_version == prior],
+        [c for c in counts if c.start < since and c.model_version == prior],
+    )  # fmt: skip
+    ours, theirs, earlier = (merge(own) if own else None for own in sides)
+    for a, b, whose, beside in (
+        (ours, theirs, f"of version {new}", f"of version {prior}"), (theirs, earlier, f"of version {prior} too,", "before"),
+    ):  # fmt: skip
         for what, of, show in FIGURES if a and b else ():
             now, usual = of(a), of(b)  # type: ignore[arg-type]
             if now and usual and max(now / usual, usual / now) >= RATIO:
-                tail = "before" if a is theirs else f"of version {prior}"
-                yield Moved(f"{what} {words} {show(usual)} {tail}: {show(now)}", abs(math.log2(now / usual)))
+                yield Moved(f"{what} {whose} against {show(usual)} {beside}: {show(now)}", abs(math.log2(now / usual)))
 
 
 def _tools(store: Store, endpoint: str, new: str, prior: str | None, since: datetime) -> Iterator[Moved]:

@@ -17,6 +17,8 @@ from lastgood.record.windows import utc
 from lastgood.tables import Store
 
 LATELY = timedelta(days=30)
+BY_SCORER = "scorer "
+"""What the source of an exact scorer's scores begins with."""
 Key = tuple[str, str, str]
 """Endpoint, request, what was judged."""
 Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -77,15 +79,39 @@ class Summary:
     newest: datetime
 
 
-def summaries(store: Store, ranges: Ranges, now: datetime) -> list[Summary]:
-    """Of every scorer and pair of versions, the newest first. ranges: endpoint -> the policy's score_ranges. Errors: as the tables' homes."""
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class Judged:
+    """Rows of `judged` of the newest LATELY, without what exact scorers said, and what people said of their requests; as of `now`."""
+
+    rows: Sequence[Mapping[str, Any]]
+    told: Told
+    now: datetime
+
+    def summaries(self) -> list[Summary]:
+        """Of every scorer and pair of versions, the newest first."""
+        groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            groups.setdefault((row["endpoint"], row["candidate"], row["prior"], row["scorer"]), []).append(row)
+        made = [_summary(key, each, self.told, self.now) for key, each in groups.items()]
+        return sorted(made, key=lambda summary: summary.newest, reverse=True)
+
+    def queue(self) -> list[Key]:
+        """Answers that wait for a label: those whose pairs wait the longest first; of a pair in an order that says nothing."""
+        waiting = [
+            (row["judged_at"], sha256(request.encode()).hexdigest(), (row["endpoint"], request, row["scorer"]))
+            for row in self.rows
+            if row["asked"]
+            and not row["again"]
+            and utc(row["judged_at"]) + timedelta(seconds=row["label_wait_s"]) > self.now
+            for request in row["request_ids"]
+        ]
+        return [key for _, _, key in sorted(waiting) if key not in self.told]
+
+
+def read(store: Store, ranges: Ranges, now: datetime) -> Judged:
+    """What scorers and people said lately. Errors: as the tables' homes."""
     rows = _rows(store, now)
-    for row in rows:
-        groups.setdefault((row["endpoint"], row["candidate"], row["prior"], row["scorer"]), []).append(row)
-    told = labels(store, rows, ranges, now)
-    made = [_summary(key, each, told, now) for key, each in groups.items()]
-    return sorted(made, key=lambda summary: summary.newest, reverse=True)
+    return Judged(rows, _labels(store, rows, ranges), now)
 
 
 def _summary(key: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]], told: Told, now: datetime) -> Summary:
@@ -106,12 +132,7 @@ def _summary(key: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]], 
     )  # fmt: skip
 
 
-def labels(
-    store: Store,
-    rows: Sequence[Mapping[str, Any]],
-    ranges: Ranges,
-    now: datetime,
-) -> Told:
+def _labels(store: Store, rows: Sequence[Mapping[str, Any]], ranges: Ranges) -> Told:
     """What people said of the requests of these rows, by request id."""
     asked = {(row["endpoint"], request, row["scorer"]) for row in rows for request in row["request_ids"]}
     if not asked:
@@ -125,64 +146,16 @@ def labels(
     for row in sorted(scores.to_pylist(), key=lambda row: row["received_at"]):
         value = None if row["value"] is None else scaled(row["value"], ranges.get(row["endpoint"], {}).get(row["name"]))
         key = (row["endpoint"], row["request_id"], row["name"])
-        if key in asked and value is not None and not str(row["source"]).startswith("scorer "):
+        if key in asked and value is not None and not str(row["source"]).startswith(BY_SCORER):
             told.setdefault(key, (value, utc(row["received_at"]).timestamp()))
     return told
 
 
-@dataclass(frozen=True)
-class Question:
-    """An answer that people are asked about, and nothing of who gave it."""
-
-    endpoint: str
-    request_id: str
-    scorer: str
-    input: str | None
-    output: str | None
-
-
-def queue(store: Store, ranges: Ranges, now: datetime, most: int) -> tuple[int, list[Question]]:
-    """(answers that wait for a label, the first of them): those whose pairs wait the longest first; of a pair in an order that says nothing."""
-    rows = [row for row in _rows(store, now) if row["asked"] and not row["again"] and _waits(row, now)]
-    told = labels(store, rows, ranges, now)
-    open_ones = [
-        (row["judged_at"], sha256(request.encode()).hexdigest(), row["endpoint"], request, row["scorer"])
-        for row in rows
-        for request in row["request_ids"]
-        if (row["endpoint"], request, row["scorer"]) not in told
-    ]
-    chosen = sorted(open_ones)[:most]
-    texts = _texts(store, chosen, now)
-    return len(open_ones), [Question(e, r, s, *texts.get((e, r), (None, None))) for _, _, e, r, s in chosen]
-
-
-def waits(store: Store, question: tuple[str, str, str], ranges: Ranges, now: datetime) -> bool:
-    """Whether an answer (endpoint, request, what was judged) is in the queue."""
-    endpoint, request_id, scorer = question
-    rows = [
-        row
-        for row in _rows(store, now)
-        if row["asked"]
-        and not row["again"]
-        and _waits(row, now)
-        and (row["endpoint"], row["scorer"]) == (endpoint, scorer)
-        and request_id in row["request_ids"]
-    ]
-    return bool(rows) and question not in labels(store, rows, ranges, now)
-
-
-def _waits(row: Mapping[str, Any], now: datetime) -> bool:
-    return utc(row["judged_at"]) + timedelta(seconds=row["label_wait_s"]) > now
-
-
-def _texts(
-    store: Store, chosen: Sequence[tuple[Any, ...]], now: datetime
-) -> dict[tuple[str, str], tuple[str | None, str | None]]:
-    if not chosen:
-        return {}
-    wanted: Any = [("request_id", "in", sorted({each[3] for each in chosen}))]
+def texts(store: Store, key: Key) -> tuple[str | None, str | None]:
+    """What was asked and answered, as far as it is kept. Errors: as the tables' homes."""
+    wanted: Any = [("endpoint", "=", key[0]), ("request_id", "=", key[1])]
     rows = store.home(tables.REQUESTS).read(["endpoint", "request_id", "input", "output"], wanted)
-    return {(row["endpoint"], row["request_id"]): (row["input"], row["output"]) for row in rows.to_pylist()}
+    return next(((row["input"], row["output"]) for row in rows.to_pylist()), (None, None))
 
 
 def _rows(store: Store, now: datetime) -> list[dict[str, Any]]:
@@ -194,11 +167,12 @@ def _rows(store: Store, now: datetime) -> list[dict[str, Any]]:
     return list(rows.filter(pc.or_(pc.greater(rows["chance"], 0), rows["again"])).to_pylist())
 
 
-def label(store: Store, question: tuple[str, str, str], value: float, who: str, now: datetime) -> None:
-    """Write down what a person said of an answer (endpoint, request, what was judged). Errors: as the tables' homes."""
-    endpoint, request_id, name = question
-    row = {
-        "endpoint": endpoint, "request_id": request_id, "trace_id": None, "name": name, "value": value, "label": None, "explanation": None,
-        "source": who, "at": now, "received_at": now,
-    }  # fmt: skip
+def label(store: Store, key: Key, value: float, who: str, now: datetime) -> None:
+    """Write down what a person said of an answer. Errors: as the tables' homes."""
+    row = dict(zip(("endpoint", "request_id", "name"), key, strict=True)) | {
+        "value": value,
+        "source": who,
+        "at": now,
+        "received_at": now,
+    }
     store.home(tables.SCORES).append(pa.Table.from_pylist([row], arrow_schema(tables.SCORES.fields)))

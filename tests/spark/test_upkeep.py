@@ -221,6 +221,17 @@ def by_a_source_that_names_nobody(ctx: Context, asked: dict[str, Any]) -> None:
     assert [one["requested_at"] for one in rows_of(ctx, tables.REQUESTS) if one["requester"] is None] == [another]
 
 
+def judged(ctx: Context, **pairs: list[str]) -> None:
+    """Pairs by id: the requests whose answers were judged."""
+    rows = [
+        {"endpoint": "chat", "pair_id": name, "request_ids": asked, "reasons": ["as ann says", None]}
+        for name, asked in pairs.items()
+    ]
+    delta.append(
+        ctx.store.path(tables.JUDGED), pa.Table.from_pylist(rows, telemetry.arrow_schema(tables.JUDGED.fields))
+    )
+
+
 def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgotten(make: Make) -> None:
     ctx = make(now=START + timedelta(hours=2))
     put(
@@ -251,13 +262,7 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
     report(ctx, {"request_id": "r3", "name": "thumbs", "value": 1.0})  # which names no endpoint
-    pairs = [
-        {"endpoint": "chat", "pair_id": name, "request_ids": asked, "reasons": ["as ann says", None]}
-        for name, asked in (("a", ["r9003", "r1"]), ("b", ["r9001", "r9003"]))
-    ]
-    delta.append(
-        ctx.store.path(tables.JUDGED), pa.Table.from_pylist(pairs, telemetry.arrow_schema(tables.JUDGED.fields))
-    )
+    judged(ctx, a=["r9003", "r1"], b=["r9001", "r9003"])
     assert rows_of(ctx, tables.FORGOTTEN) == []
     would = forget(replace(ctx, dry_run=True), "ann")
     assert would["requests"] > 0
