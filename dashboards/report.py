@@ -201,7 +201,8 @@ def timeline(
         for side in axis.spines.values():
             side.set_visible(False)
     grid[-1].set_xlim(*_range([*starts, *(moment for moment, _ in events), *(v.judged_at for v in verdicts)]))
-    locator = AutoDateLocator(maxticks=6)
+    # With more than two ticks as its least, matplotlib has no step for 2.5 to 5 minutes, hours and days beside at most six.
+    locator = AutoDateLocator(minticks=2, maxticks=6)
     grid[-1].xaxis.set_major_locator(locator)
     grid[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
     grid[-1].xaxis.get_offset_text().set(color=TEXT, size=10)

@@ -125,7 +125,7 @@ def test_what_the_reference_does_not_cover_is_not_estimated():
     calibration = calibrate(scores, predicted, label)
     counts = unlabelled(calibration, scores[:900], predicted[:900])
     assert estimate(["f1"], [calibration], [counts], outside=40)[0].value is not None
-    assert "10.0% of the rows lie outside" in estimate(["f1"], [calibration], [counts], outside=100)[0].reason
+    assert "10% of the rows lie outside" in estimate(["f1"], [calibration], [counts], outside=100)[0].reason
     never = calibrate(scores[~predicted], predicted[~predicted], label[~predicted])
     assert "outside of what" in estimate(["f1"], [never], [unlabelled(never, scores, predicted)])[0].reason
 

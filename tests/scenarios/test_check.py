@@ -187,3 +187,14 @@ def test_the_axis_shows_all_moments_where_a_metric_knows_a_single_one() -> None:
     windows[30] = replace(windows[30], quality={"answers": 10.0, "bad": 1.0})
     drawn = timeline(windows, (), [(start + timedelta(minutes=50), "deployed")], panels=["bad_answers"])
     assert "00:30" in drawn and "2020" not in drawn
+
+
+def test_an_axis_of_any_length_has_its_ticks_without_a_warning() -> None:
+    """For 2.5 to 5 minutes, hours and days matplotlib had no step and warned: a demo of three minutes ended with a traceback."""
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    lengths = [timedelta(seconds=1.5**power) for power in range(6, 49)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for length in lengths:
+            windows = [Counts("e", "1", "", start + length * i / 10, 15, 15.0, errors={"503": 3.0}) for i in range(11)]
+            assert "<svg" in timeline(windows, (), [(start, "deployed")], panels=["error_rate"])
