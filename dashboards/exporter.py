@@ -27,6 +27,7 @@ from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
+from lastgood.settings import Settings
 from lastgood.tables import judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
@@ -69,7 +70,7 @@ REFUSED = "refused_"
 
 
 SCORERS: Mapping[str, Callable[[judging.Summary], float | None]] = {
-    "lastgood_scorer_answers": lambda row: row.calls, "lastgood_scorer_failed": lambda row: row.failed,
+    "lastgood_scorer_answers": lambda row: row.calls_today, "lastgood_scorer_failed": lambda row: row.failed_today,
     "lastgood_scorer_agreement": lambda row: row.agrees, "lastgood_scorer_moved": lambda row: row.moved,
     "lastgood_scorer_unlabelled": lambda row: row.unlabelled,
 }  # fmt: skip
@@ -279,9 +280,9 @@ class Exporter:
         exemplars: Exemplars | None = None,
         currency: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        ranges: judging.Ranges | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self._ranges, self._scorers = ranges or {}, list[judging.Summary]()
+        self._settings, self._scorers = settings or Settings(), list[judging.Summary]()
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
         self._complete: dict[str, float] = {}
@@ -346,7 +347,7 @@ class Exporter:
         if self._changed(tables.COST):
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
-            self._scorers = judging.read(self._store, self._ranges, self._clock()).summaries()
+            self._scorers = judging.read(self._store, self._settings, self._clock()).summaries()
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
