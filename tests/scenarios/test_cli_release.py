@@ -264,7 +264,7 @@ def recorded(world: World) -> World:
     world.document["endpoints"]["shop"] = {
         "payload_table": payload,
         "policy": policy,
-        "release": {"rehearse": True, "rehearse_requests": 60},
+        "release": {"rehearse": True, "rehearse_requests": 60, "rehearse_per_second": 50},
         "staging": "staging",
     }
     world.save()
@@ -475,6 +475,7 @@ def test_the_release_check_has_the_rehearsal_and_sends_nothing_by_itself(recorde
     assert row()["passed"] and "beside version 2 of shop: no worse in 60 requests" in row()["observed"]
     recorded.state.faults["staging", "3"] = local.Fault(error_share=0.5)
     recorded.run("rehearse", "shop", "3", "--on", "staging", "--requests", "60", "--per-second", "100")
+    recorded.state.faults.clear()
     release["rehearse"] = False
     recorded.save()
     found = row()
