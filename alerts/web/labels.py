@@ -31,18 +31,24 @@ class Labels:
             return answer
         passed = request.query_params.get("after", "")
         later = max((i for i, key in enumerate(queue) if key[1] == passed), default=-1) + 1
-        question, asked, answered = self._next([*queue[later:], *queue[:later]])
+        question, shown = self._next([*queue[later:], *queue[:later]])
         return self._pages.with_forms(
-            request, SUBJECT, (ACTION,), "labels.html", waiting=len(queue), question=question, asked=asked, answered=answered, scorers=rows
+            request, SUBJECT, (ACTION,), "labels.html", waiting=len(queue), question=question, shown=shown, meant=self._meant(question), scorers=rows
         )  # fmt: skip
 
-    def _next(self, queue: list[judging.Key]) -> tuple[judging.Key | None, str | None, str | None]:
+    def _meant(self, question: judging.Key | None) -> str:
+        """What the scorer was told to judge, for whoever labels the same."""
+        own = self._controller.settings.endpoint(question[0]).scoring.scorers if question else ()
+        return next(
+            (each.instruction for each in own if question and each.name == question[2] and each.kind == "model"), ""
+        )
+
+    def _next(self, queue: list[judging.Key]) -> tuple[judging.Key | None, judging.Shown | None]:
         """The first answer whose text is still kept, of the first LOOKS: nobody can say how good another is."""
         for key in queue[:LOOKS]:
-            asked, answered = judging.texts(self._store, key)
-            if answered:
-                return key, asked, answered
-        return None, None, None
+            if (shown := judging.texts(self._store, key)).answered:
+                return key, shown
+        return None, None
 
     async def label(self, request: Request) -> Response:
         """What a person says of one answer."""

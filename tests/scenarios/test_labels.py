@@ -121,6 +121,20 @@ def test_who_cannot_tell_sees_another_one_and_what_is_not_kept_is_not_asked_abou
     assert "The answers that wait are not kept" in queue.page() and "2 answers wait" in queue.page()
 
 
+def test_who_labels_knows_what_is_asked_and_what_was_said_before(queue: Queue) -> None:
+    talk = {"endpoint": "chat", "model_version": "2", "conversation_id": "c"}
+    put(queue.store, tables.REQUESTS, [
+        talk | {"request_id": f"turn {i}", "input": f"turn {i}", "output": f"reply {i}", "requested_at": START + timedelta(seconds=i)} for i in range(10)
+    ])  # fmt: skip
+    put(queue.store, tables.JUDGED, [pair(5, asked=True, request_ids=["turn 8", "new 4"], judged_at=START - timedelta(minutes=1))])  # fmt: skip
+    pages = [queue.page()]
+    pages.append(queue.client.get("/labels", params={"after": queue.form(pages[0], "good")["request"]}).text)
+    (page,) = [page for page in pages if "reply 8" in page]
+    assert "Say how well the answer serves the person who asks." in page, "as the scorer was told"
+    assert "Earlier in the conversation (6 requests)" in page and "reply 7" in page and "reply 2" in page
+    assert "reply 1<" not in page and "reply 9" not in page, "the newest before it, and nothing of what came after"
+
+
 def test_a_label_outside_of_its_range_is_none_and_counted_and_settings_are_those_of_now(queue: Queue) -> None:
     put(queue.store, tables.SCORES, [
         {"endpoint": "chat", "request_id": "old 0", "name": "helpful", "value": 5.0, "source": "ann", "at": START, "received_at": START},
