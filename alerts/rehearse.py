@@ -226,7 +226,7 @@ class Rehearsal:
             raise RefusedError(f"a rehearsal sends requests as they were sent: set endpoints.{name}.payload_table")
         seen: set[str] = set()
         for text in _newest(self._store.named(own.payload_table), self._acts.clock() - BACK):
-            if text in seen:
+            if text and text in seen:
                 continue
             seen.add(text)
             why, body = sendable(text, own)
@@ -246,7 +246,8 @@ class Rehearsal:
 
 
 def _newest(home: TableHome, since: datetime) -> Iterator[str]:
-    """The bodies of the requests since a moment, by lot. Which requests is drawn before any body is read, and bodies are read as they are asked for."""
+    """The bodies of the requests since a moment, empty where none was logged, by lot. Which requests is drawn before any body is read, and bodies are read
+    as they are asked for."""
     for clock, key in CLOCKS:
         moment: Any = int(utc(since).timestamp() * 1000) if clock == "timestamp_ms" else since
         try:
@@ -266,12 +267,14 @@ def _newest(home: TableHome, since: datetime) -> Iterator[str]:
             drawn = ids[key].take(lot[first : first + DRAWN]).to_pylist()
             rows = home.read([key, "request"], [(clock, ">=", moment), (key, "in", drawn)])
             bodies = dict(zip(rows[key].to_pylist(), rows["request"].to_pylist(), strict=True))
-            yield from (bodies[each] for each in drawn if bodies.get(each))
+            yield from (bodies.get(each) or "" for each in drawn)
         return
 
 
 def sendable(text: str, own: EndpointSettings) -> tuple[str, dict[str, Any]]:
     """(why it is not sent again, the body without a stream)."""
+    if not text:
+        return "have no body in the table (too large, or not logged)", {}
     try:
         body = json.loads(text)
     except ValueError:

@@ -1,9 +1,9 @@
 """Settings of one endpoint: what is kept, how it is judged, where its features come from, what it costs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lastgood.record.answer_flags import AnswerFlag
 from lastgood.record.redact import Capture
@@ -124,3 +124,11 @@ class EndpointSettings(Model):
     )
     scoring: Scoring = Scoring()
     cost: CostSettings = CostSettings()
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        if self.scoring.scorers and self.capture not in (Capture.FULL, Capture.REDACTED):
+            raise ValueError(
+                f"scoring.scorers judge texts, and capture: {self.capture} keeps none: expected full or redacted"
+            )
+        return self

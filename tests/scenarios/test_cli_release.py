@@ -352,6 +352,7 @@ def test_requests_that_may_have_effects_are_not_sent_again() -> None:
         assert "what the server keeps" in sendable(json.dumps(body | more), safe)[0]
     for text in ("write to [EMAIL]", "call <PHONE_NUMBER>", "about [CASE]"):
         assert "are redacted" in sendable(json.dumps({"prompt": text}), safe)[0], text
+    assert "have no body" in sendable("", plain)[0]
     assert sendable('{"messages": [', plain)[0] == "are cut or are no JSON"
     assert sendable("[1]", plain)[0] == "are no JSON object"
 

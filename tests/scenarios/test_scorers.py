@@ -20,7 +20,8 @@ from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.errors import ConfigError
 from lastgood.jobs.fake_model import GOOD, app
 from lastgood.jobs.scorers import FAILED, Answer, Score, made, prompt, verdict, version
-from lastgood.settings import Scorer, Scoring
+from lastgood.record.redact import Capture
+from lastgood.settings import EndpointSettings, Scorer, Scoring
 
 
 def scored(answer: Answer, **settings: Any) -> Score:
@@ -239,6 +240,14 @@ def test_an_answer_cannot_end_the_place_in_which_it_stands() -> None:
     assert prompt(Scorer(name="s", model="m"), Answer("q", evil)) == asked, (
         "the same answer is asked about in the same words"
     )
+
+
+def test_scorers_without_texts_are_an_error() -> None:
+    scoring = Scoring(scorers=(Scorer(name="s", model="m"),))
+    for capture in (Capture.NONE, Capture.FEATURES):
+        with pytest.raises(ValueError, match=f"capture: {capture} keeps none"):
+            EndpointSettings(scoring=scoring, capture=capture)
+    assert EndpointSettings(scoring=scoring, capture=Capture.REDACTED) and EndpointSettings(capture=Capture.NONE)
 
 
 def test_money_that_no_price_can_spend_is_an_error() -> None:
