@@ -1,7 +1,7 @@
 """Settings of one endpoint: what is kept, how it is judged, where its features come from, what it costs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from lastgood.record.redact import Capture
 from lastgood.settings.base import Mode, Model
 from lastgood.settings.judge import Policy
 from lastgood.settings.scoring import Scoring
+
+Part = Literal["prompt", "tools", "parameters", "route", "package"]
+"""See record.contents."""
 
 
 class Release(Model):
@@ -85,6 +88,11 @@ class EndpointSettings(Model):
         (),
         description="flags of answers that are counted and shown for this endpoint and do not make an answer bad (echo of a proofreader, "
         "script of a translator)",
+    )
+    versions_by: tuple[Part, ...] = Field(
+        (),
+        description="what makes another version beside the registered one, told by spans and bodies: prompt (system prompt), tools (their definitions), "
+        "parameters (temperature, ...), route (model asked for), package (service.version); empty: nothing",
     )
     payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(
