@@ -456,8 +456,8 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
         raise RefusedError(situation.problem)
     if hash_of(bad) and judged and base(bad) == base(judged) and wanted is None:
         raise RefusedError(
-            f"version {base(bad)} serves as before; what it is asked with has changed ({hash_of(judged)} to {hash_of(bad)}: prompt, tools, parameters, route or "
-            "package), which no configuration of the endpoint undoes: put back what was sent before"
+            f"version {base(bad)} serves as before; what it is asked with has changed ({hash_of(judged)} to {hash_of(bad)}), and no "
+            "configuration of the endpoint undoes that: put back the prompt, tools, parameters, route or package of before"
         )
     bad, judged = base(bad), judged and base(judged)
     models = {e.entity_name for e in endpoint.entities if e.entity_version == bad}

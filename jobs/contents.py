@@ -16,7 +16,7 @@ from lastgood.record import contents, telemetry
 from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc
 from lastgood.settings import EndpointSettings
-from lastgood.tables.changes import RARE, as_change
+from lastgood.tables.edits import RARE, as_change
 from lastgood.tables.runs import Context, append, merge
 
 if TYPE_CHECKING:
@@ -49,7 +49,13 @@ def _hash(own: EndpointSettings) -> "Column | None":
     if not own.versions_by:
         return None
     digests = [f.col("attributes")[contents.PREFIX + part] for part in own.versions_by]
-    named = f.concat_ws("|", *(f.concat(f.lit(f"{part}="), f.coalesce(d, f.lit(""))) for part, d in zip(own.versions_by, digests, strict=True)))
+    named = f.concat_ws(
+        "|",
+        *(
+            f.concat(f.lit(f"{part}="), f.coalesce(d, f.lit("")))
+            for part, d in zip(own.versions_by, digests, strict=True)
+        ),
+    )
     telling = f.coalesce(*digests).isNotNull()
     if own.payload_table:
         telling &= ~f.col("source").isin(telemetry.of_kind(telemetry.SPAN))
@@ -71,7 +77,9 @@ def told_apart(ctx: Context, good: "DataFrame") -> "DataFrame":
     plain = f.map_filter("attributes", lambda key, _: ~key.isin(contents.TEXTS, contents.CONTENT))
     added = f.create_map(f.lit(contents.CONTENT), f.col("_content"))
     both = f.when(f.col("_content").isNull(), plain).otherwise(f.map_concat(plain, added))
-    return marked.withColumns({"attributes": both, "model_version": _effective(f.col("model_version"), f.col("_content"))}).drop("_content")
+    return marked.withColumns(
+        {"attributes": both, "model_version": _effective(f.col("model_version"), f.col("_content"))}
+    ).drop("_content")
 
 
 def _effective(version: "Column", content: "Column") -> "Column":
@@ -88,8 +96,12 @@ def composed(ctx: Context) -> int:
         return 0
     content = f.col("attributes")[contents.CONTENT]
     rows = ctx.store.read(ctx.spark, tables.REQUESTS).where(f.col("requested_at") >= f.lit(ctx.clock() - LATE))
-    rows = rows.where(content.isNotNull() & f.col("model_version").isNotNull() & ~f.contains("model_version", f.lit(contents.MARK)))
-    rows = rows.select("endpoint", "request_id", "requested_at", _effective(f.col("model_version"), content).alias("version"))
+    rows = rows.where(
+        content.isNotNull() & f.col("model_version").isNotNull() & ~f.contains("model_version", f.lit(contents.MARK))
+    )
+    rows = rows.select(
+        "endpoint", "request_id", "requested_at", _effective(f.col("model_version"), content).alias("version")
+    )
     if rows.isEmpty():
         return 0
     on = "t.endpoint = s.endpoint AND t.request_id = s.request_id AND t.requested_at = s.requested_at"
@@ -115,18 +127,23 @@ def _noted(ctx: Context, marked: "DataFrame") -> set[tuple[str, str]]:
     seen = [row.asDict() for row in rows.collect()]
     if not seen:
         return set()
-    earlier = ctx.store.read(ctx.spark, tables.CONTENTS).where(f.col("endpoint").isin(sorted({row["endpoint"] for row in seen})))
+    earlier = ctx.store.read(ctx.spark, tables.CONTENTS).where(
+        f.col("endpoint").isin(sorted({row["endpoint"] for row in seen}))
+    )
     ledger, made = [row.asDict() for row in earlier.collect()], list[dict[str, Any]]()
     admitted = {(row["endpoint"], row["content"]) for row in ledger if row["admitted"]}
     for endpoint in sorted({row["endpoint"] for row in seen}):
         own = [row for row in seen if row["endpoint"] == endpoint]
         made += _admission(ctx, endpoint, own, [row for row in ledger if row["endpoint"] == endpoint])
     if made:
-        append(ctx, ctx.spark.createDataFrame([tuple(row[name] for name in tables.CONTENTS.columns) for row in made], spark_ddl(tables.CONTENTS.fields)), tables.CONTENTS)
+        rows_made = [tuple(row[name] for name in tables.CONTENTS.columns) for row in made]
+        append(ctx, ctx.spark.createDataFrame(rows_made, spark_ddl(tables.CONTENTS.fields)), tables.CONTENTS)
     return admitted | {(row["endpoint"], row["content"]) for row in made if row["admitted"]}
 
 
-def _admission(ctx: Context, endpoint: str, seen: Sequence[dict[str, Any]], ledger: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _admission(
+    ctx: Context, endpoint: str, seen: Sequence[dict[str, Any]], ledger: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows of the ledger for contents that are not in it yet."""
     now = ctx.clock()
     changes = {row["content"]: as_change(row) for row in ledger if row["admitted"]}
@@ -136,7 +153,9 @@ def _admission(ctx: Context, endpoint: str, seen: Sequence[dict[str, Any]], ledg
         if not row["admitted"] and utc(row["noted_at"]) > now - DAY:
             lately.setdefault(row["content"], []).append(row)
     made, rare = [], max((row["total"] for row in seen), default=0) - sum(row["requests"] for row in seen)
-    for row in sorted((row for row in seen if row["content"] not in changes), key=lambda row: (row["first_at"], row["content"])):
+    for row in sorted(
+        (row for row in seen if row["content"] not in changes), key=lambda row: (row["first_at"], row["content"])
+    ):
         before = lately.get(row["content"], ())
         enough = row["requests"] + sum(earlier["requests"] for earlier in before) >= LEAST and room > 0
         first_at = min([utc(row["first_at"]), *(utc(earlier["first_at"]) for earlier in before)])
@@ -157,4 +176,3 @@ def _admission(ctx: Context, endpoint: str, seen: Sequence[dict[str, Any]], ledg
             "endpoint": endpoint, "content": RARE, "model_version": RARE, "first_at": now, "requests": rare, "admitted": False, "noted_at": now,
         })  # fmt: skip
     return made
-

@@ -11,7 +11,7 @@ from lastgood.judge.ledger import AGAIN_AFTER, AGAIN_ROWS, Configuration, Pair, 
 from lastgood.judge.ledger import ledger as as_ledger
 from lastgood.record.contents import base
 from lastgood.record.windows import Counts, utc
-from lastgood.tables.changes import changes
+from lastgood.tables.edits import changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row

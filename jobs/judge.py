@@ -102,7 +102,9 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
     }
     # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
     away = {(name, version) for name, story in history.items() for version in story.rolled_back}
-    starts = {key: start if (key[0], base(key[1])) in away else start - SEEN_LATE for key, (start, _) in segments.items()}
+    starts = {
+        key: start if (key[0], base(key[1])) in away else start - SEEN_LATE for key, (start, _) in segments.items()
+    }
     rows = parts(ctx, chosen, starts, alone(chosen, ledger), now)
     made = rows.groupBy("endpoint", "candidate").applyInArrow(in_workers(known, now), spark_ddl(tables.VERDICTS.fields))
     documents = [json.loads(verdict["document"]) for verdict in made.select("document").collect()]

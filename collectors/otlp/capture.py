@@ -41,7 +41,8 @@ NAMED = (
 """Fields that are names: whatever they say, up to a line of it."""
 NAMES = frozenset(name for field in NAMED for name, _ in _FIELDS.get(field, ())) | {
     "gen_ai.request.model", "gen_ai.response.model", "gen_ai.system", "gen_ai.provider.name", "llm.model_name", "llm.provider", "llm.system",
-    contents.WHO, "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name", "rpc.service",
+    contents.WHO,
+    "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name", "rpc.service",
 }  # fmt: skip
 IDS = frozenset(name for name, _ in _FIELDS["conversation_id"])
 """Attributes that hold an id: a word, whatever it says. What has blanks in it is a client's text."""

@@ -22,7 +22,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, TELLING, Row, SpanDecoder, plain
+from lastgood.collectors.otlp.rows import (
+    EVALUATION,
+    MAX_ATTRIBUTES,
+    MAX_NAME,
+    MAX_VALUE,
+    TELLING,
+    Row,
+    SpanDecoder,
+    plain,
+)
 from lastgood.record import agents, contents, telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
@@ -391,7 +400,11 @@ class _Spans:
         shared = self._telling(self.resources) if self.resources is not None else {}
         entries, known = attributes.to_pylist(), dict[int, set[str]]()
         for i, span in enumerate(spans.tolist()):
-            if self.parts[span] in TELLING and not contents.told(dict(entries[i] or ())) and (told := {**shared.get(int(self.group[span]), {}), **own.get(span, {})}):
+            if (
+                self.parts[span] in TELLING
+                and not contents.told(dict(entries[i] or ()))
+                and (told := {**shared.get(int(self.group[span]), {}), **own.get(span, {})})
+            ):
                 texts = known.setdefault(int(self.export[span]), set())
                 entries[i] = [*(entries[i] or ()), *contents.attributes(contents.of_span(told), texts)]
         return pa.array(entries, attributes.type)

@@ -282,7 +282,9 @@ class OtlpReceiver:
     async def running(self) -> AsyncIterator["OtlpReceiver"]:
         spool = open_spool(self.settings)
         self.writer = GroupCommit(spool, self.settings, self.tally)
-        drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach, self.contents)
+        drain = DrainProcess(
+            self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach, self.contents
+        )
         server = self._grpc_server()
         web, sockets, self.http_port = bind(
             Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, self.settings.read_timeout_s,

@@ -281,7 +281,11 @@ def log(
         row |= _names(given, record.trace_id, record.span_id)
         rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in decoder.known]
         stamp = {"source": decoder.source, "received_at": received_at, "part": EVENT, "requested_at": when(at)}
-        parts = contents.attributes(contents.of_span({**own, **told}), out.texts) if decoder.contents and not contents.told(own) else []
+        parts = (
+            contents.attributes(contents.of_span({**own, **told}), out.texts)
+            if decoder.contents and not contents.told(own)
+            else []
+        )
         out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES] + parts, "weight": 1.0})
     else:
         out.others += 1

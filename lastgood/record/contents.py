@@ -146,7 +146,7 @@ def _tools(tools: Any) -> str:
         try:
             tools = orjson.loads(tools)
         except orjson.JSONDecodeError:
-            return tools
+            return str(tools)
     if isinstance(tools, dict):
         tools = [{"name": name, "definition": tools[name]} for name in tools]
     each = [_nested(tool) for tool in tools] if isinstance(tools, list) else []
@@ -176,7 +176,7 @@ def _parameters(stated: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
-    return value if isinstance(value, str) else repr(float(value))
+    return str(value) if isinstance(value, str) else repr(float(value))
 
 
 # spans

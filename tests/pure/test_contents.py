@@ -89,9 +89,28 @@ def test_what_a_template_fills_in_is_no_edit_but_a_number_of_the_prompt_is() -> 
     assert contents.digest(prompts[0]) != contents.digest(prompts[0].replace("50 words", "500 words"))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9), lambda x: st.lists(x, max_size=3) | st.dictionaries(
-    st.sampled_from(["messages", "role", "content", "parts", "text", "tools", "function", "system", "input", "generationConfig", "model", "stop"]), x, max_size=4,
-), max_leaves=12))  # fmt: skip
+KEYS = (
+    "messages",
+    "role",
+    "content",
+    "parts",
+    "text",
+    "tools",
+    "function",
+    "system",
+    "input",
+    "generationConfig",
+    "model",
+    "stop",
+)
+LEAVES = st.none() | st.booleans() | st.floats() | st.text(max_size=9)
+
+
+@given(
+    st.recursive(
+        LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(KEYS), x, max_size=4), max_leaves=12
+    )
+)
 def test_no_body_and_no_span_is_a_crash(document: object) -> None:
     text = json.dumps(document)
     for told in (

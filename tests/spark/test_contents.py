@@ -24,7 +24,7 @@ from lastgood.record.contents import base
 from lastgood.record.redact import Capture
 from lastgood.settings import EndpointSettings, load
 from lastgood.tables import Store, delta
-from lastgood.tables.changes import changes, rare, shown
+from lastgood.tables.edits import changes, rare, shown
 from lastgood.tables.runs import Context
 from lastgood.workspace import Endpoint, ServedEntity, deployments
 
@@ -53,10 +53,10 @@ def logged(i: int, second: float, prompt: str, status: int = 200, version: str =
     }  # fmt: skip
 
 
-SCHEMA = pa.schema([
-    ("databricks_request_id", pa.string()), ("timestamp_ms", pa.int64()), ("execution_time_ms", pa.int64()),
-    ("request_metadata", pa.map_(pa.string(), pa.string())), ("status_code", pa.int32()), ("request", pa.string()), ("response", pa.string()), ("requester", pa.string()),
-])  # fmt: skip
+SCHEMA = pa.schema({
+    "databricks_request_id": pa.string(), "timestamp_ms": pa.int64(), "execution_time_ms": pa.int64(), "status_code": pa.int32(),
+    "request_metadata": pa.map_(pa.string(), pa.string()), "request": pa.string(), "response": pa.string(), "requester": pa.string(),
+})  # fmt: skip
 
 
 def collected(store: Store, rows: list[dict[str, Any]], at: datetime) -> None:
@@ -110,9 +110,7 @@ def test_an_edited_prompt_that_fails_is_accused_and_a_person_is_told_what_change
     says = [effect.sentence for effect in decision.effects if isinstance(effect, Say)]
     assert len(says) == 1 and not any("proposed" in why for why in decision.because)
     if verdicts[new].state is State.ROLL_BACK:
-        assert "put back what was sent before" in says[0] and any(
-            isinstance(effect, Note) for effect in decision.effects
-        )
+        assert "put back the prompt" in says[0] and any(isinstance(effect, Note) for effect in decision.effects)
 
 
 def test_a_prompt_that_differs_in_every_request_makes_no_versions_and_is_counted(make: Make) -> None:

@@ -16,6 +16,14 @@ RARE = "?"
 """Content of the ledger's rows that count requests whose content is too rare to be a version."""
 DAY = timedelta(days=1)
 MOST_LINES = 40
+NAMES = {
+    "prompt": "the system prompt",
+    "tools": "the tools",
+    "parameters": "the parameters",
+    "route": "the route",
+    "package": "the package",
+}
+"""A part in words."""
 
 
 def as_change(row: Mapping[str, Any]) -> Change:
@@ -61,6 +69,25 @@ class Shown:
     change: Change
     before: str | None
     edits: tuple[Edit, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What changed and who changed it, as far as that is told."""
+        parts = " and ".join(NAMES[edit.part] for edit in self.edits) or "nothing"
+        by = f", by {self.change.who}" if self.change.who else ""
+        return f"{parts} changed{by}" if self.before else f"{parts} first seen{by}"
+
+
+def plain(told: Shown) -> dict[str, Any]:
+    """As JSON has it."""
+    edits = {edit.part: list(edit.lines) for edit in told.edits}
+    return {
+        "version": told.version,
+        "before": told.before,
+        "since": told.change.since.isoformat(),
+        "who": told.change.who,
+        "edits": edits,
+    }
 
 
 def shown(known: Sequence[Change], version: str) -> Shown | None:
