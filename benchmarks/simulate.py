@@ -69,7 +69,7 @@ MUTATIONS = (
     Mutation("a segment is trusted after a failed sync", "ingest", spool.Spool, "append", "self._broken = True", "self._broken = False"),
     Mutation("the spool forgets its bound", "ingest", spool.Spool, "room",
              "self._shares.fits(sender, size, self.pending_bytes, coming)", "pass"),
-    Mutation("the drain commits without its mark", "ingest", drain.Drain, "_commit", "append(table, app=(application, newest, self._committed(path)))", "append(table)"),
+    Mutation("the drain commits without its mark", "ingest", drain.Drain, "_commit", ", app=(application, newest, self._committed(path)))", ")"),
     Mutation("the drain takes what it has committed again (> for >=)", "ingest", drain.Drain, "_commit",
              "int(segment.stem) > self", "int(segment.stem) >= self"),
     Mutation("the drain trusts what a listing shows of its commits", "ingest", drain.Drain, "_commit", ", self._committed(path)))", "))"),

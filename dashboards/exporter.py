@@ -25,9 +25,10 @@ from lastgood import __version__, tables
 from lastgood.dashboards import protobuf
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
+from lastgood.judge.days import Day, unknown, worse
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
-from lastgood.tables import edits, judging, measures
+from lastgood.tables import edits, estimated, judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
 from lastgood.tables.homes import TableHome
@@ -111,7 +112,7 @@ def amounts(row: Mapping[str, Any]) -> Totals:
 COUNTED = (tables.WINDOWS, tables.QUALITY, tables.AGENT_WINDOWS, tables.TOOL_WINDOWS)
 """Tables whose changes the counters follow."""
 RECENT, FIRST = timedelta(days=30), timedelta(days=1)
-WEEK, NEWEST = timedelta(days=7), timedelta(hours=2)
+WEEK, NEWEST, ESTIMATED = timedelta(days=7), timedelta(hours=2), timedelta(days=14)
 """How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
 """Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4% apart. Prometheus takes -4 to 8."""
@@ -287,6 +288,7 @@ class Exporter:
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
         self._complete: dict[str, float] = {}
         self._cost: dict[Version, float] = {}
+        self._days: dict[str, list[Day]] = {}
         self.ledger = Ledger(ledger)
         self._said: dict[str, Any] = {}
         self._judged: datetime | None = None
@@ -344,6 +346,8 @@ class Exporter:
         if self._changed(tables.COMPLETENESS):
             rows = completeness(self._store, self._clock() - NEWEST)
             self._complete = {row["endpoint"]: row["share"] for row in rows if row["share"] is not None}
+        if self._changed(tables.ESTIMATES):
+            self._days = estimated.by_day(self._store, self._clock() - ESTIMATED)
         if self._changed(tables.COST):
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
@@ -428,6 +432,7 @@ class Exporter:
         yield from self._counters(shown)
         yield from self._histograms(shown, kind)
         yield from self._verdicts()
+        yield from self._estimates()
         yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
 
     def _standing(self) -> Iterator[Metric]:
@@ -531,6 +536,22 @@ class Exporter:
         yield _gauge(
             "lastgood_cost_7_days", [((*version, self._currency), money) for version, money in self._cost.items()]
         )
+
+    def _estimates(self) -> Iterator[Metric]:
+        """Of the versions that serve; at most MOST_VERSIONS of an endpoint."""
+        today = self._clock().date()
+        serving = {
+            (name, of): made for name, days in self._days.items() for of, made in estimated.present(days, today).items()
+        }
+        newest = [((*key, metric.metric), metric, made) for key, made in serving.items() for metric in made[-1].metrics]
+        prefix = "lastgood_estimated_performance"
+        for name, of in {"": "value", "_low": "low", "_high": "high", "_reference": "usual"}.items():
+            values = [(labels, getattr(metric, of)) for labels, metric, _ in newest]
+            yield _gauge(prefix + name, [(labels, value) for labels, value in values if value is not None])
+        yield _gauge(
+            f"{prefix}_fell_days", [(labels, float(worse(made, metric.metric))) for labels, metric, made in newest]
+        )
+        yield _gauge(f"{prefix}_unknown_days", [(key, float(unknown(made))) for key, made in serving.items()])
 
     def _states(self) -> Iterator[Metric]:
         now = self._operations()

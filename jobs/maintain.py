@@ -33,7 +33,7 @@ FILES = {
 }
 DAY = timedelta(days=1)
 BODIES = ("input", "output", "features")
-COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES)
+COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.PREDICTIONS, tables.BASELINES)
 """Tables that hold bodies."""
 
 
@@ -134,7 +134,7 @@ def _strip(ctx: Context, table: tables.Table) -> int:
         matches = _whose(ctx, name)
         limit = (ctx.clock() - timedelta(days=settings.body_days)).isoformat()
         for columns, when in ((gone, "true"), (BODIES, f"requested_at < timestamp'{limit}'")):
-            if columns:
+            if columns := tuple(name for name in columns if name in table.columns):
                 sets = ", ".join(f"{column} = NULL" for column in columns)
                 held = " OR ".join(f"{column} IS NOT NULL" for column in columns)
                 total += _affected(
@@ -198,7 +198,8 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
         bury_requests(ctx, frame)
     done = {}
     by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
-    for table in (tables.AGENT_RUNS, tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):
+    copies = (tables.AGENT_RUNS, tables.SAMPLES, tables.PREDICTIONS, tables.BASELINES, tables.SCORES)
+    for table in (*copies, tables.INBOX, tables.REQUESTS):
         done[table.name] = merge(
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )

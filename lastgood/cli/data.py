@@ -299,20 +299,18 @@ def performance(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """How good a yes/no classifier is, by version and day: estimated from its scores where labels are not there yet, with 95% intervals, or why it
-    cannot be known. Starts no Spark."""
+    """How good a classifier or regressor is, by version and day: estimated where labels are not there yet, with 95% intervals, or why it cannot be
+    known. The job `performance` makes the estimates; this starts no Spark."""
     from lastgood.tables import estimated
     from lastgood.workspace.stores import tables_of
 
     settings = load(config)
-    how = settings.endpoint(endpoint).performance
-    if how is None:
+    if settings.endpoint(endpoint).performance is None:
         raise ConfigError(f"{endpoint}: nothing is estimated; set endpoints.{endpoint}.performance in the settings")
-    estimates = estimated.by_day(
-        tables_of(settings), endpoint, how.reference_days, datetime.now(UTC) - timedelta(days=days), version
-    )
+    since = datetime.now(UTC) - timedelta(days=days)
+    estimates = estimated.by_day(tables_of(settings), since, endpoint, version).get(endpoint, [])
     if as_json:
-        print(strict_json({"endpoint": endpoint, "days": [day.plain() for day in estimates]}))
+        print(strict_json({"endpoint": endpoint, "days": [estimated.plain(day) for day in estimates]}))
         return
     names = [metric.metric for metric in estimates[0].metrics] if estimates else []
     rows = [
@@ -375,7 +373,7 @@ def changes(
 
 
 def _estimated(metric: "Estimate") -> str | None:
-    return None if metric.value is None else f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
+    return None if metric.value is None else f"{metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g})"
 
 
 def _shown(estimate: dict[str, Any] | None) -> str | None:

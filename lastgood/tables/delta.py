@@ -95,9 +95,9 @@ def append(
     application has committed to it, where that need not be looked up.
 
     `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
-    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version. A third number is what the writer takes for
-    the stored version, 0 for none: where it is another (a listing was stale), nothing is stored, for the rows may be there in part. Such an append is synced where the table is in
-    a folder: who makes it removes what it was made of.
+    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version. A third number is what the writer takes
+    for the stored version, 0 for none: where it is another (a listing was stale), nothing is stored, for the rows may be there in part.
+    Such an append is synced where the table is in a folder: who makes it removes what it was made of.
     Errors: TransientError (commit conflict, disk, storage), CorruptError (the schema does not fit).
     """
     held = held or _existing(where)

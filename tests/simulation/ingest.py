@@ -22,7 +22,20 @@ from simulation.disk import Disk, SimPath
 from simulation.storage import Bucket
 
 KINDS = frozenset(
-    {"kill", "power", "EIO", "ENOSPC", "store 5xx", "answer lost", "lost", "delayed", "doubled", "pause", "full", "stale list"}
+    {
+        "kill",
+        "power",
+        "EIO",
+        "ENOSPC",
+        "store 5xx",
+        "answer lost",
+        "lost",
+        "delayed",
+        "doubled",
+        "pause",
+        "full",
+        "stale list",
+    }
 )
 FOLDER, SEGMENT_BYTES, MOST_BYTES = "/data/spool", 600, 2_500
 QUIET_STEPS = 60
