@@ -189,6 +189,8 @@ class _Alerts:
             self.make("LastgoodKillSwitchOn", "lastgood_kill_switch == 1", "ticket", "all automatic action is stopped", "1h", "/kill"),
             self.make("LastgoodSeriesDropped", "lastgood_series_dropped > 0", "ticket",
                       "{{ $value }} versions are not exported: the bound on series is reached", "1h"),
+            self.make("LastgoodContentsRare", "lastgood_contents_rare > 1000", "ticket",
+                      "{{ $value }} requests of {{ $labels.endpoint }} in a day have a prompt that is nobody else's: edits of it are not judged", "6h"),
         ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from lastgood.errors import TransientError
 from lastgood.judge.days import Day, unknown, worse
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
-from lastgood.tables import estimated, judging, measures
+from lastgood.tables import edits, estimated, judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
 from lastgood.tables.homes import TableHome
@@ -283,6 +283,7 @@ class Exporter:
         ranges: judging.Ranges | None = None,
     ) -> None:
         self._ranges, self._scorers = ranges or {}, list[judging.Summary]()
+        self._rare: dict[str, int] = {}
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
         self._complete: dict[str, float] = {}
@@ -351,6 +352,8 @@ class Exporter:
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
             self._scorers = judging.read(self._store, self._ranges, self._clock()).summaries()
+        if self._changed(tables.CONTENTS) or self._rare:  # what is a day old ends without a commit
+            self._rare = edits.rare(self._store, self._clock())
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
@@ -529,6 +532,7 @@ class Exporter:
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
         yield _gauge("lastgood_feature_source_timestamp_seconds", list(self._sources.items()))
         yield _gauge("lastgood_completeness", [((name,), share) for name, share in self._complete.items()])
+        yield _gauge("lastgood_contents_rare", [((name,), float(n)) for name, n in self._rare.items()])
         yield _gauge(
             "lastgood_cost_7_days", [((*version, self._currency), money) for version, money in self._cost.items()]
         )

@@ -22,10 +22,12 @@ from lastgood.judge import outcomes
 from lastgood.judge.days import Day
 from lastgood.judge.ledger import judged, ledger
 from lastgood.record.answer_flags import FLAGS
+from lastgood.record.contents import MARK
 from lastgood.record.definitions import DEFINITIONS
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
 from lastgood.tables import agents, drifted, estimated, health, history, kept
+from lastgood.tables.edits import Shown, changes, shown
 from lastgood.tables.measures import drift_report
 from lastgood.workspace import deployments
 
@@ -33,7 +35,7 @@ Tables = Mapping[str, Callable[[], tuple[list[str], list[list[Any]]]]]
 """Name in the address -> headings and rows of a page's table as CSV."""
 
 DAY, WEEK, MONTH = timedelta(days=1), timedelta(days=7), timedelta(days=35)
-MOST_REQUESTS, MOST_FLAGGED, MOST_COMPLETE = 100, 5000, 40
+MOST_REQUESTS, MOST_FLAGGED, MOST_COMPLETE, MOST_EDITS = 100, 5000, 40, 10
 SEPARATE = ("input", "output", "provenance")
 """Columns of a request that its page shows apart, or not."""
 Flagged = Callable[[pa.Table], Mapping[str, Sequence[bool]]]
@@ -98,7 +100,7 @@ class Weeks:
             drawn=one_endpoint.charts(past, inside, currency, {k: v for k, v in limits.items() if v}),
             figures=one_endpoint.versions_table(past), errors=sheets["errors"]()[1], flags=sheets["flags"]()[1], outcomes=report, currency=currency,
             events=inside, incident=self._open_incident(name), agent=agents.newest(self._tables, name, now - MONTH), dashboard=self._settings.dashboard_url,
-            hour=timedelta(hours=1), estimated=performance.section(days, past.versions, inside),
+            hour=timedelta(hours=1), edits=self._edits(name)[::-1][:MOST_EDITS], estimated=performance.section(days, past.versions, inside),
         )  # fmt: skip
 
     def _estimated(self, name: str, asked: Range) -> list[Day]:
@@ -113,7 +115,16 @@ class Weeks:
             verdicts = leading(tx.verdicts(name))
             rollbacks, incidents = tx.rollbacks(name, 200), tx.incidents(name, limit=200)
         configurations = ledger(deployments.read(self._tables, name)).get(name, [])
-        return next(iter(verdicts), None), one_endpoint.marks(configurations, rollbacks, incidents, now)
+        return next(iter(verdicts), None), one_endpoint.marks(
+            configurations, rollbacks, incidents, now, self._edits(name)
+        )
+
+    def _edits(self, name: str) -> list[Shown]:
+        """What changed beside the served version, the oldest first; nothing for endpoints that do not tell it apart."""
+        if not self._settings.endpoint(name).versions_by:
+            return []
+        known = changes(self._tables, name)
+        return [told for change in known if (told := shown(known, f"{change.model_version}{MARK}{change.content}"))]
 
     def _open_incident(self, name: str) -> str | None:
         with self._state.read() as tx:

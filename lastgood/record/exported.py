@@ -86,6 +86,8 @@ CATALOGUE = (
     Exported("lastgood_scorer_agreement", "gauge", "Share of the labelled answers of which people think the same.", ("endpoint", "scorer")),
     Exported("lastgood_scorer_moved", "gauge", "Mean distance between its scores and what it said when it was asked again.", ("endpoint", "scorer")),
     Exported("lastgood_scorer_unlabelled", "gauge", "Pairs that nobody labelled in time: they count for the new version.", ("endpoint", "scorer")),
+    Exported("lastgood_contents_rare", "gauge", "Requests of the last day whose prompt or tools are too rare to be a version (see versions_by).",
+             ("endpoint",), "`lastgood changes` and `lastgood status` say it"),
     Exported("lastgood_job_run_timestamp_seconds", "gauge", "End of a job's newest run that had something to do.", ("job",)),
     Exported("lastgood_job_run_seconds", "gauge", "Duration of that run.", ("job",)),
     Exported(

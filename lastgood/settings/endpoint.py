@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,8 @@ from lastgood.settings.base import Mode, Model
 from lastgood.settings.judge import Policy
 from lastgood.settings.scoring import Scoring
 
+Part = Literal["prompt", "tools", "parameters", "route", "package"]
+"""See record.contents."""
 MOST_CLASSES = 50
 OF_KIND: Mapping[str, tuple[str, ...]] = {
     "score": ("yes_no", "number"), "threshold": ("yes_no",), "classes": ("classes",), "scores": ("classes",),
@@ -133,6 +135,11 @@ class EndpointSettings(Model):
         (),
         description="flags of answers that are counted and shown for this endpoint and do not make an answer bad (echo of a proofreader, "
         "script of a translator)",
+    )
+    versions_by: tuple[Part, ...] = Field(
+        (),
+        description="what makes another version beside the registered one, told by spans and bodies: prompt (system prompt), tools (their definitions), "
+        "parameters (temperature, ...), route (model asked for), package (service.version); empty: nothing",
     )
     payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         return {name: own.policy.score_ranges for name, own in endpoints.items() if own.policy.score_ranges}
 
     @property
+    def tells_contents(self) -> bool:
+        """Whether any endpoint has versions that differ by prompt, tools, parameters, route or package."""
+        return any(own.versions_by for own in (self.default, *self.endpoints.values()))
+
+    @property
     def bad_answers(self) -> BadAnswers:
         """Which flags make an answer bad, by endpoint."""
         endpoints, default = self._adopted or (self.endpoints, self.default)

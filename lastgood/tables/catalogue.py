@@ -92,6 +92,30 @@ JUDGED = Table(
     ),
     ("pair_id", "judged_at"),
 )
+CONTENTS = Table(
+    "contents",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field(
+            "content",
+            "string",
+            "hash of the parts that make a version of it (setting versions_by); '?' stands for all that are too rare",
+        ),
+        Field("model_version", "string", "version that served its first request"),
+        Field("first_at", "timestamp", "its first request, UTC"),
+        Field("requests", "bigint", "requests of it in the run that noted it"),
+        Field("admitted", "boolean", "whether it is a version of its own from then on"),
+        Field(
+            "replaces",
+            "string",
+            "the content that it took the place of: the most similar one; null where none is similar",
+        ),
+        Field("who", "string", "who sent it, as the first request says: commit, author, team; null where it does not"),
+        Field("parts", "map<string,string>", "part -> digest"),
+        Field("texts", "map<string,string>", "part -> its text, where capture lets texts through"),
+        Field("noted_at", "timestamp", "when it was noted, UTC"),
+    ),
+)
 STEPS = Table(
     "steps",
     (
@@ -586,6 +610,7 @@ ALL = (
     QUARANTINE,
     SCORES,
     JUDGED,
+    CONTENTS,
     STEPS,
     AGENT_RUNS,
     AGENT_WINDOWS,
