@@ -8,7 +8,7 @@ from lastgood.alerts.web.chart import Chart, Mark, chart
 from lastgood.alerts.web.endpoint import SHOWN_VERSIONS
 from lastgood.judge.days import Day
 
-DEFINED, SHOWN = "estimated-performance", 21
+DEFINED, SHOWN = "estimated-performance", 7
 """Where the figures are defined; so many days of a version the page lists."""
 NAMES: Mapping[str, str] = {
     "accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "roc_auc": "ROC AUC",
@@ -19,13 +19,21 @@ DAY = timedelta(days=1)
 
 def shown(value: float | None) -> str:
     """A metric for people."""
-    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return (
+        "-"
+        if value is None
+        else f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.3f}"
+        if abs(value) <= 1
+        else f"{value:.4g}"
+    )
 
 
-def by_version(days: Sequence[Day], versions: Sequence[str]) -> list[tuple[str, list[Day]]]:
-    """The newest SHOWN days of each of `versions` that has any, newest first."""
+def by_version(days: Sequence[Day], versions: Sequence[str]) -> list[tuple[str, list[Day], int]]:
+    """Of each of `versions` that has any: its newest SHOWN days, newest first, and how many more there are."""
     of = {version: [day for day in days if day.model_version == version] for version in versions}
-    return [(version, made[::-1][:SHOWN]) for version, made in of.items() if made]
+    return [(version, made[::-1][:SHOWN], max(0, len(made) - SHOWN)) for version, made in of.items() if made]
 
 
 def drawn(days: Sequence[Day], versions: Sequence[str], events: Sequence[Mark]) -> Chart | None:

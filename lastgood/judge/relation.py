@@ -13,6 +13,7 @@ TOLERANCE, SPREAD = 0.02, 2.5
 """So much the expected outcomes of a group may be wrong, and so many standard errors of their calibration, before the watch bets against them."""
 ALPHA = 0.01
 """Probability of ever calling a right calibration wrong."""
+MILLION = 1_000_000
 ODDS = np.array([1.3, 2.0, 4.0])
 """Alternatives: odds of an outcome, as multiples of what the calibration allows."""
 
@@ -42,10 +43,11 @@ def contradiction(calibration: Calibration, batches: Sequence[Floats], together:
     e_value = math.exp(min(highest, 690.0))
     if e_value * ALPHA < together:
         return e_value, ""
+    chance = f"1 in {e_value:,.0f}" if e_value < MILLION else "less than 1 in 1,000,000"
     many, expected, exceeded = number.sum(), float((number * calibration.above).sum()), over.sum()
     return e_value, (
         f"labels contradict the calibration: of {many:,.0f} labelled rows {expected:,.0f} were expected to have the outcome (or a loss above the usual) and "
-        f"{exceeded:,.0f} have, or scores of one range are wrong (1 in {e_value:,.0f}); the relation of input and outcome has changed"
+        f"{exceeded:,.0f} have, or scores of one range are wrong (chance: {chance}); the relation of input and outcome has changed"
     )
 
 

@@ -106,9 +106,9 @@ def test_performance_is_estimated_then_contradicted(make: Callable[..., Context]
     assert accuracy.low < 0.747 < accuracy.high, "E[s^2 where s >= .4, else 1 - s^2], s ~ Beta(1, 2)"
     assert {metric.value for metric in last.metrics} == {None} and "labels contradict the calibration" in last.why
     shown = page(ctx, tmp_path, "/endpoints/fraud?range=42d")
-    assert "Estimated performance" in shown and "cannot be known: labels contradict the calibration" in shown
+    assert "Estimated performance" in shown and "cannot be known</span>: labels contradict the calibration" in shown
     assert (
-        f"{accuracy.low:.3g} to {accuracy.high:.3g}; labels {accuracy.realised:.3g}" in shown
+        f"{accuracy.low:.3f} to {accuracy.high:.3f}<br>labels {accuracy.realised:.3f}" in shown
         and "all by labels" in shown
     )
     listed = list(csv.DictReader(io.StringIO(page(ctx, tmp_path, "/endpoints/fraud?range=42d&csv=performance"))))
@@ -219,7 +219,7 @@ def test_classes_and_numbers_are_estimated_through_a_shift(make: Callable[..., C
     shown = page(ctx, tmp_path, "/endpoints/price")
     assert (
         "Mean absolute error" in shown
-        and f"reference {usual:.3g}" in shown
+        and f"Mean absolute error {usual:.4g}" in shown
         and 'href="/definitions#estimated-performance"' in shown
     )
 
