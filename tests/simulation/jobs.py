@@ -105,7 +105,7 @@ class World:
             raise TransientError("503")
         if self.nested:
             return
-        pause = chance.pick("pause", 0.5)
+        pause = chance.pick("pause", 1.0)
         if pause or chance.pick("interleave", 2.0):
             chance.say(f"stands still where {what}")
             self.nested = True
@@ -124,7 +124,7 @@ class World:
         what was put). What a process has seen it does not lose again: Spark's snapshot of a table only moves on.
         """
         newest = len(self.table.commits) - 1
-        stale = self.chance.random.randint(1, 3) if self.chance.pick("stale list", 0.5) else 0
+        stale = self.chance.random.randint(1, 3) if self.chance.pick("stale list", 0.2) else 0
         taken = [record["version"] for record in self.records if record["table_id"] == self.table.identity]
         return max(0, newest - stale, min(newest, max(taken, default=-1)))
 
