@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
 from lastgood.judge.changes import refined
@@ -11,7 +11,7 @@ from lastgood.judge.ledger import AGAIN_AFTER, AGAIN_ROWS, Configuration, Pair, 
 from lastgood.judge.ledger import ledger as as_ledger
 from lastgood.record.contents import base
 from lastgood.record.windows import Counts, utc
-from lastgood.tables.edits import changes
+from lastgood.tables.edits import admitted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
@@ -84,13 +84,16 @@ def _by_content(
     for span in _bounds(lately.where(f.col("endpoint").isin(names))):
         first, last = utc(span["first"]), utc(span["last"])
         served.setdefault(span["endpoint"], []).append(Served(span["model_version"], first, last, span["rows"]))
+    noted: dict[str, list[dict[str, Any]]] = {}
+    for row in ctx.store.read(ctx.spark, tables.CONTENTS).where(f.col("endpoint").isin(names)).collect():
+        noted.setdefault(row["endpoint"], []).append(row.asDict())
     refined_pairs = {}
     for name in names:
         traffic = max(known[name], key=lambda configuration: configuration.since).traffic
         by_base: dict[str, float] = {}
         for version, share in traffic.items():
             by_base[base(version)] = by_base.get(base(version), 0.0) + share
-        refined_pairs[name] = refined(chosen[name], by_base, changes(ctx.store, name), served.get(name, ()))
+        refined_pairs[name] = refined(chosen[name], by_base, admitted(noted.get(name, ())), served.get(name, ()))
     return refined_pairs
 
 

@@ -1,7 +1,7 @@
 """The ledger `contents` -> what changed beside the served version: when, by whom, in the place of what. Read back without Spark."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,7 +34,11 @@ def as_change(row: Mapping[str, Any]) -> Change:
 
 def changes(store: Store, endpoint: str) -> list[Change]:
     """Contents of an endpoint that are versions of their own, in order of time; of one that was noted twice the first. Errors: as the tables' homes."""
-    rows = store.home(tables.CONTENTS).read(filters=[("endpoint", "=", endpoint)]).to_pylist()
+    return admitted(store.home(tables.CONTENTS).read(filters=[("endpoint", "=", endpoint)]).to_pylist())
+
+
+def admitted(rows: Iterable[Mapping[str, Any]]) -> list[Change]:
+    """The same of an endpoint's rows of `contents`."""
     first: dict[str, Change] = {}
     for change in sorted((as_change(row) for row in rows if row["admitted"]), key=lambda change: change.since):
         first.setdefault(change.content, change)
