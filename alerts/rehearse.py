@@ -19,6 +19,7 @@ from lastgood.alerts.controller import Controller
 from lastgood.alerts.release import busiest
 from lastgood.errors import RefusedError, TransientError
 from lastgood.judge.rehearsal import Outcome, Reply, compare
+from lastgood.record.contents import base
 from lastgood.record.windows import merge, utc
 from lastgood.tables import Store, measures
 
@@ -146,7 +147,11 @@ class Rehearsal:
 
     def _history(self, name: str, version: str) -> tuple[float, float]:
         """Requests of the version that serves in the newest day, and those of them that failed."""
-        own = [c for c in measures.windows(self._store, name, self._acts.clock() - BACK) if c.model_version == version]
+        own = [
+            c
+            for c in measures.windows(self._store, name, self._acts.clock() - BACK)
+            if base(c.model_version) == version
+        ]
         whole = merge(own) if own else None
         return (whole.requests, whole.failed) if whole else (0.0, 0.0)
 

@@ -28,6 +28,7 @@ from lastgood.errors import TransientError
 from lastgood.judge.days import Day, unknown, worse
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
+from lastgood.settings import Settings
 from lastgood.tables import edits, estimated, judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
@@ -70,7 +71,7 @@ REFUSED = "refused_"
 
 
 SCORERS: Mapping[str, Callable[[judging.Summary], float | None]] = {
-    "lastgood_scorer_answers": lambda row: row.calls, "lastgood_scorer_failed": lambda row: row.failed,
+    "lastgood_scorer_answers": lambda row: row.calls_today, "lastgood_scorer_failed": lambda row: row.failed_today,
     "lastgood_scorer_agreement": lambda row: row.agrees, "lastgood_scorer_moved": lambda row: row.moved,
     "lastgood_scorer_unlabelled": lambda row: row.unlabelled,
 }  # fmt: skip
@@ -280,9 +281,9 @@ class Exporter:
         exemplars: Exemplars | None = None,
         currency: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        ranges: judging.Ranges | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self._ranges, self._scorers = ranges or {}, list[judging.Summary]()
+        self._settings, self._scorers = settings or Settings(), list[judging.Summary]()
         self._rare: dict[str, int] = {}
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
@@ -351,7 +352,7 @@ class Exporter:
         if self._changed(tables.COST):
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
-            self._scorers = judging.read(self._store, self._ranges, self._clock()).summaries()
+            self._scorers = judging.read(self._store, self._settings, self._clock()).summaries()
         if self._changed(tables.CONTENTS) or self._rare:  # what is a day old ends without a commit
             self._rare = edits.rare(self._store, self._clock())
         if self._changed(tables.FRESHNESS):

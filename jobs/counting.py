@@ -24,6 +24,7 @@ from lastgood.record.windows import (
     OUTSIDE,
     SIZE_EDGES,
     START_TOKENS,
+    TINY,
     ZERO,
 )
 
@@ -42,7 +43,6 @@ ROWS = 250_000
 GRAIN = 2.0**20
 """Weights are multiples of 1 / GRAIN, so that their sums do not depend on the order of adding (and are off by a millionth at most)."""
 SCORE_GRAIN = 2.0**16
-TINY = 1e-9
 DENSE = 4
 HASH_CHARS = 12
 HOUR_US, BATCH = 3_600_000_000, 5_000

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs.counting import HASH_CHARS, TINY
+from lastgood.jobs.counting import HASH_CHARS
 from lastgood.jobs.deployed import Key
 from lastgood.jobs.requesters import known_as, salts
 from lastgood.jobs.scored import about
@@ -16,8 +16,8 @@ from lastgood.judge.evidence import Planned
 from lastgood.judge.ledger import Configuration, Pair, planned
 from lastgood.record.contents import base
 from lastgood.record.verdict import SCHEDULED
-from lastgood.record.windows import OUTSIDE, Counts, from_row, utc
-from lastgood.tables.judging import BY_SCORER, judgements
+from lastgood.record.windows import OUTSIDE, TINY, Counts, from_row, utc
+from lastgood.tables.judging import BY_SCORER, judgements, labelled
 from lastgood.tables.runs import Context
 
 if TYPE_CHECKING:
@@ -45,15 +45,14 @@ def counts(windows: "DataFrame", quality: "DataFrame") -> list[Counts]:
 
 
 def _valued(ctx: Context, endpoints: Iterable[str]) -> "Column":
-    """A score as 0 (worst) to 1 (best): by the policy's range of that name where it has one, else as it is."""
+    """A score as 0 (worst) to 1 (best): by the policy's range of that name where it has one, else as it is. What lies outside stays outside."""
     from pyspark.sql import functions as f
 
     value = f.col("value")
     for endpoint in endpoints:
         for name, (worst, best) in ctx.settings.endpoint(endpoint).policy.score_ranges.items():
             this = (f.col("endpoint") == endpoint) & (f.col("name") == name)
-            scaled = (f.col("value") - worst) / (best - worst)
-            value = f.when(this, f.least(f.greatest(scaled, f.lit(0.0)), f.lit(1.0))).otherwise(value)
+            value = f.when(this, (f.col("value") - worst) / (best - worst)).otherwise(value)
     return value
 
 
@@ -111,7 +110,7 @@ def judged(
     ctx: Context, chosen: Mapping[Key, Pair], starts: Mapping[Key, datetime], now: datetime
 ) -> dict[Key, dict[str, Judgements]]:
     """(endpoint, version) -> what people label -> pairs that a scorer judged since `starts`, with people's labels, as far as they are settled.
-    The first label of a request counts."""
+    The first label of a request that is within its range counts (tables.judging.labelled)."""
     from pyspark.sql import functions as f
 
     named = [name for name in sorted({key[0] for key in chosen}) if ctx.settings.endpoint(name).scoring.scorers]
@@ -124,25 +123,17 @@ def judged(
     rows = ctx.store.read(ctx.spark, tables.JUDGED).where("NOT again AND chance > 0")
     rows = rows.join(f.broadcast(since), ["endpoint", "candidate", "prior"]).where("judged_at >= start").drop("start")
     rows = rows.where(f.col("judged_at") <= f.lit(now))
+    collected = rows.collect()
+    wanted = {(row["endpoint"], request, row["scorer"]) for row in collected for request in row["request_ids"]}
     asked = rows.select("endpoint", f.explode("request_ids").alias("request_id")).distinct()
-    requests = (
-        ctx.store.read(ctx.spark, tables.REQUESTS)
-        .select("endpoint", "request_id", "trace_id")
-        .join(asked, ["endpoint", "request_id"])
-    )
-    labels = ctx.store.read(ctx.spark, tables.SCORES).where(
-        f"value IS NOT NULL AND NOT startswith(source, '{BY_SCORER}')"
-    )
-    labels = about(labels, requests).withColumn("value", _valued(ctx, named)).where("value BETWEEN 0 AND 1")
-    first = labels.groupBy("endpoint", "request_id", "name").agg(
-        f.min_by("value", "scored_at").alias("value"), f.min("scored_at").alias("at")
-    )
-    told = {
-        (row["endpoint"], row["request_id"], row["name"]): (row["value"], utc(row["at"]).timestamp())
-        for row in first.collect()
-    }
+    traces = ctx.store.read(ctx.spark, tables.REQUESTS).select("endpoint", "request_id", "trace_id")
+    scored = ctx.store.read(ctx.spark, tables.SCORES).where("value IS NOT NULL")
+    by_people = ~f.coalesce(f.startswith("source", f.lit(BY_SCORER)), f.lit(False))
+    labels = about(scored.where(by_people), asked.join(traces, ["endpoint", "request_id"], "left"))
+    labels = labels.withColumnRenamed("scored_at", "received_at").withColumn("source", f.lit(None))
+    told = labelled((row.asDict() for row in labels.collect()), wanted, ctx.settings)[0]
     grouped: dict[tuple[Key, str], list[Row]] = {}
-    for row in rows.collect():
+    for row in collected:
         grouped.setdefault(((row["endpoint"], row["candidate"]), row["scorer"]), []).append(row)
     made: dict[Key, dict[str, Judgements]] = {}
     for (key, scorer), several in grouped.items():

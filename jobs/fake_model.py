@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 GOOD = "helpful"
-ANSWER = re.compile(r"Answer to judge\n-----\n(.{0,100000})\n-----$", re.DOTALL)
+ANSWER = re.compile(r"Answer to judge\n(-----\w+)\n(.{0,100000})\n\1$", re.DOTALL)
 
 
 def app(wrong_of_good: float = 0.0, wrong_of_bad: float = 0.0, broken: float = 0.0) -> Starlette:
@@ -33,7 +33,7 @@ def app(wrong_of_good: float = 0.0, wrong_of_bad: float = 0.0, broken: float = 0
             return JSONResponse({"error": error}, 400)
         asked = str(body["messages"][-1]["content"])
         match = ANSWER.search(asked)
-        answer = match[1] if match else asked
+        answer = match[2] if match else asked
         good, lot = GOOD in answer, int(sha256(answer.encode()).hexdigest()[:8], 16) / 16**8
         if lot > 1 - broken:
             if lot > 1 - broken / 2:

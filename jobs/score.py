@@ -6,10 +6,11 @@ What people label later corrects what a model says (judge.corrected).
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -36,22 +37,23 @@ BACK, REMEMBERED = timedelta(days=1), timedelta(days=40)
 """Requests that are paired are no older; pairs judged before are known so long."""
 AGAIN, AGAIN_AFTER = 2, timedelta(days=1)
 """Pairs that a scorer judges again in a day, judged at least so long ago: whether it still says the same."""
+SPENT, GONE = "the day's budget is spent", "an answer's text is not kept"
 TURNS, AT_ONCE = 6, 8
 """Requests of a conversation that are shown with an answer; answers judged side by side."""
 
 
 @dataclass
 class Budget:
-    """What may still be judged today at an endpoint."""
+    """What may still be judged today at an endpoint. `left_out`: why -> pairs that were not."""
 
     calls: int
     money: float | None
-    left_out: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def allows(self, pairs: int) -> int:
         """How many of so many pairs; the others are counted."""
-        kept = min(pairs, self.calls // 2) if self.money is None or self.money > 0 else 0
-        self.left_out += pairs - kept
+        kept = max(0, min(pairs, self.calls // 2)) if self.money is None or self.money > 0 else 0
+        self.left_out[SPENT] += pairs - kept
         return kept
 
     def spend(self, calls: int, money: float) -> None:
@@ -61,7 +63,7 @@ class Budget:
 
 def score(ctx: Context) -> Run | None:
     """Judge new pairs at every endpoint that has scorers; None where there is none to judge. The run's rows: pairs there were, pairs judged, pairs of
-    which an answer could not be judged; its note says what the day's budget left out. Errors: ConfigError where a scorer cannot be had."""
+    which an answer could not be judged; its note says what was left out, and why. Errors: ConfigError where a scorer cannot be had."""
     scoring = {name: own.scoring for name, own in ctx.settings.endpoints.items() if own.scoring.scorers}
     if not scoring:
         return None
@@ -76,7 +78,7 @@ def _score(
 ) -> Run | None:  # fmt: skip
     began, chosen = time.monotonic(), all_pairs(ctx)[0]
     run = Run(JOB, tables.SAMPLES.name, ctx.store.version(ctx.spark, tables.SAMPLES))
-    left_out = 0
+    left_out = Counter[str]()
     for endpoint, own in scoring.items():
         budget = _budget(ctx, endpoint, own)
         for pair in [pair for (name, _), pair in sorted(chosen.items()) if name == endpoint and pair.prior is not None]:
@@ -88,7 +90,7 @@ def _score(
         left_out += budget.left_out
     if run.nothing_new:
         return None
-    run.note = f"not judged, {counted(left_out, 'pair')}: the day's budget is spent" if left_out else None
+    run.note = "; ".join(f"not judged, {counted(count, 'pair')}: {why}" for why, count in (+left_out).items()) or None
     if run.note:
         log.warning("job score: %s", run.note)
     record(ctx, run, time.monotonic() - began)
@@ -117,11 +119,12 @@ def _judge(
     if ctx.dry_run:
         return len(batch), []
     answers = _answers(ctx, endpoint, {request for matched, _ in batch for request in (matched.prior, matched.new)})
-    batch = [(matched, again) for matched, again in batch if matched.prior in answers and matched.new in answers]
+    kept = [(matched, again) for matched, again in batch if matched.prior in answers and matched.new in answers]
+    budget.left_out[GONE] += len(batch) - len(kept)
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for first in range(0, len(batch), AT_ONCE):
-            several = batch[first : first + AT_ONCE]
+        for first in range(0, len(kept), AT_ONCE):
+            several = kept[first : first + AT_ONCE]
             several = several[: budget.allows(len(several))]
             given = list(
                 pool.map(
@@ -131,6 +134,13 @@ def _judge(
             scored = _rows(ctx, endpoint, pair, own, scorer, several, given)
             budget.spend(2 * len(scored), sum(row["money"] for row in scored))
             rows += scored
+            if len(scored) == AT_ONCE and all(
+                all(row["errors"]) for row in scored
+            ):  # it is down: by what it did, not by what comes next
+                budget.left_out[f"scorer {scorer.name} fails ({scored[-1]['errors'][1]})"] += (
+                    len(kept) - first - AT_ONCE
+                )
+                break
     if scorer.exact:
         _append(ctx, tables.SCORES, _exact(ctx, rows))
     _append(ctx, tables.JUDGED, rows)
@@ -248,7 +258,7 @@ def _answers(ctx: Context, endpoint: str, requests: set[str]) -> dict[str, Answe
         (f.col("endpoint") == endpoint) & (f.col("requested_at") >= f.lit(ctx.clock() - REMEMBERED))
     )
     wanted = (
-        recent.where(f.col("request_id").isin(sorted(requests)))
+        recent.where(f.col("request_id").isin(sorted(requests)) & (f.length("output") > 0))
         .select("request_id", "input", "output", "conversation_id", "requested_at")
         .collect()
     )

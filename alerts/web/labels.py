@@ -21,11 +21,10 @@ class Labels:
 
     def __init__(self, pages: Pages, controller: Controller, auth: Auth, store: tables.Store) -> None:
         self._pages, self._controller, self._auth, self._store = pages, controller, auth, store
-        self._ranges = controller.settings.score_ranges
 
     def page(self, request: Request) -> Response:
         """The next answer, and every scorer beside what people say."""
-        judged = judging.read(self._store, self._ranges, self._controller.clock())
+        judged = judging.read(self._store, self._controller.settings, self._controller.clock())
         rows, queue = judged.summaries(), judged.queue()
         if answer := as_csv(request, "scorers", {"scorers": lambda: _sheet(rows)}):
             return answer
@@ -51,9 +50,10 @@ class Labels:
 
     def _write(self, question: judging.Key, value: float, who: str) -> None:
         now = self._controller.clock()
-        if question not in judging.read(self._store, self._ranges, now).queue():
+        if question not in judging.read(self._store, self._controller.settings, now).queue():
             raise HTTPException(409, "This answer waits for no label (any more).")
-        worst, best = self._ranges.get(question[0], {}).get(question[2], (0.0, 1.0))
+        own = judging.reading(self._controller.settings, question[0])
+        worst, best = own.ranges.get(question[2], (0.0, 1.0))
         judging.label(self._store, question, worst + value * (best - worst), who, now)
 
 

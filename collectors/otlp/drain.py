@@ -121,7 +121,7 @@ class Drain:
         return self._done[path]
 
     def _commit(self, group: Sequence[Path], newest: int, tally: dict[str, int]) -> pa.Table | None:
-        app = (spool.identity(self.folder), newest)
+        application = spool.identity(self.folder)
         fed = None
         decoded: dict[tuple[Path, ...], Batch] = {}  # both tables mostly need the same segments
         for path in (self.inbox, self.scores):
@@ -134,7 +134,7 @@ class Drain:
             scored = path == self.scores
             table = pa.Table.from_pylist(batch.scores, _SCORES) if scored else batch.table
             if table.num_rows:
-                self.home(path).append(table, app=app)
+                self.home(path).append(table, app=(application, newest, self._committed(path)))
                 self._done[path] = newest
                 self._compact(path)
             if scored:

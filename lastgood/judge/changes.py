@@ -86,7 +86,12 @@ def refined(
         if pair:
             made.append(pair)
     champions = {pair.prior for pair in made if pair.prior in now}
-    kept = [pair for pair in pairs if pair.candidate not in {base(version) for version in now}]
+    told = {name for version in now for name in (base(version), version)}
+    kept = [
+        pair
+        for pair in pairs
+        if pair.candidate not in told or (hash_of(pair.candidate) and pair.candidate not in {p.candidate for p in made})
+    ]
     kept += [pair for pair in made if pair.candidate not in champions]
     return sorted(kept, key=lambda pair: (pair.since, pair.candidate), reverse=True)
 

@@ -90,7 +90,10 @@ def bets(given: Judgements, tolerance: float) -> Bets:
     values = c * given.scores + np.where(asked, (labels - c * given.scores) / chance, 0.0)
     reach = 2 / given.chance - 1
     loss = -(values[:, 1] - values[:, 0] + tolerance) / (reach + tolerance)
-    moments = np.where(given.asked, np.where(silent, given.at + given.patience_s, given.labelled_at), given.at)
+    labelled_at = np.fmax(
+        given.labelled_at, given.at
+    )  # a label may be older than the judgement: nothing was known of the pair before
+    moments = np.where(given.asked, np.where(silent, given.at + given.patience_s, labelled_at), given.at)
     return Bets(np.maximum.accumulate(moments), np.log1p(LAMBDAS * loss[:, None]), values, int(silent.sum()))
 
 

@@ -156,6 +156,9 @@ def others(look: Look) -> list[Finding]:
             f"values of {', '.join(unranged)} are not within 0 to 1, so they are not judged: say policy.score_ranges"
         )
         reasons.append(Finding("score range", sentence))
+    if ranged := [name for name in look.trail.cols.unranged if name in policy.score_ranges]:
+        sentence = f"values of {', '.join(ranged)} lie outside of policy.score_ranges, or are of spans, to which it does not apply: they are not judged"
+        reasons.append(Finding("score range", sentence))
     outputs = [drifted for drifted in evidence.drift if drifted.kind == "output" and drifted.against == "prior"]
     if outputs:
         worst = max(outputs, key=lambda drifted: drifted.low)

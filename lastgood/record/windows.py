@@ -31,6 +31,9 @@ START_TOKENS = 16
 OUTSIDE = "outside 0-1: "
 """Before the name of a score: how many values of it were no share of anything (of `sums` only the number is one)."""
 
+TINY = 1e-9
+"""So far outside of 0-1 a share may be by rounding."""
+
 Histogram = Mapping[int, float]
 
 

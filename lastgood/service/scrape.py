@@ -77,7 +77,7 @@ def exporter(
         settings.web.max_exported_versions,
         exemplars,
         known_prices(settings.prices).currency,
-        ranges=settings.score_ranges,
+        settings=settings,
     )
 
 

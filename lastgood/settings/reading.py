@@ -98,12 +98,6 @@ class Settings(BaseSettings):
         return endpoints.get(name, default)
 
     @property
-    def score_ranges(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Endpoint -> score or label -> its worst and best value, where its policy gives one."""
-        endpoints = (self._adopted or (self.endpoints, self.default))[0]
-        return {name: own.policy.score_ranges for name, own in endpoints.items() if own.policy.score_ranges}
-
-    @property
     def tells_contents(self) -> bool:
         """Whether any endpoint has versions that differ by prompt, tools, parameters, route or package."""
         return any(own.versions_by for own in (self.default, *self.endpoints.values()))

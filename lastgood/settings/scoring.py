@@ -1,6 +1,6 @@
 """Settings of the job `score`: what judges answers, how many, and of how many people are asked."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,11 @@ class Scorer(Model):
     )
     worst: float = 0.0
     best: float = 1.0
+    labelled_by: tuple[str, ...] = Field(
+        (),
+        description="names of feedback that counts as its label too (thumbs), by the policy's score_ranges of that name; who is asked and gives none is asked "
+        "at /labels, and silence counts for the new version",
+    )
     exact: bool = Field(
         False,
         description="whether its word is the truth (a schema holds or not): it is judged as it is, and people are not asked",
@@ -37,7 +42,14 @@ class Scorer(Model):
         "Say how well the answer serves the person who asks.",
         description="model: what it judges, in a sentence or more",
     )
-    timeout_s: float = Field(30.0, gt=0)
+    body: dict[str, Any] = Field(
+        {},
+        description="model: fields of the request beside or instead of temperature (0) and max_tokens (400); null leaves one out, as models that "
+        "reason want it: {temperature: null, max_tokens: null, max_completion_tokens: 4000}",
+    )
+    timeout_s: float = Field(
+        30.0, gt=0, le=600, description="so long it may take for an answer, with what is tried again"
+    )
     price_in: float = Field(0.0, ge=0, description="money for a million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money for a million generated tokens")
 
@@ -68,7 +80,7 @@ class Scoring(Model):
         259_200, gt=0, description="so long a pair waits for its labels; then it counts for the new version"
     )
     calls_per_day: int = Field(
-        2000, ge=1, description="answers that may be judged in a day (UTC) by all scorers together"
+        2000, ge=2, description="answers that may be judged in a day (UTC) by all scorers together"
     )
     money_per_day: float | None = Field(
         None, gt=0, description="money that models may cost in a day; none: no limit beside the calls"
@@ -81,3 +93,10 @@ class Scoring(Model):
         if len(set(names)) != len(names):
             raise ValueError("two scorers have the same name")
         return scorers
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        models = [scorer for scorer in self.scorers if scorer.kind == "model"]
+        if self.money_per_day is not None and models and not any(each.price_in or each.price_out for each in models):
+            raise ValueError("money_per_day bounds nothing: no scorer says price_in and price_out")
+        return self

@@ -236,3 +236,12 @@ def test_what_no_longer_serves_is_not_judged_and_without_contents_pairs_stay() -
     assert refined(pairs, {"3": 50, "4": 50}, [], [served("3", 0, 100), served("4", 0, 100)]) == pairs
     old = [served(f"4~{A}", 0, 10), served("4", 0, 300), served("3", 0, 300)]
     assert refined(pairs, {"3": 50, "4": 50}, [change(A, 0, "4")], old) == pairs
+
+
+def test_without_a_ledger_of_configurations_the_windows_tell_the_versions_and_an_edit_is_one_pair() -> None:
+    """Pairs of effective versions already: the edit keeps what it replaced, another version its prior one."""
+    pairs = [Pair(f"4~{A}", f"3~{A}", T + timedelta(minutes=70)), Pair(f"3~{B}", f"4~{A}", T + timedelta(minutes=60))]
+    serving = [served(f"3~{A}", 0, 100), served(f"4~{A}", 70, 100), served(f"3~{B}", 60, 100)]
+    traffic = {"3": 60.0, "4": 40.0}
+    known = [change(A, 0), change(B, 60, replaces=A)]
+    assert refined(pairs, traffic, known, serving) == [pairs[0], Pair(f"3~{B}", f"3~{A}", T + timedelta(minutes=60))]

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from lastgood.jobs.deployed import pairs_of
+from lastgood.jobs.score import SPENT, Budget
 from lastgood.record.windows import Counts
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -21,3 +22,10 @@ def test_a_version_that_came_later_is_the_new_one_and_a_stray_row_is_none() -> N
     pair = pairs_of([*windows("a", 50), *windows("b", 90, 20), *windows("stray", 1, 49)])["e"]
     assert (pair.candidate, pair.prior, pair.since) == ("b", "a", START + timedelta(minutes=20))
     assert pairs_of([*windows("a", 50), *windows("?", 9)])["e"].prior is None
+
+
+def test_a_budget_that_was_lowered_below_what_is_spent_allows_nothing() -> None:
+    for calls, money in ((-2, None), (0, None), (1, None), (10, 0.0), (10, -3.0)):
+        budget = Budget(calls, money)
+        assert (budget.allows(8), budget.left_out[SPENT]) == (0, 8), (calls, money)
+    assert Budget(7, 0.01).allows(8) == 3

@@ -13,14 +13,18 @@ from lastgood import tables
 from lastgood.alerts.notify.fake_pagerduty import serving
 from lastgood.errors import ConfigError
 from lastgood.jobs.conform import conform
+from lastgood.jobs.deployed import all_pairs
+from lastgood.jobs.evidence import PAIRED
+from lastgood.jobs.evidence import judged as evidence_of
 from lastgood.jobs.fake_model import GOOD, app
 from lastgood.jobs.judge import run_judge
 from lastgood.jobs.score import score
 from lastgood.jobs.windows import windows
 from lastgood.judge import State
+from lastgood.judge.corrected import settled
 from lastgood.record import telemetry
-from lastgood.settings import EndpointSettings, Scorer, Scoring, load
-from lastgood.tables import Store, delta
+from lastgood.settings import EndpointSettings, Policy, Scorer, Scoring, load
+from lastgood.tables import Store, delta, judging
 from lastgood.tables.runs import Context, Run
 
 pytestmark = pytest.mark.xdist_group("scores")
@@ -181,3 +185,70 @@ def test_a_scorer_that_cannot_be_had_is_a_clear_error(ctx: Context, tmp_path: Pa
     )
     with pytest.raises(ConfigError, match=r"scorer none: call lastgood\.no_such:thing"):
         score(Context(ctx.spark, ctx.store, settings, ctx.clock))
+
+
+def test_a_scorer_that_is_down_is_not_asked_about_everything_and_what_it_missed_waits(ctx: Context, first: Run) -> None:
+    """The first answers are failures, and counted; the others are judged when it is there again."""
+    for call, pairs in (("math:sqrt", 8), ("lastgood.jobs.fake_model:short", 20)):
+        down = Scorer(name="down", kind="function", call=call)
+        own = EndpointSettings(scoring=Scoring(scorers=(down,), pairs=20))
+        settings = load(storage=ctx.store.location, endpoints={"alike": own})
+        run = score(Context(ctx.spark, ctx.store, settings, lambda: END + timedelta(minutes=40)))
+        assert run is not None and (run.rows_in, run.rows_out) == (20, pairs), call
+        assert (run.note or "").startswith("not judged, 12 pairs: scorer down fails (TypeError") is (pairs == 8), (
+            run.note
+        )
+
+
+def test_one_rule_reads_labels_for_the_judge_and_for_the_page(ctx: Context, first: Run) -> None:
+    """By request or trace, with an endpoint or none, by a source or none, of its own name or a thumb; one outside of its range is no label, and counted."""
+    model = Scorer(name="helpful", model="judge-1", labelled_by=("thumbs",))
+    own = EndpointSettings(
+        scoring=Scoring(scorers=(model,)), policy=Policy(score_ranges={"thumbs": (-1, 1), "helpful": (0, 1)})
+    )
+    settings = load(storage=ctx.store.location, endpoints={"alike": own})
+    at = END + timedelta(seconds=1)
+    rows = [
+        row
+        for row in judged(ctx)
+        if (row["endpoint"], row["scorer"]) == ("alike", "helpful") and row["asked"] and not row["again"]
+    ]
+    (a, b), (c, d), (e, f) = (row["request_ids"] for row in rows[:3])
+    base = {"endpoint": "alike", "name": "helpful", "source": "ann", "at": at, "received_at": at}
+    told = [
+        {"request_id": a, "value": 0.9}, {"request_id": a, "value": 0.1, "received_at": END + timedelta(seconds=2)},
+        {"endpoint": None, "request_id": b, "value": 1.0 + 1e-12},
+        {"request_id": None, "trace_id": c, "value": 0.25, "source": None}, {"request_id": d, "name": "thumbs", "value": -1.0, "source": None},
+        {"request_id": e, "value": 7.0}, {"request_id": e, "value": float("nan")}, {"request_id": f, "name": "thumbs", "value": 3.0},
+    ]  # fmt: skip
+    delta.append(
+        ctx.store.path(tables.SCORES),
+        pa.Table.from_pylist([base | row for row in told], telemetry.arrow_schema(tables.SCORES.fields)),
+    )
+    known = Context(ctx.spark, ctx.store, settings, lambda: END + timedelta(minutes=50))
+    chosen = {key: pair for key, pair in all_pairs(known)[0].items() if key[0] == "alike"}
+    late = END + timedelta(days=9)
+    (given,) = [
+        found[f"helpful ({PAIRED})"]
+        for found in evidence_of(known, chosen, dict.fromkeys(chosen, START), late).values()
+    ]
+    page = judging.read(ctx.store, settings, late)
+    of_page = settled(
+        judging.judgements(
+            [row for row in page.rows if (row["endpoint"], row["scorer"]) == ("alike", "helpful") and not row["again"]],
+            page.told,
+        ),
+        late.timestamp(),
+    )
+    assert {request: page.told["alike", request, "helpful"][0] for request in (a, b, c, d)} == {
+        a: 0.9,
+        b: 1.0,
+        c: 0.25,
+        d: 0.0,
+    }
+    nothing = (0.0, 0.0)  # other tests may have labelled them later
+    assert all(page.told.get(("alike", request, "helpful"), nothing)[1] != at.timestamp() for request in (e, f))
+    assert page.outside["alike", "helpful"] == 3
+    import numpy as np
+
+    np.testing.assert_array_equal(given.labels, of_page.labels)
