@@ -5,7 +5,6 @@ reference may be chosen later. `jobs.estimating` makes the days' estimates of th
 """
 
 from collections.abc import Callable
-from functools import reduce
 from typing import TYPE_CHECKING
 
 from lastgood import tables
@@ -21,7 +20,7 @@ from lastgood.tables.runs import Context, Run
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-DAY_S = 86_400
+DAY_S, LARGEST = 86_400, 1e150
 
 
 def _of_each(settings: Settings, make: Callable[[Performance], "Column"]) -> "Column":
@@ -36,43 +35,74 @@ def _of_each(settings: Settings, make: Callable[[Performance], "Column"]) -> "Co
     return made
 
 
+def _finite(text: "Column") -> "Column":
+    """The number that a text is, where its square is one too."""
+    from pyspark.sql import functions as f
+
+    number = text.try_cast("double")
+    return f.when(f.abs(number) < LARGEST, number)
+
+
 def _number(how: Performance) -> "Column":
     from pyspark.sql import functions as f
 
-    return f.regexp_extract("output", how.score, 1).try_cast("double")
+    return _finite(f.regexp_extract("output", how.score, 1))
 
 
-def _counted(how: Performance) -> "Column":
+def _marked(rows: "DataFrame", settings: Settings) -> "DataFrame":
+    """With what the settings say of each row: `how` (kind, threshold, names), the `number` that it answers, or the `scores` of its classes.
+
+    Column by column: an expression that is written out for each class would read the answer's JSON as often.
+    """
+    from pyspark.sql import functions as f
+
+    def only(kind: str, make: Callable[[Performance], "Column"], empty: str) -> "Column":
+        return _of_each(settings, lambda how: make(how) if how.kind == kind else f.lit(None).cast(empty))
+
+    told = rows.select(
+        "endpoint", "model_version", "window_start",
+        f.col("attributes")["label.truth"].alias("truth"),
+        _of_each(settings, lambda how: f.lit(how.kind)).alias("kind"),
+        only("yes_no", lambda how: f.lit(how.threshold), "double").alias("threshold"),
+        only("classes", lambda how: f.array(*map(f.lit, how.classes)), "array<string>").alias("names"),
+        only("classes", lambda how: f.get_json_object("output", how.scores), "string").alias("text"),
+        _of_each(settings, lambda how: f.lit(None).cast("double") if how.kind == "classes" else _number(how)).alias("number"),
+    ).where("kind IS NOT NULL")  # fmt: skip
+    listed = f.when(f.col("text").startswith("["), f.from_json("text", "array<double>"))
+    named = f.when(f.col("text").startswith("{"), f.from_json("text", "map<string,double>"))
+    # A generator of one row: without it the optimizer writes the parsing into the function that is called for each class.
+    parsed = told.select("*", f.inline_outer(f.array(f.struct(listed.alias("listed"), named.alias("named")))))
+    scores = f.transform("names", lambda name, place: f.coalesce(f.col("named")[name], f.get("listed", place)))
+    return parsed.withColumn("scores", scores).drop("text", "listed", "named")
+
+
+def _entries() -> "Column":
     """array<struct<class_name, predicted, score, label>> of an answer: one entry, or one for each class."""
     from pyspark.sql import functions as f
 
-    truth = f.col("attributes")["label.truth"]
+    truth, number, scores, names = (f.col(name) for name in ("truth", "number", "scores", "names"))
 
-    def entry(name: str | None, predicted: "Column", score: "Column", label: "Column") -> "Column":
+    def entry(name: "Column", predicted: "Column", score: "Column", label: "Column") -> "Column":
         return f.struct(
-            f.lit(name).cast("string").alias("class_name"), f.coalesce(predicted, f.lit(False)).alias("predicted"),
+            name.cast("string").alias("class_name"), f.coalesce(predicted, f.lit(False)).alias("predicted"),
             score.cast("double").alias("score"), label.cast("int").alias("label"),
         )  # fmt: skip
 
-    if how.kind == "number":
-        known = f.when(_number(how).isNotNull(), 0.0)
-        return f.array(entry(None, f.lit(False), known, f.when(truth.try_cast("double").isNotNull(), 0)))
-    if how.kind == "yes_no":
-        label = f.when(truth.isin(*YES), 1).when(truth.isin(*NO), 0)
-        return f.array(entry(None, _number(how) >= how.threshold, _number(how), label))
-    text = f.get_json_object("output", how.scores)
-    by_name, by_place = f.from_json(text, "map<string,double>"), f.from_json(text, "array<double>")
-    scores = [f.coalesce(by_name[name], f.get(by_place, place)) for place, name in enumerate(how.classes)]
-    labels = [f.when(truth.isNotNull(), (truth == name.strip().lower()).cast("int")) for name in how.classes]
-    answer = f.array_position(f.array(*scores), f.greatest(*scores))
-    whole = reduce(lambda a, b: a & b, (f.coalesce(score.between(0, 1), f.lit(False)) for score in scores))
-    entries = [
-        entry(name, answer == place, score, label)
-        for place, (name, score, label) in enumerate(zip(how.classes, scores, labels, strict=True), 1)
-    ]
-    return f.when(whole, f.array(*entries)).otherwise(
-        f.array(entry(how.classes[0], f.lit(False), f.lit(None), labels[0]))
-    )
+    def of_class(name: "Column") -> "Column":
+        return f.when(truth.isNotNull(), (truth == f.lower(f.trim(name))).cast("int"))
+
+    none, no = f.lit(None), f.lit(False)
+    binary = f.when(truth.isin(*YES), 1).when(truth.isin(*NO), 0)
+    highest = f.array_position(scores, f.array_max(scores))
+    return (
+        f.when(f.col("kind") == "yes_no", f.array(entry(none, number >= f.col("threshold"), number, binary)))
+        .when(f.col("kind") == "number", f.array(entry(none, no, f.when(number.isNotNull(), 0.0), f.when(_finite(truth).isNotNull(), 0))))
+        .when(
+            f.forall(scores, lambda score: f.coalesce(score.between(0, 1), no)),
+            f.transform(names, lambda name, place: entry(name, place + 1 == highest, f.get(scores, place), of_class(name))),
+        )
+        .otherwise(f.array(entry(f.get(names, f.lit(0)), no, none, of_class(f.get(names, f.lit(0))))))
+    )  # fmt: skip
 
 
 def _answered(rows: "DataFrame") -> "DataFrame":
@@ -93,14 +123,17 @@ def cells(rows: "DataFrame", settings: Settings) -> "DataFrame":
         .otherwise(f.width_bucket(f.ln(score / (1 - score)), f.lit(-LOG_ODDS), f.lit(LOG_ODDS), f.lit(CELLS_BETWEEN)))
     )
     key = ("endpoint", "model_version", "window_start")
-    entries = (
-        _answered(rows).select(*key, f.explode(_of_each(settings, _counted)).alias("entry")).select(*key, "entry.*")
-    )
-    marked = entries.withColumn("cell", cell.cast("int"))
-    return marked.groupBy(*key, "class_name", "predicted", "cell").agg(
-        f.count_if(f.col("label").isNull()).alias("unlabelled"),
-        f.count("label").alias("labelled"),
-        f.coalesce(f.sum("label"), f.lit(0)).cast("bigint").alias("positive"),
+    marked = _marked(_answered(rows), settings).withColumn("entries", _entries())
+    # Never empty; from a plain `explode` a filter is made that computes the entries once more.
+    entries = marked.select(*key, f.explode_outer("entries").alias("entry")).select(*key, "entry.*")
+    return (
+        entries.withColumn("cell", cell.cast("int"))
+        .groupBy(*key, "class_name", "predicted", "cell")
+        .agg(
+            f.count_if(f.col("label").isNull()).alias("unlabelled"),
+            f.count("label").alias("labelled"),
+            f.coalesce(f.sum("label"), f.lit(0)).cast("bigint").alias("positive"),
+        )
     )
 
 
@@ -111,7 +144,7 @@ def predictions(rows: "DataFrame", settings: Settings) -> "DataFrame":
     number = _of_each(settings, lambda how: _number(how) if how.kind == "number" else f.lit(None).cast("double"))
     shaped = _answered(rows).select(
         "endpoint", "model_version", "window_start", "request_id", "requested_at", f.xxhash64("request_id").alias("hash"),
-        number.alias("prediction"), f.col("attributes")["label.truth"].try_cast("double").alias("truth"), "features",
+        number.alias("prediction"), _finite(f.col("attributes")["label.truth"]).alias("truth"), "features",
     ).where("prediction IS NOT NULL")  # fmt: skip
     return smallest(shaped, "endpoint", "model_version", "window_start")
 

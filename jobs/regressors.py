@@ -1,6 +1,7 @@
 """A regressor's daily samples -> its days: the loss of an answer is learnt from its inputs, by those that have their labels (pure)."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -24,6 +25,8 @@ NUMBERS = 0.9
 """A feature is a number where this share of its values are."""
 MOST_VALUES = 254
 """A text feature with more values is not used."""
+MOST_FEATURES = 100
+"""So many features are used, those that most answers have."""
 PREDICTION = ""
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -67,7 +70,10 @@ def inputs_of(features: Sequence[dict[str, Any]], predictions: Floats) -> Inputs
     """Of the reference's answers."""
     numbers: list[str] = []
     codes: dict[str, dict[str, int]] = {}
-    for name in sorted({name for row in features for name in row}):
+    held = Counter(
+        name for row in features for name, value in row.items() if name != PREDICTION and value not in (None, "")
+    )
+    for name in sorted(sorted(held), key=held.__getitem__, reverse=True)[:MOST_FEATURES]:
         values = [row[name] for row in features if row.get(name) not in (None, "")]
         if sum(not np.isnan(_number(value)) for value in values) >= NUMBERS * len(values):
             numbers.append(name)

@@ -416,6 +416,8 @@ class History:
                 )
                 labels[rng.random(900) >= min(0.8, ago / 12)] = np.nan
                 drawn[(today - ago * DAY).date()] = (scores, scores > 0.5, labels)
+            if not drawn:  # it served before these days
+                continue
             until = min(drawn) + timedelta(days=4)
             known = [
                 np.concatenate(parts)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from lastgood.judge.reference import Calibration, calibrate
+from lastgood.judge.reference import LEAST_REFERENCE, Calibration, calibrate
 
 Floats = npt.NDArray[np.float64]
 FOLDS = 5
@@ -66,4 +66,7 @@ def _unbiased(scores: Floats, outcome: Floats) -> Calibration:
     known = np.flatnonzero(rows)
     centre = np.bincount(cell, scores, made.grid.cells)[known] / rows[known]
     mean = np.interp(np.arange(made.grid.cells), known, centre + np.mean(outcome) - np.mean(scores))
-    return replace(made, mean=np.tile(np.maximum(mean, 0.0), (2, 1)))
+    refused = (
+        made.refused if len(outcome) < LEAST_REFERENCE else ""
+    )  # losses that are all 0 or 1 are no classes: none must be frequent
+    return replace(made, mean=np.tile(np.maximum(mean, 0.0), (2, 1)), refused=refused)

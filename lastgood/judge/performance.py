@@ -71,7 +71,7 @@ def _metric(metric: str, positives: Floats, rows: Floats) -> tuple[float, Floats
             slope[:] = 1 / total
             if metric == "rmse":
                 value = math.sqrt(value) if value >= 0 else math.nan
-                slope /= 2 * value
+                slope = slope / (2 * value) if value else np.zeros_like(slope)
     return float(value), slope
 
 

@@ -1,14 +1,17 @@
 """Performance without labels: what intervals cover, also in shapes that the method was not built for, and when nothing can be known."""
 
+import json
 import re
 from dataclasses import astuple
 from datetime import date, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from scipy.stats import beta
 
+from lastgood.jobs.regressors import of_sample
 from lastgood.judge import losses
 from lastgood.judge.days import Counted, days, unknown, worse
 from lastgood.judge.performance import CLASSIFICATION, estimate
@@ -285,3 +288,56 @@ def test_calibrations_that_are_watched_together_are_called_wrong_as_seldom_as_on
 def test_settings_that_cannot_be_are_refused_in_words(given, why):
     with pytest.raises(ValidationError, match=re.escape(why)):
         Performance(**given)
+
+
+def table_of(day, values, truths, features):
+    """Rows of `predictions` as the job reads them, and their counts."""
+    many = len(values)
+    sample = pa.table({
+        "day": pa.array([day] * many, pa.int64()), "hash": pa.array(range(many), pa.int64()), "prediction": pa.array(values, pa.float64()),
+        "truth": pa.array(truths, pa.float64()), "features": pa.array(features, pa.string()),
+    })  # fmt: skip
+    labelled = sum(truth is not None for truth in truths)
+    cells = pa.table({
+        "day": [day] * 2, "cell": [0, -1], "unlabelled": [2 * many - labelled, 3], "labelled": [labelled, 0],
+    })  # fmt: skip
+    return sample, cells
+
+
+@pytest.mark.parametrize(
+    "features",
+    [None, '{"x": "NaN", "only": "one", "gap": null}', "{}", json.dumps({f"f{i}": str(i) for i in range(300)})],
+)
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_regressors_without_inputs_and_without_errors_are_estimated_too(features, off):
+    """Losses that are all 0 or 1, features that say nothing: a number each day, of a sample of half of the rows. Three answers more are no number."""
+    how, r = Performance(kind="number", reference_days=1), np.random.default_rng(12)
+    values = r.integers(1, 6, 150).astype(float).tolist()
+    parts = [
+        table_of(
+            day,
+            values,
+            [v + off * (i % 2) for i, v in enumerate(values)] if day == 1 else [None] * 150,
+            [features] * 150,
+        )
+        for day in (1, 2)
+    ]
+    sample, cells = (pa.concat_tables(each) for each in zip(*parts, strict=True))
+    first, second = of_sample("1", cells, sample, how, date(1970, 1, 1))
+    assert (first.reference, second.reference) == (True, False) and first.rows == second.rows == 303
+    mae = second.metrics[0]
+    assert (
+        mae.value == pytest.approx(off / 2, abs=0.1)
+        and mae.low <= mae.value <= mae.high
+        and mae.usual == pytest.approx(off / 2)
+    )
+    assert second.metrics[0].labelled == 0 and first.metrics[0].realised == pytest.approx(off / 2)
+
+
+def test_a_regressor_without_labels_or_with_strange_answers_says_why():
+    how, values = Performance(kind="number", reference_days=1), [1.0] * 50
+    sample, cells = table_of(1, values, [None] * 50, [None] * 50)
+    (never,) = of_sample("1", cells, sample, how, date(1970, 1, 1))
+    assert "the reference has 0 labels; 100 are needed" in never.why and never.rows == 103
+    (nothing,) = of_sample("1", cells, sample.slice(0, 0), how, date(1970, 1, 1))
+    assert nothing.why and nothing.metrics[0].value is None

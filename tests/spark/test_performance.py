@@ -183,6 +183,10 @@ def prices(days: int, per_day: int = 600) -> tuple[list[dict[str, Any]], list[fl
         truth = prediction + r.normal(0, 1 + age / 2)
         errors[day].append(abs(truth - prediction))
         attributes = [("label.truth", str(truth))] if day < 2 or r.random() < 0.1 else []
+        if day > 2 and i % 50 == 3:
+            attributes = [
+                ("label.truth", ("nan", "infinity", "1e200", "dear")[i % 4])
+            ]  # which are no numbers to learn from
         features = [("age", str(age)), ("fuel", ["gas", "diesel"][i % 2]), ("id", f"car {i}")]
         at = START - timedelta(days=days - day, hours=12) + timedelta(seconds=140 * (i % per_day))
         made.append(
