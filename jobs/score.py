@@ -25,7 +25,7 @@ from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc
 from lastgood.record.words import counted
 from lastgood.settings import Scorer, Scoring
-from lastgood.tables.judging import BY_SCORER, REHEARSED
+from lastgood.tables.judging import BY_SCORER, REHEARSED, TURNS
 from lastgood.tables.runs import Context, Run, append, record
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ BACK, REMEMBERED = timedelta(days=1), timedelta(days=40)
 AGAIN, AGAIN_AFTER = 2, timedelta(days=1)
 """Pairs that a scorer judges again in a day, judged at least so long ago: whether it still says the same."""
 SPENT, GONE = "the day's budget is spent", "an answer's text is not kept"
-TURNS, AT_ONCE = 6, 8
-"""Requests of a conversation that are shown with an answer; answers judged side by side."""
+AT_ONCE = 8
+"""Pairs judged side by side."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from lastgood.alerts.web.pages import COOKIE, Pages, as_csv
 from lastgood.tables import judging
 
 SUBJECT = ACTION = "label"
+LOOKS = 20
 GRADES = {"good": 1.0, "half": 0.5, "bad": 0.0}
 
 
@@ -28,10 +29,26 @@ class Labels:
         rows, queue = judged.summaries(), judged.queue()
         if answer := as_csv(request, "scorers", {"scorers": lambda: _sheet(rows)}):
             return answer
-        asked, answered = judging.texts(self._store, queue[0]) if queue else (None, None)
+        passed = request.query_params.get("after", "")
+        later = max((i for i, key in enumerate(queue) if key[1] == passed), default=-1) + 1
+        question, shown = self._next([*queue[later:], *queue[:later]])
         return self._pages.with_forms(
-            request, SUBJECT, (ACTION,), "labels.html", waiting=len(queue), question=queue[0] if queue else None, asked=asked, answered=answered, scorers=rows
+            request, SUBJECT, (ACTION,), "labels.html", waiting=len(queue), question=question, shown=shown, meant=self._meant(question), scorers=rows
         )  # fmt: skip
+
+    def _meant(self, question: judging.Key | None) -> str:
+        """What the scorer was told to judge, for whoever labels the same."""
+        own = self._controller.settings.endpoint(question[0]).scoring.scorers if question else ()
+        return next(
+            (each.instruction for each in own if question and each.name == question[2] and each.kind == "model"), ""
+        )
+
+    def _next(self, queue: list[judging.Key]) -> tuple[judging.Key | None, judging.Shown | None]:
+        """The first answer whose text is still kept, of the first LOOKS: nobody can say how good another is."""
+        for key in queue[:LOOKS]:
+            if (shown := judging.texts(self._store, key)).answered:
+                return key, shown
+        return None, None
 
     async def label(self, request: Request) -> Response:
         """What a person says of one answer."""

@@ -122,7 +122,7 @@ DOCUMENT: dict[str, Any] = {
         "/agents": _shown("Agents, their tools and conversations", {**ABOUT, **RANGE}),
         "/health": _shown("How Lastgood is", {}),
         "/labels": {
-            **_shown("The next answer to label, and how scorers do", {}),
+            **_shown("The next answer to label, and how scorers do", {"after": TEXT}),
             "post": {
                 "summary": "Label one answer, as a reader who is known",
                 "requestBody": LABEL,

@@ -83,6 +83,13 @@ def rehearsed(
         return replace(done, ended="; ".join(filter(None, (done.ended, *judging.notes))))
 
 
+def _limits(settings: Settings, endpoint: str) -> "Limits":
+    from lastgood.alerts.rehearse import Limits
+
+    own = settings.endpoint(endpoint).release
+    return Limits(own.rehearse_requests, own.rehearse_per_second)
+
+
 def rehearse(
     endpoint: EndpointName,
     version: Annotated[str, typer.Argument(help="the version to rehearse: ready, and at 0% of the traffic")],
@@ -131,7 +138,6 @@ def _show_rehearsal(done: "Rehearsed") -> None:
 @release.command("check")
 def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Run the checklist for real, a drill included; exit code 1 when a row fails."""
-    from lastgood.alerts.rehearse import Limits
     from lastgood.alerts.release import Checklist
     from lastgood.workspace.stores import tables_of
 
@@ -147,8 +153,7 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
             return follow(acts, rollback, say)
 
         def rehearse_first(name: str, version: str, on: str) -> object:
-            limits = Limits(settings.endpoint(name).release.rehearse_requests)
-            return rehearsed(acts, settings, name, version, limits, on)
+            return rehearsed(acts, settings, name, version, _limits(settings, name), on)
 
         done = Checklist(acts, tables_of(settings), drill, me(acts), rehearse_first).run(endpoint)
         if as_json:
@@ -230,15 +235,11 @@ def promote(
 
 def _must_be_as_good(acts: "Controller", settings: Settings, endpoint: str, version: str, as_json: bool) -> None:
     """Errors: RefusedError where the rehearsal before the first step says that the version is worse, or too little; as the rehearsal's."""
-    from lastgood.alerts.rehearse import Limits
-
     own = settings.endpoint(endpoint)
     absent = (
         acts.workspace.endpoint(endpoint).entity(version) is None
     )  # the first step deploys it: until then it is on staging alone
-    done = rehearsed(
-        acts, settings, endpoint, version, Limits(own.release.rehearse_requests), own.staging if absent else None
-    )
+    done = rehearsed(acts, settings, endpoint, version, _limits(settings, endpoint), own.staging if absent else None)
     if not as_json:
         _show_rehearsal(done)
     if done.outcome.state != "as good":

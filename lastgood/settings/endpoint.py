@@ -37,9 +37,11 @@ class Release(Model):
     drill_s: float = Field(900, gt=0, description="how long the drill may take, there and back")
     dashboard_url: str | None = Field(None, description="must answer 200")
     rehearse: bool = Field(
-        False, description="whether a promotion begins with a rehearsal, and stops where that is worse or undecided"
+        False,
+        description="whether the release check and a promotion begin with a rehearsal, and stop where that is worse or undecided",
     )
     rehearse_requests: int = Field(200, ge=1, le=500, description="recorded requests of that rehearsal")
+    rehearse_per_second: float = Field(2.0, gt=0, le=100, description="of them in a second, each to both versions")
     rehearse_tools: bool = Field(
         False,
         description="whether requests that use tools, and agents' requests, may be sent again: nothing that they do has effects",

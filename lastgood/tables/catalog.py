@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
@@ -121,8 +121,8 @@ class WarehouseTable:
         conditions, parameters = [], {}
         for number, (column, operator, value) in enumerate(filters or ()):
             if operator == "in":  # a statement takes 256 parameters
-                texts = ", ".join(literal(str(each)) for each in value) if isinstance(value, Collection) else ""
-                conditions.append(f"{quoted_part(column)} IN ({texts or 'NULL'})")
+                texts = ", ".join(literal(str(each)) for each in cast("Collection[object]", value))
+                conditions.append(f"{quoted_part(column)} IN ({texts})")
                 continue
             if operator not in ("=", "!=", "<", "<=", ">", ">="):
                 raise ValueError(f"filter {operator!r} is not known")

@@ -30,6 +30,7 @@ COLUMNS = (
     "attributes",
     "input",
 )
+WORDS_FIRST = 3
 TOKENS = (100, 300, 1000, 3000, 10_000)
 CAUSED = re.compile(
     r"(?:eval|run|label|answer|error|finish|output|usage|completion|response|status|exception)\b", re.IGNORECASE
@@ -55,7 +56,7 @@ WORDS = {
 def hurt(store: Store, endpoint: str, new: str, prior: str, since: datetime, faults: Collection[str]) -> list[Slice]:
     """Slices of the requests since a moment in which version `new` fails more often than `prior`, the one that explains most first. `faults`: the classes
     of failures that count. Attributes are what requests say of themselves: team, environment, requester, streaming, tokens of the prompt, hour, language
-    (guessed, where the text was captured) and whatever else a source gave that takes few values. Errors: as the tables' homes."""
+    and first words (where the text was captured) and whatever else a source gave that takes few values. Errors: as the tables' homes."""
     wanted: Any = [("endpoint", "=", endpoint), ("requested_at", ">=", since)]
     rows = store.home(tables.REQUESTS).read(list(COLUMNS), wanted)
     if not rows.num_rows:  # a table that is not there yet has no columns either
@@ -85,6 +86,7 @@ def attributes(rows: pa.Table) -> list[Attribute]:
     places = pa.array(np.searchsorted(TOKENS, tokens), mask=tokens < 0)
     texts["prompt tokens"] = names.take(places)
     texts["language"] = languages(rows["input"])
+    texts["prompt begins"] = beginnings(rows["input"])
     for name, column in _given(rows["attributes"]).items():
         if name not in texts or texts[name].null_count == len(rows):  # else a caller's word replaces what is known
             texts[name] = column
@@ -120,6 +122,14 @@ def languages(texts: pa.ChunkedArray) -> pa.Array:
         more = pc.fill_null(pc.greater(count, most), False)
         best, most = pc.if_else(more, name, best), pc.if_else(more, count.cast(pa.int64()), most)
     return best
+
+
+def beginnings(texts: pa.ChunkedArray) -> pa.Array:
+    """The first WORDS_FIRST words of each text, which tell the prompts of one template from others; null where there is no text."""
+    lower = pc.utf8_trim_whitespace(pc.utf8_lower(pc.utf8_slice_codeunits(texts.combine_chunks(), 0, 200)))
+    return pc.struct_field(
+        pc.extract_regex(lower, rf"^(?P<words>\S{{1,40}}(?:\s+\S{{1,40}}){{0,{WORDS_FIRST - 1}}})"), "words"
+    )
 
 
 def _coded(name: str, column: pa.ChunkedArray | pa.Array, most: int = MOST_VALUES) -> Attribute:

@@ -24,6 +24,8 @@ BY_SCORER = "scorer "
 """What the source of an exact scorer's scores begins with."""
 Key = tuple[str, str, str]
 """Endpoint, request, what was judged."""
+TURNS = 6
+"""Requests of a conversation that are shown with an answer."""
 Told = Mapping[Key, tuple[float, float]]
 """What people said (0-1) and when (epoch seconds): the first that came counts."""
 NAMES = ["endpoint", "candidate", "prior", "scorer", "scorer_version", "pair_id", "again", "request_ids", "alike", "scores", "errors", "asked", "chance",
@@ -221,11 +223,27 @@ def _about(store: Store, scores: Sequence[Mapping[str, Any]], asked: Collection[
         )  # fmt: skip
 
 
-def texts(store: Store, key: Key) -> tuple[str | None, str | None]:
-    """What was asked and answered, as far as it is kept. Errors: as the tables' homes."""
-    wanted: Any = [("endpoint", "=", key[0]), ("request_id", "=", key[1])]
-    rows = store.home(tables.REQUESTS).read(["endpoint", "request_id", "input", "output"], wanted)
-    return next(((row["input"], row["output"]) for row in rows.to_pylist()), (None, None))
+@dataclass(frozen=True)
+class Shown:
+    """What a person is shown. `before`: what was asked and answered earlier in its conversation, the newest TURNS, the oldest first."""
+
+    asked: str | None
+    answered: str | None
+    before: Sequence[tuple[str | None, str | None]] = ()
+
+
+def texts(store: Store, key: Key) -> Shown:
+    """As far as it is kept. Errors: as the tables' homes."""
+    names = ["endpoint", "request_id", "input", "output", "conversation_id", "requested_at"]
+    requests, endpoint = store.home(tables.REQUESTS), ("endpoint", "=", key[0])
+    rows = requests.read(names, [endpoint, ("request_id", "=", key[1])]).to_pylist()
+    if not rows:
+        return Shown(None, None)
+    row, turns = rows[0], []
+    if row["output"] and row["conversation_id"]:
+        talk: Any = [("conversation_id", "=", row["conversation_id"]), ("requested_at", "<", row["requested_at"])]
+        turns = sorted(requests.read(names, [endpoint, *talk]).to_pylist(), key=lambda turn: turn["requested_at"])
+    return Shown(row["input"], row["output"], [(turn["input"], turn["output"]) for turn in turns[-TURNS:]])
 
 
 def label(store: Store, key: Key, value: float, who: str, now: datetime) -> None:

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import beta
 from simulation.rehearsed import FIELDS, rehearsed
 
-from lastgood.judge.rehearsal import LEVEL, Reply, compare
+from lastgood.judge.rehearsal import ANSWER, LEVEL, Reply, compare
 
 
 def test_a_version_that_is_as_good_is_called_worse_no_more_often_than_is_said() -> None:
@@ -37,3 +37,20 @@ def test_few_requests_and_none_decide_nothing_and_extremes_have_a_sentence() -> 
     assert broken.state == "worse" and "100% of its requests fail (HTTP_500)" in broken.sentence
     same = compare([(Reply(None, 1.0, 10, FIELDS, 1.0), Reply(None, 1.0, 10, FIELDS, 1.0))] * 60, (0, 0), 1.25, 0.1)
     assert same.state == "as good" and same.sentence == "no worse in 60 requests"
+
+
+def test_requests_that_only_the_new_version_refuses_are_against_it_and_wrong_requests_against_nobody() -> None:
+    answered, refused = Reply(None, 1.0, 10, frozenset({ANSWER, "text"})), Reply(None, 0.0)
+    wrong = compare([(refused, refused)] * 20 + [(answered, answered)] * 60, (20_000, 0), 1.25, 0.1)
+    assert wrong.state == "as good", "a fifth of what callers send is wrong: no version does anything for it"
+    strict = compare([(answered, refused)] * 15 + [(answered, answered)] * 60, (20_000, 0), 1.25, 0.1)
+    assert strict.state == "worse" and "it refuses 15 of 75 requests more than the prior" in strict.sentence
+    flaky = [(answered, refused), (refused, answered)] * 5 + [(answered, answered)] * 60
+    assert compare(flaky, (20_000, 0), 1.25, 0.1).state == "as good", "a filter that is a lottery for both"
+
+
+def test_an_opinion_that_nobody_corrected_calls_nothing_worse() -> None:
+    pairs = [(Reply(None, 1.0, opinion=0.9), Reply(None, 1.0, opinion=0.1 + i % 2 * 0.1)) for i in range(60)]
+    outcome = compare(pairs, (0, 0), 1.25, 0.1)
+    (opinion,) = [finding for finding in outcome.findings if finding.metric == "opinions"]
+    assert outcome.state == "as good" and opinion.sentence.endswith("-0.75 ± 0.01"), opinion

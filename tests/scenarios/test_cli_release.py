@@ -264,7 +264,7 @@ def recorded(world: World) -> World:
     world.document["endpoints"]["shop"] = {
         "payload_table": payload,
         "policy": policy,
-        "release": {"rehearse": True, "rehearse_requests": 60},
+        "release": {"rehearse": True, "rehearse_requests": 60, "rehearse_per_second": 50},
         "staging": "staging",
     }
     world.save()

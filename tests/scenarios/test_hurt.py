@@ -76,6 +76,28 @@ def test_requests_say_what_they_are_and_answers_do_not(tmp_path: Path) -> None:
     assert set(names["region"].values) == {"eu", "us"}
 
 
+def test_a_template_of_prompts_is_named_and_texts_that_are_all_others_are_none(tmp_path: Path) -> None:
+    store, r = Store(str(tmp_path / "tables")), np.random.default_rng(3)
+    rows: list[dict[str, Any]] = []
+    for i in range(6000):
+        summary, is_new = bool(r.random() < 0.15), bool(r.random() < 0.5)
+        text = (
+            f"Summarize the following\ncontract {i} for you"
+            if summary
+            else f"{r.integers(1 << 30)} is the number of what you can do"
+        )
+        rows.append({
+            "endpoint": "chat", "request_id": f"r{i}", "model_version": "8" if is_new else "7", "requested_at": NOW - timedelta(seconds=0.6 * i),
+            "error_code": "HTTP_500" if r.random() < (0.15 if is_new and summary else 0.005) else None, "input": text if i % 50 else None, "weight": 1.0,
+            "received_at": NOW, "sources": ["otlp"],
+        })  # fmt: skip
+    store.home(tables.REQUESTS).append(pa.Table.from_pylist(rows, arrow_schema(tables.REQUESTS.fields)))
+    (first, *_) = hurt(store, "chat", "8", "7", NOW - timedelta(hours=2), ("model",))
+    assert first.where == {"prompt begins": "summarize the following"} and first.only, first
+    names = {attribute.name: attribute for attribute in attributes(store.home(tables.REQUESTS).read())}
+    assert names["prompt begins"].values[0] == "summarize the following"
+
+
 def test_what_lastgood_knows_of_a_request_is_not_replaced_by_what_its_caller_wrote(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "tables"))
     filled(store)

@@ -105,6 +105,71 @@ def test_people_label_answers_blindly_and_the_queue_ends(queue: Queue) -> None:
     assert "No answer waits for a label" in page and "2 of 2" in page
 
 
+def test_who_cannot_tell_sees_another_one_and_what_is_not_kept_is_not_asked_about(queue: Queue) -> None:
+    """Nobody stands before an answer for ever: neither before one in a language that they do not read, nor before one that is gone."""
+    first = queue.form(queue.page(), "good")["request"]
+    assert f"/labels?after={first.replace(' ', '%20')}" in queue.page()
+    seen = [first]
+    for _ in range(4):
+        answer = queue.client.get("/labels", params={"after": seen[-1]}).text
+        seen.append(queue.form(answer, "good")["request"])
+    assert seen[4] == first and len(set(seen)) == 4, "the whole queue, and round again"
+    put(queue.store, tables.JUDGED, [pair(7, asked=True, request_ids=["gone", "gone too"], judged_at=START - timedelta(minutes=1))])  # fmt: skip
+    assert queue.form(queue.page(), "good")["request"] == first
+    for _ in range(4):
+        queue.say("good")
+    assert "The answers that wait are not kept" in queue.page() and "2 answers wait" in queue.page()
+
+
+def test_who_labels_knows_what_is_asked_and_what_was_said_before(queue: Queue) -> None:
+    talk = {"endpoint": "chat", "model_version": "2", "conversation_id": "c"}
+    put(queue.store, tables.REQUESTS, [
+        talk | {"request_id": f"turn {i}", "input": f"turn {i}", "output": f"reply {i}", "requested_at": START + timedelta(seconds=i)} for i in range(10)
+    ])  # fmt: skip
+    put(queue.store, tables.JUDGED, [pair(5, asked=True, request_ids=["turn 8", "new 4"], judged_at=START - timedelta(minutes=1))])  # fmt: skip
+    pages = [queue.page()]
+    pages.append(queue.client.get("/labels", params={"after": queue.form(pages[0], "good")["request"]}).text)
+    (page,) = [page for page in pages if "reply 8" in page]
+    assert "Say how well the answer serves the person who asks." in page, "as the scorer was told"
+    assert "Earlier in the conversation (6 requests)" in page and "reply 7" in page and "reply 2" in page
+    assert "reply 1<" not in page and "reply 9" not in page, "the newest before it, and nothing of what came after"
+
+
+def test_a_label_outside_of_its_range_is_none_and_counted_and_settings_are_those_of_now(queue: Queue) -> None:
+    put(queue.store, tables.SCORES, [
+        {"endpoint": "chat", "request_id": "old 0", "name": "helpful", "value": 5.0, "source": "ann", "at": START, "received_at": START},
+        {"endpoint": None, "request_id": "new 0", "name": "helpful", "value": 1.0, "source": None, "at": START, "received_at": START},
+    ])  # fmt: skip
+    page = queue.page()
+    assert "3 answers wait" in page and "(1 outside of the range)" in page
+    own = queue.house.controller.settings.endpoints["chat"]
+    changed = own.model_copy(update={"policy": Policy(score_ranges={"helpful": (1, 5)})})
+    queue.house.controller.settings.endpoints["chat"] = changed
+    page = queue.page()
+    assert "2 answers wait" in page and "outside of the range" not in page, "1 is the worst now, and 5 the best"
+
+
+def test_scorers_whose_word_is_the_truth_and_those_nobody_corrects_are_watched_too(queue: Queue) -> None:
+    put(queue.store, tables.JUDGED, [
+        pair(8, scorer="exact", chance=0.0, asked=False, errors=["ValueError: no number", None]),
+        pair(9, scorer="exact", chance=0.0, asked=False, alike="rehearsed", request_ids=[]),
+    ])  # fmt: skip
+    lines = queue.client.get("/labels?csv=scorers").text.splitlines()
+    told = next(
+        row
+        for line in lines[1:]
+        if (row := dict(zip(lines[0].split(","), line.split(","), strict=True)))["scorer"] == "exact"
+    )
+    assert (told["pairs"], told["failed"], told["calls"], told["calls_today"], told["failed_today"]) == (
+        "1",
+        "1",
+        "4",
+        "4",
+        "1",
+    )
+    assert "nobody is asked" in queue.page()
+
+
 def test_a_label_is_in_the_range_that_the_policy_gives_its_name(queue: Queue) -> None:
     put(
         queue.store,
