@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -27,7 +28,11 @@ from lastgood.tables import measures
 from lastgood.workspace import Endpoint, ServedEntity
 
 RECENT_WINDOWS = 30
+REHEARSAL = "rehearsal: "
+"""What the audit log's entries of rehearsals begin with."""
 Follow = Callable[[Rollback], Rollback]
+Rehearse = Callable[[str, str, str], object]
+"""Endpoint, version, the endpoint that the version is on: rehearse it, which the audit log tells."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,10 @@ class Row:
 
 
 class Checklist:
-    """`follow` moves a drill on until it has ended. `who` is in the audit log."""
+    """`follow` moves a drill on until it has ended; `rehearse` is asked only where `release.rehearse` says so. `who` is in the audit log."""
 
-    def __init__(self, acts: Controller, store: tables.Store, follow: Follow, who: str) -> None:
-        self._acts, self._store, self._follow, self._who = acts, store, follow, who
+    def __init__(self, acts: Controller, store: tables.Store, follow: Follow, who: str, rehearse: Rehearse) -> None:
+        self._acts, self._store, self._follow, self._who, self._rehearse = acts, store, follow, who, rehearse
         self._workspace = acts.workspace
 
     def run(self, name: str) -> Check:
@@ -194,6 +199,30 @@ class Checklist:
         sentence = f"{name}: version {serving} to {there_plan.prior_version} in {first:.1f} s and back in {whole - first:.1f} s"
         return whole < self.want.drill_s, sentence
 
+    def rehearsal(self) -> tuple[bool, str]:
+        """Of the version, beside the one that serves on each endpoint that this one is the staging of, or here."""
+        name, every = self.endpoint.name, self._acts.settings.endpoints
+        users = [other for other, own in every.items() if own.staging == name]
+        wanted = [other for other in users if every[other].release.rehearse]
+        for other in wanted:
+            if other not in self._rehearsals():
+                self._rehearse(other, self.serving, name)
+        newest = {other: facts for other, facts in self._rehearsals().items() if other in (*users, name)}
+        told = [
+            f"{facts['state']} on {facts['at']:%Y-%m-%d %H:%M} UTC beside version {facts['prior']} of {other}: {facts['why']}"
+            for other, facts in newest.items()
+        ]
+        good = ("as good",), ("as good", "undecided")
+        passed = all(facts["state"] in good[other not in wanted] for other, facts in newest.items())
+        return passed and newest.keys() >= set(wanted), "; ".join(told) or "not run (release.rehearse is false)"
+
+    def _rehearsals(self) -> dict[str, dict[str, Any]]:
+        """Endpoint -> what the newest rehearsal of the version beside it said, where it is not too old."""
+        since = self._acts.clock() - timedelta(seconds=self.want.max_age_s)
+        with self._acts.store.read() as tx:
+            rows = [{**row["detail"], "at": row["at"]} for row in tx.audit(what=REHEARSAL) if row["at"] >= since]
+        return {facts["endpoint"]: facts for facts in rows if facts["version"] == self.serving and "state" in facts}
+
     def _shift(self, plan: Any) -> str:
         """Empty when it was shifted and verified, else why not."""
         done = self._follow(self._acts.people.start(plan, self._who, "a drill"))
@@ -283,6 +312,11 @@ CHECKS: tuple[tuple[str, Callable[[Checklist], tuple[bool, str]], str], ...] = (
         "serve another version, or, if it is good now, delete its tag lastgood_rolled_back",
     ),
     ("rollback tested", Checklist.drill, "set endpoints.{name}.staging; a prior version must be ready there"),
+    (
+        "rehearsed",
+        Checklist.rehearsal,
+        "see `lastgood rehearse ENDPOINT VERSION --on {name}`: mend what is worse, or rehearse more requests where it is undecided",
+    ),
     ("ownership assigned", Checklist.owner, "tag {name} with {owner_tag}"),
     (
         "features fresh",

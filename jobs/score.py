@@ -25,7 +25,7 @@ from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc
 from lastgood.record.words import counted
 from lastgood.settings import Scorer, Scoring
-from lastgood.tables.judging import BY_SCORER
+from lastgood.tables.judging import BY_SCORER, REHEARSED
 from lastgood.tables.runs import Context, Run, append, record
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ def _judge(
     ctx: Context, endpoint: str, pair: Pair, own: Scoring, scorer: Scorer, judge: Callable[[Answer], Score], budget: Budget
 ) -> tuple[int, list[dict[str, Any]]]:  # fmt: skip
     """Judge new pairs, and a few old ones again: (how many there were, the rows of `judged` that were written). A dry run asks nobody."""
-    told = _told(ctx, endpoint, pair, scorer)
-    seen = {request for row in told for request in row["request_ids"]}
+    before = _told(ctx, endpoint, pair, scorer)
+    seen = {request for row in before for request in row["request_ids"]}
     new = [(matched, False) for matched in _matched(ctx, endpoint, pair, own.pairs, seen)]
-    batch = [*_again(ctx, told, version(scorer)), *new]
+    batch = [*_again(ctx, before, version(scorer)), *new]
     if ctx.dry_run:
         return len(batch), []
     answers = _answers(ctx, endpoint, {request for matched, _ in batch for request in (matched.prior, matched.new)})
@@ -151,21 +151,27 @@ def _rows(
     ctx: Context, endpoint: str, pair: Pair, own: Scoring, scorer: Scorer, batch: Sequence[tuple[Matched, bool]], judged: Sequence[Score]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of `judged`: pairs, and what was said of each one's two answers."""
-    now, scored_by = ctx.clock(), version(scorer)
+    now = ctx.clock()
     rows: list[dict[str, Any]] = []
     for i, (matched, again) in enumerate(batch):
-        given, pair_id = judged[2 * i : 2 * i + 2], _pair_id(endpoint, scorer.name, matched)
+        pair_id = _pair_id(endpoint, scorer.name, matched)
         chance = 0.0 if scorer.exact or again else own.label_share
-        tokens = sum(each.tokens_in for each in given), sum(each.tokens_out for each in given)
-        rows.append({
-            "endpoint": endpoint, "candidate": pair.candidate, "prior": pair.prior, "scorer": scorer.name, "scorer_version": scored_by,
-            "pair_id": pair_id, "again": again, "request_ids": [matched.prior, matched.new], "alike": matched.alike,
-            "scores": [each.value for each in given], "reasons": [each.reason for each in given], "errors": [each.error for each in given],
-            "asked": drawn(pair_id, chance), "chance": chance, "label_wait_s": float(own.label_wait_s), "tokens_in": tokens[0], "tokens_out": tokens[1],
-            "money": (tokens[0] * scorer.price_in + tokens[1] * scorer.price_out) / 1e6, "seconds": sum(each.seconds for each in given),
-            "judged_at": now + timedelta(microseconds=i),
+        rows.append(told(scorer, judged[2 * i : 2 * i + 2]) | {
+            "endpoint": endpoint, "candidate": pair.candidate, "prior": pair.prior, "pair_id": pair_id, "again": again,
+            "request_ids": [matched.prior, matched.new], "alike": matched.alike, "asked": drawn(pair_id, chance), "chance": chance,
+            "label_wait_s": float(own.label_wait_s), "judged_at": now + timedelta(microseconds=i),
         })  # fmt: skip
     return rows
+
+
+def told(scorer: Scorer, given: Sequence[Score]) -> dict[str, Any]:
+    """Of a row of `judged`: what a scorer said of the prior's answer and the new version's, and what it took."""
+    tokens = sum(each.tokens_in for each in given), sum(each.tokens_out for each in given)
+    return {
+        "scorer": scorer.name, "scorer_version": version(scorer), "scores": [each.value for each in given], "reasons": [each.reason for each in given],
+        "errors": [each.error for each in given], "tokens_in": tokens[0], "tokens_out": tokens[1],
+        "money": (tokens[0] * scorer.price_in + tokens[1] * scorer.price_out) / 1e6, "seconds": sum(each.seconds for each in given),
+    }  # fmt: skip
 
 
 def _exact(ctx: Context, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -195,19 +201,19 @@ def _told(ctx: Context, endpoint: str, pair: Pair, scorer: Scorer) -> "list[Row]
 
     rows = ctx.store.read(ctx.spark, tables.JUDGED).where(
         (f.col("endpoint") == endpoint) & (f.col("candidate") == pair.candidate) & (f.col("prior") == pair.prior)
-        & (f.col("scorer") == scorer.name) & (f.col("judged_at") >= f.lit(ctx.clock() - REMEMBERED))
+        & (f.col("scorer") == scorer.name) & (f.col("alike") != REHEARSED) & (f.col("judged_at") >= f.lit(ctx.clock() - REMEMBERED))
     )  # fmt: skip
     return list(rows.select("pair_id", "again", "request_ids", "alike", "scorer_version", "judged_at").collect())
 
 
-def _again(ctx: Context, told: Sequence["Row"], scored_by: str) -> list[tuple[Matched, bool]]:
+def _again(ctx: Context, before: Sequence["Row"], scored_by: str) -> list[tuple[Matched, bool]]:
     """Pairs to be judged again: AGAIN in a day, the first by lot of those that this scorer judged AGAIN_AFTER ago or longer."""
     now = ctx.clock()
-    done = {row["pair_id"] for row in told if row["again"]}
-    today = sum(row["again"] and utc(row["judged_at"]) > now - AGAIN_AFTER for row in told)
+    done = {row["pair_id"] for row in before if row["again"]}
+    today = sum(row["again"] and utc(row["judged_at"]) > now - AGAIN_AFTER for row in before)
     old = [
         row
-        for row in told
+        for row in before
         if row["pair_id"] not in done
         and row["scorer_version"] == scored_by
         and utc(row["judged_at"]) <= now - AGAIN_AFTER

@@ -1,11 +1,9 @@
 """The way forward: `lastgood release check` before, `lastgood promote` step by step, with the judge between the steps."""
 
-import json
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -33,7 +31,7 @@ from lastgood.settings import Settings, load
 if TYPE_CHECKING:
     from lastgood.alerts.controller import Controller
     from lastgood.alerts.records import Check, Rollback
-    from lastgood.alerts.rehearse import Limits, Rehearsed, Scores
+    from lastgood.alerts.rehearse import Limits, Rehearsed
 
 release = typer.Typer(no_args_is_help=True, help="The release checklist.")
 
@@ -70,32 +68,19 @@ def _show_path(settings: Settings, endpoint: str, as_json: bool) -> None:
     console.print(f"fastest path that detects: {shown} -> 100%", highlight=False)
 
 
-def _scores(settings: Settings, endpoint: str, clients: ExitStack) -> "Scores | None":
-    """What the endpoint's exact scorers say of an answer, on average."""
-    from lastgood.collectors.bodies import extract
-    from lastgood.jobs.scorers import Answer, made
-
-    judges = [made(scorer, clients) for scorer in settings.endpoint(endpoint).scoring.scorers if scorer.exact]
-
-    def score(request: Mapping[str, Any], reply: Any) -> float | None:
-        body = extract(json.dumps(request), json.dumps(reply))
-        given = [judge(Answer(body.input, body.output)) for judge in judges]
-        values = [each.value for each in given if each.error is None]
-        return sum(values) / len(values) if values else None
-
-    return score if judges else None
-
-
 def rehearsed(
     acts: "Controller", settings: Settings, endpoint: str, version: str, limits: "Limits", on: str | None
 ) -> "Rehearsed":
     """Errors: as alerts.rehearse.Rehearsal.run."""
     from lastgood.alerts.rehearse import Rehearsal
+    from lastgood.cli.judging import Judging
     from lastgood.workspace.stores import tables_of
 
+    store = tables_of(settings)
     with ExitStack() as clients:
-        scores = _scores(settings, endpoint, clients)
-        return Rehearsal(acts, tables_of(settings), me(acts), scores).run(endpoint, version, limits, on)
+        judging = Judging(settings, store, endpoint, version, acts.clock, clients)
+        done = Rehearsal(acts, store, me(acts), judging if judging.scorers else None).run(endpoint, version, limits, on)
+        return replace(done, ended="; ".join(filter(None, (done.ended, *judging.notes))))
 
 
 def rehearse(
@@ -146,6 +131,7 @@ def _show_rehearsal(done: "Rehearsed") -> None:
 @release.command("check")
 def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Run the checklist for real, a drill included; exit code 1 when a row fails."""
+    from lastgood.alerts.rehearse import Limits
     from lastgood.alerts.release import Checklist
     from lastgood.workspace.stores import tables_of
 
@@ -160,7 +146,11 @@ def check(endpoint: EndpointName, as_json: AsJson = False, config: ConfigFile = 
         def drill(rollback: "Rollback") -> "Rollback":
             return follow(acts, rollback, say)
 
-        done = Checklist(acts, tables_of(settings), drill, me(acts)).run(endpoint)
+        def rehearse_first(name: str, version: str, on: str) -> object:
+            limits = Limits(settings.endpoint(name).release.rehearse_requests)
+            return rehearsed(acts, settings, name, version, limits, on)
+
+        done = Checklist(acts, tables_of(settings), drill, me(acts), rehearse_first).run(endpoint)
         if as_json:
             print(strict_json({**vars(done), **done.document, "document": None}))
         else:
@@ -242,8 +232,12 @@ def _must_be_as_good(acts: "Controller", settings: Settings, endpoint: str, vers
     """Errors: RefusedError where the rehearsal before the first step says that the version is worse, or too little; as the rehearsal's."""
     from lastgood.alerts.rehearse import Limits
 
+    own = settings.endpoint(endpoint)
+    absent = (
+        acts.workspace.endpoint(endpoint).entity(version) is None
+    )  # the first step deploys it: until then it is on staging alone
     done = rehearsed(
-        acts, settings, endpoint, version, Limits(settings.endpoint(endpoint).release.rehearse_requests), None
+        acts, settings, endpoint, version, Limits(own.release.rehearse_requests), own.staging if absent else None
     )
     if not as_json:
         _show_rehearsal(done)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, wilcoxon
 
-from lastgood.record.words import percent
+from lastgood.record.words import counted, percent
 
 LEVEL = 0.05
 SHARES = {"errors": 0.8, "latency": 0.07, "schema": 0.07, "scores": 0.06}
@@ -19,18 +19,21 @@ LEAST = 50
 """Requests below which nothing is called as good."""
 WARM = 3
 """Pairs at the start whose speed does not count."""
-MOST_FIELDS = 5
+ANSWER = ""
+"""The field of every answer."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One version's answer. failed: its error code, None for success. fields: names in it, nested by dots. score: 0-1, of exact scorers."""
+    """One version's answer. failed: its error code, None for success and for a request that was refused. fields: names in it, nested by dots, and ANSWER;
+    none where the request was refused. score: 0-1, of exact scorers; opinion: 0-1, of scorers that may be wrong."""
 
     failed: str | None
     seconds: float
     tokens_out: float | None = None
     fields: frozenset[str] = frozenset()
     score: float | None = None
+    opinion: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def compare(
     """pairs: (prior's answer, new one's) to the same request. history: requests of the prior version lately and how many of them failed, as its windows
     say; a few hundred requests show the prior's rate of failures poorly. Tolerances as the policy has them."""
     findings = [
-        _errors(pairs, history, error_tolerance), _latency(pairs, latency_tolerance), _schema(pairs), _scores(pairs), _length(pairs),
+        _errors(pairs, history, error_tolerance), _latency(pairs, latency_tolerance), _schema(pairs), _scores(pairs), _opinions(pairs), _length(pairs),
     ]  # fmt: skip
     made = tuple(finding for finding in findings if finding is not None)
     state = "worse" if any(finding.worse for finding in made) else "as good" if len(pairs) >= LEAST else "undecided"
@@ -124,11 +127,10 @@ def _schema(pairs: Sequence[tuple[Reply, Reply]]) -> Finding | None:
     if worst is None:
         return None
     p, name, lost = worst
-    sentence = (
-        f"{lost} of {len(both)} answers lack {name}, which the prior's have"
-        if p < 1
-        else "its answers have the same fields"
-    )
+    sentence = "its answers have the same fields"
+    if p < 1:
+        sentence = f"{lost} of {len(both)} answers lack {name}, which the prior's have"
+        sentence = sentence if name else f"it refuses {lost} of {counted(len(both), 'request')} more than the prior"
     return Finding("schema", p <= _level("schema"), p, sentence)
 
 
@@ -141,6 +143,18 @@ def _scores(pairs: Sequence[tuple[Reply, Reply]]) -> Finding | None:
         return None
     p = _above(apart)
     return Finding("scores", p <= _level("scores"), p, f"it scores {-float(apart.mean()):+.2f} on the same requests")
+
+
+def _opinions(pairs: Sequence[tuple[Reply, Reply]]) -> Finding | None:
+    """What scorers that may be wrong say: no test, for nobody has corrected them, and they may like one version's tone."""
+    apart = np.array(
+        [new.opinion - prior.opinion for prior, new in pairs if prior.opinion is not None and new.opinion is not None]
+    )
+    if len(apart) < 2:
+        return None
+    error = float(apart.std(ddof=1)) / len(apart) ** 0.5
+    sentence = f"scorers that people have not corrected here say {float(apart.mean()):+.2f} ± {1.96 * error:.2f}"
+    return Finding("opinions", False, 1.0, sentence)
 
 
 def _length(pairs: Sequence[tuple[Reply, Reply]]) -> Finding | None:

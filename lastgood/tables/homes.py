@@ -41,7 +41,7 @@ class TableHome(Protocol):
     def read(
         self, columns: Sequence[str] | None = None, filters: Filters = None, version: int | None = None
     ) -> pa.Table:
-        """Rows (as of a version); a table without columns where there is none yet. `filters`: all of them hold."""
+        """Rows (as of a version); a table without columns where there is none yet. `filters`: all of them hold; `in` takes texts."""
         ...
 
     def changes(self, first: int, last: int) -> list[dict[str, Any]]:

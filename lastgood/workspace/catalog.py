@@ -239,6 +239,8 @@ def _failed(why: str) -> LastgoodError:
         return GoneError(f"SQL warehouse: {why:.300}")
     if "PERMISSION" in why.upper() or "INSUFFICIENT" in why.upper():
         return DeniedError(f"SQL warehouse: {why:.300}")
+    if "UNRESOLVED_COLUMN" in why:
+        return ConfigError(f"SQL warehouse: {why:.300}")
     return TransientError(f"SQL warehouse: {why:.300}", 5.0)
 
 

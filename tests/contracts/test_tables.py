@@ -140,6 +140,8 @@ def test_rows_are_read_by_column_filter_and_version(place: Place) -> None:
         "3"
     ]
     assert candidates(home.read(["candidate"], [("judged_at", "<=", AT + timedelta(minutes=2))])) == ["1", "2"]
+    assert candidates(home.read(filters=[("candidate", "in", ["3", "1", "it's"])])) == ["1", "3"]
+    assert candidates(home.read(filters=[("candidate", "in", [])])) == []
     assert candidates(home.read(version=0)) == ["1", "2"]
     assert home.newest("judged_at") == AT + timedelta(minutes=3)
     assert home.identity() == delta.identity(place.owned)

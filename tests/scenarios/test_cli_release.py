@@ -3,11 +3,13 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from alerts_support import verdict
@@ -18,18 +20,26 @@ from soak import scaled
 from typer.testing import CliRunner, Result
 from waiting import until
 
-from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake
+from lastgood import tables
+from lastgood.alerts.notify.fake_pagerduty import FakePagerDuty, serve_fake, serving
 from lastgood.alerts.registry import ROLLED_BACK
-from lastgood.alerts.rehearse import fields, sendable
+from lastgood.alerts.rehearse import Rehearsal, _newest, fields, sendable
 from lastgood.alerts.release import CHECKS, quantile_interval
 from lastgood.alerts.store import Store
 from lastgood.cli.app import app
 from lastgood.errors import LastgoodError, RefusedError
+from lastgood.jobs.fake_model import app as fake_model
+from lastgood.record.telemetry import arrow_schema
 from lastgood.record.verdict import State
+from lastgood.settings import EndpointSettings
+from lastgood.settings.endpoint import Release
+from lastgood.tables import delta
+from lastgood.tables.homes import FolderTable, TableHome
 from lastgood.workspace import local
 from lastgood.workspace.local import Running
 
 MODEL = local.MODELS[local.CHAT]
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROBE = {"prompt": "What is a list?", "max_tokens": 8}
 
 
@@ -132,6 +142,7 @@ def test_each_failing_row_says_what_and_how_to_fix_it(world: World) -> None:
         "anonymous requests refused",
         "token accepted",
         "alerts exist",
+        "rehearsed",
     }
     assert all(row["fix"] for row in failed.values())
     assert "ops@example.com holds CAN_MANAGE, not CAN_QUERY" in failed["permissions as configured"]["observed"]
@@ -320,18 +331,155 @@ def test_what_cannot_be_rehearsed_is_refused_by_name(recorded: World) -> None:
 
 
 def test_requests_that_may_have_effects_are_not_sent_again() -> None:
-    """With tools, of agents, cut or broken: counted by why; a stream is asked for in one piece."""
-    plain = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 3}
-    assert sendable(json.dumps(plain), False) == ("", {"messages": plain["messages"], "max_tokens": 3})
+    """With tools, of agents, of what the server keeps, redacted, cut or broken: counted by why; a stream is asked for in one piece."""
+    safe, plain = EndpointSettings(release=Release(rehearse_tools=True), redact={"CASE": "x"}), EndpointSettings()
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 3}
+    assert sendable(json.dumps(body), plain) == ("", {"messages": body["messages"], "max_tokens": 3})
+    part = {"type": "tool_result", "tool_use_id": "1", "content": "done"}
     for more in (
-        {"tools": [{"type": "function"}]},
-        {"input": [{"role": "user", "content": "book it"}]},
-        {"messages": [{"role": "tool", "content": "done"}]},
+        {"tools": [{"type": "function"}]}, {"input": [{"role": "user", "content": "book it"}]}, {"messages": [{"role": "tool", "content": "done"}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, {"messages": [{"role": "user", "content": [part]}]},
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, {"custom_inputs": {"user": "7"}}, {"web_search_options": {"a": 1}},
+    ):  # fmt: skip
+        assert "use tools" in sendable(json.dumps(body | more), plain)[0], more
+        assert sendable(json.dumps(body | more), safe)[0] == ""
+    for fine in (
+        {"input": ["a text", "another"]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "my tool"}]}]},
     ):
-        assert "use tools" in sendable(json.dumps(plain | more), False)[0]
-        assert sendable(json.dumps(plain | more), True)[0] == ""
-    assert sendable('{"messages": [', False)[0] == "are cut or are no JSON"
-    assert sendable("[1]", False)[0] == "are no JSON object"
+        assert sendable(json.dumps(fine), plain) == ("", fine), "texts to embed, and words about tools, are no tools"
+    for more in ({"previous_response_id": "r-1"}, {"background": True}):
+        assert "what the server keeps" in sendable(json.dumps(body | more), safe)[0]
+    for text in ("write to [EMAIL]", "call <PHONE_NUMBER>", "about [CASE]"):
+        assert "are redacted" in sendable(json.dumps({"prompt": text}), safe)[0], text
+    assert sendable('{"messages": [', plain)[0] == "are cut or are no JSON"
+    assert sendable("[1]", plain)[0] == "are no JSON object"
+
+
+class Counting:
+    """A table's home that counts the bodies that were read."""
+
+    def __init__(self, home: TableHome) -> None:
+        self.home, self.bodies = home, 0
+
+    def read(self, columns: list[str], filters: Any) -> pa.Table:
+        rows = self.home.read(columns, filters)
+        self.bodies += rows.num_rows if "request" in columns else 0
+        return rows
+
+
+def test_a_rehearsal_reads_the_bodies_that_it_drew_and_no_others(tmp_path: Path) -> None:
+    """Whatever the generation of the table, and however many requests there are of the day."""
+    for clock, key, at in (
+        ("request_time", "databricks_request_id", NOW), ("timestamp_ms", "databricks_request_id", int(NOW.timestamp() * 1000)),
+        ("event_time", "invocation_id", NOW),
+    ):  # fmt: skip
+        rows = [
+            {key: f"id {i}", clock: at, "request": f'{{"prompt": "{i}"}}', "response": "x" * 50} for i in range(3000)
+        ]
+        path = str(tmp_path / clock)
+        delta.append(path, pa.Table.from_pylist(rows))
+        home = Counting(FolderTable(path))
+        texts = [text for text, _ in zip(_newest(home, NOW - timedelta(days=1)), range(200), strict=False)]  # type: ignore[arg-type]
+        assert len(set(texts)) == 200 and home.bodies == 400
+        assert len(list(_newest(home, NOW - timedelta(days=1)))) == 2000  # type: ignore[arg-type]
+        assert list(_newest(home, NOW + timedelta(days=1))) == []  # type: ignore[arg-type]
+    assert list(_newest(FolderTable(str(tmp_path / "nothing")), NOW)) == []
+
+
+def test_an_agent_whose_requests_name_no_tools_is_not_rehearsed(recorded: World) -> None:
+    steps = [
+        {
+            "endpoint": "shop",
+            "request_id": "r",
+            "trace_id": "t",
+            "span_id": "s",
+            "kind": "tool",
+            "name": "book",
+            "started_at": datetime.now(UTC),
+        }
+    ]
+    schema = arrow_schema(tables.STEPS.fields)
+    delta.append(
+        f"{recorded.folder}/data/steps",
+        pa.Table.from_pylist([dict.fromkeys(schema.names) | row for row in steps], schema),
+    )
+    with pytest.raises(RefusedError, match="shop is an agent, its requests call tools"):
+        rehearsed(recorded)
+    recorded.document["endpoints"]["shop"]["release"]["rehearse_tools"] = True
+    recorded.save()
+    assert rehearsed(recorded)["outcome"]["state"] == "as good"
+
+
+def test_an_endpoint_that_changes_meanwhile_and_the_same_endpoint_by_name_are_refused(
+    recorded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RefusedError, match="takes 100% of the traffic already"):
+        recorded.run("rehearse", "shop", "2", "--on", "shop")
+    asked = Rehearsal._asked
+
+    def change(self: Rehearsal, *given: Any) -> Any:
+        done = asked(self, *given)
+        routes = [
+            {"served_entity_name": f"support_chat-{v}", "traffic_percentage": share}
+            for v, share in (("2", 90), ("3", 10))
+        ]
+        config = {"served_entities": [local.entity(MODEL, v) for v in ("2", "3")], "traffic_config": {"routes": routes}}
+        recorded.state.update("shop", config)
+        until(lambda: recorded.traffic("shop") == {"2": 90, "3": 10}, "the traffic is shifted")
+        return done
+
+    monkeypatch.setattr(Rehearsal, "_asked", change)
+    with pytest.raises(RefusedError, match="shop was changed during the rehearsal"):
+        rehearsed(recorded)
+
+
+def test_a_models_opinion_is_shown_and_paid_from_the_days_budget(recorded: World) -> None:
+    """It calls no version worse: nobody has corrected it here. An exact scorer's word does."""
+    with serving(fake_model()) as base:
+        recorded.document["endpoints"]["shop"]["scoring"] = {
+            "calls_per_day": 200, "scorers": [
+                {"name": "polite", "model": "judge-1", "base_url": f"{base}/v1", "price_in": 1.0}, {"name": "short", "kind": "function", "exact": True,
+                                                                                                   "call": "lastgood.jobs.fake_model:short"},
+            ],
+        }  # fmt: skip
+        recorded.save()
+        done = rehearsed(recorded)
+    findings = {finding["metric"]: finding for finding in done["outcome"]["findings"]}
+    assert findings["opinions"]["worse"] is False and "scores" in findings, done
+    rows = delta.read(f"{recorded.folder}/data/judged").to_pylist()
+    assert len(rows) == 100 and {(row["alike"], row["candidate"], row["prior"]) for row in rows} == {
+        ("rehearsed", "3", "2")
+    }
+    assert {row["scorer"] for row in rows if row["money"] > 0} == {"polite"} and not any(row["asked"] for row in rows)
+    assert "not judged, 20 pairs: the day's budget is spent" in done["ended"]
+    again = rehearsed(recorded)
+    assert (
+        "not judged, 120 pairs" in again["ended"]
+        and len(delta.read(f"{recorded.folder}/data/judged").to_pylist()) == 100
+    )
+
+
+def test_the_release_check_has_the_rehearsal_and_sends_nothing_by_itself(recorded: World) -> None:
+    """With release.rehearse it rehearses what was not; without it says what was found, or that nothing was."""
+
+    def row() -> Any:
+        return next(row for row in recorded.json("release", "check", "staging")["rows"] if row["name"] == "rehearsed")
+
+    release = recorded.document["endpoints"]["shop"]["release"]
+    release["rehearse"] = False
+    recorded.save()
+    assert (row()["passed"], row()["observed"]) == (True, "not run (release.rehearse is false)")
+    release["rehearse"] = True
+    recorded.save()
+    assert row()["passed"] and "beside version 2 of shop: no worse in 60 requests" in row()["observed"]
+    recorded.state.faults["staging", "3"] = local.Fault(error_share=0.5)
+    recorded.run("rehearse", "shop", "3", "--on", "staging", "--requests", "60", "--per-second", "100")
+    recorded.state.faults.clear()  # else the drill waits for a recovery until its time is over
+    release["rehearse"] = False
+    recorded.save()
+    found = row()
+    assert not found["passed"] and found["observed"].startswith("worse on ") and found["fix"], found
 
 
 def test_fields_of_answers() -> None:
