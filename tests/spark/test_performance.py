@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,13 @@ def test_performance_is_estimated_then_contradicted(make: Callable[..., Context]
     )
     assert accuracy.low < 0.747 < accuracy.high, "E[s^2 where s >= .4, else 1 - s^2], s ~ Beta(1, 2)"
     assert {metric.value for metric in last.metrics} == {None} and "labels contradict the calibration" in last.why
+    again = replace(
+        ctx, clock=lambda: START + timedelta(days=60), span=(START - timedelta(days=5), START - timedelta(days=3))
+    )
+    performance(again)
+    assert estimated.by_day(ctx.store, START - timedelta(days=9), "fraud")["fraud"] == days, (
+        "what is rebuilt is what was there, however old"
+    )
     shown = page(ctx, tmp_path, "/endpoints/fraud?range=42d")
     assert "Estimated performance" in shown and "cannot be known</span>: labels contradict the calibration" in shown
     assert (
