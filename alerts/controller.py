@@ -28,6 +28,7 @@ from lastgood.alerts.teller import Teller
 from lastgood.alerts.tx import Tx
 from lastgood.errors import GoneError, LastgoodError, RefusedError
 from lastgood.judge.ledger import Configuration
+from lastgood.record.contents import base
 from lastgood.record.verdict import State, Verdict
 from lastgood.settings import Settings
 from lastgood.workspace import Endpoint, Update, WorkspaceControl
@@ -224,7 +225,7 @@ class Controller:
             log.warning("the deployment history of %s cannot be read: %s", endpoint.name, error)
             configurations = ()
         with self.store.read() as tx:
-            accused = {incident.candidate for incident in tx.incidents(endpoint.name, open_only=True)}
+            accused = {base(incident.candidate) for incident in tx.incidents(endpoint.name, open_only=True)}
             away = tx.shifts().get(endpoint.name, {})
         return choose_leaving(endpoint, configurations, away, accused, self.clock())
 

@@ -25,6 +25,7 @@ from lastgood.alerts.rollback.machine import Status
 from lastgood.alerts.rollback.plan import WHOLE, Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.prior import Known, choose
 from lastgood.errors import RefusedError
+from lastgood.record.contents import base, hash_of
 from lastgood.record.verdict import Finding, State, Verdict
 from lastgood.record.words import counted
 from lastgood.settings import EndpointSettings, Mode
@@ -179,9 +180,10 @@ def decide(situation: Situation) -> Decision:
     because: list[str] = []
     known = {version: at for version, at, _ in situation.served_well}
     for verdict in situation.verdicts:
-        news = verdict.candidate not in known or verdict.judged_at > known[verdict.candidate]
+        version = base(verdict.candidate)
+        news = version not in known or verdict.judged_at > known[version]
         if verdict.state is State.HEALTHY and _fresh(situation, verdict) and news:
-            effects.append(ServedWell(situation.name, verdict.candidate, verdict.judged_at))
+            effects.append(ServedWell(situation.name, version, verdict.judged_at))
             effects.extend(_registered(situation, verdict))
     open_incidents = {incident.candidate: incident for incident in situation.incidents}
     for version in sorted({verdict.candidate for verdict in situation.verdicts} | set(open_incidents)):
@@ -196,7 +198,7 @@ def decide(situation: Situation) -> Decision:
 def _registered(situation: Situation, verdict: Verdict) -> Iterator[Register]:
     """The alias of good versions moves to a version that is healthy with all of the traffic, where it is elsewhere. Once per configuration:
     a person who moves it back has the last word."""
-    endpoint, alias, version = situation.endpoint, situation.settings.registry_alias, verdict.candidate
+    endpoint, alias, version = situation.endpoint, situation.settings.registry_alias, base(verdict.candidate)
     if endpoint is None or not alias or endpoint.update is Update.IN_PROGRESS or endpoint.share(version) != WHOLE:
         return
     models = {entity.entity_name for entity in endpoint.entities if entity.entity_version == version}
@@ -256,7 +258,7 @@ def _on_version(situation: Situation, version: str, incident: Incident | None) -
         if (
             rollback.plan.kind is Kind.PROMOTE
             and rollback.state.under_way
-            and rollback.plan.prior_version == verdict.candidate
+            and rollback.plan.prior_version == base(verdict.candidate)
         ):
             yield WithdrawRollback(rollback, f"the judge says {verdict.state}: {verdict.reason}")
     if verdict.state is State.PAGE:
@@ -445,10 +447,19 @@ def _news(last: Rollback, verdict: Verdict) -> bool:
 
 
 def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = None, wanted: str | None = None) -> Plan:
-    """The plan to leave version `bad`, with the reasons for the version it goes back to. Errors: RefusedError."""
+    """The plan to leave version `bad`, with the reasons for the version it goes back to; of effective versions the served ones.
+
+    Errors: RefusedError; also where the two are one served version, and differ in what it is asked with: no configuration tells that.
+    """
     endpoint = situation.endpoint
     if endpoint is None:
         raise RefusedError(situation.problem)
+    if hash_of(bad) and judged and base(bad) == base(judged) and wanted is None:
+        raise RefusedError(
+            f"version {base(bad)} serves as before; what it is asked with has changed ({hash_of(judged)} to {hash_of(bad)}), and no "
+            "configuration of the endpoint undoes that: put back the prompt, tools, parameters, route or package of before"
+        )
+    bad, judged = base(bad), judged and base(judged)
     models = {e.entity_name for e in endpoint.entities if e.entity_version == bad}
     own = [s for s in situation.snapshots if not models or model_of(s.settings) in models]
     kept = {snapshot.version: snapshot for snapshot in reversed(own)}
@@ -480,7 +491,7 @@ def hold_reason(situation: Situation, plan: Plan | None, judged: str | None) -> 
         return f"the kill switch is on ({switch.who}: {switch.why})"
     if freeze := paused(situation, PauseKind.FREEZE):
         return str(freeze)
-    if plan is not None and plan.prior_version != judged:
+    if plan is not None and plan.prior_version != (judged and base(judged)):
         return f"the judge compared with version {judged}, the plan goes back to version {plan.prior_version}"
     if plan is not None and plan.cautions and policy.less_capacity == "ask":
         return plan.cautions[0]
@@ -490,6 +501,6 @@ def hold_reason(situation: Situation, plan: Plan | None, judged: str | None) -> 
         return f"{policy.max_rollbacks_per_day} rollbacks a day are allowed"
     if situation.leased:
         return "another rollback of this endpoint is under way"
-    if plan is not None and any(incident.candidate == plan.prior_version for incident in situation.incidents):
+    if plan is not None and any(base(incident.candidate) == plan.prior_version for incident in situation.incidents):
         return f"version {plan.prior_version} has an open incident of its own"
     return ""

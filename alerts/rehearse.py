@@ -20,6 +20,7 @@ from lastgood.alerts.controller import Controller
 from lastgood.alerts.release import REHEARSAL, busiest
 from lastgood.errors import ConfigError, DeniedError, GoneError, RefusedError, TransientError
 from lastgood.judge.rehearsal import ANSWER, Outcome, Reply, compare
+from lastgood.record.contents import base
 from lastgood.record.fault import Fault, fault
 from lastgood.record.redact import PATTERNS
 from lastgood.record.windows import merge, utc
@@ -237,7 +238,11 @@ class Rehearsal:
 
     def _history(self, name: str, version: str) -> tuple[float, float]:
         """Requests of the version that serves in the newest day, and those of them that failed, as failures are counted here."""
-        own = [c for c in measures.windows(self._store, name, self._acts.clock() - BACK) if c.model_version == version]
+        own = [
+            c
+            for c in measures.windows(self._store, name, self._acts.clock() - BACK)
+            if base(c.model_version) == version
+        ]
         whole = merge(own) if own else None
         if whole is None:
             return 0.0, 0.0

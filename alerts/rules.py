@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lastgood.judge.days import FELL_DAYS, UNKNOWN_DAYS
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, VERDICTS
 from lastgood.record.verdict import State
 from lastgood.record.words import percent
@@ -142,12 +143,17 @@ class _Alerts:
 
     def verdicts(self) -> list[Rule]:
         who = "{{ $labels.endpoint }} version {{ $labels.model_version }}"
+        page = "/endpoints/{{ $labels.endpoint }}"
         undecided = f"lastgood_verdict == {VERDICTS[State.ROLL_BACK]} and on (endpoint) lastgood_incidents_open > 0"
         return [
             self.make("LastgoodRollBack", undecided, "page", f"{who} should be rolled back"),
             self.make("LastgoodPage", f"lastgood_verdict == {VERDICTS[State.PAGE]}", "page", f"{who}: the evidence needs a person", "5m"),
             self.make("LastgoodDrift", 'lastgood_drifted{against="reference"} == 1', "ticket",
                       f"{who}: {{{{ $labels.column }}}} has moved away from its reference", "30m"),
+            self.make("LastgoodPerformanceFell", f"lastgood_estimated_performance_fell_days >= {FELL_DAYS}", "ticket",
+                      f"{who}: estimated {{{{ $labels.metric }}}} is worse than in the reference for {{{{ $value }}}} days", "30m", page),
+            self.make("LastgoodPerformanceUnknown", f"lastgood_estimated_performance_unknown_days >= {UNKNOWN_DAYS}", "ticket",
+                      f"{who}: how good it is cannot be known for {{{{ $value }}}} days", "30m", page),
         ]  # fmt: skip
 
     def itself(self, settings: Settings) -> list[Rule]:
@@ -183,6 +189,8 @@ class _Alerts:
             self.make("LastgoodKillSwitchOn", "lastgood_kill_switch == 1", "ticket", "all automatic action is stopped", "1h", "/kill"),
             self.make("LastgoodSeriesDropped", "lastgood_series_dropped > 0", "ticket",
                       "{{ $value }} versions are not exported: the bound on series is reached", "1h"),
+            self.make("LastgoodContentsRare", "lastgood_contents_rare > 1000", "ticket",
+                      "{{ $value }} requests of {{ $labels.endpoint }} in a day have a prompt that is nobody else's: edits of it are not judged", "6h"),
         ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.receiver import OtlpReceiver
-from lastgood.record import trees
+from lastgood.record import contents, trees
 from lastgood.settings import Receiver
 from lastgood.tables import delta
 
@@ -71,6 +71,8 @@ SCENARIOS: Mapping[str, Expected] = {
     "streamed": Expected(streams=True), "tool asked for": Expected(), "retry": Expected(), "nested": Expected(calls=2),
     "nested, failing": Expected(fails=True), "agent with a tool": Expected(calls=2, tools=1), "fallback": Expected(), "health check": Expected(requests=0),
 }  # fmt: skip
+PROMPTED = ("langchain", "llama-index", "mlflow", "litellm", "pydantic-ai", "vercel", "openllmetry")
+"""Packages whose spans hold the system prompt, as they come."""
 STREAM_MS = 250
 """A streamed answer takes longer, and its first token comes earlier."""
 NO_FIRST_TOKEN = (
@@ -139,6 +141,9 @@ class Outcome:
                 "1.0",
             ):
                 said.append(f"tools {told.get('run.tools')}, of which succeeded {told.get('eval.tools')}")
+            prompt = told.get(contents.PREFIX + "prompt")
+            if self.dialect in PROMPTED and self.scenario == "success" and prompt != contents.digest("Be brief."):
+                said.append("the system prompt is not told")
             if row["endpoint"] != "support":
                 said.append(f"endpoint {row['endpoint']}")
             if self.expected.streams and "latency" not in untold and (row["latency_ms"] or 0) < STREAM_MS:
@@ -166,7 +171,7 @@ class _Receiving:
 
     def __init__(self, folder: Path) -> None:
         settings = Receiver(grpc_port=0, http_port=0, spool=folder / "spool", commit_interval_s=0.2)
-        self.receiver, self.inbox = OtlpReceiver(str(folder / "inbox"), settings), folder / "inbox"
+        self.receiver, self.inbox = OtlpReceiver(str(folder / "inbox"), settings, contents=True), folder / "inbox"
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+from datetime import date, timedelta
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
 from benchmarks.measured import machine
-from lastgood.judge.performance import CLASSIFICATION, estimate
+from lastgood.judge import losses
+from lastgood.judge.days import FELL_DAYS, Counted, days, worse
+from lastgood.judge.performance import CLASSIFICATION, LOSSES, estimate
 from lastgood.judge.reference import calibrate, tally
 from lastgood.judge.relation import contradiction
 
@@ -74,7 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--watch", action="store_true", help="the watch alone")
+    parser.add_argument("--losses", action="store_true", help="regressors alone")
+    parser.add_argument("--alert", action="store_true", help="the alert alone")
     given = parser.parse_args()
+    if given.losses or given.alert:
+        (of_losses if given.losses else alerted)(given.runs)
+        print(f"\n{machine()}")
+        return
     lowest = covered(given.runs) if not given.watch else None
     false = watch(given.runs)
     print(f"\n{machine()}")
@@ -101,6 +110,60 @@ def covered(runs: int) -> float:
             f"| {name} | {' | '.join(cells)} | {sum(map(len, inside.values())) / runs / len(inside):.0%} |", flush=True
         )
     return round(lowest, 3)
+
+
+def numbers(r: np.random.Generator, many: int, shift: float) -> tuple[Floats, Floats, Floats]:
+    """Inputs, predictions and truths of a regressor that errs more where its input is large."""
+    x = r.normal(shift, 1, many)
+    return np.stack([x, 2 * x], 1), 2 * x, 2 * x + r.normal(0, 1, many) * np.exp(0.3 * np.clip(x, -2, 2))
+
+
+def of_losses(runs: int) -> None:
+    """Prints, of windows of 1,000 rows, how often the interval holds the real loss, and how far the estimates are from it on average."""
+    print("| labels | metric | inputs shift by | in the interval | estimate / truth |\n|---|---|---|---|---|")
+    for many in (500, 3000):
+        for metric in LOSSES:
+            r, made = np.random.default_rng(13), {shift: list[tuple[bool, float]]() for shift in (0.0, 0.7)}
+            for _ in range(runs):
+                model = losses.fit(metric, *numbers(r, many, 0.0), categorical=[])
+                for shift, results in made.items():
+                    inputs, predictions, truths = numbers(r, 1000, shift)
+                    nothing = np.full(1000, np.nan)
+                    counts = tally(model.calibration.grid, model.scores(inputs), np.zeros(1000, bool), nothing)
+                    (each,) = estimate([metric], [model.calibration], [counts])
+                    real = float(np.mean(losses.losses(metric, predictions, truths))) ** (
+                        0.5 if metric == "rmse" else 1
+                    )
+                    if each.value is not None and each.low is not None and each.high is not None:
+                        results.append((each.low <= real <= each.high, each.value / real))
+            for shift, results in made.items():
+                inside, ratio = np.mean(results, axis=0)
+                print(f"| {many:,} | {metric} | {shift} | {inside:.1%} of {len(results)} | {ratio:.3f} |", flush=True)
+
+
+def alerted(runs: int) -> None:
+    """Prints how many versions are ever said to have fallen: 14 days of labelled reference, then 30 without labels, of which the last 10 may shift."""
+    start, until = date(2026, 1, 1), date(2026, 1, 15)
+    print("| answers a day | the last 10 days | said to have fallen | by metric |\n|---|---|---|---|")
+    for many, shift in ((20, 0.0), (300, 0.0), (5000, 0.0), (300, -0.3), (300, -0.7)):
+        r, hits, nothing = np.random.default_rng(14), list[set[str]](), np.full(many, np.nan)
+        for _ in range(runs):
+            windows = [rows(r, many, shift if n >= 34 else 0.0) for n in range(44)]
+            known = [np.concatenate(parts) for parts in zip(*windows[:14], strict=True)]
+            calibration = calibrate(known[0], known[1].astype(bool), known[2])
+            counted = {
+                start + timedelta(days=n): Counted(
+                    [[tally(calibration.grid, *window[:2], window[2] if n < 14 else nothing)]], 0, many
+                )
+                for n, window in enumerate(windows)
+            }
+            made = days("1", [(CLASSIFICATION, [calibration])], counted, until, until)
+            hits.append({m for n in range(len(made)) for m in CLASSIFICATION if worse(made[: n + 1], m) >= FELL_DAYS})
+        by_metric = ", ".join(f"{metric} {n}" for metric in CLASSIFICATION if (n := sum(metric in hit for hit in hits)))
+        print(
+            f"| {many:,} | {f'inputs shift by {shift}' if shift else 'as before'} | {sum(map(bool, hits))} of {runs} | {by_metric or '-'} |",
+            flush=True,
+        )
 
 
 def watch(runs: int) -> int:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from lastgood.collectors import bodies, coerce
 from lastgood.collectors.findings import Findings
 from lastgood.errors import ConfigError
-from lastgood.record import telemetry
+from lastgood.record import contents, telemetry
 from lastgood.record.vocabulary import ANSWER_FAILED, ERROR_TEXT, MAX_TEXT, STREAM_BROKEN, stated_code
 from lastgood.tables.entities import named
 
@@ -208,12 +208,14 @@ class Shape:
     """How the rows of one table become candidates. `endpoint`: whose they are, where the table does not say. `versions`: major numbers of
     schema_version that are known: the documentation names the column, not its values; a row without one is taken. `alone`: no other
     source is to be merged with this table. Its rows then go by the platform's ids, and a table that names no version is told apart by served
-    entity; in the record such a request has no version until it is resolved."""
+    entity; in the record such a request has no version until it is resolved. `contents`: the bodies tell what else makes a version
+    (record.contents)."""
 
     kind: str
     endpoint: str | None = None
     versions: tuple[str, ...] = ("1",)
     alone: bool = False
+    contents: bool = False
 
 
 def unnamed(kind: str) -> bool:
@@ -304,6 +306,8 @@ def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime, findings: Finding
     made = _canonical(batch.schema.names, source, now) if canonical else _logged(source, shape, now)
     made["reject_reason"] = pc.coalesce(made.get("reject_reason", pa.nulls(source.rows, pa.string())), source.inexact)
     made["attributes"] = source.marked(made.get("attributes", pa.nulls(source.rows, coerce.TEXTS)))
+    if shape.contents and not canonical:
+        made["attributes"] = _with_contents(source.raw("request"), made["attributes"])
     _code(made)
     if findings:
         ids = made.get("request_id", pa.nulls(source.rows, pa.string()))
@@ -311,6 +315,16 @@ def shaped(batch: pa.RecordBatch, shape: Shape, now: datetime, findings: Finding
             made["request_id"] = pc.coalesce(ids, pa.array(findings.ids(source.rows), pa.string()))
     columns = [made[name] if name in made else pa.nulls(source.rows, SCHEMA.field(name).type) for name in SCHEMA.names]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _with_contents(requests: pa.Array, attributes: pa.Array) -> pa.Array:
+    """Attributes with what the bodies tell of prompt, tools and parameters; texts with the first of a batch that has them."""
+    known: set[str] = set()
+    entries = [
+        [*(pairs or ()), *contents.attributes(contents.of_body(request), known)] or None
+        for pairs, request in zip(attributes.to_pylist(), coerce.text(requests).to_pylist(), strict=True)
+    ]
+    return pa.array(entries, coerce.TEXTS)
 
 
 def _code(made: dict[str, pa.Array]) -> None:
@@ -492,6 +506,7 @@ def candidates(
     entities: "DataFrame | None" = None,
     versions: Sequence[str] = ("1",),
     alone: bool = False,
+    contents: bool = False,
 ) -> "DataFrame":
     """Rows of an inference table or of canonical records -> inbox columns, by Spark (see Shape).
 
@@ -513,7 +528,7 @@ def candidates(
         if name in types
     ]
     rows = frame.select(*read).mapInArrow(
-        _batches(Shape(kind, endpoint, tuple(versions), alone)), telemetry.spark_ddl(telemetry.INBOX)
+        _batches(Shape(kind, endpoint, tuple(versions), alone, contents)), telemetry.spark_ddl(telemetry.INBOX)
     )
     if kind == "canonical" or entities is None:
         return rows

@@ -96,9 +96,9 @@ def _score(
 
 
 def _logs(
-    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str]
+    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool
 ) -> Iterator[pa.RecordBatch]:
-    decoder, now = SpanDecoder(versions, "span_table", naming), datetime.now(UTC)
+    decoder, now = SpanDecoder(versions, "span_table", naming, contents), datetime.now(UTC)
     for batch in batches:
         out = Decoded()
         for row in batch.to_pylist():
@@ -140,7 +140,10 @@ def _annotation(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
 
 
 def decoded(
-    frame: "DataFrame", versions: Sequence[str] = (), naming: Sequence[str] = ENDPOINT_ATTRIBUTES
+    frame: "DataFrame",
+    versions: Sequence[str] = (),
+    naming: Sequence[str] = ENDPOINT_ATTRIBUTES,
+    contents: bool = False,
 ) -> "DataFrame":
     """Rows of such a table -> inbox columns and `scores` (nested), as `span_tables.decoded`; rows without a source carry scores only."""
     from pyspark.sql import functions as f
@@ -162,7 +165,7 @@ def decoded(
         json_of(frame, "attributes").alias("attributes"), json_of(frame, "body").alias("body"),
         json_of(frame, "resource.attributes").alias("resource"),
     )  # fmt: skip
-    return flat.mapInArrow(lambda batches: _logs(batches, versions, naming), schema)
+    return flat.mapInArrow(lambda batches: _logs(batches, versions, naming, contents), schema)
 
 
 def clock(columns: Sequence[str]) -> str:

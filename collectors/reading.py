@@ -167,9 +167,13 @@ def candidates(
     kind = kind_of(frame.columns, origin.table)
     if kind in OF_TELEMETRY:
         decoded = span_tables.decoded if kind == "span_table" else log_tables.decoded
-        rows = decoded(frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes)
+        rows = decoded(
+            frame, settings.receiver.version_attributes, settings.receiver.endpoint_attributes, settings.tells_contents
+        )
     else:
-        rows = inference_tables.candidates(frame, origin.endpoint, entities, settings.sources.schema_versions, alone)
+        rows = inference_tables.candidates(
+            frame, origin.endpoint, entities, settings.sources.schema_versions, alone, settings.tells_contents
+        )
     rule = rules(settings)
     return _hidden(rows, rule) if rule else rows
 

@@ -103,10 +103,10 @@ def span(row: Mapping[str, Any]) -> Span:
 
 
 def _decode(
-    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str]
+    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool
 ) -> Iterator[pa.RecordBatch]:
     """Rows sorted by trace -> parts of requests, each span once."""
-    decoder, now = SpanDecoder(versions, "span_table", naming), datetime.now(UTC)
+    decoder, now = SpanDecoder(versions, "span_table", naming, contents), datetime.now(UTC)
     held: list[dict[str, Any]] = []
     for batch in batches:
         rows = held + batch.to_pylist()
@@ -160,12 +160,15 @@ def _flat(frame: "DataFrame") -> "DataFrame":
 
 
 def decoded(
-    frame: "DataFrame", versions: Sequence[str] = (), naming: Sequence[str] = ENDPOINT_ATTRIBUTES
+    frame: "DataFrame",
+    versions: Sequence[str] = (),
+    naming: Sequence[str] = ENDPOINT_ATTRIBUTES,
+    contents: bool = False,
 ) -> "DataFrame":
     """Spans -> inbox columns and `scores` (rows of that table, nested)."""
     together = _flat(frame).repartition("trace_id").sortWithinPartitions("trace_id", "span_id")
     schema = f"{telemetry.spark_ddl(telemetry.INBOX)}, scores {NESTED_SCORES}"
-    return together.mapInArrow(lambda batches: _decode(batches, versions, naming), schema)
+    return together.mapInArrow(lambda batches: _decode(batches, versions, naming, contents), schema)
 
 
 def has_scores(frame: "DataFrame") -> bool:

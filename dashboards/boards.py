@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lastgood.judge.days import FELL_DAYS
 from lastgood.record.exported import VERDICTS
 from lastgood.record.verdict import State
 from lastgood.settings import Policy
@@ -133,6 +134,16 @@ def quality(p: Policy) -> list[Plot]:
              [(_ratio("lastgood_answers_labelled_total", "lastgood_answers_total", VERSIONS), WHO)], "percentunit", empty="no labels have come"),
         Plot("Correct, of labelled answers", "Correct / answers of which it is known.",
              [(_ratio("lastgood_outcomes_correct_total", "lastgood_outcomes_total", VERSIONS), WHO)], "percentunit", empty="no labels have come"),
+        Plot("Estimated performance", "Of the newest whole day, where labels are not there yet; with the ends of its 95% interval.", [
+            (f"lastgood_estimated_performance{{{VERSIONS}}}", f"{WHO} {{{{metric}}}}"),
+            (f"lastgood_estimated_performance_low{{{VERSIONS}}}", f"{WHO} {{{{metric}}}} low"),
+            (f"lastgood_estimated_performance_high{{{VERSIONS}}}", f"{WHO} {{{{metric}}}} high"),
+            (f"lastgood_estimated_performance_reference{{{VERSIONS}}}", f"{WHO} {{{{metric}}}} reference"),
+        ], empty="no endpoint has `performance` in its settings, or nothing can be known"),
+        Plot("Days that it fell, or cannot be known", "Newest whole days in a row that are wholly worse than the reference, or cannot be known.", [
+            (f"lastgood_estimated_performance_fell_days{{{VERSIONS}}}", f"{WHO} {{{{metric}}}} fell"),
+            (f"lastgood_estimated_performance_unknown_days{{{VERSIONS}}}", f"{WHO} cannot be known"),
+        ], limit=FELL_DAYS, empty="no endpoint has `performance` in its settings"),
         Plot("Distance from the reference", "Jensen-Shannon distance of each column to its reference.",
              [(f'lastgood_drift_distance{{{VERSIONS},against="reference"}}', "{{column}} {{model_version}}")], limit=p.drift_limit, width=24, height=10),
         Plot("Distance from the prior version", "Jensen-Shannon distance of each column to the prior version over the same minutes.",

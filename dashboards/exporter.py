@@ -25,10 +25,11 @@ from lastgood import __version__, tables
 from lastgood.dashboards import protobuf
 from lastgood.dashboards.exemplars import Exemplars
 from lastgood.errors import TransientError
+from lastgood.judge.days import Day, unknown, worse
 from lastgood.record.exported import AGE_BUCKETS_S, BUCKETS_S, BY_NAME, VERDICTS
 from lastgood.record.windows import middle
 from lastgood.settings import Settings
-from lastgood.tables import judging, measures
+from lastgood.tables import edits, estimated, judging, measures
 from lastgood.tables.health import completeness
 from lastgood.tables.history import whole
 from lastgood.tables.homes import TableHome
@@ -112,7 +113,7 @@ def amounts(row: Mapping[str, Any]) -> Totals:
 COUNTED = (tables.WINDOWS, tables.QUALITY, tables.AGENT_WINDOWS, tables.TOOL_WINDOWS)
 """Tables whose changes the counters follow."""
 RECENT, FIRST = timedelta(days=30), timedelta(days=1)
-WEEK, NEWEST = timedelta(days=7), timedelta(hours=2)
+WEEK, NEWEST, ESTIMATED = timedelta(days=7), timedelta(hours=2), timedelta(days=14)
 """How far back rollbacks are counted, and windows when counting begins."""
 SCHEMA = 4
 """Resolution of native histograms: bounds are powers of 2 ** (2 ** -SCHEMA), 4.4% apart. Prometheus takes -4 to 8."""
@@ -283,10 +284,12 @@ class Exporter:
         settings: Settings | None = None,
     ) -> None:
         self._settings, self._scorers = settings or Settings(), list[judging.Summary]()
+        self._rare: dict[str, int] = {}
         self._store, self._operations, self._tally, self._max = store, operations, tally, max_versions
         self._exemplars, self._currency, self._clock = exemplars or Exemplars(), currency, clock
         self._complete: dict[str, float] = {}
         self._cost: dict[Version, float] = {}
+        self._days: dict[str, list[Day]] = {}
         self.ledger = Ledger(ledger)
         self._said: dict[str, Any] = {}
         self._judged: datetime | None = None
@@ -344,10 +347,14 @@ class Exporter:
         if self._changed(tables.COMPLETENESS):
             rows = completeness(self._store, self._clock() - NEWEST)
             self._complete = {row["endpoint"]: row["share"] for row in rows if row["share"] is not None}
+        if self._changed(tables.ESTIMATES):
+            self._days = estimated.by_day(self._store, self._clock() - ESTIMATED)
         if self._changed(tables.COST):
             self._cost = self._costs()
         if self._changed(tables.JUDGED) | self._changed(tables.SCORES) and self._seen.get(tables.JUDGED.name):
             self._scorers = judging.read(self._store, self._settings, self._clock()).summaries()
+        if self._changed(tables.CONTENTS) or self._rare:  # what is a day old ends without a commit
+            self._rare = edits.rare(self._store, self._clock())
         if self._changed(tables.FRESHNESS):
             self._note_sources(self._since(tables.FRESHNESS, "checked_at"))
         for kind, (encode, _) in list(self._encoded.items()):
@@ -426,6 +433,7 @@ class Exporter:
         yield from self._counters(shown)
         yield from self._histograms(shown, kind)
         yield from self._verdicts()
+        yield from self._estimates()
         yield _gauge("lastgood_series_dropped", [((), float(max(0, len(versions) - self._max)))])
 
     def _standing(self) -> Iterator[Metric]:
@@ -525,9 +533,26 @@ class Exporter:
         yield _gauge("lastgood_newest_window_timestamp_seconds", newest)
         yield _gauge("lastgood_feature_source_timestamp_seconds", list(self._sources.items()))
         yield _gauge("lastgood_completeness", [((name,), share) for name, share in self._complete.items()])
+        yield _gauge("lastgood_contents_rare", [((name,), float(n)) for name, n in self._rare.items()])
         yield _gauge(
             "lastgood_cost_7_days", [((*version, self._currency), money) for version, money in self._cost.items()]
         )
+
+    def _estimates(self) -> Iterator[Metric]:
+        """Of the versions that serve; at most MOST_VERSIONS of an endpoint."""
+        today = self._clock().date()
+        serving = {
+            (name, of): made for name, days in self._days.items() for of, made in estimated.present(days, today).items()
+        }
+        newest = [((*key, metric.metric), metric, made) for key, made in serving.items() for metric in made[-1].metrics]
+        prefix = "lastgood_estimated_performance"
+        for name, of in {"": "value", "_low": "low", "_high": "high", "_reference": "usual"}.items():
+            values = [(labels, getattr(metric, of)) for labels, metric, _ in newest]
+            yield _gauge(prefix + name, [(labels, value) for labels, value in values if value is not None])
+        yield _gauge(
+            f"{prefix}_fell_days", [(labels, float(worse(made, metric.metric))) for labels, metric, made in newest]
+        )
+        yield _gauge(f"{prefix}_unknown_days", [(key, float(unknown(made))) for key, made in serving.items()])
 
     def _states(self) -> Iterator[Metric]:
         now = self._operations()

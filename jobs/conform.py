@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lastgood import tables
-from lastgood.jobs import traces
+from lastgood.jobs import contents, traces
 from lastgood.jobs.completeness import known_skews
 from lastgood.record import telemetry
 from lastgood.tables.entities import named
@@ -313,6 +313,7 @@ def conform(ctx: Context) -> Run | None:
     """Take in new inbox rows; None when there are none. Safe to repeat and to kill anywhere."""
     run = _conform(ctx)
     resolve(ctx)
+    contents.composed(ctx)
     return run
 
 
@@ -389,6 +390,7 @@ def _conform(ctx: Context) -> Run | None:
         new = attempts(ctx, new)
         new = on_one_clock(new, known_skews(ctx))
         good, bad = split(new)
+        good = contents.told_apart(ctx, good)
         seen = new.withColumn("bad", why_rejected().isNotNull()).agg(
             f.count("*").alias("rows"),
             f.sum(f.col("bad").cast("int")).alias("bad"),

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
+from lastgood.judge.changes import refined
 from lastgood.judge.ledger import AGAIN_AFTER, AGAIN_ROWS, Configuration, Pair, Served, from_traffic, judged
 from lastgood.judge.ledger import ledger as as_ledger
+from lastgood.record.contents import base
 from lastgood.record.windows import Counts, utc
+from lastgood.tables.edits import admitted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from lastgood.tables.runs import Context
 
 log = logging.getLogger(__name__)
+SEEN_FOR = timedelta(days=7)
+"""A content that was not asked with for so long is none that a newer one is compared with."""
 Key = tuple[str, str]
 
 
@@ -61,7 +66,35 @@ def all_pairs(
         before = before or from_traffic(served)
         known[name] = [c for c in before if began is None or c.since < began] + list(ledger.get(name, ()))
     chosen = {name: judged(given, gone.get(name)) for name, given in known.items()}
+    chosen |= _by_content(ctx, chosen, known)
     return {(name, pair.candidate): pair for name, pairs in chosen.items() for pair in pairs}, ledger
+
+
+def _by_content(
+    ctx: "Context", chosen: Mapping[str, Sequence[Pair]], known: Mapping[str, Sequence[Configuration]]
+) -> dict[str, list[Pair]]:
+    """endpoint -> its pairs by effective version, of endpoints whose versions differ by more than the registered one."""
+    from pyspark.sql import functions as f
+
+    names = [name for name in chosen if ctx.settings.endpoint(name).versions_by and known.get(name)]
+    if not names:
+        return {}
+    lately = ctx.store.read(ctx.spark, tables.WINDOWS).where(f.col("window_start") >= f.lit(ctx.clock() - SEEN_FOR))
+    served: dict[str, list[Served]] = {}
+    for span in _bounds(lately.where(f.col("endpoint").isin(names))):
+        first, last = utc(span["first"]), utc(span["last"])
+        served.setdefault(span["endpoint"], []).append(Served(span["model_version"], first, last, span["rows"]))
+    noted: dict[str, list[dict[str, Any]]] = {}
+    for row in ctx.store.read(ctx.spark, tables.CONTENTS).where(f.col("endpoint").isin(names)).collect():
+        noted.setdefault(row["endpoint"], []).append(row.asDict())
+    refined_pairs = {}
+    for name in names:
+        traffic = max(known[name], key=lambda configuration: configuration.since).traffic
+        by_base: dict[str, float] = {}
+        for version, share in traffic.items():
+            by_base[base(version)] = by_base.get(base(version), 0.0) + share
+        refined_pairs[name] = refined(chosen[name], by_base, admitted(noted.get(name, ())), served.get(name, ()))
+    return refined_pairs
 
 
 def _clear(pairs: Sequence[Pair], given: Sequence[Configuration]) -> bool:

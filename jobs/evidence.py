@@ -1,6 +1,7 @@
 """Windows, quality, scores, drift, deployments -> what the judge may look at, by endpoint and version."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from lastgood.jobs.requesters import known_as, salts
 from lastgood.jobs.scored import about
 from lastgood.judge import Drifted, Evidence, budget
 from lastgood.judge.corrected import Judgements, settled
+from lastgood.judge.evidence import Planned
 from lastgood.judge.ledger import Configuration, Pair, planned
+from lastgood.record.contents import base
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import OUTSIDE, TINY, Counts, from_row, utc
 from lastgood.tables.judging import BY_SCORER, judgements, labelled
@@ -278,6 +281,13 @@ def parts(
     return whole.select(*columns)
 
 
+def _planned(configurations: Sequence[Configuration], pair: Pair) -> Sequence[Planned]:
+    """The splits planned for the pair. Of two contents of one version no configuration plans any."""
+    if base(pair.candidate) == base(pair.prior or ""):
+        return ()
+    return planned(configurations, replace(pair, candidate=base(pair.candidate), prior=pair.prior and base(pair.prior)))
+
+
 def facts(
     ctx: Context, chosen: Mapping[Key, Pair], ledger: Mapping[str, Sequence[Configuration]], now: datetime
 ) -> dict[Key, Evidence]:
@@ -288,7 +298,7 @@ def facts(
         key: Evidence(
             key[0], pair.candidate, pair.prior, (), ctx.settings.window_s,
             [drifted for drifted in moved.get(key[0], ()) if drifted.model_version in (pair.candidate, pair.prior)],
-            arrived.get(key), planned=planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
+            arrived.get(key), planned=_planned(ledger.get(key[0], ()), pair), deployed=utc(pair.since),
             own_requests=counted.get(key[0]), scaled=scaled.get(key[0], ()), waiting=unnamed.get(key[0], ()),
         )
         for key, pair in chosen.items()

@@ -15,6 +15,7 @@ from lastgood.jobs.deployed import Key, all_pairs
 from lastgood.jobs.evidence import USUAL, facts, judged, parts
 from lastgood.judge import Evidence, History, State, Verdict, budget, judge
 from lastgood.judge.ledger import SEEN_LATE, Configuration, Pair
+from lastgood.record.contents import base
 from lastgood.record.telemetry import arrow_schema, spark_ddl
 from lastgood.record.verdict import SCHEDULED
 from lastgood.record.windows import bucket, from_row, utc
@@ -67,8 +68,17 @@ def alone(chosen: Mapping[Key, Pair], ledger: Mapping[str, list[Configuration]])
     return [
         key
         for key, pair in chosen.items()
-        if pair.prior is None or not newest.get(key[0], {pair.prior: 1.0}).get(pair.prior, 0)
+        if pair.prior is None
+        or base(pair.prior) == base(pair.candidate)  # a prompt is edited for everybody, sooner or later
+        or not newest.get(key[0], {base(pair.prior): 1.0}).get(base(pair.prior), 0)
     ]
+
+
+def _story(history: History, pair: Pair) -> History:
+    """The history with its rollbacks, which are of served versions, under the names of the pair's versions."""
+    moved = history.rolled_back
+    named = {v: moved[base(v)] for v in (pair.candidate, pair.prior) if v and base(v) in moved}
+    return replace(history, rolled_back={**moved, **named})
 
 
 def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> list[Verdict]:
@@ -86,13 +96,15 @@ def run_judge(ctx: Context, history: Mapping[str, History] | None = None) -> lis
         key: (
             evidence[key],
             ctx.settings.endpoint(key[0]).policy,
-            replace(history.get(key[0], History()), share=segments[key][1]),
+            replace(_story(history.get(key[0], History()), chosen[key]), share=segments[key][1]),
         )
         for key in chosen
     }
     # A configuration is seen a little after it was made; a version that was rolled back begins with that moment.
     away = {(name, version) for name, story in history.items() for version in story.rolled_back}
-    starts = {key: start if key in away else start - SEEN_LATE for key, (start, _) in segments.items()}
+    starts = {
+        key: start if (key[0], base(key[1])) in away else start - SEEN_LATE for key, (start, _) in segments.items()
+    }
     rows = parts(ctx, chosen, starts, alone(chosen, ledger), now)
     made = rows.groupBy("endpoint", "candidate").applyInArrow(in_workers(known, now), spark_ddl(tables.VERDICTS.fields))
     documents = [json.loads(verdict["document"]) for verdict in made.select("document").collect()]

@@ -19,7 +19,7 @@ AGE = {
     "inbox": "received_at", "requests": "requested_at", "quarantine": "received_at", "scores": "received_at", "drift": "computed_at",
     "verdicts": "judged_at", "runs": "finished_at", "deployments": "observed_at", "baselines": "set_at",
     "endpoint_minutes": "minute", "freshness": "checked_at", "salts": "made_at",
-    "forgotten": "until", "steps": "started_at", "judged": "judged_at",
+    "forgotten": "until", "steps": "started_at", "judged": "judged_at", "contents": "noted_at",
 }  # fmt: skip
 """Time column that retention goes by; the others: window_start."""
 VACUUM_HOURS = 168
@@ -31,8 +31,9 @@ FILES = {
     "spark.databricks.delta.optimize.minFileSize": "67108864",
     "spark.databricks.delta.optimize.maxFileSize": "268435456",
 }
+DAY = timedelta(days=1)
 BODIES = ("input", "output", "features")
-COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES)
+COPIES = (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.PREDICTIONS, tables.BASELINES)
 """Tables that hold bodies."""
 
 
@@ -82,6 +83,8 @@ def _expire(ctx: Context, table: tables.Table) -> int:
     limit = ctx.kept_since(table)
     if table is tables.RUNS:
         return _expire_runs(ctx, limit)
+    if table is tables.CONTENTS:
+        return _expire_contents(ctx)
     return _affected(ctx, f"DELETE FROM {ctx.store.sql(table)}", f"{at} < timestamp'{limit.isoformat()}'", table)
 
 
@@ -102,18 +105,36 @@ def _expire_runs(ctx: Context, limit: datetime) -> int:
     return total
 
 
+def _expire_contents(ctx: Context) -> int:
+    """A content that became a version stays; its texts go where a changed capture setting no longer keeps them. Others are counted for a day."""
+    ledger = ctx.store.sql(tables.CONTENTS)
+    rare = f"NOT admitted AND noted_at < timestamp'{(ctx.clock() - 2 * DAY).isoformat()}'"
+    total = _affected(ctx, f"DELETE FROM {ledger}", rare, tables.CONTENTS)
+    for name in [*ctx.settings.endpoints, None]:
+        if ctx.settings.endpoint(name or "").capture in (Capture.NONE, Capture.FEATURES):
+            matches = f"{_whose(ctx, name)} AND size(texts) > 0"
+            total += _affected(ctx, f"UPDATE {ledger} SET texts = map()", matches, tables.CONTENTS)
+    return total
+
+
+def _whose(ctx: Context, name: str | None) -> str:
+    """SQL: rows of an endpoint; None: of all that have no settings of their own."""
+    names = ", ".join(map(tables.literal, ctx.settings.endpoints))
+    if name is not None:
+        return f"endpoint = {tables.literal(name)}"
+    return f"endpoint NOT IN ({names})" if names else "true"
+
+
 def _strip(ctx: Context, table: tables.Table) -> int:
     """Take bodies out of copies of requests that are older than `body_days`, or that a changed capture setting no longer keeps."""
-    names = list(ctx.settings.endpoints)
     total = 0
-    for name in [*names, None]:
+    for name in [*ctx.settings.endpoints, None]:
         settings = ctx.settings.endpoint(name or "")
         gone = {Capture.NONE: BODIES, Capture.FEATURES: BODIES[:2]}.get(settings.capture, ())
-        others = f"endpoint NOT IN ({', '.join(map(tables.literal, names))})" if names else "true"
-        matches = f"endpoint = {tables.literal(name)}" if name else others
+        matches = _whose(ctx, name)
         limit = (ctx.clock() - timedelta(days=settings.body_days)).isoformat()
         for columns, when in ((gone, "true"), (BODIES, f"requested_at < timestamp'{limit}'")):
-            if columns:
+            if columns := tuple(name for name in columns if name in table.columns):
                 sets = ", ".join(f"{column} = NULL" for column in columns)
                 held = " OR ".join(f"{column} IS NOT NULL" for column in columns)
                 total += _affected(
@@ -177,7 +198,8 @@ def forget(ctx: Context, requester: str) -> dict[str, int]:
         bury_requests(ctx, frame)
     done = {}
     by_id = "t.endpoint = s.endpoint AND t.request_id = s.request_id"
-    for table in (tables.AGENT_RUNS, tables.SAMPLES, tables.BASELINES, tables.SCORES, tables.INBOX, tables.REQUESTS):
+    copies = (tables.AGENT_RUNS, tables.SAMPLES, tables.PREDICTIONS, tables.BASELINES, tables.SCORES)
+    for table in (*copies, tables.INBOX, tables.REQUESTS):
         done[table.name] = merge(
             ctx, frame.dropDuplicates(["endpoint", "request_id"]), table, by_id, "WHEN MATCHED THEN DELETE"
         )

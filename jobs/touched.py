@@ -24,7 +24,7 @@ US, HOUR_S = 1_000_000, 3600
 class Measure:
     """`make` turns the rows of whole windows of `source` into rows of `table`, which has endpoint and window_start; `at` is the time
     column of `source`; `seconds` the width (None: the settings'). `only`: SQL, which changed rows matter. `beside`: other tables that rows are made
-    of: what the retention of any of them deleted stays counted.
+    of: what the retention of any of them deleted stays counted. `then`: what is made of the table, before the run counts as done.
     """
 
     job: str
@@ -35,6 +35,7 @@ class Measure:
     seconds: int | None = None
     only: str = "true"
     beside: tuple[tables.Table, ...] = ()
+    then: Callable[[Context, "Touched", Run], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,4 +125,6 @@ def recompute(ctx: Context, measure: Measure) -> Run | None:
         rows = rows.withColumn("window_start", window_start(seconds, measure.at))
         fresh = measure.make(ctx, rows, which).select(*measure.table.columns)
         run.rows_out = replace_rows(ctx, fresh, measure.table, which.where("window_start"), run)
+        if measure.then:
+            measure.then(ctx, which, run)
         return run

@@ -6,13 +6,14 @@ requests are few, the answer is "not known yet" and the rollback waits for reque
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from lastgood import tables
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.judge.intervals import rate_interval
 from lastgood.record import metrics
+from lastgood.record.contents import base
 from lastgood.record.windows import Counts, Histogram, above, bucket, merge
 from lastgood.record.words import counted, percent
 from lastgood.settings import Policy, Settings
@@ -40,7 +41,7 @@ class WindowTelemetry:
 
         The yardstick is the prior version's newest day of the 30 before the shift; without one, the endpoint's objectives.
         """
-        counts = measures.windows(self.store, endpoint, since - DAY)
+        counts = [_served(window) for window in measures.windows(self.store, endpoint, since - DAY)]
         start = since + timedelta(seconds=self.settings.window_s)
         after = [
             window
@@ -68,9 +69,17 @@ class WindowTelemetry:
         own = [window for window in recent if window.model_version == version and window.start < since]
         if sum(window.rows for window in own) < MIN_REQUESTS:
             older = measures.windows(self.store, endpoint, since - LOOK_BACK, since, version)
+            if not older and self.settings.endpoint(endpoint).versions_by:
+                every = measures.windows(self.store, endpoint, since - LOOK_BACK, since)
+                older = [window for window in map(_served, every) if window.model_version == version]
             newest = max((window.start for window in older if window.requests), default=since)
             own = [window for window in older if newest - DAY < window.start < since]
         return merge(own, stratum="all") if sum(window.rows for window in own) >= MIN_REQUESTS else None
+
+
+def _served(window: Counts) -> Counts:
+    """A window of an effective version as one of the version it is of."""
+    return replace(window, model_version=base(window.model_version))
 
 
 def _recovered(metric: str, now: Counts, before: Counts | None, policy: Policy) -> tuple[bool | None, str]:

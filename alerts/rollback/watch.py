@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from lastgood.alerts.rollback.verify import Recovery
 from lastgood.alerts.store import Store
+from lastgood.record.contents import base
 from lastgood.record.verdict import State
 from lastgood.record.words import counted
 from lastgood.settings import Settings
@@ -23,7 +24,7 @@ class Judged:
         """`prior_version` is the one that is promoted."""
         step = timedelta(seconds=self._settings.endpoint(endpoint).policy.promote_step_s)
         with self._store.read() as tx:
-            verdicts = [v for v in tx.verdicts(endpoint) if v.candidate == prior_version and v.judged_at > since]
+            verdicts = [v for v in tx.verdicts(endpoint) if base(v.candidate) == prior_version and v.judged_at > since]
         if not verdicts:
             return Recovery(None, None, f"the judge has not spoken on version {prior_version} since the step")
         verdict = max(verdicts, key=lambda v: (v.bad, v.judged_at))  # what one judge saw the other does not undo

@@ -14,6 +14,7 @@ from lastgood.record.fault import fault
 from lastgood.record.metrics import BY_NAME
 from lastgood.record.windows import Counts
 from lastgood.record.words import percent
+from lastgood.tables.edits import Shown
 from lastgood.tables.history import Cost, Delay, Span, Steps, merged, newest_first
 
 SHOWN_VERSIONS = 4
@@ -78,9 +79,13 @@ class Past:
 
 
 def marks(
-    configurations: Sequence[Configuration], rollbacks: Iterable[Rollback], incidents: Iterable[Incident], now: datetime
+    configurations: Sequence[Configuration],
+    rollbacks: Iterable[Rollback],
+    incidents: Iterable[Incident],
+    now: datetime,
+    edits: Iterable[Shown] = (),
 ) -> list[Mark]:
-    """Deploys, rollbacks and incidents in the order of time."""
+    """Deploys, edits of what versions are asked with, rollbacks and incidents in the order of time."""
     made = []
     before: Mapping[str, float] = {}
     for configuration in configurations:
@@ -97,6 +102,7 @@ def marks(
         )
         made.append(Mark(configuration.since, "deploy", what + (shares or "no traffic")))
         before = configuration.traffic
+    made += [Mark(edit.change.since, "deploy", f"{edit.sentence}: version {edit.version}") for edit in edits]
     for rollback in rollbacks:
         if rollback.moved_at or rollback.shifted_at:
             at = rollback.moved_at or rollback.shifted_at or rollback.created_at

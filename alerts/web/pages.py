@@ -49,11 +49,13 @@ from lastgood.alerts.web.view import (
 )
 from lastgood.errors import LastgoodError, RefusedError
 from lastgood.judge.slices import Slice
+from lastgood.record.contents import hash_of
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.words import counted, percent
 from lastgood.settings.prices import known_prices
 from lastgood.tables import measures
 from lastgood.tables.causes import Moved, moved
+from lastgood.tables.edits import Shown, changes, shown
 from lastgood.tables.fleet import Row
 from lastgood.tables.hurt import hurt
 
@@ -291,6 +293,15 @@ class Pages:
             ),
         )
 
+    def _edited(self, incident: Incident) -> Shown | None:
+        """What the version is asked with, where that makes it a version."""
+        data = self._data
+        if data is None or not hash_of(incident.candidate):
+            return None
+        what = f"what version {incident.candidate} of {incident.endpoint} is asked with"
+        told = self._if_read(what, lambda: [shown(changes(data, incident.endpoint), incident.candidate)])
+        return told[0] if told else None
+
     @staticmethod
     def _if_read(what: str, read: Callable[[], Sequence[Part]]) -> Sequence[Part]:
         """Nothing where the tables cannot be read now: the page opens without it. pyarrow says ValueError of a broken file."""
@@ -336,6 +347,7 @@ class Pages:
             hurt=self._hurt(incident),
             tools=self._tools(incident),
             moved=self._moved(incident, datetime.fromisoformat(known.since)),
+            edited=self._edited(incident),
             trace_url=self._web.trace_url,
             incident=incident,
             rollback=rollback,

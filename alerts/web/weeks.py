@@ -12,19 +12,22 @@ from starlette.responses import FileResponse, Response
 from lastgood import tables
 from lastgood.alerts.controller import Controller
 from lastgood.alerts.web import agents as agents_page
-from lastgood.alerts.web import drift
+from lastgood.alerts.web import drift, performance
 from lastgood.alerts.web import endpoint as one_endpoint
 from lastgood.alerts.web.chart import Mark
 from lastgood.alerts.web.pages import REPORT_CSP, Pages, as_csv, leading, word
 from lastgood.alerts.web.ranges import DEFAULT, USUAL, Range, moment
 from lastgood.alerts.web.remembered import Remembered
 from lastgood.judge import outcomes
+from lastgood.judge.days import Day
 from lastgood.judge.ledger import judged, ledger
 from lastgood.record.answer_flags import FLAGS
+from lastgood.record.contents import MARK
 from lastgood.record.definitions import DEFINITIONS
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
-from lastgood.tables import agents, drifted, health, history, kept
+from lastgood.tables import agents, drifted, estimated, health, history, kept
+from lastgood.tables.edits import Shown, changes, shown
 from lastgood.tables.measures import drift_report
 from lastgood.workspace import deployments
 
@@ -32,7 +35,7 @@ Tables = Mapping[str, Callable[[], tuple[list[str], list[list[Any]]]]]
 """Name in the address -> headings and rows of a page's table as CSV."""
 
 DAY, WEEK, MONTH = timedelta(days=1), timedelta(days=7), timedelta(days=35)
-MOST_REQUESTS, MOST_FLAGGED, MOST_COMPLETE = 100, 5000, 40
+MOST_REQUESTS, MOST_FLAGGED, MOST_COMPLETE, MOST_EDITS = 100, 5000, 40, 10
 SEPARATE = ("input", "output", "provenance")
 """Columns of a request that its page shows apart, or not."""
 Flagged = Callable[[pa.Table], Mapping[str, Sequence[bool]]]
@@ -74,7 +77,8 @@ class Weeks:
         windows = history.windows(self._tables, name, span)
         past = one_endpoint.Past(span, history.counts(windows), costs, daily, history.delays(self._tables, name, span))
         verdict, events = self._known(name, now)
-        known = past.steps or verdict or events or name in self._settings.endpoints or self._pages.serves(name)
+        days = self._estimated(name, asked)
+        known = past.steps or verdict or events or days or name in self._settings.endpoints or self._pages.serves(name)
         if not known:
             raise HTTPException(404, f"Nothing is known of an endpoint {name}.")
         inside = [mark for mark in events if mark.at < span.until and (mark.until or mark.at) >= span.since]
@@ -85,6 +89,7 @@ class Weeks:
             "errors": lambda: one_endpoint.errors_table(past), "flags": lambda: one_endpoint.flags_table(past),
             "outcomes": lambda: one_endpoint.outcomes_csv(report), "delays": lambda: one_endpoint.delays_csv(past),
             "cost": lambda: one_endpoint.costs_csv(past, currency), "events": lambda: one_endpoint.events_csv(inside),
+            "performance": lambda: performance.table(days),
         }  # fmt: skip
         if answer := as_csv(request, f"{name}", sheets):
             return answer
@@ -95,8 +100,14 @@ class Weeks:
             drawn=one_endpoint.charts(past, inside, currency, {k: v for k, v in limits.items() if v}),
             figures=one_endpoint.versions_table(past), errors=sheets["errors"]()[1], flags=sheets["flags"]()[1], outcomes=report, currency=currency,
             events=inside, incident=self._open_incident(name), agent=agents.newest(self._tables, name, now - MONTH), dashboard=self._settings.dashboard_url,
-            hour=timedelta(hours=1),
+            hour=timedelta(hours=1), edits=self._edits(name)[::-1][:MOST_EDITS], estimated=performance.section(days, past.versions, inside),
         )  # fmt: skip
+
+    def _estimated(self, name: str, asked: Range) -> list[Day]:
+        """Days of the range; of a short one the newest week, as a day is the least that is estimated."""
+        since = min(asked.since, asked.until - WEEK)
+        days = estimated.by_day(self._tables, since, name).get(name, [])
+        return [day for day in days if day.day <= asked.until.date()]
 
     def _known(self, name: str, now: datetime) -> tuple[Verdict | None, list[Mark]]:
         """The leading verdict on an endpoint, and everything that ever happened to it."""
@@ -104,7 +115,16 @@ class Weeks:
             verdicts = leading(tx.verdicts(name))
             rollbacks, incidents = tx.rollbacks(name, 200), tx.incidents(name, limit=200)
         configurations = ledger(deployments.read(self._tables, name)).get(name, [])
-        return next(iter(verdicts), None), one_endpoint.marks(configurations, rollbacks, incidents, now)
+        return next(iter(verdicts), None), one_endpoint.marks(
+            configurations, rollbacks, incidents, now, self._edits(name)
+        )
+
+    def _edits(self, name: str) -> list[Shown]:
+        """What changed beside the served version, the oldest first; nothing for endpoints that do not tell it apart."""
+        if not self._settings.endpoint(name).versions_by:
+            return []
+        known = changes(self._tables, name)
+        return [told for change in known if (told := shown(known, f"{change.model_version}{MARK}{change.content}"))]
 
     def _open_incident(self, name: str) -> str | None:
         with self._state.read() as tx:

@@ -17,7 +17,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.rows import DETAILS, EVALUATION, MESSAGES
+from lastgood.collectors.otlp.rows import DETAILS, EVALUATION, MESSAGES, attributes_of
+from lastgood.record import contents
 from lastgood.record.redact import Redactor
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, code_in, stated_code
 
@@ -40,6 +41,7 @@ NAMED = (
 """Fields that are names: whatever they say, up to a line of it."""
 NAMES = frozenset(name for field in NAMED for name, _ in _FIELDS.get(field, ())) | {
     "gen_ai.request.model", "gen_ai.response.model", "gen_ai.system", "gen_ai.provider.name", "llm.model_name", "llm.provider", "llm.system",
+    contents.WHO,
     "service.namespace", "service.instance.id", "telemetry.sdk.language", "http.request.method", "http.method", "rpc.system", "rpc.system.name", "rpc.service",
 }  # fmt: skip
 IDS = frozenset(name for name, _ in _FIELDS["conversation_id"])
@@ -74,6 +76,8 @@ def attribute(name: str, value: str, rule: Redactor) -> str | None:
     if dialects.number(value) is not None or value in ("true", "false"):
         return value
     if name in NAMES and _NAME.fullmatch(value):
+        return value
+    if name in contents.DIGESTS and contents.is_digest(value):
         return value
     if name in IDS and _ID.fullmatch(value):
         return value
@@ -130,6 +134,7 @@ class Rules:
 
     rule: Rule
     order: Sequence[str] = ENDPOINT_ATTRIBUTES
+    contents: bool = False
 
     @cached_property
     def _readers(self) -> dict[str, list[tuple[str, dialects.Reader]]]:
@@ -161,12 +166,24 @@ def _spans(request: ExportTraceServiceRequest, rules: Rules) -> None:
                 own = rules.of(span.attributes, group.resource.attributes)
                 each.append(own)
                 if own.active:
+                    told = _contents(span, group.resource, own) if rules.contents else []
                     _span(span, own)
+                    for name, value in told:
+                        span.attributes.add(key=name).value.string_value = value
         active = next((own for own in each if own.active), None)
         if active:
             _strip(group.resource.attributes, active)
             for scope in group.scope_spans:
                 del scope.scope.attributes[:]
+
+
+def _contents(span: Any, resource: Any, rule: Redactor) -> list[tuple[str, str]]:
+    """What else makes a version (see record.contents), told before the texts are gone; texts themselves only as the rule has them."""
+    own = attributes_of(span.attributes)
+    if contents.told(own) or not any(map(contents.tells, own)):
+        return []
+    told = contents.attributes(contents.of_span({**attributes_of(resource.attributes), **own}), set())
+    return [(name, kept) for name, value in told if (kept := attribute(name, value, rule)) is not None]
 
 
 def _span(span: Any, rule: Redactor) -> None:

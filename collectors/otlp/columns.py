@@ -22,8 +22,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, KeyValueList
 
 from lastgood.collectors.otlp import dialects
-from lastgood.collectors.otlp.rows import EVALUATION, MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE, Row, SpanDecoder, plain
-from lastgood.record import agents, telemetry
+from lastgood.collectors.otlp.rows import (
+    EVALUATION,
+    MAX_ATTRIBUTES,
+    MAX_NAME,
+    MAX_VALUE,
+    TELLING,
+    Row,
+    SpanDecoder,
+    plain,
+)
+from lastgood.record import agents, contents, telemetry
 from lastgood.record.trees import CALL, CALLS, ENTRY, LINK, NAMED, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
@@ -90,8 +99,9 @@ class TraceDecoder:
         self,
         version_attributes: Sequence[str] = (),
         endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
+        contents: bool = False,
     ) -> None:
-        self.rows = SpanDecoder(version_attributes, endpoint_attributes=endpoint_attributes)
+        self.rows = SpanDecoder(version_attributes, endpoint_attributes=endpoint_attributes, contents=contents)
         self._handler = _handler()
 
     def decode(self, bodies: Sequence[tuple[bytes, datetime]]) -> Batch:
@@ -384,6 +394,31 @@ class _Spans:
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, values)
 
+    def _with_contents(self, spans: Ints, attributes: Any) -> Any:
+        """Attributes with what else makes a version, as `rows` gives it."""
+        own = self._telling(self.own)
+        shared = self._telling(self.resources) if self.resources is not None else {}
+        entries, known = attributes.to_pylist(), dict[int, set[str]]()
+        for i, span in enumerate(spans.tolist()):
+            if (
+                self.parts[span] in TELLING
+                and not contents.told(dict(entries[i] or ()))
+                and (told := {**shared.get(int(self.group[span]), {}), **own.get(span, {})})
+            ):
+                texts = known.setdefault(int(self.export[span]), set())
+                entries[i] = [*(entries[i] or ()), *contents.attributes(contents.of_span(told), texts)]
+        return pa.array(entries, attributes.type)
+
+    @staticmethod
+    def _telling(given: _Attributes) -> dict[int, dict[str, Any]]:
+        """Holder -> its attributes that may tell a part."""
+        held: dict[int, dict[str, Any]] = {}
+        for name in filter(contents.tells, given.names):
+            rows = given.rows(name)
+            for owner, value in zip(given.owner[rows].tolist(), given.python(rows), strict=True):
+                held.setdefault(owner, {})[name] = value
+        return held
+
     def table(self, received: Sequence[datetime]) -> pa.Table:
         """Inbox columns of the requests."""
         spans = self.chosen
@@ -405,6 +440,8 @@ class _Spans:
         fields["latency_scope"] = pa.array(np.where(self.kind[spans] == dialects.CLIENT, "client", "model"))
         fields["error_code"], texts = self._failures(spans, fields["error_code"], fields["status_code"])
         fields["attributes"] = self._rest(spans, texts)
+        if self.decoder.contents:
+            fields["attributes"] = self._with_contents(spans, fields["attributes"])
         fields["weight"] = pa.array(np.ones(len(spans)))
         fields["source"] = pa.array(["otlp"] * len(spans), pa.string())
         stamps = pa.array(list(received), SCHEMA.field("received_at").type)

@@ -121,7 +121,7 @@ class Drain:
         return self._done[path]
 
     def _commit(self, group: Sequence[Path], newest: int, tally: dict[str, int]) -> pa.Table | None:
-        app = (spool.identity(self.folder), newest)
+        application = spool.identity(self.folder)
         fed = None
         decoded: dict[tuple[Path, ...], Batch] = {}  # both tables mostly need the same segments
         for path in (self.inbox, self.scores):
@@ -134,7 +134,7 @@ class Drain:
             scored = path == self.scores
             table = pa.Table.from_pylist(batch.scores, _SCORES) if scored else batch.table
             if table.num_rows:
-                self.home(path).append(table, app=app)
+                self.home(path).append(table, app=(application, newest, self._committed(path)))
                 self._done[path] = newest
                 self._compact(path)
             if scored:
@@ -246,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version-attribute", action="append", default=[])
     parser.add_argument("--endpoint-attribute", action="append", default=[])
     parser.add_argument("--compact-every", type=int, default=64)
+    parser.add_argument("--contents", action="store_true")
     parser.add_argument("--feed", action="store_true")
     parser.add_argument("--reach", help="settings `tables` and `workspace` as JSON, where the tables are in no folder")
     given = parser.parse_args(arguments)
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         closing.set()
 
     threading.Thread(target=watch, daemon=True).start()
-    decoder = TraceDecoder(given.version_attribute, given.endpoint_attribute or ENDPOINT_ATTRIBUTES)
+    decoder = TraceDecoder(given.version_attribute, given.endpoint_attribute or ENDPOINT_ATTRIBUTES, given.contents)
     home = _reached(given.reach) if given.reach else FolderTable
     Drain(given.spool, given.inbox, given.scores, decoder, given.compact_every, _frames(given.feed), home).run(closing)
 

@@ -87,6 +87,7 @@ class OtlpReceiver:
 
     `redaction` gives the rule of an endpoint (None: all texts are kept); `sink` gets the requests of each commit as a table of inbox
     columns without texts, in a thread of its own. `reach`: settings `tables` and `workspace` as JSON, where the tables are in no folder.
+    `contents`: spans are asked for what else makes a version (see record.contents).
     """
 
     inbox_path: str
@@ -95,6 +96,7 @@ class OtlpReceiver:
     sink: Sink | None = None
     redaction: Callable[[str | None], Redactor] | None = None
     reach: str = ""
+    contents: bool = False
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     grpc_port: int = 0
     http_port: int = 0
@@ -122,7 +124,7 @@ class OtlpReceiver:
         """(items taken, items left, what is kept of the export)."""
         message = rows.parse_json(body, signal.request()) if as_json else signal.request.FromString(body)
         if self.redaction:
-            redact(message, Rules(self.redaction, self.settings.endpoint_attributes))
+            redact(message, Rules(self.redaction, self.settings.endpoint_attributes, self.contents))
         now = self.clock()
         taken, left = signal.count(message, now)
         kept = message.SerializeToString() if as_json or self.redaction else body
@@ -280,7 +282,9 @@ class OtlpReceiver:
     async def running(self) -> AsyncIterator["OtlpReceiver"]:
         spool = open_spool(self.settings)
         self.writer = GroupCommit(spool, self.settings, self.tally)
-        drain = DrainProcess(self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach)
+        drain = DrainProcess(
+            self.inbox_path, self.scores_path, self.settings, self.tally, self.sink, self.reach, self.contents
+        )
         server = self._grpc_server()
         web, sockets, self.http_port = bind(
             Starlette(routes=self.routes()), self.settings.host, self.settings.http_port, self.settings.read_timeout_s,

@@ -20,8 +20,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from lastgood.collectors.otlp import dialects
 from lastgood.collectors.otlp.dialects import FIRST_TOKENS, number, text
-from lastgood.record import agents, telemetry
-from lastgood.record.trees import EVENT, LINK, STEP
+from lastgood.record import agents, contents, telemetry
+from lastgood.record.trees import CALL, ENTRY, EVENT, LINK, NAMED, STEP
 from lastgood.record.vocabulary import ENDPOINT_ATTRIBUTES, ERROR_TEXT, MAX_TEXT, failure_code
 
 Row = dict[str, Any]
@@ -30,15 +30,18 @@ COLUMNS = frozenset(field.name for field in telemetry.INBOX)
 DETAILS = "gen_ai.client.inference.operation.details"
 """Log record that says what the span of a call leaves out: messages, tokens."""
 EVALUATION = "gen_ai.evaluation.result"
+TELLING = (CALL, ENTRY, NAMED)
+"""Parts that may tell what else makes a version: an agent's own messages hold no system prompt."""
 
 
 @dataclass
 class Decoded:
-    """Of one export request: inbox rows, rows of the `scores` table, and how many items were neither."""
+    """Of one export request: inbox rows, rows of the `scores` table, how many items were neither, and of which parts' digests the texts are there."""
 
     rows: list[Row] = field(default_factory=list)
     scores: list[Row] = field(default_factory=list)
     others: int = 0
+    texts: set[str] = field(default_factory=set)
 
 
 def plain(value: Any) -> Any:
@@ -109,10 +112,13 @@ class SpanDecoder:
         version_attributes: Sequence[str] = (),
         source: str = "otlp",
         endpoint_attributes: Sequence[str] = ENDPOINT_ATTRIBUTES,
+        contents: bool = False,
     ) -> None:
+        """contents: whether spans are asked for what else makes a version (see record.contents)."""
         self.fields, self.source = dialects.fields(version_attributes, endpoint_attributes), source
         self.known = frozenset(name for sources in self.fields.values() for name, _ in sources)
         self.known |= agents.FIGURES | {ERROR_TEXT}
+        self.contents = contents
 
     def traces(self, request: ExportTraceServiceRequest, received_at: datetime) -> Decoded:
         """All spans of an export, in order."""
@@ -134,6 +140,8 @@ class SpanDecoder:
             try:
                 own = attributes_of(span.attributes)
                 row = self._row(span, own, resource, received_at)
+                if self.contents and row["part"] in TELLING and not contents.told(own):
+                    row["attributes"] += contents.attributes(contents.of_span({**resource, **own}), out.texts)
                 out.others += row["part"] == LINK or (row["part"] == STEP and bool(span.parent_span_id))
                 if row["part"] == LINK and (not span.parent_span_id or any(name in own for name in dialects.LEAVES)):
                     continue
@@ -273,7 +281,12 @@ def log(
         row |= _names(given, record.trace_id, record.span_id)
         rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in decoder.known]
         stamp = {"source": decoder.source, "received_at": received_at, "part": EVENT, "requested_at": when(at)}
-        out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES], "weight": 1.0})
+        parts = (
+            contents.attributes(contents.of_span({**own, **told}), out.texts)
+            if decoder.contents and not contents.told(own)
+            else []
+        )
+        out.rows.append(row | stamp | {"attributes": rest[:MAX_ATTRIBUTES] + parts, "weight": 1.0})
     else:
         out.others += 1
 

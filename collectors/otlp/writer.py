@@ -125,6 +125,7 @@ class DrainProcess:
     tally: Tally
     sink: Sink | None = None
     reach: str = ""
+    contents: bool = False
     _closing: bool = False
     _process: "subprocess.Popen[bytes] | None" = None
     _thread: threading.Thread | None = field(default=None, repr=False)
@@ -138,6 +139,7 @@ class DrainProcess:
         names = [part for name in self.settings.version_attributes for part in ("--version-attribute", name)]
         names += [part for name in self.settings.endpoint_attributes for part in ("--endpoint-attribute", name)]
         more = ["--compact-every", str(self.settings.compact_every), *names, *(["--feed"] if self.sink else [])]
+        more += ["--contents"] if self.contents else []
         more += ["--reach", self.reach] if self.reach else []
         return [
             sys.executable,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lastgood.cli.acts import AsJson, ConfigFile, strict_json, terminal, writable
 from lastgood.errors import ConfigError
-from lastgood.record.words import percent
+from lastgood.record.words import counted, percent
 from lastgood.service.tracing import tracing
 from lastgood.settings import Settings, load, secret
 from lastgood.settings.prices import prices
@@ -299,20 +299,18 @@ def performance(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """How good a yes/no classifier is, by version and day: estimated from its scores where labels are not there yet, with 95% intervals, or why it
-    cannot be known. Starts no Spark."""
+    """How good a classifier or regressor is, by version and day: estimated where labels are not there yet, with 95% intervals, or why it cannot be
+    known. The job `performance` makes the estimates; this starts no Spark."""
     from lastgood.tables import estimated
     from lastgood.workspace.stores import tables_of
 
     settings = load(config)
-    how = settings.endpoint(endpoint).performance
-    if how is None:
+    if settings.endpoint(endpoint).performance is None:
         raise ConfigError(f"{endpoint}: nothing is estimated; set endpoints.{endpoint}.performance in the settings")
-    estimates = estimated.by_day(
-        tables_of(settings), endpoint, how.reference_days, datetime.now(UTC) - timedelta(days=days), version
-    )
+    since = datetime.now(UTC) - timedelta(days=days)
+    estimates = estimated.by_day(tables_of(settings), since, endpoint, version).get(endpoint, [])
     if as_json:
-        print(strict_json({"endpoint": endpoint, "days": [day.plain() for day in estimates]}))
+        print(strict_json({"endpoint": endpoint, "days": [estimated.plain(day) for day in estimates]}))
         return
     names = [metric.metric for metric in estimates[0].metrics] if estimates else []
     rows = [
@@ -325,8 +323,57 @@ def performance(
     )
 
 
+def changes(
+    endpoint: Endpoint,
+    version: Annotated[
+        str | None, typer.Option(help="only this version (VERSION~HASH), with its edits line by line")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What an endpoint was asked with beside the model, and when and by whom that was changed: the ledger of prompts, tools, parameters, routes
+    and packages that make a version (setting versions_by). Starts no Spark."""
+    from lastgood.record.contents import MARK, hash_of
+    from lastgood.tables import edits as ledger
+    from lastgood.workspace.stores import tables_of
+
+    settings = load(config)
+    if not settings.endpoint(endpoint).versions_by:
+        raise ConfigError(
+            f"{endpoint}: nothing tells its versions apart but the registry; set endpoints.{endpoint}.versions_by in the settings"
+        )
+    store = tables_of(settings)
+    known = ledger.changes(store, endpoint)
+    names = [
+        f"{change.model_version}{MARK}{change.content}"
+        for change in known
+        if version is None or change.content == hash_of(version)
+    ]
+    told = [each for name in names if (each := ledger.shown(known, name))]
+    if version is not None and not told:
+        raise ConfigError(f"{endpoint}: no change {version}; `lastgood changes {endpoint}` lists them")
+    rare = ledger.rare(store, datetime.now(UTC)).get(endpoint, 0)
+    if as_json:
+        print(
+            strict_json(
+                {"endpoint": endpoint, "changes": [ledger.plain(each) for each in told], "too_rare_of_a_day": rare}
+            )
+        )
+        return
+    _table(f"{endpoint}: what it was asked with", ("since", "version", "before", "what"), [
+        (f"{each.change.since:%Y-%m-%d %H:%M:%S}", each.version, each.before, each.sentence) for each in told
+    ])  # fmt: skip
+    for each in told if version else ():
+        for edit in each.edits:
+            print(f"--- {edit.part}", *(edit.lines or ("(its text is not kept)",)), sep="\n")
+    if rare:
+        print(
+            f"{counted(rare, 'request')} of the last day are asked with what is too rare to be a version: see the runbook LastgoodContentsRare"
+        )
+
+
 def _estimated(metric: "Estimate") -> str | None:
-    return None if metric.value is None else f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
+    return None if metric.value is None else f"{metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g})"
 
 
 def _shown(estimate: dict[str, Any] | None) -> str | None:
@@ -442,6 +489,6 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (job, drift, cost, outcomes, performance, slices, forget, status):
+    for command in (job, drift, cost, outcomes, performance, changes, slices, forget, status):
         app.command()(command)
     app.add_typer(baseline, name="baseline")

@@ -9,13 +9,17 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lastgood import tables
+from lastgood.jobs.estimating import rows_of
+from lastgood.judge.days import Counted, days
+from lastgood.judge.performance import CLASSIFICATION
+from lastgood.judge.reference import calibrate, tally
 from lastgood.record import telemetry
 from lastgood.record.windows import bucket
 
@@ -112,6 +116,7 @@ class History:
         put(self.store, tables.FRESHNESS, self._freshness())
         put(self.store, tables.COMPLETENESS, self._completeness(rng))
         put(self.store, tables.RUNS, self._runs(rng))
+        put(self.store, tables.ESTIMATES, self._estimates(np.random.default_rng(self.seed)))
 
     def _plain(self, rng: np.random.Generator) -> Iterator[Made]:
         for n in range(self.plain):
@@ -398,6 +403,32 @@ class History:
                     yield {"endpoint": endpoint.name, "model_version": version.name, "window_start": at, "seen": seen, "expected": expected,
                            "expected_from": "endpoint", "share": min(1.0, seen / expected),
                            "delivery_lag_p50_ms": 2100.0, "delivery_lag_p95_ms": 9000.0}  # fmt: skip
+
+    def _estimates(self, rng: np.random.Generator) -> Rows:
+        """What the scores of fraud-score say of it by day: of older days most labels are there; since a week its score means less to the newest version."""
+        today = self.now.replace(hour=0, minute=0, second=0, microsecond=0)
+        for version in next(endpoint for endpoint in STORY if endpoint.name == "fraud-score").versions:
+            drawn: dict[date, tuple[Any, ...]] = {}
+            for ago in range(math.ceil(version.last), min(int(version.first), self.days) + 1):
+                scores = rng.beta(1, 3, 900)
+                labels = (rng.random(900) < (0.02 + 0.9 * scores if version.name == "11" or ago > 3 else 0.45)).astype(
+                    float
+                )
+                labels[rng.random(900) >= min(0.8, ago / 12)] = np.nan
+                drawn[(today - ago * DAY).date()] = (scores, scores > 0.5, labels)
+            if not drawn:  # it served before these days
+                continue
+            until = min(drawn) + timedelta(days=4)
+            known = [
+                np.concatenate(parts)
+                for parts in zip(*(rows for day, rows in drawn.items() if day < until), strict=True)
+            ]
+            told = np.isfinite(known[2])
+            calibration = calibrate(known[0][told], known[1][told], known[2][told])
+            counted = {day: Counted([[tally(calibration.grid, *rows)]], 0, 90 * 1440) for day, rows in drawn.items()}
+            yield from rows_of(
+                "fraud-score", days(version.name, [(CLASSIFICATION, [calibration])], counted, until, min(drawn))
+            ).to_pylist()
 
     def _runs(self, rng: np.random.Generator) -> Rows:
         jobs = (("conform", "inbox"), ("windows", "requests"), ("hours", "windows"), ("quality", "requests"), ("drift", "samples"), ("judge", "windows"),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, gammaincinv
 
-from lastgood.judge.reference import LABELLED, TOTAL, UNLABELLED, Calibration, roc_auc
+from lastgood.judge.reference import LABELLED, SQUARES, TOTAL, UNLABELLED, Calibration, roc_auc
 from lastgood.record.words import percent
 
 Floats = npt.NDArray[np.float64]
@@ -24,7 +24,8 @@ LOSSES = ("mae", "rmse")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of one window. `value`, `low`, `high`: None where it cannot be known, and `reason` says why. `labelled`: share of rows with their label."""
+    """A metric of one window. `value`, `low`, `high`: None where it cannot be known, and `reason` says why. `labelled`: share of rows with their label;
+    `realised`: the metric of these; `usual`: of the labelled reference."""
 
     metric: str
     value: float | None
@@ -32,6 +33,8 @@ class Estimate:
     high: float | None
     labelled: float
     reason: str = ""
+    realised: float | None = None
+    usual: float | None = None
 
 
 def _expected(calibration: Calibration, counts: Floats) -> tuple[Floats, Floats]:
@@ -68,19 +71,25 @@ def _metric(metric: str, positives: Floats, rows: Floats) -> tuple[float, Floats
             slope[:] = 1 / total
             if metric == "rmse":
                 value = math.sqrt(value) if value >= 0 else math.nan
-                slope /= 2 * value
+                slope = slope / (2 * value) if value else np.zeros_like(slope)
     return float(value), slope
 
 
-def _moments(metric: str, calibration: Calibration, counts: Floats) -> tuple[float, float, float]:
+def _moments(metric: str, calibration: Calibration, counts: Floats, share: float) -> tuple[float, float, float]:
     """(value, sampling variance, calibration variance) by the delta method: outcomes of rows without a label are independent given their scores; means of
-    one block are wrong together."""
+    one block are wrong together. `share`: of the rows that are meant, those that were drawn by chance and counted; known for losses only."""
     value, slope = _metric(metric, *_expected(calibration, counts))
     if metric == "roc_auc" and counts[..., UNLABELLED].any():
         value -= calibration.optimism * counts[..., UNLABELLED].sum() / counts[..., :TOTAL].sum()
     by_cell = slope * counts[..., UNLABELLED]
     by_block = np.bincount(calibration.block.ravel(), by_cell.ravel(), len(calibration.block_variance))
-    return value, float(np.sum(slope * by_cell * calibration.noise)), float(by_block**2 @ calibration.block_variance)
+    sampling = float(np.sum(slope * by_cell * calibration.noise))
+    if share < 1:
+        rows = counts[..., :TOTAL].sum()
+        squares = counts[..., SQUARES] + counts[..., UNLABELLED] * (calibration.noise + calibration.mean**2)
+        spread = squares.sum() / rows - (_expected(calibration, counts)[0].sum() / rows) ** 2
+        sampling += (1 - share) * float(np.max(slope)) ** 2 * rows * spread
+    return value, sampling, float(by_block**2 @ calibration.block_variance)
 
 
 def estimate(
@@ -89,18 +98,20 @@ def estimate(
     counts: Sequence[Floats],
     outside: int = 0,
     contradicted: str = "",
+    share: float = 1.0,
 ) -> list[Estimate]:
     """Metrics of one window. One calibration and tally for a yes/no answer or a loss; one for each class else (class against the rest): accuracy is then the
     share of rows whose predicted class is right, the others are means over the classes.
 
-    outside: rows that the reference does not cover (`Support.outside`), in no tally; contradicted: what `contradiction` says. Errors: none.
+    outside: rows that the reference does not cover (`Support.outside`), in no tally; contradicted: what `contradiction` says; share: of the rows of which
+    those counted are a sample (losses). Errors: none.
     """
     rows = float(counts[0][..., :TOTAL].sum())
     labelled = float(counts[0][..., LABELLED].sum()) / (rows + outside) if rows + outside else 0.0
     reason = _unknown(calibrations, counts, rows, outside, contradicted)
     if reason:
         return [Estimate(metric, None, None, None, labelled, reason) for metric in metrics]
-    return [_with_interval(metric, calibrations, counts, labelled) for metric in metrics]
+    return [_with_interval(metric, calibrations, counts, labelled, share) for metric in metrics]
 
 
 def _unknown(
@@ -118,12 +129,12 @@ def _unknown(
         for each, count in zip(calibrations, counts, strict=True)
     )
     if uncovered > OUTSIDE * (rows + outside):
-        return f"{percent(uncovered / (rows + outside))} of the rows lie outside of what the labelled reference covers"
+        return f"{percent(uncovered / (rows + outside))} of the rows lie outside of what the labelled reference covers, or have no score"
     return ""
 
 
 def _with_interval(
-    metric: str, calibrations: Sequence[Calibration], counts: Sequence[Floats], labelled: float
+    metric: str, calibrations: Sequence[Calibration], counts: Sequence[Floats], labelled: float, sampled: float
 ) -> Estimate:
     several = len(calibrations) > 1
     pairs = list(zip(calibrations, counts, strict=True))
@@ -132,12 +143,12 @@ def _with_interval(
         parts = []
         for each, count in pairs:
             share = float(count[1, :, :TOTAL].sum()) / whole
-            hits, noise, wrong = _moments("precision", each, count) if share else (0.0, 0.0, 0.0)
+            hits, noise, wrong = _moments("precision", each, count, 1.0) if share else (0.0, 0.0, 0.0)
             parts.append((hits * share, noise * share**2, wrong * share**2))
         value, sampling = sum(part[0] for part in parts), sum(part[1] for part in parts)
         error = sum(math.sqrt(part[2]) for part in parts) ** 2
     else:
-        moments = [_moments(metric, each, count) for each, count in pairs]
+        moments = [_moments(metric, each, count, sampled) for each, count in pairs]
         value = float(np.mean([part[0] for part in moments]))
         # How classes are wrong together is not known: a mean's standard deviation is at most the mean of theirs.
         sampling, error = (float(np.mean([math.sqrt(max(0.0, part[i])) for part in moments])) ** 2 for i in (1, 2))

@@ -13,12 +13,14 @@ TOLERANCE, SPREAD = 0.02, 2.5
 """So much the expected outcomes of a group may be wrong, and so many standard errors of their calibration, before the watch bets against them."""
 ALPHA = 0.01
 """Probability of ever calling a right calibration wrong."""
+MILLION = 1_000_000
 ODDS = np.array([1.3, 2.0, 4.0])
 """Alternatives: odds of an outcome, as multiples of what the calibration allows."""
 
 
-def contradiction(calibration: Calibration, batches: Sequence[Floats]) -> tuple[float, str]:
-    """Tallies of labels, in the order in which they arrived -> (evidence that the calibration is wrong, in words if it is at least 1 / ALPHA).
+def contradiction(calibration: Calibration, batches: Sequence[Floats], together: int = 1) -> tuple[float, str]:
+    """Tallies of labels, in the order in which they arrived -> (evidence that the calibration is wrong, in words if it is at least `together` / ALPHA, where
+    so many calibrations are watched and any may be called wrong).
 
     Under the null hypothesis each outcome exceeds its limit with a probability within the tolerance of its cell's. Likelihood ratios of single outcomes
     against its worst case multiply to e-processes: of either direction, of all rows, of those predicted and not, and of the lower and upper half of the
@@ -39,12 +41,13 @@ def contradiction(calibration: Calibration, batches: Sequence[Floats]) -> tuple[
         level = step + np.logaddexp(level, -math.log(t * (t + 1)))
         highest = max(highest, float(np.logaddexp.reduce(level, axis=None)) - math.log(level.size))
     e_value = math.exp(min(highest, 690.0))
-    if e_value * ALPHA < 1:
+    if e_value * ALPHA < together:
         return e_value, ""
+    chance = f"1 in {e_value:,.0f}" if e_value < MILLION else "less than 1 in 1,000,000"
     many, expected, exceeded = number.sum(), float((number * calibration.above).sum()), over.sum()
     return e_value, (
         f"labels contradict the calibration: of {many:,.0f} labelled rows {expected:,.0f} were expected to have the outcome (or a loss above the usual) and "
-        f"{exceeded:,.0f} have, or scores of one range are wrong (1 in {e_value:,.0f}); the relation of input and outcome has changed"
+        f"{exceeded:,.0f} have, or scores of one range are wrong (chance: {chance}); the relation of input and outcome has changed"
     )
 
 

@@ -76,6 +76,13 @@ DEFINITIONS = (
         "several labels of one request: the last by `at`, else by when it was received",
         "test_upkeep, test_outcomes",
     ),
+    Definition(
+        "estimated-performance", "Estimated performance",
+        "accuracy, precision, recall, F1 and ROC AUC of the confusion matrix that scores make likely by the labelled reference (the first "
+        "`reference_days` of the version); of a regressor the mean loss that is learnt from inputs; a label takes the place of its answer's estimate",
+        "too few labels in the reference, answers outside of what it covers, labels that contradict it: no number, and why",
+        "test_performance",
+    ),
     Definition("scores", "Absolute error, thumbs, scores", "mean of the values; Student's interval", "infinite and NaN: left out", "test_outcomes"),
     Definition(
         "distance", "Distance from the reference",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lastgood.record import agents
+from lastgood.record import agents, contents
 from lastgood.record.telemetry import TOKENS, VALUES
 
 Row = dict[str, Any]
@@ -297,6 +297,7 @@ def record(request: Request) -> Row:
     row["input"] = _first([owner, *(node for node in asking if node in visible)], "input")
     row["output"] = _first([owner, *(node for node in answering if node in visible)], "output")
     told = [node.row["attributes"] for node in [owner, *(node for node in calls if node in visible)]]
+    told = [*_contents(node for node in [owner, *calls, *members] if node in visible), *told]
     ran = agents.told(request)
     row["attributes"] = _united([ran, *told]) if ran else _united(told)
     row["received_at"] = min((node.row["received_at"] for node in members if node.row["received_at"]), default=None)
@@ -336,6 +337,17 @@ def _step(node: Node, whole: Row, agent: str | None) -> Row:
 
 def _first(nodes: Iterable[Node], name: str) -> Any:
     return next((node.row[name] for node in nodes if node.row[name] is not None), None)
+
+
+def _contents(nodes: Iterable[Node]) -> Iterator[list[tuple[str, str]]]:
+    """What else makes a version, as far as any part tells it: of nested calls the inner one may hold the messages."""
+    for node in nodes:
+        if own := [
+            (name, value)
+            for name, value in dict(node.row["attributes"] or ()).items()
+            if name.startswith(contents.PREFIX)
+        ]:
+            yield own
 
 
 def _united(maps: Iterable[Any]) -> list[tuple[str, str]] | None:

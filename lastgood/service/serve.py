@@ -279,7 +279,7 @@ def _receiver(settings: Settings, store: tables.Store, sink: Callable[[pa.Table]
     """The receiver, whose drain reaches the tables wherever they are."""
     inbox, scores = store.where(tables.INBOX), store.where(tables.SCORES)
     more = "" if store.in_folder else reach(settings)
-    return OtlpReceiver(inbox, settings.receiver, scores, sink, rules(settings), more)
+    return OtlpReceiver(inbox, settings.receiver, scores, sink, rules(settings), more, settings.tells_contents)
 
 
 async def serve(

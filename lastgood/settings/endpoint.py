@@ -1,15 +1,25 @@
 """Settings of one endpoint: what is kept, how it is judged, where its features come from, what it costs."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lastgood.record.answer_flags import AnswerFlag
 from lastgood.record.redact import Capture
 from lastgood.settings.base import Mode, Model
 from lastgood.settings.judge import Policy
 from lastgood.settings.scoring import Scoring
+
+Part = Literal["prompt", "tools", "parameters", "route", "package"]
+"""See record.contents."""
+MOST_CLASSES = 50
+OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "score": ("yes_no", "number"), "threshold": ("yes_no",), "classes": ("classes",), "scores": ("classes",),
+}  # fmt: skip
+"""Setting of `performance` -> the kinds that it is for."""
 
 
 class Release(Model):
@@ -60,16 +70,56 @@ class CostSettings(Model):
 
 
 class Performance(Model):
-    """A yes/no classifier whose performance is estimated while its labels are not there yet (docs/explanation/performance.md)."""
+    """A model whose performance is estimated while its labels are not there yet (docs/explanation/performance.md)."""
 
+    kind: str = Field(
+        "yes_no",
+        pattern="^(yes_no|classes|number)$",
+        description="what it answers: yes or no, one of several classes, a number",
+    )
     score: str = Field(
         r"(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)",
-        description="pattern whose first group is the probability of yes in the output",
+        description="yes_no, number: pattern whose first group is the probability of yes, or the predicted number, in the output",
     )
-    threshold: float = Field(0.5, ge=0, le=1, description="yes is answered from this score on")
+    threshold: float = Field(0.5, ge=0, le=1, description="yes_no: yes is answered from this score on")
+    classes: tuple[str, ...] = Field(
+        (), max_length=MOST_CLASSES, description="classes: their names, as labels have them, in the order of the array"
+    )
+    scores: str = Field(
+        "$[0]",
+        pattern=r"^\$",
+        description="classes: JSON path in the output of the probabilities, a map by class or an array; the highest is the answer",
+    )
     reference_days: int = Field(
         14, ge=1, le=365, description="the first days of each version are the labelled reference"
     )
+
+    @field_validator("score")
+    @classmethod
+    def _has_a_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern: {error}") from error
+        if not groups:
+            raise ValueError(f"{pattern!r} has no group: put parentheses around the number")
+        return pattern
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        foreign = sorted(
+            name for name in self.model_fields_set for kinds in (OF_KIND.get(name),) if kinds and self.kind not in kinds
+        )
+        if foreign:
+            raise ValueError(
+                f"`{foreign[0]}` says nothing of kind {self.kind}; it is for {' and '.join(OF_KIND[foreign[0]])}"
+            )
+        names = [name.strip().lower() for name in self.classes]
+        if self.kind == "classes" and (len(names) < 2 or len(set(names)) < len(names) or "" in names):
+            raise ValueError(
+                "kind classes needs `classes`: two names or more, each once (labels are compared in lower case)"
+            )
+        return self
 
 
 class EndpointSettings(Model):
@@ -87,6 +137,11 @@ class EndpointSettings(Model):
         (),
         description="flags of answers that are counted and shown for this endpoint and do not make an answer bad (echo of a proofreader, "
         "script of a translator)",
+    )
+    versions_by: tuple[Part, ...] = Field(
+        (),
+        description="what makes another version beside the registered one, told by spans and bodies: prompt (system prompt), tools (their definitions), "
+        "parameters (temperature, ...), route (model asked for), package (service.version); empty: nothing",
     )
     payload_table: str | None = Field(None, description="inference table (path or catalog.schema.table) to read")
     entities_table: str | None = Field(
@@ -120,7 +175,7 @@ class EndpointSettings(Model):
     release: Release = Release()
     performance: Performance | None = Field(
         None,
-        description="estimate accuracy, precision, recall, F1 and ROC AUC of this yes/no classifier from its scores; null: not",
+        description="estimate from its answers how good this model is while labels are not there yet; null: not",
     )
     scoring: Scoring = Scoring()
     cost: CostSettings = CostSettings()

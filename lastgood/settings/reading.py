@@ -98,6 +98,11 @@ class Settings(BaseSettings):
         return endpoints.get(name, default)
 
     @property
+    def tells_contents(self) -> bool:
+        """Whether any endpoint has versions that differ by prompt, tools, parameters, route or package."""
+        return any(own.versions_by for own in (self.default, *self.endpoints.values()))
+
+    @property
     def bad_answers(self) -> BadAnswers:
         """Which flags make an answer bad, by endpoint."""
         endpoints, default = self._adopted or (self.endpoints, self.default)

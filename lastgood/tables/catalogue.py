@@ -92,6 +92,30 @@ JUDGED = Table(
     ),
     ("pair_id", "judged_at"),
 )
+CONTENTS = Table(
+    "contents",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field(
+            "content",
+            "string",
+            "hash of the parts that make a version of it (setting versions_by); '?' stands for all that are too rare",
+        ),
+        Field("model_version", "string", "version that served its first request"),
+        Field("first_at", "timestamp", "its first request, UTC"),
+        Field("requests", "bigint", "requests of it in the run that noted it"),
+        Field("admitted", "boolean", "whether it is a version of its own from then on"),
+        Field(
+            "replaces",
+            "string",
+            "the content that it took the place of: the most similar one; null where none is similar",
+        ),
+        Field("who", "string", "who sent it, as the first request says: commit, author, team; null where it does not"),
+        Field("parts", "map<string,string>", "part -> digest"),
+        Field("texts", "map<string,string>", "part -> its text, where capture lets texts through"),
+        Field("noted_at", "timestamp", "when it was noted, UTC"),
+    ),
+)
 STEPS = Table(
     "steps",
     (
@@ -327,13 +351,54 @@ SCORE_CELLS = Table(
         Field("endpoint", "string", "serving endpoint"),
         Field("model_version", "string", "model version"),
         Field("window_start", "timestamp", "start of the hour, UTC"),
-        Field("predicted", "boolean", "whether the answer was yes"),
-        Field("cell", "int", "cell of the score, even in log odds; -1: there is no score between 0 and 1"),
-        Field("unlabelled", "bigint", "answers without a yes/no label"),
+        Field("predicted", "boolean", "whether the answer was yes, or the class"),
+        Field(
+            "cell", "int", "cell of the score, even in log odds; -1: no score between 0 and 1; a regressor's number: 0"
+        ),
+        Field("unlabelled", "bigint", "answers without a label"),
         Field("labelled", "bigint", "answers with one"),
-        Field("positive", "bigint", "of them yes"),
+        Field("positive", "bigint", "of them yes, or the class"),
+        Field(
+            "class_name",
+            "string",
+            "of several classes the one that is counted against the rest; answers without scores stand in the first",
+        ),
     ),
-    ("endpoint", "model_version", "window_start", "predicted", "cell"),
+    ("endpoint", "model_version", "window_start", "class_name", "predicted", "cell"),
+)
+PREDICTIONS = Table(
+    "predictions",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "model version"),
+        Field("window_start", "timestamp", "start of the day, UTC"),
+        Field("request_id", "string", "request; a version's day has at most 2,000"),
+        Field("requested_at", "timestamp", "when, UTC"),
+        Field("hash", "bigint", "xxhash64 of request_id: the smallest are kept"),
+        Field("prediction", "double", "the number that was answered"),
+        Field("truth", "double", "its label; null: not there yet"),
+        Field("features", "map<string,string>", "tabular inputs, as text"),
+    ),
+    ("endpoint", "model_version", "window_start", "request_id"),
+)
+ESTIMATES = Table(
+    "estimates",
+    (
+        Field("endpoint", "string", "serving endpoint"),
+        Field("model_version", "string", "model version"),
+        Field("window_start", "timestamp", "start of the day, UTC"),
+        Field("metric", "string", "accuracy, precision, recall, f1, roc_auc; mae, rmse of a regressor"),
+        Field("value", "double", "estimated, or counted where labels are there; null: it cannot be known"),
+        Field("low", "double", "lower end of its 95% interval"),
+        Field("high", "double", "upper end"),
+        Field("labelled", "double", "share of the answers that have their label"),
+        Field("realised", "double", "the metric of these alone"),
+        Field("usual", "double", "the metric of the version's labelled reference"),
+        Field("rows", "bigint", "answers"),
+        Field("reference", "boolean", "whether the day is part of the reference"),
+        Field("reason", "string", "why it cannot be known"),
+    ),
+    ("endpoint", "model_version", "window_start", "metric"),
 )
 COMPLETENESS = Table(
     "completeness",
@@ -545,6 +610,7 @@ ALL = (
     QUARANTINE,
     SCORES,
     JUDGED,
+    CONTENTS,
     STEPS,
     AGENT_RUNS,
     AGENT_WINDOWS,
@@ -558,6 +624,8 @@ ALL = (
     WINDOWS_DAY,
     QUALITY,
     SCORE_CELLS,
+    PREDICTIONS,
+    ESTIMATES,
     COMPLETENESS,
     SAMPLES,
     BASELINES,

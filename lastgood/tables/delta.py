@@ -87,7 +87,7 @@ def append(
     table: pa.Table,
     *,
     partition_by: Sequence[str] = (),
-    app: tuple[str, int] | None = None,
+    app: tuple[str, int] | tuple[str, int, int] | None = None,
     held: DeltaTable | None = None,
     known: int | None = None,
 ) -> bool:
@@ -95,8 +95,9 @@ def append(
     application has committed to it, where that need not be looked up.
 
     `app` = (application id, version): a version that is not above the stored one is skipped (False), so a
-    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version. Such an append is synced where the table is in
-    a folder: who makes it removes what it was made of.
+    repeated append stores its rows once. delta-rs itself would accept it and lower the stored version. A third number is what the writer takes
+    for the stored version, 0 for none: where it is another (a listing was stale), nothing is stored, for the rows may be there in part.
+    Such an append is synced where the table is in a folder: who makes it removes what it was made of.
     Errors: TransientError (commit conflict, disk, storage), CorruptError (the schema does not fit).
     """
     held = held or _existing(where)
@@ -105,8 +106,10 @@ def append(
         done = held.transaction_version(app[0])
     if app is not None and done is not None and app[1] <= done:
         return False
+    if app is not None and len(app) > 2 and app[2] != (done or 0):
+        raise TransientError(f"{where}: {app[0]} has committed version {done or 0}, not {app[2]}: looked up again", 0.1)
     before = held.version() if held is not None else -1
-    properties = CommitProperties(app_transactions=[Transaction(*app)]) if app else None
+    properties = CommitProperties(app_transactions=[Transaction(*app[:2])]) if app else None
     try:
         write_deltalake(
             str(where) if held is None else held,

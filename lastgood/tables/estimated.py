@@ -1,74 +1,61 @@
-"""Cells of scores, read back without Spark -> the performance of each version by day, estimated where labels are not there yet."""
+"""Rows of `estimates`, read back without Spark -> the performance of each version by day, and what of it people are told."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lastgood import tables
-from lastgood.judge.performance import CLASSIFICATION, Estimate, estimate
-from lastgood.judge.reference import LABELLED, OVER, SQUARES, TOTAL, UNLABELLED, calibrated, even_grid
-from lastgood.judge.relation import contradiction
+from lastgood.judge.days import Day
+from lastgood.judge.performance import CLASSIFICATION, LOSSES, Estimate
+from lastgood.record.windows import utc
 from lastgood.tables import Store
 
-Floats = npt.NDArray[np.float64]
+METRICS = (*CLASSIFICATION, *LOSSES)
+PRESENT, MOST_VERSIONS = timedelta(days=3), 4
+"""A version with a whole day within this time serves; so many of an endpoint, those with the most answers, are exported."""
 
 
-@dataclass(frozen=True)
-class Day:
-    """A version's day: `rows` answered, whether it is part of the reference, the metrics."""
-
-    model_version: str
-    day: date
-    rows: int
-    reference: bool
-    metrics: tuple[Estimate, ...]
-
-    @property
-    def why(self) -> str:
-        """Why metrics of the day cannot be known, each reason once."""
-        return "; ".join(dict.fromkeys(metric.reason for metric in self.metrics if metric.reason))
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self) | {"day": self.day.isoformat()}
+def plain(day: Day) -> dict[str, Any]:
+    """A day as JSON has it."""
+    return asdict(day) | {"day": day.day.isoformat()}
 
 
-def by_day(store: Store, endpoint: str, reference_days: int, since: datetime, version: str | None = None) -> list[Day]:
-    """Days from `since` on, by version and time. The first `reference_days` of a version's traffic are its reference. Errors: as the tables' homes."""
-    wanted: Any = [("endpoint", "=", endpoint), *([("model_version", "=", version)] if version else [])]
-    counts: dict[str, dict[date, tuple[Floats, int]]] = {}
-    for row in store.home(tables.SCORE_CELLS).read(filters=wanted).to_pylist():
-        day = row["window_start"].astimezone(UTC).date()
-        tally, outside = counts.setdefault(row["model_version"], {}).setdefault(day, (_empty(), 0))
-        if row["cell"] < 0:
-            counts[row["model_version"]][day] = tally, outside + row["unlabelled"] + row["labelled"]
-            continue
-        cell = tally[int(row["predicted"]), row["cell"]]
-        cell[UNLABELLED] += row["unlabelled"]
-        cell[LABELLED] += row["labelled"]
-        cell[[TOTAL, SQUARES, OVER]] += row["positive"]
-    return [
-        day for name in sorted(counts) for day in _days(name, counts[name], reference_days) if day.day >= since.date()
-    ]
-
-
-def _empty() -> Floats:
-    return np.zeros((2, even_grid().cells, OVER + 1))
-
-
-def _days(version: str, counts: dict[date, tuple[Floats, int]], reference_days: int) -> list[Day]:
-    until = min(counts) + timedelta(days=reference_days)
-    calibration = calibrated(even_grid(), np.sum([tally for day, (tally, _) in counts.items() if day < until], axis=0))
-    made, labels = [], list[Floats]()
-    for day in sorted(counts):
-        tally, outside = counts[day]
-        words = ""
-        if day >= until and not calibration.refused:
-            labels.append(tally)
-            words = contradiction(calibration, labels)[1]
-        metrics = estimate(CLASSIFICATION, [calibration], [tally], outside, words)
-        made.append(Day(version, day, int(tally[..., :TOTAL].sum()) + outside, day < until, tuple(metrics)))
+def by_day(
+    store: Store, since: datetime, endpoint: str | None = None, version: str | None = None
+) -> dict[str, list[Day]]:
+    """Endpoint -> its days from `since` on, by version and time. Errors: as the tables' homes."""
+    wanted: Any = [("window_start", ">=", datetime(since.year, since.month, since.day, tzinfo=UTC))]
+    wanted += [(name, "=", value) for name, value in (("endpoint", endpoint), ("model_version", version)) if value]
+    rows = store.home(tables.ESTIMATES).read(filters=wanted).to_pylist()
+    by_key: dict[tuple[str, str, date], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_key.setdefault((row["endpoint"], row["model_version"], utc(row["window_start"]).date()), []).append(row)
+    made: dict[str, list[Day]] = {}
+    for (name, of, day), given in sorted(by_key.items()):
+        given.sort(key=lambda row: METRICS.index(row["metric"]))
+        metrics = tuple(
+            Estimate(
+                row["metric"],
+                row["value"],
+                row["low"],
+                row["high"],
+                row["labelled"],
+                row["reason"] or "",
+                row["realised"],
+                row["usual"],
+            )
+            for row in given
+        )
+        made.setdefault(name, []).append(Day(of, day, given[0]["rows"], given[0]["reference"], metrics))
     return made
+
+
+def present(days: list[Day], today: date) -> dict[str, list[Day]]:
+    """Version -> its whole days, of those that serve."""
+    whole: dict[str, list[Day]] = {}
+    for day in days:
+        if day.day < today:
+            whole.setdefault(day.model_version, []).append(day)
+    serving = {version: made for version, made in whole.items() if made[-1].day >= today - PRESENT}
+    kept = sorted(serving, key=lambda version: (-serving[version][-1].rows, version))[:MOST_VERSIONS]
+    return {version: serving[version] for version in sorted(kept)}

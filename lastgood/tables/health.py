@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from lastgood import tables
 from lastgood.record.windows import utc
+from lastgood.tables import edits
 from lastgood.tables.runs import UPKEEP, chain
 from lastgood.tables.summing import lists
 
@@ -93,4 +94,9 @@ def health(store: tables.Store, now: datetime) -> dict[str, Rows]:
         if store.in_folder
         else [{"storage": store.location, "tables": n, "reached by": way} for way, n in ways.items()]
     )
-    return {"storage": reached, "tables": shown, "jobs": jobs, "verdicts": judged}
+    rare_contents = edits.rare(store, now) if tables.CONTENTS.name in sizes else {}
+    told = [
+        {"endpoint": name, "requests of a day whose prompt or tools are too rare to be a version": n}
+        for name, n in rare_contents.items()
+    ]
+    return {"storage": reached, "tables": shown, "jobs": jobs, "verdicts": judged, "contents": told}

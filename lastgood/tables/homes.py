@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 Filters = list[tuple[str, str, object]] | None
-App = tuple[str, int] | None
+App = tuple[str, int] | tuple[str, int, int] | None
+"""(application, version) of an append, and the version that its writer takes for the newest committed one: see `delta.append`."""
 T = TypeVar("T")
 CHECK_S = 60.0
 """A poll looks this often whether the table is still the one of before, not only whether it grew."""

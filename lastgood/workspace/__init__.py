@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from lastgood.record.contents import base
+
 
 class Update(StrEnum):
     """`state.config_update` of a serving endpoint. FAILED with `ready` is normal: the old config serves."""
@@ -76,8 +78,8 @@ class Endpoint:
         return next((e for e in self.entities if e.entity_version == version), None)
 
     def share(self, version: str) -> int:
-        """Per cent of traffic that `version` is planned to take."""
-        return sum(self.traffic.get(e.name, 0) for e in self.entities if e.entity_version == version)
+        """Per cent of traffic that `version` is planned to take; of an effective version, the version it is one of."""
+        return sum(self.traffic.get(e.name, 0) for e in self.entities if e.entity_version == base(version))
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,19 @@ def test_an_applications_version_is_stored_once(place: Place) -> None:
     assert (home.app_version("spool"), candidates(home.read())) == (1, ["0", "1"])
 
 
+def test_who_takes_another_version_for_the_newest_stores_nothing(place: Place) -> None:
+    """A listing that was stale: what its reader takes for new is there already."""
+    place.write(0)
+    home = place.home()
+    if place.kind == "warehouse":
+        return
+    assert all(home.append(verdicts(i), app=("spool", i, i - 1)) for i in (1, 2))
+    with pytest.raises(TransientError, match="committed version 2, not 1"):
+        home.append(verdicts(3), app=("spool", 3, 1))
+    assert not home.append(verdicts(3), app=("spool", 2, 1))
+    assert candidates(place.home().read()) == ["0", "1", "2"]
+
+
 def test_a_table_made_anew_is_another_one(place: Place) -> None:
     for number in range(5):
         place.write(number)

@@ -20,7 +20,7 @@ const weather = tool({
   execute: async ({ city }) => `warm in ${city}`,
 })
 const asked = (name, more = {}) => ({
-  model: models(name), prompt: 'weather in Paris?', maxRetries: 0, experimental_telemetry: { isEnabled: true, functionId: 'answer' }, ...more,
+  model: models(name), system: 'Be brief.', prompt: 'weather in Paris?', maxRetries: 0, experimental_telemetry: { isEnabled: true, functionId: 'answer' }, ...more,
 })
 const scenarios = {
   success: () => generateText(asked('ok')),

@@ -20,6 +20,8 @@ os.environ |= {
 }  # fmt: skip
 TIMEOUT_S = 0.4
 ASKED = "weather in Paris?"
+SYSTEM = "Be brief."
+MESSAGES = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ASKED}]
 Scenarios = dict[str, Callable[[], Any]]
 FAILING = ("429", "500", "time-out")
 
@@ -43,7 +45,7 @@ def with_openai() -> Scenarios:
 
     def ask(model: str, retries: int = 0, **more: Any) -> Any:
         client = OpenAI(max_retries=retries, timeout=TIMEOUT_S if model == "slow" else 30)
-        return client.chat.completions.create(model=model, messages=[{"role": "user", "content": ASKED}], **more)
+        return client.chat.completions.create(model=model, messages=MESSAGES, **more)
 
     def stream() -> None:
         for _ in ask("ok", stream=True, stream_options={"include_usage": True}):
@@ -146,10 +148,10 @@ def langchain() -> Scenarios:
             pass
 
     return {
-        "success": lambda: llm("ok").invoke(ASKED), "429": lambda: llm("m-429").invoke(ASKED), "500": lambda: llm("m-500").invoke(ASKED),
-        "time-out": lambda: llm("slow").invoke(ASKED), "streamed": stream, "retry": lambda: llm("flaky", retries=2).invoke(ASKED),
+        "success": lambda: llm("ok").invoke(MESSAGES), "429": lambda: llm("m-429").invoke(MESSAGES), "500": lambda: llm("m-500").invoke(MESSAGES),
+        "time-out": lambda: llm("slow").invoke(MESSAGES), "streamed": stream, "retry": lambda: llm("flaky", retries=2).invoke(MESSAGES),
         "agent with a tool": lambda: agent("tool"), "nested, failing": lambda: agent("m-500"),
-        "fallback": lambda: llm("m-429").with_fallbacks([llm("ok")]).invoke(ASKED),
+        "fallback": lambda: llm("m-429").with_fallbacks([llm("ok")]).invoke(MESSAGES),
     }  # fmt: skip
 
 
@@ -164,7 +166,7 @@ def llama_index() -> Scenarios:
         return OpenAILike(model=model, api_base=MODEL_URL, api_key="none", is_chat_model=True, max_retries=retries,
                           timeout=TIMEOUT_S if model == "slow" else 30.0)  # fmt: skip
 
-    messages = [ChatMessage(role="user", content=ASKED)]
+    messages = [ChatMessage(**message) for message in MESSAGES]
 
     def stream() -> None:
         for _ in llm("ok").stream_chat(messages):
@@ -206,9 +208,7 @@ def litellm() -> Scenarios:
 
     def ask(model: str, **more: Any) -> Any:
         more = {"num_retries": 0, "max_retries": 0, "timeout": TIMEOUT_S if model == "slow" else 30} | more
-        return litellm.completion(
-            model=f"openai/{model}", api_base=MODEL_URL, messages=[{"role": "user", "content": ASKED}], **more
-        )
+        return litellm.completion(model=f"openai/{model}", api_base=MODEL_URL, messages=MESSAGES, **more)
 
     def stream() -> None:
         for _ in ask("ok", stream=True, stream_options={"include_usage": True}):
@@ -233,6 +233,7 @@ def pydantic_ai() -> Scenarios:
         made = Agent(
             OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)),
             name="support",
+            system_prompt=SYSTEM,
         )
 
         @made.tool_plain
@@ -306,7 +307,7 @@ def azure_ai() -> Scenarios:
     def ask(model: str, **more: Any) -> Any:
         wait = {"read_timeout": TIMEOUT_S} if model == "slow" else {}
         client = ChatCompletionsClient(MODEL_URL, AzureKeyCredential("none"), retry_total=0, **wait)
-        return client.complete(messages=[{"role": "user", "content": ASKED}], model=model, **more)
+        return client.complete(messages=MESSAGES, model=model, **more)
 
     def stream() -> None:
         for _ in ask("ok", stream=True, model_extras={"stream_options": {"include_usage": True}}):

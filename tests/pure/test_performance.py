@@ -1,15 +1,24 @@
 """Performance without labels: what intervals cover, also in shapes that the method was not built for, and when nothing can be known."""
 
+import json
+import re
 from dataclasses import astuple
+from datetime import date, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 from scipy.stats import beta
 
+from lastgood.jobs.regressors import of_sample
 from lastgood.judge import losses
+from lastgood.judge.days import Counted, days, unknown, worse
 from lastgood.judge.performance import CLASSIFICATION, estimate
 from lastgood.judge.reference import Calibration, calibrate, support, tally
 from lastgood.judge.relation import contradiction
+from lastgood.settings.endpoint import Performance
+from lastgood.tables.estimated import present
 
 
 def rows(r, n, shift=0.0, base=-1.0, slope=1.5):
@@ -205,3 +214,130 @@ def test_losses_of_a_regressor_follow_a_shift_and_cover_the_truth(metric):
     wrong = losses.losses(metric, prediction, target + r.normal(0, 2, 2000))
     counts = tally(model.calibration.grid, model.scores(inputs), np.zeros(2000, bool), wrong)
     assert contradiction(model.calibration, [counts])[0] >= 100
+
+
+def test_days_stand_beside_labels_and_the_reference_and_say_when_they_fall():
+    """Ten days of labels, then ten without; the inputs of the last four shift to where fewer of the positives are seen."""
+    r, start = np.random.default_rng(9), date(2026, 1, 1)
+    windows = [rows(r, 400, -0.7 if n >= 16 else 0.0) for n in range(20)]
+    calibration = calibrate(*(np.concatenate(parts) for parts in zip(*windows[:10], strict=True)))
+    counted = {
+        start + timedelta(days=n): Counted(
+            [[tally(calibration.grid, *w[:2], np.where(n < 10 or np.arange(400) < 40, w[2], np.nan))]], 0, 400
+        )
+        for n, w in enumerate(windows)
+    }  # fmt: skip
+    until = start + timedelta(days=10)
+    made = days("2", [(CLASSIFICATION, [calibration])], counted, until, start + timedelta(days=5))
+    assert [day.day for day in made] == sorted(counted)[5:] and [day.reference for day in made] == [True] * 5 + [
+        False
+    ] * 10
+    recall = made[-1].metrics[2]
+    assert recall.usual == pytest.approx(
+        real(*(np.concatenate(parts) for parts in zip(*windows[:10], strict=True)))["recall"], abs=0.01
+    )
+    assert recall.realised == pytest.approx(real(*(part[:40] for part in windows[-1]))["recall"], abs=0.05)
+    assert made[0].metrics[2].value == made[0].metrics[2].realised, "all labels are there"
+    assert worse(made, "recall") == 4 and worse(made, "accuracy") == 0 and unknown(made) == 0
+    assert worse(made[:-4], "recall") == 0
+    never = days("2", [(CLASSIFICATION, [calibrate(*(part[:5] for part in windows[0]))])], counted, start, start)
+    assert unknown(never) == 10 and "labels; 100 are needed" in never[-1].why
+    of_two = [
+        (day.day, day.model_version)
+        for each in present([*made, *never], start + timedelta(days=19)).values()
+        for day in each
+    ]
+    assert max(of_two) == (start + timedelta(days=18), "2") and present(made, start + timedelta(days=40)) == {}
+
+
+def test_a_sample_of_the_rows_says_less_than_the_rows():
+    r = np.random.default_rng(10)
+    x = r.normal(0, 1, 3000)
+    error = np.abs(r.normal(0, 1, 3000)) * np.exp(0.3 * x)
+    known = calibrate(np.exp(0.3 * x), np.zeros(3000, bool), error)
+    counts = tally(known.grid, np.exp(0.3 * x), np.zeros(3000, bool), error)
+    whole, part = (estimate(["mae"], [known], [counts], share=share)[0] for share in (1.0, 0.1))
+    assert whole.low == whole.high == whole.value == pytest.approx(error.mean()), (
+        "all labels of all rows: nothing is estimated"
+    )
+    spread = 1.96 * np.std(error) * (0.9 / 3000) ** 0.5
+    assert part.high - part.value == pytest.approx(spread, rel=0.05) and part.value - part.low == pytest.approx(
+        spread, rel=0.05
+    )
+
+
+def test_calibrations_that_are_watched_together_are_called_wrong_as_seldom_as_one():
+    r = np.random.default_rng(11)
+    calibration = calibrate(*rows(r, 3000))
+    wrong = batches(r, calibration, 3, base=0.0)
+    evidence, words = contradiction(calibration, wrong)
+    assert words and not contradiction(calibration, wrong, together=int(evidence * 0.011))[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"score": r"\d+"}, "has no group"), ({"score": "("}, "is no pattern"), ({"kind": "ranks"}, "pattern"),
+        ({"kind": "classes"}, "two names or more"), ({"kind": "classes", "classes": ["a", "A "]}, "each once"),
+        ({"kind": "classes", "classes": ["a", "b"], "threshold": 0.4}, "`threshold` says nothing of kind classes; it is for yes_no"),
+        ({"classes": ["a", "b"]}, "`classes` says nothing of kind yes_no"), ({"kind": "number", "scores": "$"}, "`scores` says nothing of kind number"),
+        ({"kind": "classes", "classes": ["a", "b"], "scores": "p"}, "pattern"), ({"kind": "classes", "classes": [str(i) for i in range(51)]}, "50"),
+        ({"threshold": 2}, "less than or equal to 1"), ({"reference_days": 0}, "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused_in_words(given, why):
+    with pytest.raises(ValidationError, match=re.escape(why)):
+        Performance(**given)
+
+
+def table_of(day, values, truths, features):
+    """Rows of `predictions` as the job reads them, and their counts."""
+    many = len(values)
+    sample = pa.table({
+        "day": pa.array([day] * many, pa.int64()), "hash": pa.array(range(many), pa.int64()), "prediction": pa.array(values, pa.float64()),
+        "truth": pa.array(truths, pa.float64()), "features": pa.array(features, pa.string()),
+    })  # fmt: skip
+    labelled = sum(truth is not None for truth in truths)
+    cells = pa.table({
+        "day": [day] * 2, "cell": [0, -1], "unlabelled": [2 * many - labelled, 3], "labelled": [labelled, 0],
+    })  # fmt: skip
+    return sample, cells
+
+
+@pytest.mark.parametrize(
+    "features",
+    [None, '{"x": "NaN", "only": "one", "gap": null}', "{}", json.dumps({f"f{i}": str(i) for i in range(300)})],
+)
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_regressors_without_inputs_and_without_errors_are_estimated_too(features, off):
+    """Losses that are all 0 or 1, features that say nothing: a number each day, of a sample of half of the rows. Three answers more are no number."""
+    how, r = Performance(kind="number", reference_days=1), np.random.default_rng(12)
+    values = r.integers(1, 6, 150).astype(float).tolist()
+    parts = [
+        table_of(
+            day,
+            values,
+            [v + off * (i % 2) for i, v in enumerate(values)] if day == 1 else [None] * 150,
+            [features] * 150,
+        )
+        for day in (1, 2)
+    ]
+    sample, cells = (pa.concat_tables(each) for each in zip(*parts, strict=True))
+    first, second = of_sample("1", cells, sample, how, date(1970, 1, 1))
+    assert (first.reference, second.reference) == (True, False) and first.rows == second.rows == 303
+    mae = second.metrics[0]
+    assert (
+        mae.value == pytest.approx(off / 2, abs=0.1)
+        and mae.low <= mae.value <= mae.high
+        and mae.usual == pytest.approx(off / 2)
+    )
+    assert second.metrics[0].labelled == 0 and first.metrics[0].realised == pytest.approx(off / 2)
+
+
+def test_a_regressor_without_labels_or_with_strange_answers_says_why():
+    how, values = Performance(kind="number", reference_days=1), [1.0] * 50
+    sample, cells = table_of(1, values, [None] * 50, [None] * 50)
+    (never,) = of_sample("1", cells, sample, how, date(1970, 1, 1))
+    assert "the reference has 0 labels; 100 are needed" in never.why and never.rows == 103
+    (nothing,) = of_sample("1", cells, sample.slice(0, 0), how, date(1970, 1, 1))
+    assert nothing.why and nothing.metrics[0].value is None

@@ -78,6 +78,14 @@ CASES: dict[str, tuple[list[dict[str, str]], str, dict[str, tuple[str, bool]]]] 
         [series("lastgood_drifted", "0x10 1x50 0x30", **V2, against="reference", column="feature.x")], "LastgoodDrift",
         {"9m": ("ticket", False), "55m": ("ticket", True), "80m": ("ticket", False)},
     ),
+    "a version whose estimated recall fell for three days": (
+        [series("lastgood_estimated_performance_fell_days", "2x40 3x60 0x40", **V2, metric="recall")], "LastgoodPerformanceFell",
+        {"60m": ("ticket", False), "80m": ("ticket", True), "120m": ("ticket", False)},
+    ),
+    "a version of which nothing can be known for a week": (
+        [series("lastgood_estimated_performance_unknown_days", "6x40 7x60 stale", **V2)], "LastgoodPerformanceUnknown",
+        {"60m": ("ticket", False), "80m": ("ticket", True), "120m": ("ticket", False)},
+    ),
     "no telemetry: nobody is judged": (
         [series("lastgood_newest_window_timestamp_seconds", "0x200", endpoint="chat")], "LastgoodBlind",
         {"100m": ("page", False), "150m": ("page", True)},

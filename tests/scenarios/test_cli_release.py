@@ -476,7 +476,7 @@ def test_the_release_check_has_the_rehearsal_and_sends_nothing_by_itself(recorde
     assert row()["passed"] and "beside version 2 of shop: no worse in 60 requests" in row()["observed"]
     recorded.state.faults["staging", "3"] = local.Fault(error_share=0.5)
     recorded.run("rehearse", "shop", "3", "--on", "staging", "--requests", "60", "--per-second", "100")
-    recorded.state.faults.clear()
+    recorded.state.faults.clear()  # else the drill waits for a recovery until its time is over
     release["rehearse"] = False
     recorded.save()
     found = row()

@@ -22,7 +22,20 @@ from simulation.disk import Disk, SimPath
 from simulation.storage import Bucket
 
 KINDS = frozenset(
-    {"kill", "power", "EIO", "ENOSPC", "store 5xx", "answer lost", "lost", "delayed", "doubled", "pause", "full"}
+    {
+        "kill",
+        "power",
+        "EIO",
+        "ENOSPC",
+        "store 5xx",
+        "answer lost",
+        "lost",
+        "delayed",
+        "doubled",
+        "pause",
+        "full",
+        "stale list",
+    }
 )
 FOLDER, SEGMENT_BYTES, MOST_BYTES = "/data/spool", 600, 2_500
 QUIET_STEPS = 60
@@ -185,9 +198,10 @@ class World:
         self.chance.demand(
             stored.keys() <= known, f"stored and never sent: {[*map(_short, sorted(stored.keys() - known)[:3])]}"
         )
-        # Beside what counts there may be one batch whose write failed and could not be cut off.
+        # Beside what counts there may be one batch whose write failed and could not be cut off; and after a loss of power what was removed is back,
+        # where its removal was not synced.
         held = sum(path.stat().st_size for path in (*self.folder.glob("*.seg"), *self.folder.glob("*.open")))
-        self.chance.demand(held <= 2 * MOST_BYTES, f"the spool holds {held} bytes, its bound is {MOST_BYTES}")
+        self.chance.demand(held <= 3 * MOST_BYTES, f"the spool holds {held} bytes, its bound is {MOST_BYTES}")
 
     def _stored(self) -> Sequence[str]:
         names: Sequence[str] = self.bucket.home("inbox").values("request_id")

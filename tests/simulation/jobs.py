@@ -15,7 +15,7 @@ from lastgood.tables.runs import Run
 from simulation.chance import Chance, Killed
 
 KINDS = frozenset(
-    {"kill", "interleave", "pause", "late rows", "a commit moves rows", "made anew", "set back", "feed lost", "store 5xx", "conflict"}
+    {"kill", "interleave", "pause", "late rows", "a commit moves rows", "made anew", "set back", "feed lost", "store 5xx", "conflict", "stale list"}
 )  # fmt: skip
 WIDTH, JOB, SOURCE = 60, "windows", "requests"
 QUIET_RUNS = 3
@@ -105,7 +105,7 @@ class World:
             raise TransientError("503")
         if self.nested:
             return
-        pause = chance.pick("pause", 0.5)
+        pause = chance.pick("pause", 1.0)
         if pause or chance.pick("interleave", 2.0):
             chance.say(f"stands still where {what}")
             self.nested = True
@@ -117,12 +117,23 @@ class World:
             finally:
                 self.nested = False
 
+    def listed(self) -> int:
+        """The newest version of the source that a listing shows: the newest commits may be missing from it for a while.
+
+        None that a run which ended has taken in: that would be a table that was put back (docs/adr/0022; all stores that are promised list
+        what was put). What a process has seen it does not lose again: Spark's snapshot of a table only moves on.
+        """
+        newest = len(self.table.commits) - 1
+        stale = self.chance.random.randint(1, 3) if self.chance.pick("stale list", 0.2) else 0
+        taken = [record["version"] for record in self.records if record["table_id"] == self.table.identity]
+        return max(0, newest - stale, min(newest, max(taken, default=-1)))
+
     def run(self) -> None:
         """Errors: Killed, TransientError."""
         self.moment("the run begins")
         earlier = list(self.records)
         self.moment("the records have been read")
-        table, newest = self.table, len(self.table.commits) - 1
+        table, newest = self.table, self.listed()
         after, reason = runs._placed(earlier, table.identity, newest)
         if after >= newest:
             return
@@ -133,7 +144,7 @@ class World:
             changed = {row for added, gone in table.commits[after + 1 : newest + 1] for row in added | gone}
         self.moment("the changes have been read")
         spans = ranges({at // WIDTH * WIDTH for _, at in changed}, WIDTH)
-        seen = len(table.commits) - 1
+        seen = max(newest, self.listed()) if table is self.table else len(table.commits) - 1
         counted = Counter(at // WIDTH * WIDTH for _, at in table.rows(seen) if any(a <= at < z for a, z in spans))
         self.moment("the windows have been counted")
         self._replace(run, spans, counted, seen)

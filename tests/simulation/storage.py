@@ -48,9 +48,14 @@ class SimTable:
         if chance.pick("store 5xx"):
             raise TransientError(f"{self.name}: 503", 1.0)
 
+    def _listed(self) -> int:
+        """How many commits a listing shows: the newest may be missing from it for a while."""
+        chance = self.bucket.chance
+        return max(0, len(self.log) - (chance.random.randint(1, 3) if chance.pick("stale list", 2.0) else 0))
+
     def app_version(self, app_id: str) -> int | None:
         self._request()
-        versions = [commit.app[1] for commit in self.log if commit.app and commit.app[0] == app_id]
+        versions = [commit.app[1] for commit in self.log[: self._listed()] if commit.app and commit.app[0] == app_id]
         return max(versions, default=None)
 
     def append(self, rows: pa.Table, app: App = None) -> bool:
@@ -58,13 +63,18 @@ class SimTable:
         chance = self.bucket.chance
         self._request()
         for _ in range(3):
-            seen = len(self.log)
-            done = [commit.app[1] for commit in self.log if app and commit.app and commit.app[0] == app[0]]
+            seen = self._listed()
+            done = [commit.app[1] for commit in self.log[:seen] if app and commit.app and commit.app[0] == app[0]]
             if app and done and app[1] <= max(done):
                 return False
+            if app and len(app) > 2 and app[2] != max(done, default=0):
+                raise TransientError(f"{self.name}: another version is committed", 1.0)
             self.bucket.between()
             if len(self.log) == seen:
                 break
+            if app and any(commit.app and commit.app[0] == app[0] for commit in self.log[seen:]):
+                # what won is read by its name; of the same application it is refused (contracts/test_tables.py holds delta-rs to it)
+                raise TransientError(f"{self.name}: concurrent transaction", 1.0)
         else:
             raise TransientError(f"{self.name}: commit conflict", 1.0)
         self.log.append(Commit(rows, app))

@@ -132,7 +132,8 @@ def test_every_sample_is_of_the_catalogue_and_verdicts_and_runs_are_told(
         "lastgood_drift_distance", "lastgood_drifted", "lastgood_first_token_seconds", "lastgood_feature_source_timestamp_seconds",
         "lastgood_source_reads_whole", "lastgood_source_rows_passed_over", "lastgood_agent_runs", "lastgood_agent_runs_looped",
         "lastgood_agent_runs_step_limited", "lastgood_tool_calls", "lastgood_tool_errors", "lastgood_completeness", "lastgood_cost_7_days",
-        "lastgood_exports_refused", *(one.name for one in CATALOGUE if one.name.startswith("lastgood_scorer_")),
+        "lastgood_exports_refused", "lastgood_contents_rare",
+        *(one.name for one in CATALOGUE if one.name.startswith(("lastgood_scorer_", "lastgood_estimated_"))),
     }  # fmt: skip
     assert found["lastgood_verdict"]["chat", "1"] == said.state.severity
     assert found["lastgood_kill_switch"][()] == 1

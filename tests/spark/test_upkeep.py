@@ -24,11 +24,12 @@ from lastgood.jobs.conform import conform
 from lastgood.jobs.cost import cost
 from lastgood.jobs.maintain import forget, maintain
 from lastgood.jobs.outcomes import outcomes
+from lastgood.jobs.performance import performance
 from lastgood.jobs.samples import samples
 from lastgood.jobs.windows import quality, windows
 from lastgood.record import telemetry
 from lastgood.record.telemetry import arrow_schema, spark_ddl
-from lastgood.settings import Settings
+from lastgood.settings import Settings, load
 from lastgood.settings.prices import Prices
 from lastgood.tables import Store, delta, measures
 from lastgood.tables.catalog import WarehouseTable
@@ -198,7 +199,7 @@ def test_cost_is_by_version_team_and_day_and_shared_by_seconds_of_serving(make: 
 
 def some(n: int, shift: float, first: int = 0, **more: Any) -> list[dict[str, Any]]:
     return [
-        row(first + i, output="an answer", input="a question", requested_at=START + timedelta(seconds=i), requester="ann" if i % 2 else "bob",
+        row(first + i, output="an answer: 7", input="a question", requested_at=START + timedelta(seconds=i), requester="ann" if i % 2 else "bob",
             features=[("x", str((i * 37) % 101 / 10 + shift)), ("kind", "ab"[i % 2])], tokens_in=i % 50, **more) for i in range(n)
     ]  # fmt: skip
 
@@ -259,6 +260,9 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     with pytest.raises(ConfigError, match="0 sampled requests in that time, a baseline needs 50"):
         set_baseline(ctx.store, "nobody", span, ctx.clock())
     windows(ctx)
+    price = load(storage=ctx.store.location, default={"performance": {"kind": "number", "score": r"(\d+)"}})
+    performance(replace(ctx, settings=price))
+    assert "r1" in {each["request_id"] for each in rows_of(ctx, tables.PREDICTIONS)}
     counted = measures.windows(ctx.store)
     report(ctx, {"request_id": "r1", "endpoint": "chat", "name": "thumbs", "value": 1.0})
     report(ctx, {"request_id": "r3", "name": "thumbs", "value": 1.0})  # which names no endpoint
@@ -271,13 +275,20 @@ def test_baselines_are_numbered_listed_and_compared_and_a_requester_can_be_forgo
     done = forget(ctx, "ann")
     assert (done["requests"], done["scores"], done["quarantine"], done["judged"]) == (450, 2, 1, 1)
     assert [pair["pair_id"] for pair in rows_of(ctx, tables.JUDGED)] == ["b"], "pairs with an answer that she was given"
-    for table in (tables.REQUESTS, tables.INBOX, tables.SAMPLES, tables.BASELINES, tables.QUARANTINE):
+    for table in (
+        tables.REQUESTS,
+        tables.INBOX,
+        tables.SAMPLES,
+        tables.PREDICTIONS,
+        tables.BASELINES,
+        tables.QUARANTINE,
+    ):
         left = json.dumps(rows_of(ctx, table), default=lambda one: one.decode() if isinstance(one, bytes) else str(one))
         assert '"ann"' not in left, table.name
         assert "r9000" not in left, table.name
-    assert {one["request_id"] for one in rows_of(ctx, tables.SAMPLES)} == {
-        one["request_id"] for one in rows_of(ctx, tables.REQUESTS)
-    }
+    kept = {one["request_id"] for one in rows_of(ctx, tables.REQUESTS)}
+    for table in (tables.SAMPLES, tables.PREDICTIONS):
+        assert {one["request_id"] for one in rows_of(ctx, table)} == kept, table.name
     windows(ctx)
     assert measures.windows(ctx.store) == counted
     put(ctx.store, some(300, 0.0))  # the source brings them again

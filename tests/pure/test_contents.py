@@ -1,0 +1,247 @@
+"""What makes a version beside the registered one: read of bodies and spans alike, digests that templates do not move, pairs by content."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from lastgood.collectors.otlp.capture import Rules, redact
+from lastgood.collectors.otlp.columns import TraceDecoder
+from lastgood.collectors.otlp.rows import SpanDecoder
+from lastgood.judge.changes import Change, refined, replaced
+from lastgood.judge.ledger import Pair, Served
+from lastgood.record import contents
+from lastgood.record.redact import Capture, Redactor
+
+T = datetime(2026, 3, 1, 12, tzinfo=UTC)
+TOOL = {"name": "look_up", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}
+BODY = {
+    "model": "m", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+    "temperature": 0, "max_tokens": 50, "tools": [{"type": "function", "function": TOOL}],
+}  # fmt: skip
+SPANS = {
+    "conventions": {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.0, "gen_ai.request.max_tokens": 50,
+        "gen_ai.system_instructions": json.dumps([{"type": "text", "content": "Be brief."}]), "gen_ai.tool.definitions": json.dumps([TOOL]),
+    },
+    "conventions, in messages": {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.0, "gen_ai.request.max_tokens": 50,
+        "gen_ai.input.messages": json.dumps([
+            {"role": "system", "parts": [{"type": "text", "content": "Be brief."}]}, {"role": "user", "parts": [{"type": "text", "content": "hi"}]},
+        ]), "gen_ai.tool.definitions": json.dumps([{"type": "function", "function": TOOL}]),
+    },
+    "openinference": {
+        "openinference.span.kind": "LLM", "llm.invocation_parameters": json.dumps({"model": "m", "temperature": 0.0, "max_tokens": 50}),
+        "llm.input_messages.0.message.role": "system", "llm.input_messages.0.message.content": "Be brief.",
+        "llm.input_messages.1.message.role": "user", "llm.input_messages.1.message.content": "hi",
+        "llm.tools.0.tool.json_schema": json.dumps({"type": "function", "function": TOOL}),
+    },
+    "openllmetry": {
+        "llm.request.type": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.0, "gen_ai.request.max_tokens": 50,
+        "gen_ai.prompt.0.role": "system", "gen_ai.prompt.0.content": "Be brief.", "gen_ai.prompt.1.role": "user", "gen_ai.prompt.1.content": "hi",
+        "gen_ai.tool.definitions": json.dumps([TOOL]),
+    },
+    "mlflow": {"mlflow.spanType": "CHAT_MODEL", "mlflow.spanInputs": json.dumps(BODY)},
+}  # fmt: skip
+
+
+def digests(told: contents.Contents) -> dict[str, str]:
+    return {name: value for name, value in contents.attributes(told, set()) if name in contents.DIGESTS}
+
+
+@pytest.mark.parametrize("dialect", SPANS)
+def test_a_span_and_the_body_of_one_request_tell_the_same(dialect: str) -> None:
+    assert digests(contents.of_span(SPANS[dialect])) == digests(contents.of_body(json.dumps(BODY)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {**BODY, "messages": [{"role": "developer", "content": [{"type": "text", "text": "Be  brief.\n"}]}, {"role": "user", "content": "other"}]},
+        {"model": "m", "instructions": "Be brief.", "input": [{"role": "user", "content": "x"}], "temperature": 0.0, "max_output_tokens": 50, "tools": [TOOL]},
+        {"model": "m", "system": [{"type": "text", "text": "Be brief."}], "messages": [], "temperature": 0, "max_tokens": 50, "tools": [TOOL], "seed": 4},
+    ],
+)  # fmt: skip
+def test_one_question_in_other_words_of_an_interface_is_the_same_version(same: dict[str, object]) -> None:
+    assert digests(contents.of_document(same)) == digests(contents.of_document(BODY))
+
+
+@pytest.mark.parametrize("part", ["prompt", "tools", "parameters", "route"])
+def test_an_edit_changes_its_part_alone(part: str) -> None:
+    edited = {
+        "prompt": {"messages": [{"role": "system", "content": "Be BRIEF."}]}, "tools": {"tools": [{**TOOL, "description": "x"}]},
+        "parameters": {"temperature": 0.1}, "route": {"model": "other"},
+    }[part]  # fmt: skip
+    ours, theirs = digests(contents.of_document(BODY)), digests(contents.of_document({**BODY, **edited}))
+    assert {name for name in ours if ours[name] != theirs[name]} == {contents.PREFIX + part}
+
+
+def test_what_a_template_fills_in_is_no_edit_but_a_number_of_the_prompt_is() -> None:
+    prompts = [
+        "You are Ada. It is Sunday, November 29, 2026, 10:21 am. Session 3f2504e0-4f89-11d3-9a0c-0305e82c3301 of ada@example.org. At most 50 words.",
+        "You are Ada. It is Monday, 30 Nov 2026, 7:05. Session 99999999-4f89-11d3-9a0c-0305e82c33ff of bob.b@example.com. At most 50 words.",
+        "You are Ada. It is Tuesday, 2026-12-01T08:00:00Z, 8:00. Session 00000000-4f89-11d3-9a0c-0305e82c33ff of c@d.de. At most 50 words.",
+    ]
+    assert len(set(map(contents.digest, prompts))) == 1
+    assert contents.digest(prompts[0]) != contents.digest(prompts[0].replace("50 words", "500 words"))
+
+
+KEYS = (
+    "messages",
+    "role",
+    "content",
+    "parts",
+    "text",
+    "tools",
+    "function",
+    "system",
+    "input",
+    "generationConfig",
+    "model",
+    "stop",
+)
+LEAVES = st.none() | st.booleans() | st.floats() | st.text(max_size=9)
+
+
+@given(
+    st.recursive(
+        LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(KEYS), x, max_size=4), max_leaves=12
+    )
+)
+def test_no_body_and_no_span_is_a_crash(document: object) -> None:
+    text = json.dumps(document)
+    for told in (
+        contents.of_body(text),
+        contents.of_span({"mlflow.spanInputs": text, "gen_ai.input.messages": text, "gen_ai.tool.definitions": text}),
+    ):
+        contents.attributes(told, set())
+
+
+def test_effective_versions_are_told_from_others() -> None:
+    assert (contents.base("3~0a1b2c3d"), contents.hash_of("3~0a1b2c3d")) == ("3", "0a1b2c3d")
+    for other in ("3", "1.4.2+0a1b2c3d", "gpt@0a1b2c3d", "3~main", "~", "3~0A1B2C3D"):
+        assert (contents.base(other), contents.hash_of(other)) == (other, None)
+
+
+def export(attributes: dict[str, object]) -> ExportTraceServiceRequest:
+    request = ExportTraceServiceRequest()
+    group = request.resource_spans.add()
+    group.resource.attributes.add(key="service.name").value.string_value = "chat"
+    group.resource.attributes.add(key="vcs.ref.head.revision").value.string_value = "abc123"
+    for i in range(3):
+        span = group.scope_spans.add().spans.add(
+            trace_id=bytes([i + 1] * 16), span_id=bytes([i + 1] * 8), name="chat", kind=3
+        )
+        span.start_time_unix_nano, span.end_time_unix_nano = 10**18, 10**18 + 10**6
+        for name, value in attributes.items():
+            held = span.attributes.add(key=name).value
+            if isinstance(value, str):
+                held.string_value = value
+            elif isinstance(value, float):
+                held.double_value = value
+            else:
+                held.int_value = int(str(value))
+    return request
+
+
+@pytest.mark.parametrize("capture", Capture)
+@pytest.mark.parametrize("dialect", SPANS)
+def test_both_decoders_tell_the_parts_whatever_is_captured(dialect: str, capture: Capture) -> None:
+    request = export(SPANS[dialect])
+    rule = Redactor(capture)
+    if rule.active:
+        redact(request, Rules(lambda endpoint: rule, contents=True))
+    by_rows = SpanDecoder(contents=True).traces(request, T).rows
+    by_columns = TraceDecoder(contents=True).decode([(request.SerializeToString(), T)]).table.to_pylist()
+    wanted = digests(contents.of_span(SPANS[dialect]))
+    for rows in (by_rows, by_columns):
+        for i, row in enumerate(rows):
+            told = dict(row["attributes"])
+            assert len(told) == len(row["attributes"]), "an attribute twice"
+            assert {name: told[name] for name in wanted} == wanted
+            assert told[contents.WHO] == "abc123"
+            texts = contents.TEXTS in told
+            assert (
+                texts == (i == 0 or capture is Capture.REDACTED)
+                if capture in (Capture.FULL, Capture.REDACTED)
+                else not texts
+            )
+
+
+def change(content: str, minutes: float, version: str = "3", replaces: str | None = None, prompt: str = "") -> Change:
+    return Change(
+        content,
+        version,
+        T + timedelta(minutes=minutes),
+        replaces,
+        None,
+        {"prompt": contents.digest(prompt)},
+        {"prompt": prompt} if prompt else {},
+    )
+
+
+A, B, C = "aaaaaaaa", "bbbbbbbb", "cccccccc"
+
+
+def served(version: str, first: float, last: float) -> Served:
+    return Served(version, T + timedelta(minutes=first), T + timedelta(minutes=last), 100)
+
+
+def test_an_edited_prompt_is_judged_against_the_one_before_and_a_new_version_against_the_prior_one_with_the_same_prompt() -> (
+    None
+):
+    alone = [Pair("3", None, T)]
+    edit = refined(
+        alone,
+        {"3": 100},
+        [change(A, 0), change(B, 600, replaces=A)],
+        [served(f"3~{A}", 0, 601), served(f"3~{B}", 600, 700)],
+    )
+    assert edit == [Pair(f"3~{B}", f"3~{A}", T + timedelta(minutes=600))]
+    canary = [Pair("4", "3", T + timedelta(minutes=60))]
+    both = [served(f"3~{A}", 0, 100), served(f"4~{A}", 60, 100)]
+    assert refined(canary, {"3": 90, "4": 10}, [change(A, 0)], both) == [
+        Pair(f"4~{A}", f"3~{A}", T + timedelta(minutes=60))
+    ]
+
+
+def test_a_prompt_that_comes_with_its_version_is_judged_with_it_and_several_candidates_stand_side_by_side() -> None:
+    canary, known = (
+        [Pair("4", "3", T + timedelta(minutes=60))],
+        [change(A, 0), change(B, 61, "4", replaces=A), change(C, 80, replaces=A)],
+    )
+    serving = [served(f"3~{A}", 0, 100), served(f"4~{B}", 61, 100), served(f"3~{C}", 80, 100)]
+    assert refined(canary, {"3": 90, "4": 10}, known, serving) == [
+        Pair(f"3~{C}", f"3~{A}", T + timedelta(minutes=80)), Pair(f"4~{B}", f"3~{A}", T + timedelta(minutes=60)),
+    ]  # fmt: skip
+
+
+def test_two_applications_on_one_endpoint_are_no_change_and_an_edit_of_one_replaces_its_own() -> None:
+    shop, desk = (
+        "You help customers of a shop to choose shoes. Be kind and brief.",
+        "Classify tickets of the service desk as one of: network, mail, printer.",
+    )
+    known = [change(A, 0, prompt=shop), change(B, 1, prompt=desk)]
+    assert replaced(known[1], known[:1]) is None
+    assert replaced(change(C, 60, prompt=shop.replace("kind", "very kind")), known) == A
+    pairs = refined([Pair("3", None, T)], {"3": 100}, known, [served(f"3~{A}", 0, 100), served(f"3~{B}", 1, 100)])
+    assert {(pair.candidate, pair.prior) for pair in pairs} == {(f"3~{A}", None), (f"3~{B}", None)}
+
+
+def test_what_no_longer_serves_is_not_judged_and_without_contents_pairs_stay() -> None:
+    pairs = [Pair("4", "3", T)]
+    assert refined(pairs, {"3": 50, "4": 50}, [], [served("3", 0, 100), served("4", 0, 100)]) == pairs
+    old = [served(f"4~{A}", 0, 10), served("4", 0, 300), served("3", 0, 300)]
+    assert refined(pairs, {"3": 50, "4": 50}, [change(A, 0, "4")], old) == pairs
+
+
+def test_without_a_ledger_of_configurations_the_windows_tell_the_versions_and_an_edit_is_one_pair() -> None:
+    """Pairs of effective versions already: the edit keeps what it replaced, another version its prior one."""
+    pairs = [Pair(f"4~{A}", f"3~{A}", T + timedelta(minutes=70)), Pair(f"3~{B}", f"4~{A}", T + timedelta(minutes=60))]
+    serving = [served(f"3~{A}", 0, 100), served(f"4~{A}", 70, 100), served(f"3~{B}", 60, 100)]
+    traffic = {"3": 60.0, "4": 40.0}
+    known = [change(A, 0), change(B, 60, replaces=A)]
+    assert refined(pairs, traffic, known, serving) == [pairs[0], Pair(f"3~{B}", f"3~{A}", T + timedelta(minutes=60))]
