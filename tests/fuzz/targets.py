@@ -39,7 +39,7 @@ from lastgood.collectors.otlp.columns import TraceDecoder
 from lastgood.collectors.otlp.signals import SIGNALS
 from lastgood.dashboards.protobuf import choose
 from lastgood.errors import ConfigError, CorruptError, RefusedError
-from lastgood.record import fault, vocabulary
+from lastgood.record import contents, fault, vocabulary
 from lastgood.record.redact import Redactor
 from lastgood.service.assistant import TOOLS
 from lastgood.settings import Capture, load
@@ -124,6 +124,9 @@ def _spool(data: bytes) -> None:
 def _bodies(data: bytes) -> None:
     request, _, response = _text(data).partition("\x1e")
     bodies.columns([request, None], [response, response])
+    told = {"mlflow.spanInputs": request, "gen_ai.input.messages": response, "gen_ai.tool.definitions": request, "llm.invocation_parameters": response}
+    for parts in (contents.of_body(request), contents.of_span(told)):
+        contents.attributes(parts, set())
 
 
 def _inference(data: bytes) -> None:
