@@ -1,6 +1,7 @@
 """What makes a version beside the registered one: read of bodies and spans alike, digests that templates do not move, pairs by content."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -343,3 +344,29 @@ def test_without_a_ledger_of_configurations_the_windows_tell_the_versions_and_an
     traffic = {"3": 60.0, "4": 40.0}
     known = [change(A, 0), change(B, 60, replaces=A)]
     assert refined(pairs, traffic, known, serving) == [pairs[0], Pair(f"3~{B}", f"3~{A}", T + timedelta(minutes=60))]
+
+
+def test_a_version_that_comes_with_a_prompt_of_its_own_is_judged_against_the_only_one_of_the_prior_version() -> None:
+    canary, traffic = [Pair("4", "3", T + timedelta(minutes=60))], {"3": 90.0, "4": 10.0}
+    known, new = [change(A, 0), change(C, 61, "4")], served(f"4~{C}", 61, 100)
+    (pair,) = refined(canary, traffic, known, [served(f"3~{A}", 0, 100), served("3", 0, 5), new])
+    assert pair == Pair(f"4~{C}", f"3~{A}", T + timedelta(minutes=60))
+    (pair,) = refined(canary, traffic, known, [served("3", 0, 100), new])
+    assert pair == Pair(f"4~{C}", "3", T + timedelta(minutes=60)), "the setting was made with the deployment"
+    two = [served(f"3~{A}", 0, 100), served(f"3~{B}", 0, 100), new]
+    assert Pair(f"4~{C}", None, T + timedelta(minutes=61)) in refined(canary, traffic, [*known, change(B, 0)], two)
+
+
+def test_an_edit_stays_judged_while_a_newer_one_is_judged_against_it() -> None:
+    known = [change(A, 0), change(B, 600, replaces=A), change(C, 620, replaces=B)]
+    serving = [served(f"3~{A}", 0, 610), served(f"3~{B}", 600, 630), served(f"3~{C}", 620, 640)]
+    pairs = refined([Pair("3", None, T)], {"3": 100}, known, serving)
+    assert [(pair.candidate, pair.prior) for pair in pairs] == [(f"3~{C}", f"3~{B}"), (f"3~{B}", f"3~{A}")]
+
+
+@pytest.mark.parametrize("words", ["a b ", "very "])
+def test_texts_of_few_words_are_compared_in_little_time(words: str) -> None:
+    long, began = words * 1000, time.perf_counter()
+    known = [change(f"{i:08}", i, prompt=long + "c") for i in range(40)]
+    assert replaced(change(A, 60, prompt=long), known) is not None
+    assert time.perf_counter() - began < 2
