@@ -80,7 +80,8 @@ def refined(
 
     A content that came after its version was deployed is judged against the content whose place it took, under the same version. One that
     came with the version, or before it, is judged against the prior version, under the same content where that served, else under the one
-    whose place it took, else, where each of the two versions has a single content, under that. traffic: served version -> per cent now. served: effective versions as the windows show them.
+    whose place it took, else, where each of the two versions has a single content, under that.
+    traffic: served version -> per cent now. served: effective versions as the windows show them.
     """
     by_content, seen = {change.content: change for change in changes}, {each.version for each in served}
     newest = max((each.last for each in served), default=None)
