@@ -50,7 +50,8 @@ PARAMETERS: Mapping[str, str] = {
     "reasoning_effort": "reasoning_effort", "response_format": "response_format", "tool_choice": "tool_choice",
     "parallel_tool_calls": "parallel_tool_calls", "logit_bias": "logit_bias", "repetition_penalty": "repetition_penalty", "min_p": "min_p",
     "verbosity": "verbosity", "reasoning": "reasoning", "thinking": "thinking", "text": "text", "topP": "top_p", "topK": "top_k",
-    "maxOutputTokens": "max_tokens", "stopSequences": "stop_sequences", "candidateCount": "choice.count", "candidate_count": "choice.count",
+    "maxOutputTokens": "max_tokens", "maxTokens": "max_tokens", "stopSequences": "stop_sequences", "candidateCount": "choice.count",
+    "candidate_count": "choice.count",
     "frequencyPenalty": "frequency_penalty", "presencePenalty": "presence_penalty", "responseSchema": "response_schema",
     "response_schema": "response_schema", "responseMimeType": "response_mime_type", "response_mime_type": "response_mime_type",
     "thinkingConfig": "thinking", "thinking_config": "thinking",
@@ -125,13 +126,13 @@ def _json(value: Any) -> str:
 
 
 def _readable(tell: Callable[[Any], Contents]) -> Callable[[Any], Contents]:
-    """Of what is nested too deep to be read nothing is known."""
+    """Of what is nested too deep to be read, or has a number that is none, nothing is known."""
 
     @wraps(tell)
     def told(given: Any) -> Contents:
         try:
             return tell(given)
-        except RecursionError:
+        except (RecursionError, OverflowError):
             return {}
 
     return told
@@ -143,7 +144,10 @@ def of_body(request: str | bytes | None) -> Contents:
     try:
         document = orjson.loads(request) if request else None
     except orjson.JSONDecodeError:
-        return {}
+        try:
+            document = json.loads(request or "")  # half of a surrogate pair, NaN: Python's clients send them
+        except ValueError:
+            return {}
     return of_document(document) if isinstance(document, dict) else {}
 
 
@@ -152,8 +156,10 @@ def of_document(body: Mapping[str, Any]) -> Contents:
     asked = next((body[key] for key in ("messages", "input", "contents") if isinstance(body.get(key), list)), None)
     if asked is None and not any(key in body for key in ("prompt", "system", "instructions", "input")):
         return {}
-    contents = {"prompt": _system(body, asked or ()), "tools": _tools(body.get("tools") or body.get("functions"))}
-    config = body.get("generationConfig") or body.get("generation_config")
+    given = body.get("toolConfig")
+    tools = body.get("tools") or body.get("functions") or (given.get("tools") if isinstance(given, dict) else None)
+    contents = {"prompt": _system(body, asked or ()), "tools": _tools(tools)}
+    config = body.get("generationConfig") or body.get("generation_config") or body.get("inferenceConfig")
     stated = {**(config if isinstance(config, dict) else {}), **body}
     wanted = [key for key in PARAMETERS if key in stated and (key != "text" or isinstance(stated[key], dict))]
     contents["parameters"] = _parameters({key: stated[key] for key in wanted})
@@ -167,8 +173,9 @@ def _system(body: Mapping[str, Any], messages: Iterable[Any]) -> str:
     held = [body.get(key) for key in ("system", "instructions", "system_instruction", "systemInstruction")]
     held += [
         message.get("content", message.get("parts"))
-        for message in messages
-        if isinstance(message, dict) and message.get("role") in ("system", "developer")
+        for entry in messages
+        for message in (entry if isinstance(entry, list) else [entry])  # LangChain's are nested, and have a type
+        if isinstance(message, dict) and message.get("role", message.get("type")) in ("system", "developer")
     ]
     return "\n".join(filter(None, map(_text, held)))
 
@@ -252,7 +259,9 @@ STATED = (
 """Attributes that name a prompt, or its template, and its version: better than the text, which a template has filled in."""
 _BODIES = ("mlflow.spanInputs", "ai.prompt")
 _MESSAGES = ("gen_ai.input.messages", "ai.prompt.messages")
-_INDEXED = re.compile(r"(?:llm\.input_messages|gen_ai\.prompt)\.(\d{1,4})\.(?:message\.)?(role|content)")
+_INDEXED = re.compile(
+    r"(?:llm\.input_messages|gen_ai\.prompt)\.(\d{1,4})\.(?:message\.)?(role|content|contents\.(\d{1,4})\.message_content\.text)"
+)
 _TOOL = re.compile(
     r"llm\.tools\.\d{1,4}\.tool\.json_schema|llm\.request\.functions\.\d{1,4}\.(?:name|description|parameters)"
 )
@@ -274,6 +283,8 @@ def of_span(own: Mapping[str, Any]) -> Contents:
     contents: Contents = {}
     for name in _BODIES:
         document = _nested(own.get(name))
+        if isinstance(document, list):
+            document = {"messages": document}
         if isinstance(document, dict):
             contents |= {part: text for part, text in of_document(document).items() if text or part == "prompt"}
     messages = next((_nested(own[name]) for name in _MESSAGES if name in own), None) or _indexed(own)
@@ -317,7 +328,14 @@ def _indexed(own: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     messages: dict[int, dict[str, Any]] = {}
     for name, value in own.items():
         if match := _INDEXED.fullmatch(name):
-            messages.setdefault(int(match[1]), {})[match[2]] = value
+            message = messages.setdefault(int(match[1]), {})
+            if match[3]:
+                message.setdefault("parts", {})[int(match[3])] = value
+            else:
+                message[match[2]] = value
+    for message in messages.values():
+        if parts := message.pop("parts", None):
+            message.setdefault("content", [parts[i] for i in sorted(parts)])
     return [messages[i] for i in sorted(messages)]
 
 

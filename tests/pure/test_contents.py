@@ -147,6 +147,44 @@ def test_the_order_of_geminis_tools_is_no_edit() -> None:
     assert digests(contents.of_document(ours)) == digests(contents.of_document(theirs))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        contents.of_document({"messages": [[{"type": "system", "content": "Be brief."}, {"type": "human", "content": "hi"}]]}),
+        contents.of_span({"mlflow.spanInputs": json.dumps([[{"type": "system", "content": "Be brief."}]])}),
+        contents.of_span({
+            "llm.input_messages.0.message.role": "system", "llm.input_messages.0.message.contents.0.message_content.type": "text",
+            "llm.input_messages.0.message.contents.0.message_content.text": "Be", "llm.input_messages.0.message.contents.1.message_content.text": "brief.",
+        }),
+    ],
+)  # fmt: skip
+def test_a_system_prompt_is_found_in_langchains_messages_and_in_openinferences_parts(told: contents.Contents) -> None:
+    assert digests(told)[contents.PREFIX + "prompt"] == contents.digest("Be brief.")
+
+
+def test_bedrocks_parameters_and_tools_are_read() -> None:
+    body = {
+        "modelId": "m", "system": [{"text": "Be brief."}], "messages": [], "inferenceConfig": {"temperature": 0, "maxTokens": 50},
+        "toolConfig": {"tools": [{"toolSpec": {"name": "look_up"}}]},
+    }  # fmt: skip
+    told = contents.of_document(body)
+    assert (told["prompt"], told["parameters"]) == ("Be brief.", "max_tokens=50.0\ntemperature=0.0")
+    assert "look_up" in told["tools"]
+
+
+def test_half_an_emoji_in_a_question_does_not_hide_its_prompt() -> None:
+    asked = {**BODY, "messages": [*BODY["messages"][:1], {"role": "user", "content": "cut \ud83d"}]}
+    assert digests(contents.of_body(json.dumps(asked))) == digests(contents.of_document(BODY))
+    for odd in (
+        '{"messages": [], "top_p": NaN, "top_k": 1e400}',
+        '{"messages": [], "n": NaN, "top_k": 1%s}' % ("0" * 400),
+        '"\\ud83d"',
+        b"\xff",
+        "{",
+    ):
+        contents.attributes(contents.of_body(odd), set())
+
+
 @pytest.mark.parametrize("depth", [400, 900, 1020])
 @pytest.mark.parametrize("where", ['{"messages":[{"role":"system","content":%s}]}', '{"messages":[],"tools":%s}'])
 def test_a_body_that_is_nested_deep_is_no_crash(where: str, depth: int) -> None:
