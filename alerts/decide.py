@@ -26,7 +26,7 @@ from lastgood.alerts.rollback.plan import WHOLE, Kind, Plan, Snapshot, make_plan
 from lastgood.alerts.rollback.prior import Known, choose
 from lastgood.errors import RefusedError
 from lastgood.record.contents import base, hash_of
-from lastgood.record.verdict import Finding, State, Verdict
+from lastgood.record.verdict import SCHEDULED, Finding, State, Verdict
 from lastgood.record.words import counted
 from lastgood.settings import EndpointSettings, Mode
 from lastgood.workspace import Endpoint, RegistryMark, Update
@@ -178,13 +178,9 @@ def decide(situation: Situation) -> Decision:
     """Effects in the order in which they are carried out."""
     effects: list[Effect] = []
     because: list[str] = []
-    known = {version: at for version, at, _ in situation.served_well}
-    for verdict in situation.verdicts:
-        version = base(verdict.candidate)
-        news = version not in known or verdict.judged_at > known[version]
-        if verdict.state is State.HEALTHY and _fresh(situation, verdict) and news:
-            effects.append(ServedWell(situation.name, version, verdict.judged_at))
-            effects.extend(_registered(situation, verdict))
+    for version, verdict in _healthy(situation).items():
+        effects.append(ServedWell(situation.name, version, verdict.judged_at))
+        effects.extend(_registered(situation, verdict))
     open_incidents = {incident.candidate: incident for incident in situation.incidents}
     for version in sorted({verdict.candidate for verdict in situation.verdicts} | set(open_incidents)):
         for step in _on_version(situation, version, open_incidents.get(version)):
@@ -193,6 +189,21 @@ def decide(situation: Situation) -> Decision:
             else:
                 effects.append(step)
     return Decision(tuple(effects), tuple(because))
+
+
+def _healthy(situation: Situation) -> dict[str, Verdict]:
+    """Served version -> the verdict, newer than what is known, that calls it healthy; none while it does harm with another content."""
+    known = {version: at for version, at, _ in situation.served_well}
+    harmful = {incident.candidate for incident in situation.incidents}
+    harmful |= {verdict.candidate for verdict in situation.verdicts if harm(situation, verdict.candidate)}
+    healthy: dict[str, Verdict] = {}
+    for verdict in situation.verdicts:
+        version = base(verdict.candidate)
+        news = version not in known or verdict.judged_at > known[version]
+        alone = not any(base(other) == version and other != verdict.candidate for other in harmful)
+        if verdict.state is State.HEALTHY and _fresh(situation, verdict) and news and alone:
+            healthy[version] = verdict
+    return healthy
 
 
 def _registered(situation: Situation, verdict: Verdict) -> Iterator[Register]:
@@ -312,6 +323,8 @@ def _ended(situation: Situation, incident: Incident, verdict: Verdict | None) ->
     if verdict is not None:
         return ""
     own = [v for v in situation.verdicts if v.candidate == version and _fresh(situation, v)]
+    if hash_of(version) and not own and any(v.judge == SCHEDULED and _fresh(situation, v) for v in situation.verdicts):
+        return f"the endpoint is judged, and version {version} is not any more: it is not asked with that content"
     harm_at = incident.harm_at or incident.opened_at
     if healthy := next((v for v in own if v.state is State.HEALTHY and v.judged_at > harm_at), None):
         return f"version {version} is healthy: {healthy.reason}"
@@ -470,7 +483,7 @@ def plan_for(situation: Situation, bad: str, *, why: str, judged: str | None = N
         list(dict.fromkeys(snapshot.version for snapshot in own)),
         situation.rolled_back,
     )
-    choice = choose(endpoint, bad, known, wanted)
+    choice = choose(endpoint, bad, known, wanted and base(wanted))
     return make_plan(
         endpoint,
         bad,

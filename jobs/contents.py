@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from lastgood import tables
 from lastgood.judge.changes import replaced
 from lastgood.record import contents, telemetry
@@ -160,7 +158,7 @@ def _admission(
         enough = row["requests"] + sum(earlier["requests"] for earlier in before) >= LEAST and room > 0
         first_at = min([utc(row["first_at"]), *(utc(earlier["first_at"]) for earlier in before)])
         rare += 0 if enough else row["requests"]
-        texts = orjson.loads(row["texts"]) if enough and row["texts"] else {}
+        texts = contents.texts_of(row["texts"]) if enough else {}
         digests = {name.removeprefix(contents.PREFIX): value for name, value in row["parts"].items()}
         new = {
             "endpoint": endpoint, "content": row["content"], "model_version": contents.base(row["version"]), "first_at": first_at,

@@ -168,8 +168,11 @@ def _spans(request: ExportTraceServiceRequest, rules: Rules) -> None:
                 if own.active:
                     told = _contents(span, group.resource, own) if rules.contents else []
                     _span(span, own)
+                    kept = list(span.attributes)
+                    del span.attributes[:]
                     for name, value in told:
                         span.attributes.add(key=name).value.string_value = value
+                    span.attributes.extend(kept)
         active = next((own for own in each if own.active), None)
         if active:
             _strip(group.resource.attributes, active)

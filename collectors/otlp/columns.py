@@ -167,8 +167,8 @@ class _Attributes:
             out.append(None if kind is None else _plain(kind, pair[kind]))
         return out
 
-    def texts(self, rows: Ints) -> Any:
-        """`text(value) or ""`, cut to MAX_VALUE."""
+    def texts(self, rows: Ints, most: int = MAX_VALUE) -> Any:
+        """`text(value) or ""`, cut to so many characters."""
         strings = self.values.field("s").take(pa.array(rows))
         if strings.null_count:
             numbers = self.values.field("i").take(pa.array(rows)).cast(pa.string())
@@ -177,7 +177,7 @@ class _Attributes:
             left = np.flatnonzero(strings.is_null())
             texts = [dialects.text(value) or "" for value in self.python(rows[left])]
             strings = pc.replace_with_mask(strings, strings.is_null(), pa.array(texts, pa.string()))
-        return pc.utf8_slice_codeunits(strings, 0, MAX_VALUE)
+        return pc.utf8_slice_codeunits(strings, 0, most)
 
     def read(self, rows: Ints, reader: dialects.Reader, kind: pa.DataType) -> Any:
         """`reader` of each value, as an Arrow array; whole columns at once where all values are of the type it wants."""
@@ -384,6 +384,9 @@ class _Spans:
             pa.array(self.own.names, pa.string()).take(pa.array(self.own.codes[kept])),
             self.own.texts(kept),
         )
+        if self.decoder.contents and contents.TEXTS in self.own.names:
+            whole = self.own.codes[kept] == self.own.names.index(contents.TEXTS)
+            values = pc.replace_with_mask(values, pa.array(whole), self.own.texts(kept[whole], contents.MAX_TEXTS))
         failed = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
         if len(failed):
             order = pa.array(np.argsort(np.concatenate([failed, owner]), kind="stable"))

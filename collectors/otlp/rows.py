@@ -188,7 +188,12 @@ class SpanDecoder:
         row["requested_at"] = when(span.start_time_unix_nano)
         row["latency_ms"] = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
         row["latency_scope"] = "client" if span.kind == dialects.CLIENT else "model"
-        rest = [(key, (text(value) or "")[:MAX_VALUE]) for key, value in own.items() if key not in self.known]
+        most = {contents.TEXTS: contents.MAX_TEXTS} if self.contents else {}
+        rest = [
+            (key, (text(value) or "")[: most.get(key, MAX_VALUE)])
+            for key, value in own.items()
+            if key not in self.known
+        ]
         row["attributes"] = _failure(span, row) + rest[:MAX_ATTRIBUTES]
         tokens = [event.time_unix_nano for event in span.events if event.name in FIRST_TOKENS]
         if tokens:

@@ -1,9 +1,11 @@
 """The ledger of changes that no configuration tells (prompts, tools, parameters, ...) -> which effective versions are judged, against which (pure)."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from lastgood.judge.ledger import Pair, Served
 from lastgood.record.contents import MARK, PARTS, base, hash_of
@@ -14,6 +16,8 @@ ALIKE = 0.5
 """A change takes the place of the content that is most alike, at least so much (0-1): two applications on one endpoint are no change."""
 LOOKED_AT = 4_000
 """Characters of two texts that are compared."""
+MOST_MATCHES = 20_000
+"""Places of two texts that have the same word; where there are more, words and pairs of neighbours are counted, whatever their order."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,19 @@ def alike(new: Change, old: Change) -> float:
             shares.append(1.0)
         else:
             ours, theirs = (change.texts.get(part, "")[:LOOKED_AT].split() for change in (new, old))
-            shares.append(
-                difflib.SequenceMatcher(None, ours, theirs, autojunk=False).ratio() if ours and theirs else 0.0
-            )
+            shares.append(_common(ours, theirs))
     return sum(shares) / len(shares) if shares else 0.0
+
+
+def _common(ours: list[str], theirs: list[str]) -> float:
+    """The share of words that two texts have in common, 0-1."""
+    if not ours or not theirs:
+        return 0.0
+    first, second = Counter(ours), Counter(theirs)
+    if sum(first[word] * second[word] for word in first) <= MOST_MATCHES:
+        return difflib.SequenceMatcher(None, ours, theirs, autojunk=False).ratio()
+    grams = [Counter([*words, *pairwise(words)]) for words in (ours, theirs)]
+    return 2 * (grams[0] & grams[1]).total() / (grams[0].total() + grams[1].total())
 
 
 def replaced(new: Change, known: Iterable[Change]) -> str | None:
@@ -67,7 +80,8 @@ def refined(
 
     A content that came after its version was deployed is judged against the content whose place it took, under the same version. One that
     came with the version, or before it, is judged against the prior version, under the same content where that served, else under the one
-    whose place it took. traffic: served version -> per cent now. served: effective versions as the windows show them.
+    whose place it took, else, where each of the two versions has a single content, under that.
+    traffic: served version -> per cent now. served: effective versions as the windows show them.
     """
     by_content, seen = {change.content: change for change in changes}, {each.version for each in served}
     newest = max((each.last for each in served), default=None)
@@ -85,7 +99,7 @@ def refined(
         pair = made_of(own, change, by_version.get(own), seen)
         if pair:
             made.append(pair)
-    champions = {pair.prior for pair in made if pair.prior in now}
+    champions = {pair.candidate for pair in made if pair.prior is None} & {pair.prior for pair in made}
     told = {name for version in now for name in (base(version), version)}
     kept = [
         pair
@@ -106,5 +120,8 @@ def made_of(own: str, change: Change, registered: Pair | None, seen: set[str]) -
     if registered is None:
         return None
     options = [f"{registered.prior}{MARK}{content}" for content in (change.content, change.replaces)]
+    ours, theirs = ([each for each in seen if hash_of(each) and base(each) == name] for name in (own, registered.prior))
+    if len(ours) == 1 and len(theirs) <= 1 and registered.prior:
+        options += theirs or [registered.prior]
     prior = next((option for option in options if option in seen), None)
     return Pair(version, prior, registered.since if prior or not later else change.since)

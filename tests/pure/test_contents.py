@@ -1,6 +1,7 @@
 """What makes a version beside the registered one: read of bodies and spans alike, digests that templates do not move, pairs by content."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -89,6 +90,127 @@ def test_what_a_template_fills_in_is_no_edit_but_a_number_of_the_prompt_is() -> 
     assert contents.digest(prompts[0]) != contents.digest(prompts[0].replace("50 words", "500 words"))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("Sun, 29 Nov 2026 03:22:48 GMT", "Mon, 30 Nov 2026 04:00:01 GMT"), ("Sun Nov 29 03:22:48 2026", "Fri Jan  1 03:22:48 2027"),
+        ("Sun Nov 29 2026 9:10:11", "Mon Nov 30 2026 9:10:12"), ("3:22:48\u202fPM", "4:00:00\u202fAM"), ("2026/11/29", "2026/12/1"),
+        ("epoch 1764386568.123", "epoch 1764386999.9"), ("user_123456789012", "user_999956789012"),
+    ],
+)  # fmt: skip
+def test_moments_and_ids_in_the_forms_that_libraries_print_are_no_edit(ours: str, theirs: str) -> None:
+    assert contents.digest(f"Be kind. {ours} Be brief.") == contents.digest(f"Be kind. {theirs} Be brief.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Mark {} answers", "Decide {} times", "Augment {} rows", "Marble {}", "{} Marks", "Janes {}", "Sun {}", "at 1.{}"],
+)
+def test_words_that_begin_as_months_do_hide_no_number(words: str) -> None:
+    assert contents.digest(words.format(4)) != contents.digest(words.format(5))
+
+
+GEMINI = {
+    "contents": [{"role": "user", "parts": [{"text": "hi"}]}], "systemInstruction": {"parts": [{"text": "Be brief."}]}, "model": "m",
+    "generationConfig": {"temperature": 0, "maxOutputTokens": 50}, "tools": [{"functionDeclarations": [TOOL]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        GEMINI,
+        {**GEMINI, "generationConfig": None, "generation_config": {"temperature": 0.0, "max_output_tokens": 50}, "tools": [{"function_declarations": [TOOL]}]},
+        {**BODY, "tools": [{"type": "function", **TOOL, "strict": None}]},
+        {**BODY, "tools": [{"name": "look_up", "input_schema": TOOL["parameters"], "cache_control": {"type": "ephemeral"}}]},
+    ],
+)  # fmt: skip
+def test_tools_and_parameters_of_every_interface_are_read_alike(same: dict[str, object]) -> None:
+    assert digests(contents.of_document(same)) == digests(contents.of_document(BODY))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"reasoning": {"effort": "high"}}, {"text": {"format": {"type": "json_schema"}}}, {"thinking": {"type": "enabled", "budget_tokens": 9}},
+        {"generationConfig": {"topP": 0.1}}, {"generationConfig": {"responseSchema": {}}}, {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}},
+    ],
+)  # fmt: skip
+def test_parameters_that_only_one_interface_has_are_parameters(more: dict[str, object]) -> None:
+    assert digests(contents.of_document({**BODY, **more})) != digests(contents.of_document(BODY))
+    assert digests(contents.of_document({**BODY, "text": "a question"})) == digests(contents.of_document(BODY))
+
+
+def test_the_order_of_geminis_tools_is_no_edit() -> None:
+    both = [TOOL, {"name": "other"}]
+    ours, theirs = ({**GEMINI, "tools": [{"functionDeclarations": given}]} for given in (both, both[::-1]))
+    assert digests(contents.of_document(ours)) == digests(contents.of_document(theirs))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        contents.of_document({"messages": [[{"type": "system", "content": "Be brief."}, {"type": "human", "content": "hi"}]]}),
+        contents.of_span({"mlflow.spanInputs": json.dumps([[{"type": "system", "content": "Be brief."}]])}),
+        contents.of_span({
+            "llm.input_messages.0.message.role": "system", "llm.input_messages.0.message.contents.0.message_content.type": "text",
+            "llm.input_messages.0.message.contents.0.message_content.text": "Be", "llm.input_messages.0.message.contents.1.message_content.text": "brief.",
+        }),
+    ],
+)  # fmt: skip
+def test_a_system_prompt_is_found_in_langchains_messages_and_in_openinferences_parts(told: contents.Contents) -> None:
+    assert digests(told)[contents.PREFIX + "prompt"] == contents.digest("Be brief.")
+
+
+def test_bedrocks_parameters_and_tools_are_read() -> None:
+    body = {
+        "modelId": "m", "system": [{"text": "Be brief."}], "messages": [], "inferenceConfig": {"temperature": 0, "maxTokens": 50},
+        "toolConfig": {"tools": [{"toolSpec": {"name": "look_up"}}]},
+    }  # fmt: skip
+    told = contents.of_document(body)
+    assert (told["prompt"], told["parameters"]) == ("Be brief.", "max_tokens=50.0\ntemperature=0.0")
+    assert "look_up" in told["tools"]
+
+
+def test_half_an_emoji_in_a_question_does_not_hide_its_prompt() -> None:
+    asked = {**BODY, "messages": [*BODY["messages"][:1], {"role": "user", "content": "cut \ud83d"}]}
+    assert digests(contents.of_body(json.dumps(asked))) == digests(contents.of_document(BODY))
+    for odd in (
+        '{"messages": [], "top_p": NaN, "top_k": 1e400}',
+        '{"messages": [], "n": NaN, "top_k": 1%s}' % ("0" * 400),
+        '"\\ud83d"',
+        b"\xff",
+        "{",
+    ):
+        contents.attributes(contents.of_body(odd), set())
+
+
+@pytest.mark.parametrize("depth", [400, 900, 1020])
+@pytest.mark.parametrize("where", ['{"messages":[{"role":"system","content":%s}]}', '{"messages":[],"tools":%s}'])
+def test_a_body_that_is_nested_deep_is_no_crash(where: str, depth: int) -> None:
+    text = where % ("[" * depth + "]" * depth)
+    for told in (contents.of_body(text), contents.of_span({"mlflow.spanInputs": text})):
+        contents.attributes(told, set())
+
+
+@pytest.mark.parametrize("value", [b"x", ["a", b"b"], "\ud800", float("nan"), 2**70, {1: object}])
+def test_no_value_of_an_attribute_is_a_crash(value: object) -> None:
+    for name in (
+        "gen_ai.request.temperature",
+        "gen_ai.request.stop_sequences",
+        "gen_ai.prompt.name",
+        "gen_ai.tool.definitions",
+    ):
+        contents.attributes(contents.of_span({name: value}), set())
+
+
+@pytest.mark.parametrize(
+    "told", ["no JSON", '{"prompt": "cut', "[1]", '{"prompt": 3}', '{"other": "x"}', "\ud800", "", None]
+)
+def test_texts_that_a_sender_wrote_or_that_were_cut_are_none(told: str | None) -> None:
+    assert contents.texts_of(told) == {}
+
+
 KEYS = (
     "messages",
     "role",
@@ -171,6 +293,21 @@ def test_both_decoders_tell_the_parts_whatever_is_captured(dialect: str, capture
             )
 
 
+@pytest.mark.parametrize("capture", [Capture.FULL, Capture.REDACTED])
+def test_texts_are_whole_and_digests_are_kept_of_a_span_with_many_attributes(capture: Capture) -> None:
+    prompt = "You are a clerk. " * 200
+    request = export(
+        {**{f"a.{i}": "x" for i in range(80)}, **SPANS["conventions"], "gen_ai.system_instructions": prompt}
+    )
+    rule = Redactor(capture)
+    if rule.active:
+        redact(request, Rules(lambda endpoint: rule, contents=True))
+    by_columns = TraceDecoder(contents=True).decode([(request.SerializeToString(), T)]).table.to_pylist()
+    for rows in (SpanDecoder(contents=True).traces(request, T).rows, by_columns):
+        assert contents.texts_of(dict(rows[0]["attributes"])[contents.TEXTS])["prompt"] == prompt
+        assert all(dict(row["attributes"])[contents.PREFIX + "prompt"] == contents.digest(prompt) for row in rows)
+
+
 def change(content: str, minutes: float, version: str = "3", replaces: str | None = None, prompt: str = "") -> Change:
     return Change(
         content,
@@ -245,3 +382,29 @@ def test_without_a_ledger_of_configurations_the_windows_tell_the_versions_and_an
     traffic = {"3": 60.0, "4": 40.0}
     known = [change(A, 0), change(B, 60, replaces=A)]
     assert refined(pairs, traffic, known, serving) == [pairs[0], Pair(f"3~{B}", f"3~{A}", T + timedelta(minutes=60))]
+
+
+def test_a_version_that_comes_with_a_prompt_of_its_own_is_judged_against_the_only_one_of_the_prior_version() -> None:
+    canary, traffic = [Pair("4", "3", T + timedelta(minutes=60))], {"3": 90.0, "4": 10.0}
+    known, new = [change(A, 0), change(C, 61, "4")], served(f"4~{C}", 61, 100)
+    (pair,) = refined(canary, traffic, known, [served(f"3~{A}", 0, 100), served("3", 0, 5), new])
+    assert pair == Pair(f"4~{C}", f"3~{A}", T + timedelta(minutes=60))
+    (pair,) = refined(canary, traffic, known, [served("3", 0, 100), new])
+    assert pair == Pair(f"4~{C}", "3", T + timedelta(minutes=60)), "the setting was made with the deployment"
+    two = [served(f"3~{A}", 0, 100), served(f"3~{B}", 0, 100), new]
+    assert Pair(f"4~{C}", None, T + timedelta(minutes=61)) in refined(canary, traffic, [*known, change(B, 0)], two)
+
+
+def test_an_edit_stays_judged_while_a_newer_one_is_judged_against_it() -> None:
+    known = [change(A, 0), change(B, 600, replaces=A), change(C, 620, replaces=B)]
+    serving = [served(f"3~{A}", 0, 610), served(f"3~{B}", 600, 630), served(f"3~{C}", 620, 640)]
+    pairs = refined([Pair("3", None, T)], {"3": 100}, known, serving)
+    assert [(pair.candidate, pair.prior) for pair in pairs] == [(f"3~{C}", f"3~{B}"), (f"3~{B}", f"3~{A}")]
+
+
+@pytest.mark.parametrize("words", ["a b ", "very "])
+def test_texts_of_few_words_are_compared_in_little_time(words: str) -> None:
+    long, began = words * 1000, time.perf_counter()
+    known = [change(f"{i:08}", i, prompt=long + "c") for i in range(40)]
+    assert replaced(change(A, 60, prompt=long), known) is not None
+    assert time.perf_counter() - began < 2

@@ -19,9 +19,11 @@ from lastgood.alerts.decide import (
     Propose,
     Renew,
     Say,
+    ServedWell,
     Situation,
     WithdrawRollback,
     decide,
+    plan_for,
 )
 from lastgood.alerts.records import Incident, KillSwitch, Pause, PauseKind, Rollback
 from lastgood.alerts.rollback.machine import Progress, Status
@@ -187,3 +189,38 @@ def test_a_version_without_traffic_holds_no_incident_open_once_nothing_is_under_
     at_rest = replace(situation, endpoint=endpoint("2", "3", "4", v2=100, v3=0, v4=0), problem="", rollbacks=())
     closed = {e.incident.candidate for e in decide(at_rest).effects if isinstance(e, Close)}
     assert closed == {i.candidate for i in at_rest.incidents}
+
+
+EDITED, BEFORE = "3~bbbbbbbb", "3~aaaaaaaa"
+
+
+def asked_with(*verdicts: Verdict, opened: datetime | None = None) -> Situation:
+    """An endpoint whose version 3 is asked with two contents; with an incident of the newer one."""
+    incidents = [incident(EDITED, opened, State.PAGE)] if opened else []
+    return Situation("chat", START, EndpointSettings(policy=POLICY), verdicts, ENDPOINT, incidents=incidents)
+
+
+def test_an_incident_of_a_prompt_that_was_put_back_ends_once_the_judge_is_silent_on_it_alone() -> None:
+    long_ago = START - timedelta(hours=3)
+    gone = spoken(EDITED, State.PAGE, long_ago, SCHEDULED)
+    back = spoken(BEFORE, State.WATCH, START, SCHEDULED)
+    (close,) = (e for e in decide(asked_with(gone, back, opened=long_ago)).effects if isinstance(e, Close))
+    assert "not asked with that content" in close.why
+    live = spoken("3", State.WATCH, START, LIVE)
+    for silent in ((gone,), (gone, live), (replace(gone, judged_at=START, until=START), back)):
+        assert not any(isinstance(e, Close) for e in decide(asked_with(*silent, opened=long_ago)).effects)
+
+
+def test_a_version_is_not_called_good_while_it_does_harm_with_another_prompt() -> None:
+    good, bad = spoken(BEFORE, State.HEALTHY, START, SCHEDULED), spoken(EDITED, State.PAGE, START, SCHEDULED)
+
+    def well(situation: Situation) -> list[object]:
+        return [effect for effect in decide(situation).effects if isinstance(effect, ServedWell)]
+
+    assert well(asked_with(good, bad)) == well(asked_with(good, opened=START)) == []
+    assert well(asked_with(good, replace(good, candidate=EDITED))) == [ServedWell("chat", "3", START)]
+
+
+def test_people_may_name_effective_versions_in_a_rollback() -> None:
+    plan = plan_for(asked_with(), "3~abcdef12", why="asked for", wanted="2~abcdef12")
+    assert (plan.bad_version, plan.prior_version) == ("3", "2")
