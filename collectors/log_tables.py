@@ -96,7 +96,7 @@ def _score(
 
 
 def _logs(
-    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool
+    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool = False
 ) -> Iterator[pa.RecordBatch]:
     decoder, now = SpanDecoder(versions, "span_table", naming, contents), datetime.now(UTC)
     for batch in batches:

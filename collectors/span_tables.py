@@ -103,7 +103,7 @@ def span(row: Mapping[str, Any]) -> Span:
 
 
 def _decode(
-    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool
+    batches: Iterator[pa.RecordBatch], versions: Sequence[str], naming: Sequence[str], contents: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """Rows sorted by trace -> parts of requests, each span once."""
     decoder, now = SpanDecoder(versions, "span_table", naming, contents), datetime.now(UTC)

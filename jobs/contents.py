@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
-from lastgood.judge.changes import replaced
+from lastgood.judge.edits import replaced
 from lastgood.record import contents, telemetry
 from lastgood.record.telemetry import spark_ddl
 from lastgood.record.windows import utc

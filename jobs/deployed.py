@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
-from lastgood.judge.changes import refined
+from lastgood.judge.edits import refined
 from lastgood.judge.ledger import AGAIN_AFTER, AGAIN_ROWS, Configuration, Pair, Served, from_traffic, judged
 from lastgood.judge.ledger import ledger as as_ledger
 from lastgood.record.contents import base

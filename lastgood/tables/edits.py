@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lastgood import tables
-from lastgood.judge.changes import Change, differing
+from lastgood.judge.edits import Change, differing
 from lastgood.record.contents import MARK, base, hash_of
 from lastgood.record.windows import utc
 from lastgood.tables import Store

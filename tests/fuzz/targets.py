@@ -124,7 +124,12 @@ def _spool(data: bytes) -> None:
 def _bodies(data: bytes) -> None:
     request, _, response = _text(data).partition("\x1e")
     bodies.columns([request, None], [response, response])
-    told = {"mlflow.spanInputs": request, "gen_ai.input.messages": response, "gen_ai.tool.definitions": request, "llm.invocation_parameters": response}
+    told = {
+        "mlflow.spanInputs": request,
+        "gen_ai.input.messages": response,
+        "gen_ai.tool.definitions": request,
+        "llm.invocation_parameters": response,
+    }
     for parts in (contents.of_body(request), contents.of_span(told)):
         contents.attributes(parts, set())
 

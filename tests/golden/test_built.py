@@ -1,7 +1,9 @@
 """What is generated and committed is what the code builds today, and asks only for metrics and labels that exist."""
 
 import ast
+import importlib.util
 import json
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import promql_parser
 import pytest
 import yaml
 
+import lastgood
 from lastgood.alerts.rules import build as build_rules
 from lastgood.alerts.rules import document
 from lastgood.cli.config import schema
@@ -226,3 +229,27 @@ def test_no_function_is_longer_than_a_screen() -> None:
                 ):
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
     assert not long
+
+
+def test_no_module_hides_a_name_that_its_package_gives() -> None:
+    """Imported, a module takes the place of a function of its name in the package: who imports that gets the module."""
+    hidden = []
+    for package in pkgutil.walk_packages(lastgood.__path__, "lastgood."):
+        spec = importlib.util.find_spec(package.name)
+        if not package.ispkg or spec is None or spec.origin is None:
+            continue
+        imports = [
+            node for node in ast.walk(ast.parse(Path(spec.origin).read_text())) if isinstance(node, ast.ImportFrom)
+        ]
+        given = {
+            alias.name
+            for node in imports
+            for alias in node.names
+            if node.module not in (package.name, f"{package.name}.{alias.name}")
+        }
+        hidden += [
+            f"{package.name}.{module.name}"
+            for module in pkgutil.iter_modules([str(Path(spec.origin).parent)])
+            if module.name in given
+        ]
+    assert hidden == []

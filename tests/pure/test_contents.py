@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from lastgood.collectors.otlp.capture import Rules, redact
 from lastgood.collectors.otlp.columns import TraceDecoder
 from lastgood.collectors.otlp.rows import SpanDecoder
-from lastgood.judge.changes import Change, refined, replaced
+from lastgood.judge.edits import Change, refined, replaced
 from lastgood.judge.ledger import Pair, Served
 from lastgood.record import contents
 from lastgood.record.redact import Capture, Redactor
