@@ -69,15 +69,21 @@ def told_apart(ctx: Context, good: "DataFrame") -> "DataFrame":
     settings = {name: ctx.settings.endpoint(name or "") for name in (*ctx.settings.endpoints, None)}
     marked = good.withColumn("_content", by_endpoint(ctx, {name: _hash(own) for name, own in settings.items()}))
     admitted = _noted(ctx, marked)
-    keys = [f.struct(f.lit(endpoint), f.lit(content)) for endpoint, content in sorted(admitted)]
-    known = f.struct("endpoint", "_content").isin(keys) if keys else f.lit(False)
-    marked = marked.withColumn("_content", f.when(known, f.col("_content")))
+    marked = marked.withColumn("_content", f.when(_among(admitted), f.col("_content")))
     plain = f.map_filter("attributes", lambda key, _: ~key.isin(contents.TEXTS, contents.CONTENT))
     added = f.create_map(f.lit(contents.CONTENT), f.col("_content"))
     both = f.when(f.col("_content").isNull(), plain).otherwise(f.map_concat(plain, added))
     return marked.withColumns(
         {"attributes": both, "model_version": _effective(f.col("model_version"), f.col("_content"))}
     ).drop("_content")
+
+
+def _among(admitted: set[tuple[str, str]]) -> "Column":
+    """Whether a candidate's content is one of these (endpoint, content)."""
+    from pyspark.sql import functions as f
+
+    keys = [f.struct(f.lit(endpoint), f.lit(content)) for endpoint, content in sorted(admitted)]
+    return f.struct("endpoint", "_content").isin(keys) if keys else f.lit(False)
 
 
 def _effective(version: "Column", content: "Column") -> "Column":
@@ -111,10 +117,14 @@ def _noted(ctx: Context, marked: "DataFrame") -> set[tuple[str, str]]:
     from pyspark.sql import Window
     from pyspark.sql import functions as f
 
+    ledger = [
+        row.asDict() for row in ctx.store.read(ctx.spark, tables.CONTENTS).where(f"content != '{RARE}'").collect()
+    ]
+    admitted = {(row["endpoint"], row["content"]) for row in ledger if row["admitted"]}
     attributes, first = f.col("attributes"), "requested_at"
     parts = f.map_filter("attributes", lambda key, _: key.isin(list(contents.DIGESTS)))
-    grouped = marked.where("_content IS NOT NULL").groupBy("endpoint", f.col("_content").alias("content"))
-    grouped = grouped.agg(
+    unknown = marked.where(f.col("_content").isNotNull() & ~_among(admitted))
+    grouped = unknown.groupBy("endpoint", f.col("_content").alias("content")).agg(
         f.count("*").alias("requests"), f.min(first).alias("first_at"), f.min_by(f.coalesce("model_version", f.lit("?")), first).alias("version"),
         f.min_by(parts, first).alias("parts"), f.max(attributes[contents.TEXTS]).alias("texts"),
         f.min_by(f.coalesce(attributes[contents.WHO], "team"), first).alias("who"),
@@ -123,13 +133,7 @@ def _noted(ctx: Context, marked: "DataFrame") -> set[tuple[str, str]]:
     total = f.sum("requests").over(Window.partitionBy("endpoint"))
     rows = grouped.withColumns({"total": total, "place": place}).where(f.col("place") <= LOOKED_AT)
     seen = [row.asDict() for row in rows.collect()]
-    if not seen:
-        return set()
-    earlier = ctx.store.read(ctx.spark, tables.CONTENTS).where(
-        f.col("endpoint").isin(sorted({row["endpoint"] for row in seen}))
-    )
-    ledger, made = [row.asDict() for row in earlier.collect()], list[dict[str, Any]]()
-    admitted = {(row["endpoint"], row["content"]) for row in ledger if row["admitted"]}
+    made: list[dict[str, Any]] = []
     for endpoint in sorted({row["endpoint"] for row in seen}):
         own = [row for row in seen if row["endpoint"] == endpoint]
         made += _admission(ctx, endpoint, own, [row for row in ledger if row["endpoint"] == endpoint])
@@ -145,7 +149,7 @@ def _admission(
     """Rows of the ledger for contents that are not in it yet."""
     now = ctx.clock()
     changes = {row["content"]: as_change(row) for row in ledger if row["admitted"]}
-    room = MOST_A_DAY - sum(row["admitted"] and utc(row["noted_at"]) > now - DAY for row in ledger)
+    room = MOST_A_DAY - len({row["content"] for row in ledger if row["admitted"] and utc(row["noted_at"]) > now - DAY})
     lately: dict[str, list[dict[str, Any]]] = {}
     for row in ledger:
         if not row["admitted"] and utc(row["noted_at"]) > now - DAY:

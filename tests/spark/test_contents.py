@@ -177,3 +177,19 @@ def test_texts_of_changes_go_with_the_capture_setting_and_counts_of_rare_ones_wi
     (known,) = changes(ctx.store, "chat")
     assert set(known.texts) == ({"prompt", "tools", "parameters"} if capture == "full" else set())
     assert delta.read(ctx.store.path(tables.CONTENTS)).num_rows == 1
+
+
+def test_contents_that_are_known_are_never_too_rare_however_many_there_are(make: Make) -> None:
+    ctx = make(now=START + timedelta(minutes=31), endpoints={"chat": JUDGED_BY})
+    prompts = ["Answer " + "very " * (i + 1) + "kindly." for i in range(20)]
+    collected(ctx.store, [logged(i, i, prompts[i % 20]) for i in range(400)], ctx.clock())
+    conform(ctx)
+    assert len(changes(ctx.store, "chat")) == 20 and rare(ctx.store, ctx.clock()) == {}
+    tomorrow = replace(ctx, clock=lambda: START + timedelta(days=1, minutes=31))
+    later = [logged(1000 + i, 86_400 + i, prompts[i % 20]) for i in range(200)] + [
+        logged(2000 + i, 86_400 + i, "Be rude.") for i in range(25)
+    ]
+    collected(ctx.store, later, tomorrow.clock())
+    conform(tomorrow)
+    assert len(changes(ctx.store, "chat")) == 21 and rare(ctx.store, tomorrow.clock()) == {}
+    assert "3" not in by_version(ctx.store)
