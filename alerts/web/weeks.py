@@ -22,12 +22,11 @@ from lastgood.judge import outcomes
 from lastgood.judge.days import Day
 from lastgood.judge.ledger import judged, ledger
 from lastgood.record.answer_flags import FLAGS
-from lastgood.record.contents import MARK
 from lastgood.record.definitions import DEFINITIONS
 from lastgood.record.verdict import State, Verdict
 from lastgood.record.windows import Counts
 from lastgood.tables import agents, drifted, estimated, health, history, kept
-from lastgood.tables.edits import Shown, changes, shown
+from lastgood.tables.edits import Shown, changes, every
 from lastgood.tables.measures import drift_report
 from lastgood.workspace import deployments
 
@@ -76,7 +75,7 @@ class Weeks:
         costs, daily = history.costs(self._tables, name, span)
         windows = history.windows(self._tables, name, span)
         past = one_endpoint.Past(span, history.counts(windows), costs, daily, history.delays(self._tables, name, span))
-        verdict, events = self._known(name, now)
+        verdict, events, edits = self._known(name, now)
         days = self._estimated(name, asked)
         known = past.steps or verdict or events or days or name in self._settings.endpoints or self._pages.serves(name)
         if not known:
@@ -100,7 +99,7 @@ class Weeks:
             drawn=one_endpoint.charts(past, inside, currency, {k: v for k, v in limits.items() if v}),
             figures=one_endpoint.versions_table(past), errors=sheets["errors"]()[1], flags=sheets["flags"]()[1], outcomes=report, currency=currency,
             events=inside, incident=self._open_incident(name), agent=agents.newest(self._tables, name, now - MONTH), dashboard=self._settings.dashboard_url,
-            hour=timedelta(hours=1), edits=self._edits(name)[::-1][:MOST_EDITS], estimated=performance.section(days, past.versions, inside),
+            hour=timedelta(hours=1), edits=edits[::-1][:MOST_EDITS], estimated=performance.section(days, past.versions, inside),
         )  # fmt: skip
 
     def _estimated(self, name: str, asked: Range) -> list[Day]:
@@ -109,22 +108,21 @@ class Weeks:
         days = estimated.by_day(self._tables, since, name).get(name, [])
         return [day for day in days if day.day <= asked.until.date()]
 
-    def _known(self, name: str, now: datetime) -> tuple[Verdict | None, list[Mark]]:
-        """The leading verdict on an endpoint, and everything that ever happened to it."""
+    def _known(self, name: str, now: datetime) -> tuple[Verdict | None, list[Mark], list[Shown]]:
+        """The leading verdict on an endpoint, everything that ever happened to it, and of that what changed beside the served version."""
         with self._state.read() as tx:
             verdicts = leading(tx.verdicts(name))
             rollbacks, incidents = tx.rollbacks(name, 200), tx.incidents(name, limit=200)
         configurations = ledger(deployments.read(self._tables, name)).get(name, [])
-        return next(iter(verdicts), None), one_endpoint.marks(
-            configurations, rollbacks, incidents, now, self._edits(name)
-        )
+        edits = self._edits(name)
+        marks = one_endpoint.marks(configurations, rollbacks, incidents, now, edits)
+        return next(iter(verdicts), None), marks, edits
 
     def _edits(self, name: str) -> list[Shown]:
         """What changed beside the served version, the oldest first; nothing for endpoints that do not tell it apart."""
         if not self._settings.endpoint(name).versions_by:
             return []
-        known = changes(self._tables, name)
-        return [told for change in known if (told := shown(known, f"{change.model_version}{MARK}{change.content}"))]
+        return every(changes(self._tables, name))
 
     def _open_incident(self, name: str) -> str | None:
         with self._state.read() as tx:

@@ -333,7 +333,7 @@ def changes(
 ) -> None:
     """What an endpoint was asked with beside the model, and when and by whom that was changed: the ledger of prompts, tools, parameters, routes
     and packages that make a version (setting versions_by). Starts no Spark."""
-    from lastgood.record.contents import MARK, hash_of
+    from lastgood.record.contents import hash_of
     from lastgood.tables import edits as ledger
     from lastgood.workspace.stores import tables_of
 
@@ -343,13 +343,11 @@ def changes(
             f"{endpoint}: nothing tells its versions apart but the registry; set endpoints.{endpoint}.versions_by in the settings"
         )
     store = tables_of(settings)
-    known = ledger.changes(store, endpoint)
-    names = [
-        f"{change.model_version}{MARK}{change.content}"
-        for change in known
-        if version is None or change.content == hash_of(version)
+    told = [
+        each
+        for each in ledger.every(ledger.changes(store, endpoint))
+        if version is None or each.change.content == hash_of(version)
     ]
-    told = [each for name in names if (each := ledger.shown(known, name))]
     if version is not None and not told:
         raise ConfigError(f"{endpoint}: no change {version}; `lastgood changes {endpoint}` lists them")
     rare = ledger.rare(store, datetime.now(UTC)).get(endpoint, 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lastgood import tables
 from lastgood.judge.edits import Change, differing
-from lastgood.record.contents import MARK, base, hash_of
+from lastgood.record.contents import MARK, hash_of
 from lastgood.record.windows import utc
 from lastgood.tables import Store
 
@@ -67,12 +67,16 @@ class Edit:
 
 @dataclass(frozen=True)
 class Shown:
-    """A change as people read it. `version`: the effective version; `before`: the content it replaced; `edits`: none where nothing is known of it."""
+    """A change as people read it. `version`: the effective version; `edits`: none where nothing is known of it."""
 
     version: str
     change: Change
-    before: str | None
     edits: tuple[Edit, ...]
+
+    @property
+    def before(self) -> str | None:
+        """The content that it replaced."""
+        return self.change.replaces
 
     @property
     def sentence(self) -> str:
@@ -94,6 +98,12 @@ def plain(told: Shown) -> dict[str, Any]:
     }
 
 
+def every(known: Sequence[Change]) -> list[Shown]:
+    """All of an endpoint's, in order of time, each under the version that was asked so first."""
+    versions = (f"{change.model_version}{MARK}{change.content}" for change in known)
+    return [told for version in versions if (told := shown(known, version))]
+
+
 def shown(known: Sequence[Change], version: str) -> Shown | None:
     """What made an effective version; None where it is none, or not in the ledger."""
     by_content = {change.content: change for change in known}
@@ -102,7 +112,7 @@ def shown(known: Sequence[Change], version: str) -> Shown | None:
         return None
     old = by_content.get(change.replaces or "")
     edits = tuple(Edit(part, _lines(old, change, part)) for part in differing(change, old))
-    return Shown(f"{base(version)}{MARK}{change.content}", change, change.replaces, edits)
+    return Shown(version, change, edits)
 
 
 def _lines(old: Change | None, new: Change, part: str) -> tuple[str, ...]:
