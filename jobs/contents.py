@@ -4,11 +4,12 @@ A content is a version of its own once enough requests had it: a prompt that dif
 What is too rare stays with the served version, and is counted under '?' in the ledger `contents`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lastgood import tables
+from lastgood.jobs.columns import by_endpoint
 from lastgood.judge.edits import replaced
 from lastgood.record import contents, telemetry
 from lastgood.record.telemetry import spark_ddl
@@ -27,17 +28,6 @@ MOST_A_DAY = 20
 LOOKED_AT = 20
 """Contents of an endpoint that are noted in a run, the most frequent ones."""
 DAY, LATE = timedelta(days=1), timedelta(days=2)
-
-
-def by_endpoint(ctx: Context, value: "Mapping[str | None, Any]") -> "Column":
-    """The value of a row's endpoint; that of None for endpoints without settings of their own."""
-    from pyspark.sql import functions as f
-
-    chosen = f.lit(None) if value.get(None) is None else value[None]
-    for name in ctx.settings.endpoints:
-        own = value.get(name)
-        chosen = f.when(f.col("endpoint") == name, f.lit(None) if own is None else own).otherwise(chosen)
-    return chosen
 
 
 def _hash(own: EndpointSettings) -> "Column | None":
@@ -66,8 +56,7 @@ def told_apart(ctx: Context, good: "DataFrame") -> "DataFrame":
 
     if not ctx.settings.tells_contents:
         return good
-    settings = {name: ctx.settings.endpoint(name or "") for name in (*ctx.settings.endpoints, None)}
-    marked = good.withColumn("_content", by_endpoint(ctx, {name: _hash(own) for name, own in settings.items()}))
+    marked = good.withColumn("_content", by_endpoint(ctx.settings, _hash))
     admitted = _noted(ctx, marked)
     marked = marked.withColumn("_content", f.when(_among(admitted), f.col("_content")))
     plain = f.map_filter("attributes", lambda key, _: ~key.isin(contents.TEXTS, contents.CONTENT))

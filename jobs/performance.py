@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lastgood import tables
+from lastgood.jobs.columns import by_endpoint
 from lastgood.jobs.estimating import estimates, plans
 from lastgood.jobs.outcomes import NO, YES
 from lastgood.jobs.samples import smallest
@@ -25,14 +26,7 @@ DAY_S, LARGEST = 86_400, 1e150
 
 def _of_each(settings: Settings, make: Callable[[Performance], "Column"]) -> "Column":
     """What an endpoint's own settings make of a row; null where they say nothing."""
-    from pyspark.sql import functions as f
-
-    made = f.lit(None)
-    for name, how in plans(settings).items():
-        if how is not None:
-            here = f.col("endpoint") == name if name else ~f.col("endpoint").isin(*settings.endpoints)
-            made = f.when(here, make(how)).otherwise(made)
-    return made
+    return by_endpoint(settings, lambda own: make(own.performance) if own.performance else None)
 
 
 def _finite(text: "Column") -> "Column":
